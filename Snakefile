@@ -1,0 +1,26 @@
+# The pipeline, read from top to bottom: configuration, checks before any job, one rule file per stage, targets.
+from snakemake.utils import min_version
+
+min_version("9.14")
+
+
+configfile: "params.yaml"
+
+
+sys.path.insert(0, str(Path(workflow.basedir) / "src"))
+
+include: "rules/common.smk"
+include: "rules/data.smk"
+include: "rules/zoo.smk"
+include: "rules/inversion.smk"
+include: "rules/tasks.smk"
+include: "rules/nas.smk"
+include: "rules/meta.smk"
+include: "rules/evaluation.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.report.input,

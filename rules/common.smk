@@ -1,0 +1,88 @@
+# What all rules share: the resolved configuration, the zoo, and the job card through which a job learns what it depends on.
+import json
+import subprocess
+
+from datafree import preflight, provenance
+from datafree.config import as_tree, resolve, select
+from datafree.errors import UserError
+
+try:
+    settings = resolve(config)
+    teachers = preflight.check(settings, Path(workflow.basedir))
+except UserError as error:
+    raise WorkflowError(f"datafree: {error}") from None
+
+TEACHERS = [teacher.name for teacher in teachers]
+METHODS = list(settings.inversion.methods)
+ALGORITHMS = list(settings.nas.algorithms)
+ARMS = list(settings.meta.arms)
+SEEDS = settings.meta.seeds
+
+
+wildcard_constraints:
+    teacher="[A-Za-z0-9_-]+",
+    method="(?!meta_generator)[A-Za-z0-9_-]+",
+    algorithm="[A-Za-z0-9_-]+",
+    arm="[A-Za-z0-9_-]+",
+    seed="[0-9]+",
+
+
+def card(stage, folder, *keys, **derived):
+    """An input function: the card of a stage's job, refreshed whenever the job must look at its work again.
+
+    `folder` holds the job's outputs; `keys` are the configuration keys that it reads; `derived` are further ones, each a function
+    of the wildcards.
+    """
+
+    def refreshed(wildcards):
+        chosen = select(settings, *keys) | {name: value(wildcards) for name, value in derived.items()}
+        chosen = {key.replace("__", "."): value for key, value in chosen.items()}
+        spec = provenance.specification(stage, dict(wildcards), chosen, provenance.code_hash(f"datafree.stages.{stage}"))
+        path = Path(".datafree/jobs") / f"{'.'.join([stage, *wildcards])}.json"
+        provenance.write_card(path, spec, Path(folder.format(**wildcards)) / "provenance.json")
+        return str(path)
+
+    return refreshed
+
+
+def arguments(wildcards, input, output):
+    """The files of a job as options of `datafree stage`."""
+    given = [f"-i {name}={path}" for name, value in input.items() if name != "job" for path in ([value] if isinstance(value, str) else value)]
+    made = [f"-o {name}={path}" for name, path in output.items()]
+    return " ".join(given + made)
+
+
+STAGE = "datafree stage --job {input.job} {params.files} > {log} 2>&1"
+
+def start_tracking():
+    """MLflow is fed by one process beside the jobs: no job waits for it or fails with it. It ends when its input closes."""
+    if not settings.tracking.enabled:
+        return None
+    tree = Path(".datafree/settings.yaml")
+    tree.parent.mkdir(exist_ok=True)
+    tree.write_text(json.dumps(as_tree(settings)))
+    return subprocess.Popen(["datafree", "track", "--follow", tree], stdin=subprocess.PIPE)
+
+
+def finish(follower):
+    if follower is not None:
+        follower.communicate()
+
+
+# The zoo as every later stage reads it, in the manifest's order.
+WEIGHTS = expand("artifacts/zoo/{teacher}/weights.safetensors", teacher=TEACHERS)
+CARDS = expand("artifacts/zoo/{teacher}/card.json", teacher=TEACHERS)
+
+
+onstart:
+    follower = start_tracking()
+
+
+onsuccess:
+    finish(follower)
+    if Path("artifacts/report/table.txt").is_file():
+        print(Path("artifacts/report/table.txt").read_text(), file=sys.stderr)
+
+
+onerror:
+    finish(follower)

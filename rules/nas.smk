@@ -1,0 +1,60 @@
+# Architecture search on recovered images, and training the found cell on them.
+def algorithm_tree(wildcards):
+    return as_tree(settings.nas.algorithms[wildcards.algorithm])
+
+
+def algorithm_pools(wildcards):
+    return pools_of(settings.nas.algorithms[wildcards.algorithm].inversion)
+
+
+rule search:
+    message:
+        "architecture search by {wildcards.algorithm}"
+    input:
+        job=card("search", "artifacts/nas/{algorithm}", "seed", "device", "precision", nas__algorithm=algorithm_tree),
+        pools=algorithm_pools,
+        cards=CARDS,
+    output:
+        architecture=update("artifacts/nas/{algorithm}/architecture.json"),
+        history=update("artifacts/nas/{algorithm}/history.csv"),
+        candidates=update("artifacts/nas/{algorithm}/candidates.csv"),
+        drawing=update("artifacts/nas/{algorithm}/cell.png"),
+        metrics=update("artifacts/nas/{algorithm}/metrics.json"),
+        provenance=update("artifacts/nas/{algorithm}/provenance.json"),
+    params:
+        files=arguments,
+    log:
+        "logs/search/{algorithm}.log",
+    resources:
+        gpu=1,
+    shell:
+        STAGE
+
+
+rule retrain:
+    message:
+        "training the cell of {wildcards.algorithm}"
+    input:
+        job=card("retrain", "artifacts/nas/{algorithm}/retrained", "seed", "device", "precision", nas__algorithm=algorithm_tree),
+        architecture=rules.search.output.architecture,
+        pools=algorithm_pools,
+        cards=CARDS,
+    output:
+        network=update("artifacts/nas/{algorithm}/retrained/network.safetensors"),
+        card=update("artifacts/nas/{algorithm}/retrained/card.json"),
+        history=update("artifacts/nas/{algorithm}/retrained/history.csv"),
+        metrics=update("artifacts/nas/{algorithm}/retrained/metrics.json"),
+        provenance=update("artifacts/nas/{algorithm}/retrained/provenance.json"),
+    params:
+        files=arguments,
+    log:
+        "logs/retrain/{algorithm}.log",
+    resources:
+        gpu=1,
+    shell:
+        STAGE
+
+
+rule nas:
+    input:
+        expand("artifacts/nas/{algorithm}/{part}provenance.json", algorithm=ALGORITHMS, part=["", "retrained/"]),

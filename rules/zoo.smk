@@ -1,0 +1,35 @@
+# The teachers: trained here, copied or downloaded, each checked and described by a card.
+BY_NAME = {teacher.name: teacher for teacher in teachers}
+
+
+def teacher_card(wildcards):
+    # A trained teacher depends on the training settings and the data; a given one on its manifest entry alone.
+    trained = bool(BY_NAME[wildcards.teacher].train)
+    keys = ["zoo.manifest", *(["seed", "device", "precision", "zoo.training"] if trained else [])]
+    entry = as_tree(BY_NAME[wildcards.teacher])
+    return card("teacher", "artifacts/zoo/{teacher}", *keys, teacher=lambda _: entry)(wildcards)
+
+
+rule teacher:
+    message:
+        "teacher {wildcards.teacher}"
+    input:
+        unpack(lambda wildcards: {"train": rules.images.output.train} if BY_NAME[wildcards.teacher].train else {}),
+        job=teacher_card,
+    output:
+        weights=update("artifacts/zoo/{teacher}/weights.safetensors"),
+        card=update("artifacts/zoo/{teacher}/card.json"),
+        provenance=update("artifacts/zoo/{teacher}/provenance.json"),
+    params:
+        files=arguments,
+    log:
+        "logs/teacher/{teacher}.log",
+    resources:
+        gpu=1,
+    shell:
+        STAGE
+
+
+rule zoo:
+    input:
+        expand("artifacts/zoo/{teacher}/provenance.json", teacher=TEACHERS),

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datafree.data.folder import folder_images
+from datafree.errors import UserError
+
+RED = (200, 40, 30)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A split with the classes `ant` and `bee`, one plain image each; tests add to `ant`."""
+    for name, colour in (("ant", (10, 20, 30)), ("bee", (240, 220, 0))):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.new("RGB", (20, 20), colour).save(tmp_path / "train" / name / "0.png")
+    return tmp_path
+
+
+def read_added(folder, size=16):
+    """The second image of `ant`: int [3, size, size]."""
+    return folder_images(folder, "train", size).images[1].int()
+
+
+def test_images_come_as_squares_in_the_order_of_class_and_file(folder):
+    Image.new("RGB", (30, 10), RED).save(folder / "train" / "ant" / "1.png")
+    found = folder_images(folder, "train", 16)
+    assert found.classes == ("ant", "bee")
+    assert found.labels.tolist() == [0, 0, 1]
+    assert found.images[:, :, 8, 8].tolist() == [[10, 20, 30], list(RED), [240, 220, 0]]
+    assert found.images.shape == (3, 3, 16, 16)
+    assert torch.equal(found.images, folder_images(str(folder), "train", 16).images)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+def test_any_format_is_read_whatever_the_name(folder, kind):
+    Image.new("RGB", (40, 24), RED).save(folder / "train" / "ant" / "photo", format=kind)
+    assert (read_added(folder) - torch.tensor(RED)[:, None, None]).abs().max() <= 4
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
+def test_any_colour_mode_becomes_rgb(folder, mode):
+    picture = Image.new("RGB", (20, 20), "white").convert(mode)
+    picture.save(folder / "train" / "ant" / "1.tif")
+    assert read_added(folder).min() >= 254
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_parts_become_white(folder, mode):
+    if mode == "P":
+        Image.new("P", (20, 20), 0).save(folder / "train" / "ant" / "1.png", transparency=b"\x00\xff")
+    else:
+        Image.new(mode, (20, 20), 0).save(folder / "train" / "ant" / "1.png")
+    assert read_added(folder).min() == 255
+
+
+def test_sixteen_bit_grey_keeps_its_upper_bits(folder):
+    Image.fromarray(np.full((20, 20), 0x8123, np.uint16)).save(folder / "train" / "ant" / "1.png")
+    assert (read_added(folder) == 0x81).all()
+
+
+def test_a_photo_is_turned_as_its_camera_says(folder):
+    picture = Image.new("RGB", (16, 16), "black")
+    picture.paste("white", (0, 0, 8, 16))  # the left half
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held so that the picture must turn a quarter clockwise: left becomes top
+    picture.save(folder / "train" / "ant" / "1.png", exif=exif)
+    turned = read_added(folder)
+    assert turned[:, :6].min() > 240
+    assert turned[:, 10:].max() < 15
+
+
+def test_a_large_jpeg_is_the_same_picture_as_its_lossless_copy(folder):
+    ramp = np.linspace(0, 255, 800).astype(np.uint8)
+    picture = Image.fromarray(np.stack([np.tile(ramp, (600, 1))] * 3, 2))
+    for name in ("1.jpg", "2.png"):
+        picture.save(folder / "train" / "ant" / name)
+    images = folder_images(folder, "train", 32).images.int()
+    assert (images[1] - images[2]).abs().max() <= 6
+
+
+@pytest.mark.parametrize("damage", ["text", "truncated", "empty", "float"])
+def test_a_file_that_cannot_be_read_is_named(folder, damage):
+    path = folder / "train" / "ant" / "1.tif"
+    if damage == "text":
+        path.write_text("not\nan image")
+    elif damage == "truncated":
+        whole = (folder / "train" / "bee" / "0.png").read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "empty":
+        path.touch()
+    else:
+        Image.new("F", (20, 20), 0.5).save(path)
+    with pytest.raises(UserError, match=r"train/ant/1\.tif: cannot be read as an image \(.*\); replace or remove") as error:
+        folder_images(folder, "train", 16)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,48 @@
+import subprocess
+import sys
+
+import pytest
+
+from datafree.data.layout import class_files
+from datafree.errors import UserError
+
+
+def touch(root, *paths):
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+
+
+def test_classes_and_files_are_sorted_and_what_is_no_image_is_passed_over(tmp_path):
+    touch(tmp_path, "train/b/2.png", "train/b/1", "train/a/x.JPG", "test/c/1.png")
+    touch(tmp_path, "train/a/.hidden.png", "train/.cache/1.png", "train/classes.csv", "train/a/boxes.TXT", "notes.md")
+    found = class_files(tmp_path, "train")
+    assert {name: [path.name for path in paths] for name, paths in found.items()} == {"a": ["x.JPG"], "b": ["1", "2.png"]}
+    assert list(found) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["test/a/1.png"], "data.folder: .* has no folder `train`"),
+        (["train"], "data.folder: .* has no folder `train`"),
+        (["train/a/1.png", "train/loose.png"], "train: expected at least 2 class folders, got 1"),
+        (["train/.keep"], "train: expected at least 2 class folders, got 0"),
+        (["train/a/1.png", "train/b/.keep", "train/b/note.txt"], "train/b: expected images of the class, found none"),
+        (["train/a/1.png", "train/b/images/1.png"], "train/b/images: a folder inside a class"),
+    ],
+)
+def test_a_layout_that_cannot_work_is_named(tmp_path, files, message):
+    touch(tmp_path, *files)
+    with pytest.raises(UserError, match=message):
+        class_files(tmp_path, "train")
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match="data.folder: .*/nowhere is not a folder"):
+        class_files(tmp_path / "nowhere", "train")
+
+
+def test_asking_for_the_files_loads_nothing_heavy():
+    code = "import sys, datafree.data.layout; assert not {'torch', 'numpy', 'PIL', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

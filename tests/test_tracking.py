@@ -1,0 +1,325 @@
+"""Logging to a real MLflow store: once, grouped, and never at the cost of a result."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from unittest.mock import ANY
+
+import pytest
+from test_finished_jobs import leave
+
+from datafree import artifacts, tracking
+from datafree.errors import UserError
+
+CONFIG = {
+    "seed": 0,
+    "meta": {"seeds": [0, 1], "arms": {"bell": {"method": "bell", "steps": 7}}},
+    "evaluation": {"way": 5, "episodes": 600},
+    "tracking": {"enabled": True, "experiment": "study"},
+}
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory):
+    """A store with its tables and nothing in them; creating the tables takes seconds, copying the file does not."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_EXP_NAME"):
+            patch.delenv(name, raising=False)
+        assert tracking.log_all(folder, CONFIG, "g") == 0
+    database = folder / "mlflow.db"
+    with sqlite3.connect(database) as connection:
+        connection.execute("DELETE FROM experiments WHERE name = 'study'")
+    connection.close()
+    return database
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, empty_store):
+    """A project with a teacher, two seeds of an arm, and their evaluation."""
+    for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_EXP_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    card = {"name": "latin", "architecture": {"name": "conv4", "width": 32}, "mean": [0.5], "accuracy": {"mean": 0.97, "n": 120}}
+    leave(tmp_path, "teacher", {"teacher": "latin"}, {"seed": 0}, {"card.json": card, "weights.safetensors": b"1"}, "artifacts/zoo/latin")
+    for seed in (0, 1):
+        learner(tmp_path, seed)
+    evaluation(tmp_path)
+    return tmp_path
+
+
+def learner(project: Path, seed: int, loss: float = 0.5, arm: str = "bell") -> Path:
+    curve = "step,loss\n" + "".join(f"{step},{loss + 1 / (1 + step)}\n" for step in range(1200))
+    files = {"history.csv": curve.encode(), "metrics.json": {"loss": loss}, "learner.safetensors": b"2"}
+    config = {"meta.arm": {"method": "bell", "steps": 7}, "seed": 0}
+    return leave(project, "learner", {"arm": arm, "seed": str(seed)}, config, files, f"artifacts/meta/{arm}/seed{seed}")
+
+
+def evaluation(project: Path, episodes: int = 600) -> Path:
+    def result(mean):
+        per_seed = [{"seed": seed, "mean": mean + seed / 100, "interval": 0.01, "n": episodes} for seed in (0, 1)]
+        return {"mean": mean, "interval": 0.007, "n": 2 * episodes, "per_seed": per_seed}
+
+    shared = {"description": "d", "networks": 1, "parameters": 9}
+    rows = [
+        {"name": "bell", "kind": "arm", "seeds": [0, 1], "shots": {"1": result(0.61), "5": result(0.82)}, **shared},
+        {"name": "pixels", "kind": "baseline", "seeds": [0], "shots": {"1": result(0.33)}, **shared},
+    ]
+    results = {"split": "test", "way": 5, "query": 15, "episodes": episodes, "rows": rows}
+    inputs = {"learners": [f"artifacts/meta/bell/seed{seed}/learner.safetensors" for seed in (0, 1)]}
+    config = {"evaluation": {"way": 5, "episodes": episodes}}
+    return leave(project, "few_shot", {}, config, {"results.json": results, "plot.png": b"png"}, "artifacts/evaluation/few_shot", inputs)
+
+
+def client(project: Path):
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=f"sqlite:///{project / 'mlflow.db'}")
+
+
+def runs(project: Path) -> dict:
+    """Every run of the store by name."""
+    store = client(project)
+    found = store.search_runs([store.get_experiment_by_name("study").experiment_id])
+    by_name = {run.info.run_name: run for run in found}
+    assert len(by_name) == len(found)
+    return by_name
+
+
+def test_every_job_is_logged_once_under_one_parent(project):
+    assert tracking.log_all(project, CONFIG, "first") == 4
+    first = runs(project)
+    assert set(first) == {"first", "teacher/latin", "learner/bell/0", "learner/bell/1", "few_shot"}
+    assert tracking.log_all(project, CONFIG, "first") == 0
+    again = runs(project)
+    assert set(again) == set(first)
+
+    parent = again["first"]
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["meta.arms.bell.steps"] == "7"
+    assert (parent.data.tags["datafree.jobs_total"], parent.data.tags["datafree.jobs_reused"]) == ("4", "0")
+    assert "| bell | 1 | 9 | 2 | 1200 | 61.0 ± 0.7 | 82.0 ± 0.7 |" in parent.data.tags["mlflow.note.content"]
+    assert {run.data.tags.get("mlflow.parentRunId") for name, run in again.items() if name != "first"} == {parent.info.run_id}
+
+    run = again["learner/bell/1"]
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"meta.arm.method": "bell", "meta.arm.steps": "7", "seed": "0"}
+    assert {key: run.data.tags[f"datafree.{key}"] for key in ("stage", "arm", "seed", "groups")} == {
+        "stage": "learner",
+        "arm": "bell",
+        "seed": "1",
+        "groups": "first",
+    }
+    sidecar = project / "artifacts/meta/bell/seed1/provenance.json"
+    assert run.data.tags["datafree.fingerprint"] == artifacts.sha256(sidecar)
+    assert run.info.end_time == sidecar.stat().st_mtime_ns // 10**6
+    store = client(project)
+    assert {file.path for file in store.list_artifacts(run.info.run_id)} == {"history.csv", "metrics.json", "provenance.json"}
+    assert {file.path for file in store.list_artifacts(parent.info.run_id)} == {"jobs.json"}
+    assert again["teacher/latin"].data.metrics == {"accuracy": 0.97, "accuracy_n": 120.0, "architecture/width": 32.0}
+
+
+def test_curves_and_headline_numbers(project):
+    artifacts.write_json(project / "logs/timings/learner/bell.0.json", {"seconds": 2.5})
+    for _ in range(2):
+        tracking.log_all(project, CONFIG, "first")
+    found, store = runs(project), client(project)
+    run = found["learner/bell/0"]
+    curve = store.get_metric_history(run.info.run_id, "history/loss")
+    assert [(point.step, point.value) for point in sorted(curve, key=lambda point: point.step)] == [
+        (step, pytest.approx(0.5 + 1 / (1 + step))) for step in range(1200)
+    ]
+    assert run.info.end_time - run.info.start_time == 2500
+    assert run.data.metrics["accuracy_1shot"] == 0.61
+    assert run.data.metrics["accuracy_5shot_interval"] == 0.01
+    assert found["learner/bell/1"].data.metrics["accuracy_1shot"] == pytest.approx(0.62)
+    headline = found["first"].data.metrics
+    assert (headline["bell/accuracy_5shot"], headline["bell/accuracy_5shot_interval"]) == (0.82, 0.007)
+    assert headline["pixels/accuracy_1shot"] == 0.33
+    # Logged twice, kept once.
+    assert len(store.get_metric_history(found["first"].info.run_id, "bell/accuracy_5shot")) == 1
+    assert len(store.get_metric_history(run.info.run_id, "accuracy_1shot")) == 1
+
+
+def test_a_second_execution_logs_only_what_is_new(project):
+    tracking.log_all(project, CONFIG, "first")
+    changed = {**CONFIG, "evaluation": {"way": 5, "episodes": 900}}
+    evaluation(project, episodes=900)
+    learner(project, 0, arm="gone")  # of an arm that neither configuration has
+    assert tracking.log_all(project, changed, "second") == 2
+    store = client(project)
+    found = store.search_runs([store.get_experiment_by_name("study").experiment_id])
+    parents = {run.data.tags["datafree.group"]: run for run in found if "datafree.group" in run.data.tags}
+    assert set(parents) == {"first", "second"}
+    second = parents["second"]
+    assert (second.data.tags["datafree.jobs_total"], second.data.tags["datafree.jobs_reused"]) == ("4", "3")
+    children = {run.info.run_name for run in found if run.data.tags.get("mlflow.parentRunId") == second.info.run_id}
+    assert children == {"few_shot"}
+    (gone,) = [run for run in found if run.info.run_name == "learner/gone/0"]
+    assert "mlflow.parentRunId" not in gone.data.tags
+    (reused,) = [run for run in found if run.info.run_name == "learner/bell/0"]
+    assert reused.data.tags["datafree.groups"] == "first second"
+    assert second.data.metrics["bell/accuracy_1shot_n"] == 1800
+
+    # The forgotten arm comes back: its run is linked, not repeated.
+    with_arm = {**CONFIG, "meta": {"arms": {"gone": {"method": "bell", "steps": 7}}}}
+    assert tracking.log_all(project, with_arm, "third") == 0
+    run = store.get_run(gone.info.run_id)
+    assert run.data.tags["datafree.groups"] == "third"
+    assert store.get_run(run.data.tags["mlflow.parentRunId"]).data.tags["datafree.group"] == "third"
+
+
+def test_the_same_group_with_another_configuration_is_another_parent(project):
+    tracking.log_all(project, CONFIG, "same")
+    tracking.log_all(project, {**CONFIG, "seed": 5}, "same")
+    store = client(project)
+    found = store.search_runs([store.get_experiment_by_name("study").experiment_id], "tags.`datafree.group` = 'same'")
+    assert sorted(run.data.params["seed"] for run in found) == ["0", "5"]
+
+
+def test_a_result_goes_only_to_the_learner_that_was_evaluated(project):
+    folder = learner(project, 0, loss=0.25)
+    (folder / "learner.safetensors").write_bytes(b"3")
+    learner_job = artifacts.read_json(folder / "provenance.json")
+    learner_job["outputs"]["artifacts/meta/bell/seed0/learner.safetensors"] = artifacts.sha256(folder / "learner.safetensors")
+    artifacts.write_json(folder / "provenance.json", learner_job)
+    tracking.log_all(project, CONFIG, "first")
+    assert "accuracy_1shot" not in runs(project)["learner/bell/0"].data.metrics
+    assert "accuracy_1shot" in runs(project)["learner/bell/1"].data.metrics
+
+
+def test_a_locked_store_loses_nothing(project, capsys):
+    tracking.log_all(project, CONFIG, "first")
+    learner(project, 1, loss=0.125)
+    before = {path: path.read_bytes() for path in project.glob("artifacts/**/*") if path.is_file()}
+    other = sqlite3.connect(project / "mlflow.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    try:
+        with pytest.raises(UserError) as caught:
+            tracking.log_all(project, CONFIG, "first", timeout=0.1)
+        tracking.follow(project, CONFIG, "first", descriptor=closed_pipe(), every=0.01, timeout=0.1)
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+    line = str(caught.value)
+    assert (
+        line == f"tracking: MLflow store sqlite:///{project}/mlflow.db: database is locked; results are safe, repeat with `datafree track`"
+    )
+    assert capsys.readouterr().err == f"{line}\n"
+    assert {path: path.read_bytes() for path in project.glob("artifacts/**/*") if path.is_file()} == before
+    assert tracking.log_all(project, CONFIG, "first") == 1
+
+
+def test_a_file_that_is_no_store_is_one_line(project):
+    (project / "mlflow.db").write_bytes(b"no database" * 100)
+    with pytest.raises(UserError, match=r"^tracking: MLflow store sqlite:.*mlflow.db: file is not a database; results are safe"):
+        tracking.log_all(project, CONFIG, "first", timeout=0.1)
+
+
+def test_without_mlflow_the_line_says_what_to_install(project, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(UserError, match=r"^tracking: mlflow is not installed; results are safe, install datafree\[workflow\]"):
+        tracking.log_all(project, CONFIG, "first")
+
+
+def test_what_cannot_be_read_is_skipped_with_a_line(project, capsys):
+    (project / "artifacts/zoo/latin/provenance.json").write_text("{")
+    (project / "artifacts/meta/bell/seed0/metrics.json").write_text('{"loss": 0.1}')
+    assert tracking.log_all(project, CONFIG, "first") == 2
+    assert [line.partition(": skipped: ")[0::2] for line in capsys.readouterr().err.splitlines()] == [
+        ("tracking: artifacts/zoo/latin/provenance.json", ANY),
+        (
+            "tracking: artifacts/meta/bell/seed0/provenance.json",
+            "artifacts/meta/bell/seed0/metrics.json is missing or not what was recorded; rerun learner/bell/0",
+        ),
+    ]
+    assert set(runs(project)) == {"first", "learner/bell/1", "few_shot"}
+    learner(project, 0)
+    assert tracking.log_all(project, CONFIG, "first") == 1
+
+
+def test_a_half_logged_job_is_logged_again(project, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "LARGEST_COPY", "not a size")  # fails between the metrics and the end of the first run
+        with pytest.raises(UserError):
+            tracking.log_all(project, CONFIG, "first")
+    assert [run.info.status for name, run in runs(project).items() if name != "first"] == ["RUNNING"]
+    assert tracking.log_all(project, CONFIG, "first") == 4
+    assert {run.info.status for run in runs(project).values()} == {"FINISHED"}
+
+
+def closed_pipe() -> int:
+    reading, writing = os.pipe()
+    os.close(writing)
+    return reading
+
+
+def test_follow_logs_until_the_pipe_is_closed(project):
+    reading, writing = os.pipe()
+    states = []
+
+    def pipeline():
+        deadline = time.monotonic() + 60
+        try:
+            os.write(writing, b"still here\n")
+            while time.monotonic() < deadline and client(project).get_experiment_by_name("study") is None:
+                time.sleep(0.02)
+            while time.monotonic() < deadline and "few_shot" not in runs(project):
+                time.sleep(0.02)
+            states.append(runs(project)["first"].info.status)
+            learner(project, 2)
+        finally:
+            os.close(writing)
+
+    thread = threading.Thread(target=pipeline)
+    thread.start()
+    tracking.follow(project, CONFIG, "first", descriptor=reading, every=0.05)
+    thread.join()
+    os.close(reading)
+    assert states == ["RUNNING"]
+    assert runs(project)["learner/bell/2"].info.status == "FINISHED"
+    assert runs(project)["first"].info.status == "FINISHED"
+
+
+def test_follow_ends_on_interrupt_and_on_a_closed_descriptor(project):
+    reading, writing = os.pipe()
+    before = signal.getsignal(signal.SIGINT)
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    tracking.follow(project, CONFIG, "first", descriptor=reading, every=0.05)
+    assert signal.getsignal(signal.SIGINT) is before
+    os.close(writing)
+    os.close(reading)
+    tracking.follow(project, CONFIG, "first", descriptor=reading, every=60)
+    assert len(runs(project)) == 5
+
+
+def test_the_group_is_dvcs_experiment_or_configuration_and_commit(tmp_path, monkeypatch):
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    outside = tracking.group_key(tmp_path, CONFIG)
+    assert len(outside) == 12
+    assert outside == tracking.group_key(tmp_path, dict(reversed(CONFIG.items())))
+    assert outside != tracking.group_key(tmp_path, {**CONFIG, "seed": 1})
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e@example.org"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    assert outside == tracking.group_key(tmp_path, CONFIG)  # no commit yet
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "m"], check=True)
+    assert outside != tracking.group_key(tmp_path, CONFIG)
+    monkeypatch.setenv("DVC_EXP_NAME", "puffy-ices")
+    assert tracking.group_key(tmp_path, CONFIG) == "puffy-ices"
+
+
+def test_a_temporary_copy_logs_to_the_lasting_project(project, tmp_path_factory, monkeypatch):
+    copy = tmp_path_factory.mktemp("copy")
+    monkeypatch.chdir(copy)
+    learner(copy, 0)
+    monkeypatch.setenv("DVC_ROOT", str(project))
+    assert tracking.log_all(copy, CONFIG, "first") == 1
+    assert "learner/bell/0" in runs(project)
+    assert not (copy / "mlflow.db").exists()
