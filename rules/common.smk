@@ -1,16 +1,24 @@
 # What all rules share: the resolved configuration, the zoo, and the job card through which a job learns what it depends on.
 import json
+import os
 import subprocess
 
 from datafree import preflight, provenance
-from datafree.config import as_tree, resolve, select
+from datafree.config import Source, as_tree, resolve, select
+from datafree.data.layout import listing_hash
 from datafree.errors import UserError
+from datafree.preflight import real_classes
 
 try:
     settings = resolve(config)
     teachers = preflight.check(settings, Path(workflow.basedir))
 except UserError as error:
-    raise WorkflowError(f"datafree: {error}") from None
+    # One line instead of Snakemake's report on a broken workflow: nothing is broken here, and nothing has started yet.
+    print(f"datafree: {error}", file=sys.stderr, flush=True)
+    os._exit(2)
+
+# Jobs run the code of this checkout, whatever else is installed.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(workflow.basedir) / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 TEACHERS = [teacher.name for teacher in teachers]
 METHODS = list(settings.inversion.methods)
@@ -54,18 +62,21 @@ def arguments(wildcards, input, output):
 
 STAGE = "datafree stage --job {input.job} {params.files} > {log} 2>&1"
 
+FOLLOWERS = []
+
+
 def start_tracking():
     """MLflow is fed by one process beside the jobs: no job waits for it or fails with it. It ends when its input closes."""
     if not settings.tracking.enabled:
-        return None
+        return
     tree = Path(".datafree/settings.yaml")
     tree.parent.mkdir(exist_ok=True)
     tree.write_text(json.dumps(as_tree(settings)))
-    return subprocess.Popen(["datafree", "track", "--follow", tree], stdin=subprocess.PIPE)
+    FOLLOWERS.append(subprocess.Popen(["datafree", "track", "--follow", tree], stdin=subprocess.PIPE))
 
 
-def finish(follower):
-    if follower is not None:
+def finish_tracking():
+    for follower in FOLLOWERS:
         follower.communicate()
 
 
@@ -75,14 +86,14 @@ CARDS = expand("artifacts/zoo/{teacher}/card.json", teacher=TEACHERS)
 
 
 onstart:
-    follower = start_tracking()
+    start_tracking()
 
 
 onsuccess:
-    finish(follower)
+    finish_tracking()
     if Path("artifacts/report/table.txt").is_file():
         print(Path("artifacts/report/table.txt").read_text(), file=sys.stderr)
 
 
 onerror:
-    finish(follower)
+    finish_tracking()

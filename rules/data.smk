@@ -1,9 +1,14 @@
 # Real images: for the teachers that are trained here, the judge, the oracle and the evaluation. No recovered image depends on them.
+def photos(wildcards):
+    # A changed or added photo is noticed by name, size and time. The embedded glyphs have no files.
+    return listing_hash(settings.data.folder) if settings.data.source is Source.folder else ""
+
+
 rule images:
     message:
         "real images of the {config[data][source]} data"
     input:
-        job=card("images", "artifacts/data", "seed", "data"),
+        job=card("images", "artifacts/data", "seed", "data", data__files=photos),
     output:
         train=update("artifacts/data/train.safetensors"),
         validation=update("artifacts/data/validation.safetensors"),

@@ -1,4 +1,12 @@
 # Real data again: the judge and the oracle, the quality of recovered images, and the few-shot table.
+def trained_on_real(reference):
+    # Without a real image of any teacher's classes, as with a zoo from elsewhere, there is neither judge nor oracle.
+    if not real_classes(settings, teachers):
+        return {}
+    folder = f"artifacts/evaluation/{reference}"
+    return {reference: f"{folder}/network.safetensors", f"{reference}_card": f"{folder}/card.json"}
+
+
 rule reference:
     message:
         "{wildcards.reference}, trained on real images"
@@ -30,6 +38,7 @@ rule inversion_quality:
     message:
         "quality of the recovered images"
     input:
+        **trained_on_real("judge"),
         job=card(
             "inversion_quality",
             "artifacts/evaluation/inversion",
@@ -42,8 +51,6 @@ rule inversion_quality:
         train=rules.images.output.train,
         weights=WEIGHTS,
         cards=CARDS,
-        judge="artifacts/evaluation/judge/network.safetensors",
-        judge_card="artifacts/evaluation/judge/card.json",
         pools=[pool for method in METHODS for pool in pools_of(method)],
     output:
         quality=update("artifacts/evaluation/inversion/quality.json"),
@@ -64,14 +71,13 @@ rule few_shot:
     message:
         "few-shot accuracy on the {config[evaluation][split]} classes"
     input:
+        **trained_on_real("oracle"),
         job=card("few_shot", "artifacts/evaluation/few_shot", "seed", "device", "precision", "evaluation"),
         images=f"artifacts/data/{settings.evaluation.split}.safetensors",
         weights=WEIGHTS,
         cards=CARDS,
         learners=expand("artifacts/meta/{arm}/seed{seed}/learner.safetensors", arm=ARMS, seed=SEEDS),
         learner_cards=expand("artifacts/meta/{arm}/seed{seed}/card.json", arm=ARMS, seed=SEEDS),
-        oracle="artifacts/evaluation/oracle/network.safetensors",
-        oracle_card="artifacts/evaluation/oracle/card.json",
     output:
         results=update("artifacts/evaluation/few_shot/results.json"),
         metrics=update("results/metrics.json"),

@@ -12,9 +12,8 @@ from pathlib import Path
 from unittest.mock import ANY
 
 import pytest
-from test_finished_jobs import leave
 
-from datafree import artifacts, tracking
+from datafree import artifacts, provenance, tracking
 from datafree.errors import UserError
 
 CONFIG = {
@@ -23,6 +22,17 @@ CONFIG = {
     "evaluation": {"way": 5, "episodes": 600},
     "tracking": {"enabled": True, "experiment": "study"},
 }
+
+
+def leave(project: Path, stage: str, wildcards: dict, config: dict, files: dict, folder: str, inputs: dict | None = None) -> Path:
+    """Do as a job does: write outputs, then the sidecar. Returns the folder. Run inside the project folder."""
+    (project / folder).mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        path = project / folder / name
+        path.write_bytes(content) if isinstance(content, bytes) else artifacts.write_json(path, content)
+    outputs = {name: f"{folder}/{name}" for name in files} | {"provenance": f"{folder}/provenance.json"}
+    provenance.record(provenance.Job(stage, wildcards, config, "c0de", inputs or {}, outputs), {"datafree": "0"})
+    return project / folder
 
 
 @pytest.fixture(scope="module")
@@ -148,12 +158,13 @@ def test_curves_and_headline_numbers(project):
     assert len(store.get_metric_history(run.info.run_id, "accuracy_1shot")) == 1
 
 
-def test_a_second_execution_logs_only_what_is_new(project):
+def test_a_second_execution_logs_only_what_is_new(project, capsys):
     tracking.log_all(project, CONFIG, "first")
     changed = {**CONFIG, "evaluation": {"way": 5, "episodes": 900}}
     evaluation(project, episodes=900)
     learner(project, 0, arm="gone")  # of an arm that neither configuration has
     assert tracking.log_all(project, changed, "second") == 2
+    assert capsys.readouterr().err == "tracking: 1 of 5 jobs were done under another configuration than this one; they get no parent run\n"
     store = client(project)
     found = store.search_runs([store.get_experiment_by_name("study").experiment_id])
     parents = {run.data.tags["datafree.group"]: run for run in found if "datafree.group" in run.data.tags}
@@ -174,6 +185,11 @@ def test_a_second_execution_logs_only_what_is_new(project):
     run = store.get_run(gone.info.run_id)
     assert run.data.tags["datafree.groups"] == "third"
     assert store.get_run(run.data.tags["mlflow.parentRunId"]).data.tags["datafree.group"] == "third"
+
+
+def test_without_a_job_of_this_configuration_there_is_no_parent(project):
+    assert tracking.log_all(project, {**CONFIG, "seed": 9, "evaluation": {}}, "first") == 4
+    assert set(runs(project)) == {"teacher/latin", "learner/bell/0", "learner/bell/1", "few_shot"}
 
 
 def test_the_same_group_with_another_configuration_is_another_parent(project):
@@ -221,6 +237,18 @@ def test_a_file_that_is_no_store_is_one_line(project):
     (project / "mlflow.db").write_bytes(b"no database" * 100)
     with pytest.raises(UserError, match=r"^tracking: MLflow store sqlite:.*mlflow.db: file is not a database; results are safe"):
         tracking.log_all(project, CONFIG, "first", timeout=0.1)
+
+
+def test_a_server_that_is_away_is_one_line_without_its_password(project, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError) as caught:
+        tracking.log_all(project, CONFIG, "first")
+    line = str(caught.value)
+    assert line.startswith("tracking: MLflow store http://127.0.0.1:9: ")
+    assert line.endswith("; results are safe, repeat with `datafree track`")
+    assert "secret" not in line
+    assert "\n" not in line
 
 
 def test_without_mlflow_the_line_says_what_to_install(project, monkeypatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -45,12 +46,17 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], **metadata: Any) -> None:
     """Save named tensors as safetensors; metadata values are stored as JSON text. The bytes depend on the content alone."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(tensors.items())}
     header = {name: json.dumps(value, sort_keys=True) for name, value in sorted(metadata.items())}
     with atomic(path) as part:
-        save_file(contiguous, part, metadata=header)
+        try:
+            save_file(contiguous, part, metadata=header)
+        except SafetensorError as error:
+            # The library hides the system's error, a full disk for one, in an exception of its own.
+            raise OSError(errno.EIO, _line(error), str(path)) from None
         _sort_header(part)
 
 

@@ -27,7 +27,11 @@ def stage(
     for name, path in map(_pair, inputs):
         before = named.get(name)
         named[name] = path if before is None else [*([before] if isinstance(before, str) else before), path]
-    jobs.execute(provenance.read_job(job, named, dict(map(_pair, outputs))))
+    made = dict(map(_pair, outputs))
+    card = provenance.read_job(job, named, made)
+    if "provenance" not in made:
+        raise UserError("--output: expected one named provenance, the record of the job; give -o provenance=<path>")
+    jobs.execute(card)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -92,7 +92,8 @@ def visible_gpus() -> list[str]:
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    by_index = dict(tuple(part.strip() for part in line.split(",", 1)) for line in listing.splitlines() if "," in line)
+    rows = [line.partition(",") for line in listing.splitlines() if "," in line]
+    by_index = {index.strip(): uuid.strip() for index, _, uuid in rows}
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
         return list(by_index.values())

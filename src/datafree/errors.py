@@ -6,3 +6,6 @@ class UserError(Exception):
 
     The command line prints the message without a traceback and exits with status 2.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))  # what came may hold line breaks

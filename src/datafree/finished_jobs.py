@@ -170,4 +170,4 @@ def tell(line: str) -> None:
 def one_line(error: Exception) -> str:
     """The first line of an error's message, or its type when it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[0][:300]
+    return lines[0][:200]

@@ -14,6 +14,7 @@ from datafree.errors import UserError
 from datafree.provenance import Job
 
 TIMINGS = Path("logs/timings")
+JOURNAL = Path("logs/jobs.log")
 
 
 def execute(job: Job) -> None:
@@ -25,18 +26,26 @@ def execute(job: Job) -> None:
     reason = provenance.stale_because(job)
     if not reason:
         provenance.mark_current(job)
-        print(f"{job.name}: up to date", file=sys.stderr)
+        _tell(job, "up to date")
         return
-    print(f"{job.name}: computing ({reason})", file=sys.stderr)
+    _tell(job, f"computing ({reason})")
     start = time.monotonic()
     try:
         importlib.import_module(f"datafree.stages.{job.stage}").run(job)
-        provenance.record(job, _produced_with())
         _write_timing(job, time.monotonic() - start)
+        provenance.record(job, _produced_with())
     except OSError as error:
         where = error.filename or job.outputs["provenance"]
         raise UserError(f"{where}: {error.strerror or error}; mend this and run again, finished work is kept") from None
-    print(f"{job.name}: done in {time.monotonic() - start:.1f} s", file=sys.stderr)
+    _tell(job, f"done in {time.monotonic() - start:.1f} s")
+
+
+def _tell(job: Job, event: str) -> None:
+    """One line in the job's own log, and one in the journal of all jobs: what was computed, what was left alone, when and why."""
+    print(f"{job.name}: {event}", file=sys.stderr)
+    JOURNAL.parent.mkdir(parents=True, exist_ok=True)
+    with JOURNAL.open("a", encoding="utf-8") as journal:
+        journal.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {job.name}: {event}\n")
 
 
 def _produced_with() -> dict[str, str]:

@@ -9,7 +9,10 @@ import os
 from pathlib import Path
 
 from datafree import devices
-from datafree.config import Config, SposConfig, Source
+from datafree.config import Config, Source, SposConfig
+from datafree.config.schema import BACKBONES
+from datafree.data import SPLITS
+from datafree.data.layout import class_files
 from datafree.errors import UserError
 from datafree.nas import space
 from datafree.zoo.manifest import Entry, read_manifest
@@ -26,6 +29,7 @@ def check(config: Config, project: Path) -> list[Entry]:
     manifest = project / config.zoo.manifest
     teachers = read_manifest(manifest, config.zoo.limit)
     _check_files(teachers, manifest)
+    _check_networks(config, teachers)
     _check_classes(config, teachers)
     _check_search(config, teachers)
     _check_data(config)
@@ -35,10 +39,41 @@ def check(config: Config, project: Path) -> list[Entry]:
     return teachers
 
 
+def real_classes(config: Config, teachers: list[Entry]) -> bool:
+    """Whether the data holds real images of some teacher's classes: always for trained teachers, by name for others in a folder."""
+    if any(teacher.train for teacher in teachers):
+        return True
+    if config.data.source is not Source.folder:
+        return False
+    names = set(class_files(config.data.folder, "train"))
+    return any(names & set(teacher.classes) for teacher in teachers)
+
+
 def _check_files(teachers: list[Entry], manifest: Path) -> None:
     for teacher in teachers:
         if teacher.file and not (manifest.parent / teacher.file).is_file():
             raise UserError(f"{manifest}: {teacher.name}: file: {manifest.parent / teacher.file} does not exist; correct the path")
+
+
+def _check_networks(config: Config, teachers: list[Entry]) -> None:
+    size = config.data.image_size
+    if size % 8:
+        raise UserError(f"data.image_size: got {size}; the generator doubles the resolution three times, use a multiple of 8")
+    allowed = [name for name in BACKBONES if name != "nasbench201"]  # a manifest has no place for its cell
+    for teacher in teachers:
+        if teacher.architecture.name not in allowed:
+            name = teacher.architecture.name
+            raise UserError(f"zoo.manifest: {teacher.name}: architecture.name: got {name!r}; allowed: {', '.join(allowed)}")
+        if teacher.input != [3, size, size]:
+            raise UserError(
+                f"zoo.manifest: {teacher.name}: input is {teacher.input}, but data.image_size is {size}, in three colours; make them equal"
+            )
+    for name, arm in config.meta.arms.items():
+        if arm.backbone.name == "nasbench201" and arm.backbone.genotype != "searched":
+            try:
+                space.decode(arm.backbone.genotype)
+            except UserError as error:
+                raise UserError(f"meta.arms.{name}.backbone.{error}") from None
 
 
 def _check_classes(config: Config, teachers: list[Entry]) -> None:
@@ -59,11 +94,6 @@ def _check_classes(config: Config, teachers: list[Entry]) -> None:
                     f"zoo.manifest: {teacher.name}: train.classes is {teacher.train.classes}; "
                     f"allowed: at most data.glyphs.classes.train = {config.data.glyphs.classes.train}"
                 )
-    for teacher in teachers:
-        if teacher.train and teacher.input[1] != config.data.image_size:
-            raise UserError(
-                f"zoo.manifest: {teacher.name}: input is {teacher.input}, but data.image_size is {config.data.image_size}; make them equal"
-            )
 
 
 def _check_search(config: Config, teachers: list[Entry]) -> None:
@@ -81,9 +111,16 @@ def _check_search(config: Config, teachers: list[Entry]) -> None:
 def _check_data(config: Config) -> None:
     if config.data.source is not Source.folder:
         return
-    for split in ("train", "validation", "test"):
-        if not (Path(config.data.folder) / split).is_dir():
-            raise UserError(f"data.folder: {Path(config.data.folder) / split} is not a folder; it should hold one folder per class")
+    splits = {split: class_files(config.data.folder, split) for split in SPLITS}
+    evaluation, classes = config.evaluation, splits[config.evaluation.split]
+    if evaluation.way > len(classes):
+        raise UserError(f"evaluation.way: got {evaluation.way}; allowed: at most {len(classes)}, the classes of {evaluation.split}")
+    name, files = min(classes.items(), key=lambda item: len(item[1]))
+    if max(evaluation.shots) + evaluation.query > len(files):
+        raise UserError(
+            f"evaluation.query: {evaluation.query} and {max(evaluation.shots)} shots need more images than class {name} of "
+            f"{evaluation.split} has, {len(files)}; lower one or add images"
+        )
 
 
 def _check_output_folder() -> None:

@@ -85,13 +85,13 @@ def stale_because(job: Job) -> str:
         return reason
     if set(recorded.get("inputs", {})) != set(job.input_paths()):
         return "other input files"
-    for path, digest in recorded["inputs"].items():
+    for path, digest in recorded.get("inputs", {}).items():
         if artifacts.sha256(path) != digest:
             return f"input changed: {path}"
     results = {path for name, path in job.outputs.items() if name != "provenance"}
     if set(recorded.get("outputs", {})) != results:
         return "other output files"
-    for path, digest in recorded["outputs"].items():
+    for path, digest in recorded.get("outputs", {}).items():
         if not Path(path).is_file() or artifacts.sha256(path) != digest:
             return f"output missing or changed: {path}"
     return ""
@@ -144,7 +144,8 @@ def read_sidecar(path: str | Path) -> dict[str, Any] | None:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return value if isinstance(value, dict) else None
+    sound = isinstance(value, dict) and all(isinstance(value.get(key, {}), dict) for key in ("wildcards", "config", "inputs", "outputs"))
+    return value if sound else None
 
 
 def write_card(path: Path, spec: Mapping[str, Any], sidecar: Path) -> None:
@@ -225,17 +226,27 @@ def _imports(path: Path) -> Iterator[str]:
 
 
 def without_comments(source: str) -> str:
-    """Python source with comments, docstrings, blank lines and trailing spaces removed."""
-    lines = source.splitlines()
+    """Python source with comments, docstrings, blank lines and trailing spaces removed; other strings stay as they are."""
+    lines = source.encode().split(b"\n")  # the parser counts columns in bytes, and no other line ends
     cuts: list[tuple[int, int, int, int]] = []
+    unfinished: set[int] = set()  # lines that end inside a string
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        (first, start), (last, _) = token.start, token.end
         if token.type == tokenize.COMMENT:
-            cuts.append((*token.start, *token.end))
+            line = lines[first - 1]
+            cuts.append((first, len(line.decode()[:start].encode()), first, len(line)))
+        unfinished.update(range(first, last))
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node) is not None:
             text = node.body[0]
             assert text.end_lineno is not None and text.end_col_offset is not None
             cuts.append((text.lineno, text.col_offset, text.end_lineno, text.end_col_offset))
+            unfinished.difference_update(range(text.lineno, text.end_lineno))
     for first, start, last, end in sorted(cuts, reverse=True):
-        lines[first - 1 : last] = [lines[first - 1][:start] + lines[last - 1][end:]] + [""] * (last - first)
-    return "\n".join(line.rstrip() for line in lines if line.strip())
+        lines[first - 1 : last] = [lines[first - 1][:start] + lines[last - 1][end:]] + [b""] * (last - first)
+    kept = [
+        line if number in unfinished else line.rstrip()
+        for number, line in enumerate(lines, start=1)
+        if line.strip() or number in unfinished
+    ]
+    return b"\n".join(kept).decode()

@@ -101,15 +101,16 @@ def _log_finished_jobs(project: Path, config_tree: Mapping[str, Any], group: str
         jobs, problems = finished_jobs(project)
         for problem in problems if last else ():
             tell(problem)
-        if not jobs:
-            return 0
+        ours = {job.fingerprint for job in jobs if job.belongs_to(config_tree)}
+        if last and len(ours) < len(jobs):
+            tell(f"{len(jobs) - len(ours)} of {len(jobs)} jobs were done under another configuration than this one; they get no parent run")
         commit = _commit(project)
-        parent = store.parent(group, config_tree, commit)
+        parent = store.parent(group, config_tree, commit) if ours else None
         known = store.logged_jobs()
         used: list[tuple[FinishedJob, Run]] = []
         logged = 0
         for job in jobs:
-            home = parent if job.belongs_to(config_tree) else None
+            home = parent if job.fingerprint in ours else None
             run = known.get(job.fingerprint)
             if run is None or run.info.status != "FINISHED":
                 if problem := job.changed_output(project):
@@ -124,12 +125,12 @@ def _log_finished_jobs(project: Path, config_tree: Mapping[str, Any], group: str
                 store.link(run, home, group)
             if home:
                 used.append((job, run))
-        _log_headline(store, project, used, parent)
-        store.describe(parent, used, group)
-        if last:
-            store.client.set_terminated(parent, "FINISHED")
-        else:
+        if parent:
+            _log_headline(store, project, used, parent)
+            store.describe(parent, used, group)
             store.client.update_run(parent, status="RUNNING")
+            if last:
+                store.client.set_terminated(parent, "FINISHED")
         return logged
 
 
@@ -309,7 +310,8 @@ def _commit(project: Path) -> str:
 def _store_problem(project: Path, error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"tracking: {error.name} is not installed; results are safe, install datafree[workflow] and repeat with `datafree track`"
-    return f"tracking: MLflow store {_store_uri(project)}: {one_line(error)}; results are safe, repeat with `datafree track`"
+    where = re.sub(r"//[^/@]*@", "//", f"{_store_uri(project)}: {one_line(error)}")  # a server's address may hold a password
+    return f"tracking: MLflow store {where}; results are safe, repeat with `datafree track`"
 
 
 def _print_once(line: str, told: set[str]) -> None:

@@ -1,3 +1,4 @@
+import itertools
 import re
 import unicodedata
 from dataclasses import replace
@@ -28,9 +29,9 @@ def test_no_script_is_in_two_splits():
 
 def test_enough_classes_exist_and_none_twice():
     counts = {split: len(found) for split, found in characters().items()}
-    assert counts["train"] >= 440
-    assert counts["validation"] >= 142
-    assert counts["test"] >= 257
+    assert counts["train"] >= 400
+    assert counts["validation"] >= 120
+    assert counts["test"] >= 220
     everything = [character for found in characters().values() for character in found]
     assert len(set(everything)) == sum(counts.values())
 
@@ -42,16 +43,16 @@ def test_no_shape_is_in_two_classes():
         mask = masks(character)[0]
         rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
         crop = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        shapes.append(F.interpolate(crop[None, None].float(), (16, 16), mode="area").flatten())
+        shapes.append(F.interpolate(crop[None, None].float(), (8, 8), mode="area").flatten())
     correlation = np.corrcoef(torch.stack(shapes).numpy())
     np.fill_diagonal(correlation, 0)
-    assert correlation.max() < 0.93
+    assert correlation.max() < 0.91
     sizes = np.cumsum([0, *(len(found) for found in characters().values())])
-    across = [correlation[a:b, b:] for a, b in zip(sizes[:-2], sizes[1:-1], strict=True)]
-    assert max(block.max() for block in across) < 0.93
+    across = [correlation[a:b, b:] for a, b in itertools.pairwise(sizes[:-1])]
+    assert max(block.max() for block in across) < 0.91
 
 
-@pytest.mark.parametrize("family", ["AΑАꓮ", "oOοОоՕօ𐌏", "HΗНꓧ", "jϳј", "SЅՏ", "IΙІꓲ"])
+@pytest.mark.parametrize("family", ["AΑАꓮ", "oOοОоՕօ𐌏", "HΗНꓧ", "KΚК𐌊", "PΡР𐌐", "XΧХ𐌗", "IΙІꓲ"])
 def test_look_alikes_are_one_class(family):
     everything = {character for found in characters().values() for character in found}
     assert len(everything & set(family)) == 1

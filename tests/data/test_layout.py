@@ -39,7 +39,7 @@ def test_a_layout_that_cannot_work_is_named(tmp_path, files, message):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(UserError, match="data.folder: .*/nowhere is not a folder"):
+    with pytest.raises(UserError, match=r"data\.folder: .*/nowhere is not a folder"):
         class_files(tmp_path / "nowhere", "train")
 
 

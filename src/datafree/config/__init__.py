@@ -1,6 +1,54 @@
 """Configuration: the typed schema of ``params.yaml`` (``schema``) and the one place that validates it (``validation``)."""
 
-from datafree.config.schema import *  # noqa: F403  (the schema's classes are this package's public names)
+from datafree.config.schema import (
+    ALGORITHM_TYPES,
+    ARM_TYPES,
+    BackboneConfig,
+    BellArm,
+    Config,
+    DataConfig,
+    DistillationArm,
+    EvaluationConfig,
+    GlyphsConfig,
+    Initialisation,
+    InversionConfig,
+    InversionLossConfig,
+    InversionMethodConfig,
+    MetaGeneratorConfig,
+    OuterUpdate,
+    Source,
+    Splits,
+    SposConfig,
+    TasksConfig,
+    TeacherTrainingConfig,
+)
 from datafree.config.validation import as_tree, load, merge, resolve, select, typed
 
-__all__ = ["as_tree", "load", "merge", "resolve", "select", "typed"]
+__all__ = [
+    "ALGORITHM_TYPES",
+    "ARM_TYPES",
+    "BackboneConfig",
+    "BellArm",
+    "Config",
+    "DataConfig",
+    "DistillationArm",
+    "EvaluationConfig",
+    "GlyphsConfig",
+    "Initialisation",
+    "InversionConfig",
+    "InversionLossConfig",
+    "InversionMethodConfig",
+    "MetaGeneratorConfig",
+    "OuterUpdate",
+    "Source",
+    "Splits",
+    "SposConfig",
+    "TasksConfig",
+    "TeacherTrainingConfig",
+    "as_tree",
+    "load",
+    "merge",
+    "resolve",
+    "select",
+    "typed",
+]

@@ -50,7 +50,7 @@ class GlyphsConfig:
     """The embedded data: glyphs of the fonts that ship with matplotlib, split by script."""
 
     difficulty: float = 0.75  # scales affine, elastic, texture and noise; 0 = clean glyphs, 1 = hard
-    classes: Splits = field(default_factory=lambda: Splits(240, 60, 120))  # at most 440 / 142 / 257 exist
+    classes: Splits = field(default_factory=lambda: Splits(240, 60, 120))  # at most 411 / 128 / 234 exist
     images_per_class: Splits = field(default_factory=lambda: Splits(80, 20, 20))
 
 
@@ -66,7 +66,7 @@ class DataConfig:
 class TeacherTrainingConfig:
     """For manifest entries whose source is ``train``."""
 
-    steps: int = 120  # optimiser steps
+    steps: int = 160  # optimiser steps
     batch_size: int = 64
     learning_rate: float = 0.003  # peak of a one-cycle schedule (AdamW)
     held_out: float = 0.2  # share of each class's images kept for the accuracy on the card
@@ -84,7 +84,7 @@ class InversionLossConfig:
     """Weights of the terms whose sum a generator minimises."""
 
     cross_entropy: float = 1.0
-    batch_norm: float = 1.0  # distance of batch statistics to the teacher's running statistics, relative
+    batch_norm: float = 5.0  # distance of batch statistics to the teacher's running statistics, relative
     diversity: float = 5.0  # hinge against images of one class that look alike
     diversity_margin: float = 0.6  # mean absolute pixel distance, in units of the normalised image, below which the hinge acts
 
@@ -132,11 +132,14 @@ class TasksConfig:
     mixed: float = 0.5  # share of episodes whose classes come from several teachers
 
 
+BACKBONES = ("conv4", "conv4_strided", "resnet8", "nasbench201")  # those that datafree.zoo.backbones can build
+
+
 @dataclass
 class BackboneConfig:
     """A feature extractor by name; see datafree.zoo.backbones."""
 
-    name: str = "conv4"  # conv4, resnet8, or nasbench201
+    name: str = "conv4_strided"  # conv4, conv4_strided (halves the resolution first: about half the cost), resnet8, or nasbench201
     width: int = 64  # channels
     genotype: str = ""  # nasbench201 only: the cell; `searched` takes the cell that the nas stage found
 
@@ -165,7 +168,7 @@ class BellArm:
     inversion: str = "five_quality"  # whose pools
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     steps: int = 100  # outer steps
-    teachers_per_step: int = 4  # sequential inner steps per outer step, each on another teacher's task
+    tasks_per_step: int = 4  # sequential inner steps per outer step, each on another task
     inner_learning_rate: float = 0.002  # Adam, state kept across outer steps
     outer_learning_rate: float = 1.0  # share of the displacement that is kept; falls linearly to a tenth
     temperature: float = 4.0
@@ -179,9 +182,7 @@ ARM_TYPES: dict[str, type] = {"distillation": DistillationArm, "bell": BellArm}
 @dataclass
 class MetaConfig:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # every arm runs once per seed
-    arms: dict[str, Any] = field(
-        default_factory=lambda: {"bell": {"method": "bell"}, "distillation": {"method": "distillation"}}
-    )
+    arms: dict[str, Any] = field(default_factory=lambda: {"bell": {"method": "bell"}, "distillation": {"method": "distillation"}})
 
 
 @dataclass
@@ -276,6 +277,7 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "meta.seeds.*": (0, 2**31 - 1),
     "meta.arms.*.steps": (1, None),
     "meta.arms.*.teachers_per_step": (1, None),
+    "meta.arms.*.tasks_per_step": (1, None),
     "meta.arms.*.images_per_teacher": (2, None),
     "meta.arms.*.learning_rate": (1e-8, 10),
     "meta.arms.*.inner_learning_rate": (1e-8, 10),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import typing
 from enum import Enum
 from pathlib import Path
@@ -16,10 +17,14 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from datafree.config.schema import ALGORITHM_TYPES, ARM_TYPES, BOUNDS, Config, Source
+from datafree.config.schema import ALGORITHM_TYPES, ARM_TYPES, BACKBONES, BOUNDS, Config, Source
 from datafree.errors import UserError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
+# Names of other rows in the tables that an arm or a method would share.
+TAKEN = {"inversion.methods": ("real",), "meta.arms": ("pixels", "random"), "nas.algorithms": ()}
 
 
 def load(*paths: str | Path) -> Config:
@@ -34,8 +39,8 @@ def load(*paths: str | Path) -> Config:
             tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"{path}: cannot read the configuration: {error.strerror}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        except Exception as error:  # PyYAML lets other errors through, such as a ValueError for the date 2020-13-45
+            raise UserError(f"{path}: not valid YAML: {error}") from None
         if tree is not None and not isinstance(tree, dict):
             raise UserError(f"{path}: expected a mapping of sections, got {type(tree).__name__}")
         merged = merge(merged, tree or {})
@@ -66,7 +71,8 @@ def resolve(tree: dict[str, Any]) -> Config:
     config = _typed(Config, plain, "")
     config.meta.arms = arms
     config.nas.algorithms = algorithms
-    if methods := (tree.get("inversion") or {}).get("methods"):
+    methods = tree.get("inversion", {}).get("methods")
+    if methods is not None:
         config.inversion.methods = {name: config.inversion.methods[name] for name in methods}
     _check_bounds(config)
     _check_combinations(config)
@@ -121,12 +127,12 @@ def _typed_family(tree: dict[str, Any], path: tuple[str, str], types: dict[str, 
     resolved = {}
     for name, spec in members.items():
         dotted = f"{section}.{family}.{name}"
-        if not isinstance(spec, dict):
-            raise UserError(f"{dotted}: expected a mapping with a `method`, got {spec!r}")
+        if not isinstance(name, str) or not isinstance(spec, dict):
+            raise UserError(f"{dotted}: expected a name and a mapping with a `method`, got {name!r}: {spec!r}")
         method = spec.get("method", name)
-        if method not in types:
+        if not isinstance(method, str) or method not in types:
             raise UserError(f"{dotted}.method: got {method!r}; allowed: {', '.join(types)}")
-        resolved[str(name)] = _typed(types[method], {**spec, "method": method}, dotted)
+        resolved[name] = _typed(types[method], {**spec, "method": method}, dotted)
     return resolved
 
 
@@ -136,13 +142,13 @@ def _typed(kind: type, tree: Any, dotted: str) -> Any:
         merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.create(tree))
         assert isinstance(merged, DictConfig)
         return OmegaConf.to_object(merged)
-    except (ValidationError, ConfigKeyError, OmegaConfBaseException) as error:
+    except Exception as error:  # OmegaConf lets other errors through, such as an OverflowError
         key = ".".join(part for part in (dotted, getattr(error, "full_key", None) or "") if part)
-        reason = str(error).splitlines()[0]
+        reason = str(error).partition("\n")[0]
         raise UserError(f"{key or 'configuration'}: {reason}") from None
 
 
-def _refuse_unknown(kind: type, tree: Any, dotted: str) -> None:
+def _refuse_unknown(kind: Any, tree: Any, dotted: str) -> None:
     if not isinstance(tree, dict):
         raise UserError(f"{dotted or 'configuration'}: expected a mapping, got {tree!r}")
     hints = typing.get_type_hints(kind)
@@ -155,6 +161,9 @@ def _refuse_unknown(kind: type, tree: Any, dotted: str) -> None:
         inner = hints[key]
         if dataclasses.is_dataclass(inner):
             _refuse_unknown(inner, value, here)
+        elif typing.get_origin(inner) is list:
+            if not isinstance(value, list) or any(isinstance(entry, (list, dict)) for entry in value):
+                raise UserError(f"{here}: expected a plain list, got {value!r}")
         elif typing.get_origin(inner) is dict and dataclasses.is_dataclass(typing.get_args(inner)[1]):
             if not isinstance(value, dict):
                 raise UserError(f"{here}: expected a mapping from name to settings, got {value!r}")
@@ -168,7 +177,8 @@ def _check_bounds(config: Config) -> None:
             parts = pattern.split(".")
             if len(parts) != len(dotted) or any(p not in ("*", d) for p, d in zip(parts, dotted, strict=True)):
                 continue
-            if not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high):
+            infinite = isinstance(value, float) and not math.isfinite(value)
+            if infinite or (low is not None and value < low) or (high is not None and value > high):
                 allowed = f"at least {low}" if high is None else f"between {low} and {high}"
                 raise UserError(f"{'.'.join(dotted)}: got {value}; allowed: {allowed}")
 
@@ -185,24 +195,29 @@ def _leaves(tree: Any, path: tuple[str, ...]):
 
 
 def _check_combinations(config: Config) -> None:
-    if config.device not in ("auto", "cpu", "cuda") and not config.device.removeprefix("cuda:").isdigit():
+    if not DEVICE.fullmatch(config.device):
         raise UserError(f"device: got {config.device!r}; allowed: auto, cpu, cuda, cuda:N")
     if config.data.source is Source.folder and not config.data.folder:
         raise UserError("data.folder: empty, but data.source is `folder`; name the folder that holds train/, validation/ and test/")
     if config.evaluation.split not in ("validation", "test"):
         raise UserError(f"evaluation.split: got {config.evaluation.split!r}; allowed: validation, test")
+    if not config.evaluation.shots:
+        raise UserError("evaluation.shots: empty; name at least one number of support images per class, such as [1, 5]")
     for family, members in (
         ("inversion.methods", config.inversion.methods),
         ("meta.arms", config.meta.arms),
         ("nas.algorithms", config.nas.algorithms),
     ):
         for name in members:
-            if not str(name).replace("_", "").replace("-", "").isalnum():
+            if not NAME.fullmatch(name):
                 raise UserError(f"{family}.{name}: a name may hold letters, digits, `_` and `-` only; it becomes a folder")
+            if name in TAKEN[family]:
+                raise UserError(f"{family}.{name}: this name is taken by a row of the results; choose another")
     if not config.inversion.methods:
         raise UserError("inversion.methods: empty; name at least one method, such as `five: {steps: 5}`")
-    if "meta_generator" in config.inversion.methods:
-        raise UserError("inversion.methods.meta_generator: this name is taken by the generator itself; choose another")
+    for name in config.inversion.methods:
+        if name.startswith("meta_generator"):
+            raise UserError(f"inversion.methods.{name}: this name is taken by the generator itself; choose another")
     if not config.meta.seeds or len(set(config.meta.seeds)) != len(config.meta.seeds):
         raise UserError(f"meta.seeds: got {config.meta.seeds}; allowed: at least one seed, each once")
     for family, members in (("meta.arms", config.meta.arms), ("nas.algorithms", config.nas.algorithms)):
@@ -211,6 +226,8 @@ def _check_combinations(config: Config) -> None:
                 known = ", ".join(config.inversion.methods)
                 raise UserError(f"{family}.{name}.inversion: got {arm.inversion!r}; allowed: {known}")
     for name, arm in config.meta.arms.items():
+        if arm.backbone.name not in BACKBONES:
+            raise UserError(f"meta.arms.{name}.backbone.name: got {arm.backbone.name!r}; allowed: {', '.join(BACKBONES)}")
         if arm.backbone.name == "nasbench201" and not arm.backbone.genotype:
             raise UserError(f"meta.arms.{name}.backbone.genotype: empty; give a cell, or `searched` for the one the nas stage finds")
         if arm.backbone.genotype == "searched" and not config.nas.algorithms:

@@ -120,6 +120,13 @@ def contact_sheet(images: torch.Tensor, columns: int) -> Image.Image:
     return Image.fromarray(sheet.permute(1, 2, 0).contiguous().numpy())
 
 
+def class_sheet(images: torch.Tensor, labels: torch.Tensor, columns: int) -> Image.Image:
+    """A contact sheet with one row of at most ``columns`` images per class; rows are as long as the smallest class allows."""
+    members = [images[labels == label] for label in labels.unique().tolist()]
+    columns = min(columns, *(len(member) for member in members))
+    return contact_sheet(torch.cat([member[:columns] for member in members]), columns)
+
+
 def _check_images(images: torch.Tensor) -> None:
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
         raise ValueError(f"images: expected uint8 [N, 1 or 3, H, W] with at least one image, got {_describe(images)}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
+from datafree.data import SPLITS
 from datafree.errors import UserError
 
 # Notes and annotations that commonly lie beside images. Anything else must be an image: passing over, say, a photo in a format that
@@ -29,6 +31,17 @@ def class_files(folder: str | Path, split: str) -> dict[str, list[Path]]:
     if len(classes) < 2:
         raise UserError(f"{root / split}: expected at least 2 class folders, got {len(classes)}; give each class a folder of its images")
     return {path.name: _images(path) for path in classes}
+
+
+def listing_hash(folder: str | Path) -> str:
+    """A short hash over name, size and modification time of every image file of every split; reads no file."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        for name, files in class_files(folder, split).items():
+            for path in files:
+                facts = path.stat()
+                digest.update(f"{split}/{name}/{path.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def _images(folder: Path) -> list[Path]:

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 # Strengths at difficulty 1; all are proportional to the difficulty. Lengths are in units of half a mask's side.
-# Chosen so that at difficulty 0.75 features of an untrained Conv4 reach about 33 % on 5-way 5-shot tasks of the test scripts, and of a
-# Conv4 trained on all training classes about 90 %.
+# Chosen so that at difficulty 0.75 features of an untrained Conv4 reach about 31 % on 5-way 5-shot tasks of the test scripts, and of a
+# Conv4 trained on 240 training classes about 92 %.
 ROTATION = 0.3  # radians, either way
 SHEAR = 0.3  # either way
 LOG_SCALE = 0.35  # logarithm of the size factor of each axis, either way

@@ -39,8 +39,6 @@ def average_weights(teachers: Sequence[Teacher]) -> Teacher | None:
     if any(shape != shapes[0] for shape in shapes):
         return None
     mean = copy.deepcopy(teachers[0])
-    average = {
-        name: torch.stack([state[name].float() for state in states]).mean(0).to(states[0][name].dtype) for name in states[0]
-    }
+    average = {name: torch.stack([state[name].float() for state in states]).mean(0).to(states[0][name].dtype) for name in states[0]}
     mean.network.backbone.load_state_dict(average)
     return mean

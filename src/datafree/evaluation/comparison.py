@@ -43,7 +43,7 @@ def learned(weights: Sequence[Path], cards: Sequence[Path], device: torch.device
     for path, card_path in zip(weights, cards, strict=True):
         card = artifacts.read_json(card_path)
         backbone, normalise = read_backbone(path, card_path)
-        description = f"data-free meta-learner on {card['backbone']['name']}"
+        description = f"{card['method']} on images recovered by {card['inversion']}; {card['backbone']['name']}"
         features = backbone_features(backbone, normalise, device)
         entrants.append(Entrant(card["arm"], "arm", description, features, 1, card["parameters"], card["seed"]))
     return entrants
@@ -84,7 +84,9 @@ def oracle(weights: Path, card_path: Path, device: torch.device) -> Entrant:
 BEST = "best teacher"
 
 
-def compare(entrants: Sequence[Entrant], images: ImageSet, config: EvaluationConfig, seed: int, device: torch.device) -> list[dict[str, Any]]:
+def compare(
+    entrants: Sequence[Entrant], images: ImageSet, config: EvaluationConfig, seed: int, device: torch.device
+) -> list[dict[str, Any]]:
     """One row per name, in the order of the entrants: for each shot mean, 95 % interval, n, and the same per seed.
 
     Of the single teachers the row ``best teacher`` keeps, per shot, the one that scores best here: a choice that no one could make

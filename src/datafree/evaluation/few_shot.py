@@ -60,7 +60,5 @@ def enough_images(images: ImageSet, split: str, way: int, shot: int, query: int)
     if way > len(images.classes):
         return f"evaluation.way: got {way}; allowed: at most {len(images.classes)}, the classes of the {split} split"
     if shot + query > smallest:
-        return (
-            f"evaluation.query: {query} and {shot} shots need more images than the smallest class of the {split} split has, {smallest}"
-        )
+        return f"evaluation.query: {query} and {shot} shots need more images than the smallest class of the {split} split has, {smallest}"
     return ""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from datafree.evaluation.intervals import mean_interval
 from datafree.inversion.losses import within_class_distance
 from datafree.tasks.pools import Pool
 from datafree.zoo.backbones import Classifier, Normalise
@@ -19,14 +24,22 @@ def teacher_belief(teacher: Teacher, images: Tensor, labels: Tensor, device: tor
     return _belief(logits_of(teacher.network, teacher.normalise, images, device), labels, "teacher")
 
 
-def transfer(
-    judge: Classifier, normalise: Normalise, columns: Tensor, images: Tensor, labels: Tensor, device: torch.device
-) -> dict[str, float]:
-    """Accuracy and confidence of an independent classifier, trained on real data, among the teacher's classes only.
+@dataclass(frozen=True)
+class Judge:
+    """An independent classifier of another architecture, trained on real images of ``classes``."""
 
-    ``columns`` int64 [K]: the judge's logit for each of the teacher's classes.
-    """
-    logits = logits_of(judge, normalise, images, device)[:, columns]
+    network: Classifier
+    normalise: Normalise
+    classes: tuple[str, ...]
+
+    def knows(self, classes: Sequence[str]) -> bool:
+        return set(classes) <= set(self.classes)
+
+
+def transfer(judge: Judge, classes: Sequence[str], images: Tensor, labels: Tensor, device: torch.device) -> dict[str, float]:
+    """The judge's accuracy and confidence when it may choose among ``classes`` only, all of which it knows."""
+    columns = torch.tensor([judge.classes.index(name) for name in classes])
+    logits = logits_of(judge.network, judge.normalise, images, device)[:, columns]
     return _belief(logits, labels, "transfer")
 
 
@@ -41,12 +54,20 @@ def _belief(logits: Tensor, labels: Tensor, name: str) -> dict[str, float]:
     return {f"{name}_accuracy": (logits.argmax(1) == labels).float().mean().item(), f"{name}_confidence": confidence}
 
 
-def measure(
-    teacher: Teacher, judge: Classifier, judge_normalise: Normalise, columns: Tensor, pool: Pool, device: torch.device
-) -> dict[str, float]:
-    """All measures of one teacher's pool."""
-    return {
-        **teacher_belief(teacher, pool.images, pool.labels, device),
-        **transfer(judge, judge_normalise, columns, pool.images, pool.labels, device),
-        **spread(teacher, pool.images, pool.labels),
-    }
+def measure(teacher: Teacher, judge: Judge | None, pool: Pool, device: torch.device) -> dict[str, float]:
+    """All measures of one teacher's pool; those of the judge only if it knows the teacher's classes."""
+    found = {**teacher_belief(teacher, pool.images, pool.labels, device), **spread(teacher, pool.images, pool.labels)}
+    if judge is not None and judge.knows(teacher.classes):
+        found |= transfer(judge, teacher.classes, pool.images, pool.labels, device)
+    return found
+
+
+def quality_row(method: str, found: Mapping[str, dict[str, float]], real: Mapping[str, dict[str, float]]) -> dict[str, Any]:
+    """One method's measures over teachers (by name): {mean, interval, n} each, and the within-class distance relative to real images."""
+    metrics = {}
+    for name in sorted({name for one in found.values() for name in one}):
+        metrics[name] = mean_interval([one[name] for one in found.values() if name in one])
+    ratios = [one["within_class_distance"] / real[name]["within_class_distance"] for name, one in found.items() if name in real]
+    if ratios:
+        metrics["within_class_ratio"] = mean_interval(ratios)
+    return {"method": method, "metrics": metrics}

@@ -24,9 +24,7 @@ class Terms:
     diversity: Tensor
 
     def total(self, weights: InversionLossConfig) -> Tensor:
-        return (
-            weights.cross_entropy * self.cross_entropy + weights.batch_norm * self.batch_norm + weights.diversity * self.diversity
-        )
+        return weights.cross_entropy * self.cross_entropy + weights.batch_norm * self.batch_norm + weights.diversity * self.diversity
 
 
 def inversion_terms(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +31,7 @@ class Generator(nn.Module):
         self.expand = nn.Linear(2 * latent, width * self.start**2)
         widths = [width, width, 3 * width // 4, 3 * width // 8]
         self.normalise = nn.BatchNorm2d(width, track_running_stats=False)
-        self.blocks = nn.ModuleList(UpBlock(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True))
+        self.blocks = nn.ModuleList(UpBlock(i, o) for i, o in pairwise(widths))
         self.paint = nn.Conv2d(widths[-1], channels, 3, padding=1)
         self.spread = nn.BatchNorm2d(channels, track_running_stats=False)
 
@@ -58,4 +60,5 @@ class UpBlock(nn.Module):
 def new_generator(latent: int, width: int, classes: int, channels: int, size: int, seed: int) -> Generator:
     """A freshly initialised generator for teachers with at most ``classes`` classes."""
     with seeded_initialisation(seed):
-        return Generator(latent, width, classes, channels, size).to(memory_format=torch.channels_last)
+        generator = Generator(latent, width, classes, channels, size)
+        return generator.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,8 @@ def train(
     An outer step takes tasks of several teachers one after the other, an Adam step each, and then moves the weights φ along the whole
     displacement: φ ← φ + rate · (φ_n − φ). In expectation this follows Σ g_i − β/2 · Σ_{i<j} ∇(g_i · g_j): beside lowering every task's
     loss it raises the inner products of the tasks' gradients, without second derivatives. A task's loss joins the episode's own
-    (prototypes of its support, queries) with distillation from the teachers of its images, by a true KL divergence.
+    (prototypes of its support, queries) with distillation across tasks: every teacher of the outer step is asked about every task's
+    images, by a true KL divergence.
     """
     inner = torch.optim.Adam(learner.parameters(), lr=arm.inner_learning_rate)
     start, history = checkpoint.restore(learner=learner, inner=inner)
@@ -34,9 +37,10 @@ def train(
         draw = devices.generator(seed, "bell", step)
         before = [parameter.detach().clone() for parameter in learner.parameters()]
         row = {"step": step + 1, "episode": 0.0, "distillation": 0.0}
-        tasks = torch.randint(len(episodes), (arm.teachers_per_step,), generator=draw).tolist()
+        tasks = torch.randint(len(episodes), (arm.tasks_per_step,), generator=draw).tolist()
+        asked = episodes.teacher[tasks].unique().tolist()
         for task in tasks:
-            episode, distillation = task_losses(learner, classroom, episodes, task, arm, draw)
+            episode, distillation = task_losses(learner, classroom, episodes, task, asked, arm, draw)
             inner.zero_grad(set_to_none=True)
             ((1 - arm.distillation) * episode + arm.distillation * distillation).backward()
             inner.step()
@@ -49,17 +53,16 @@ def train(
 
 
 def task_losses(
-    learner: Learner, classroom: Classroom, episodes: Episodes, task: int, arm: BellArm, draw: torch.Generator
+    learner: Learner, classroom: Classroom, episodes: Episodes, task: int, asked: Sequence[int], arm: BellArm, draw: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """(episode loss, distillation loss) of one episode, both scalars, from one forward pass."""
+    """(episode loss, distillation loss from the asked teachers) of one episode, both scalars, from one forward pass."""
     index, teachers = episodes.index[task], episodes.teacher[task]
     images = torch.cat([classroom.pools[int(t)].images[i] for t, i in zip(teachers, index, strict=True)])
-    teacher = teachers.repeat_interleave(index.shape[1]).to(classroom.device)
     views = classroom.views(images, draw, arm.augment)
     features = learner.backbone(views).float()
     by_class = features.view(*index.shape, -1)
     episode = episode_loss(by_class[:, : episodes.shot], by_class[:, episodes.shot :], EPISODE_SCALE)
-    distillation = distillation_loss(learner.heads(features, teacher), classroom.ask(views, teacher), arm.temperature)
+    distillation = distillation_loss(learner.heads(features, asked), classroom.ask(views, asked), arm.temperature)
     return episode, distillation
 
 

@@ -33,25 +33,24 @@ class Classroom:
         return random_colours(random_affine(seen, draw), draw) if augment else seen
 
     @torch.no_grad()
-    def ask(self, views: Tensor, teacher: Tensor) -> Tensor:
-        """What the named teacher [B] says of each view [B, C, H, W]: probabilities [B, most classes], 0 for classes it lacks."""
+    def ask(self, views: Tensor, asked: Sequence[int]) -> Tensor:
+        """What each asked teacher says of every view [B, C, H, W]: probabilities [B, asked, most classes], 0 for classes it lacks.
+
+        A teacher is asked about images of classes it never learned, too: what it confuses them with is knowledge as well.
+        """
         raw = (views * self.normalise.std + self.normalise.mean) * 255
-        answers = torch.zeros(len(views), max(self.class_counts), device=views.device)
-        for index in teacher.unique().tolist():
-            members = teacher == index
+        answers = torch.zeros(len(views), len(asked), max(self.class_counts), device=views.device)
+        for place, index in enumerate(asked):
             one = self.teachers[index]
-            answers[members, : len(one.classes)] = one.network(one.normalise(raw[members])).float().softmax(1)
+            answers[:, place, : len(one.classes)] = one.network(one.normalise(raw)).float().softmax(1)
         return answers
 
 
-def mix(views: Tensor, teacher: Tensor, draw: torch.Generator) -> Tensor:
-    """Mixup (Zhang et al., ICLR 2018) between images of the same teacher: λ x_i + (1 − λ) x_j with λ uniform in [0, 1].
+def mix(views: Tensor, draw: torch.Generator) -> Tensor:
+    """Mixup (Zhang et al., ICLR 2018): λ x_i + (1 − λ) x_j with j a random other place and λ uniform in [0, 1] per image.
 
-    No labels are mixed: the teacher is asked about the mixture itself.
+    No labels are mixed: the teachers are asked about the mixture itself.
     """
-    partner = torch.arange(len(views), device=views.device)
-    for index in teacher.unique().tolist():
-        members = torch.nonzero(teacher == index).flatten()
-        partner[members] = members[torch.randperm(len(members), generator=draw).to(members.device)]
+    partner = torch.randperm(len(views), generator=draw).to(views.device)
     share = torch.rand(len(views), 1, 1, 1, generator=draw).to(views.device)
     return share * views + (1 - share) * views[partner]

@@ -19,8 +19,8 @@ def train(
 ) -> list[dict[str, float]]:
     """Distil every teacher into the learner's shared backbone, each through its own head; changes ``learner`` in place.
 
-    A step takes images of several teachers, augments them, on every other step mixes them, and asks the teachers about just what the
-    learner sees. Episodes are not used: this is the baseline that meta-learning has to beat.
+    A step takes images of several teachers, augments them, on every other step mixes them, and asks each of these teachers about all
+    of them, just as the learner sees them. Episodes are not used: this is the baseline that meta-learning has to beat.
     """
     optimiser = torch.optim.AdamW(learner.parameters(), lr=arm.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, arm.learning_rate, total_steps=max(arm.steps, 2))
@@ -30,7 +30,6 @@ def train(
     for step in progress(range(start, arm.steps), arm.steps - start, "distillation"):
         draw = devices.generator(seed, "distillation", step)
         chosen = torch.randperm(len(classroom.teachers), generator=draw)[:per_step].tolist()
-        teacher = torch.tensor(chosen, device=classroom.device).repeat_interleave(arm.images_per_teacher)
         images = torch.cat(
             [
                 classroom.pools[t].images[torch.randint(len(classroom.pools[t].labels), (arm.images_per_teacher,), generator=draw)]
@@ -39,16 +38,16 @@ def train(
         )
         views = classroom.views(images, draw, arm.augment)
         if arm.mixup and step % 2:
-            views = mix(views, teacher, draw)
-        answers = classroom.ask(views, teacher)
-        logits = learner.heads(learner.backbone(views), teacher)
+            views = mix(views, draw)
+        answers = classroom.ask(views, chosen)
+        logits = learner.heads(learner.backbone(views), chosen)
         loss = distillation_loss(logits, answers, arm.temperature)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
         schedule.step()
         if step % 10 == 0 or step == arm.steps - 1:
-            agreement = (logits.argmax(1) == answers.argmax(1)).float().mean().item()
+            agreement = (logits.argmax(-1) == answers.argmax(-1)).float().mean().item()
             history.append({"step": step + 1, "distillation": loss.item(), "agreement": agreement})
         checkpoint.save(step + 1, history, learner=learner, optimiser=optimiser, schedule=schedule)
     return history

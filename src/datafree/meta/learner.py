@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from datafree.meta.losses import ABSENT
 from datafree.zoo.backbones import Backbone, Normalise
-
-ABSENT = -1e4  # logit of a class that a teacher does not have: probability zero, and no NaN in a loss
 
 
 class TeacherHeads(nn.Module):
-    """One linear head per teacher over shared features, evaluated in one product however many teachers a batch mixes."""
+    """One linear head per teacher over shared features."""
+
+    absent: Tensor
 
     def __init__(self, features: int, classes: Sequence[int]) -> None:
         super().__init__()
@@ -24,10 +25,11 @@ class TeacherHeads(nn.Module):
         absent = torch.arange(max(classes))[None, :] >= torch.tensor(list(classes))[:, None]
         self.register_buffer("absent", absent, persistent=False)
 
-    def forward(self, features: Tensor, teacher: Tensor) -> Tensor:
-        """features [B, D] and teacher indices [B] → logits [B, most classes]; ``ABSENT`` where the teacher has fewer."""
-        logits = torch.einsum("bd,bkd->bk", features.float(), self.weight[teacher]).float() + self.bias[teacher]
-        return logits.masked_fill(self.absent[teacher], ABSENT)
+    def forward(self, features: Tensor, asked: Sequence[int]) -> Tensor:
+        """features [B, D] → logits [B, asked, most classes] of the asked teachers' heads; ``ABSENT`` where a teacher has fewer."""
+        heads = list(asked)
+        logits = torch.einsum("bd,tkd->btk", features, self.weight[heads]).float() + self.bias[heads]
+        return logits.masked_fill(self.absent[heads], ABSENT)
 
 
 class Learner(nn.Module):

@@ -6,16 +6,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+ABSENT = -1e4  # logit of a class that a teacher does not have: probability zero, and no NaN in a loss
+SMALLEST_PROBABILITY = 2.0**-24  # the smallest positive float16: what a stored probability of zero may have been
+
+
+def divergence(logits: Tensor, teacher_probabilities: Tensor, temperature: float) -> Tensor:
+    """KL(teacher ‖ student) at a temperature, in nats: [...] for logits and probabilities [..., K]. Zero when the two agree.
+
+    ``logits`` are the student's, ``ABSENT`` where the teacher has no class; ``teacher_probabilities`` are the teacher's softmax at
+    temperature 1, brought to the temperature here (p^(1/T), renormalised).
+    """
+    absent = logits <= ABSENT
+    log_teacher = (teacher_probabilities.float().clamp_min(SMALLEST_PROBABILITY).log() / temperature).masked_fill(absent, ABSENT)
+    log_student = (logits.float() / temperature).masked_fill(absent, ABSENT)
+    return F.kl_div(log_student.log_softmax(-1), log_teacher.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+
 
 def distillation_loss(logits: Tensor, teacher_probabilities: Tensor, temperature: float) -> Tensor:
-    """T² · KL(teacher ‖ student), mean over the batch; Hinton et al., 2015.
+    """T² times the mean ``divergence``, a scalar; Hinton et al., "Distilling the Knowledge in a Neural Network", 2015.
 
-    ``logits`` are the student's, ``teacher_probabilities`` the teacher's softmax at temperature 1, both [B, K]; both are brought to the
-    temperature here (probabilities by p^(1/T), renormalised). Zero when student and teacher agree.
+    The factor keeps the gradient's size independent of the temperature.
     """
-    log_teacher = (teacher_probabilities.float().clamp_min(1e-8).log() / temperature).log_softmax(1)
-    log_student = (logits / temperature).log_softmax(1)
-    return F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True) * temperature**2
+    return temperature**2 * divergence(logits, teacher_probabilities, temperature).mean()
 
 
 def prototype_logits(support: Tensor, query: Tensor) -> Tensor:

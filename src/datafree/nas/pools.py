@@ -51,7 +51,9 @@ class Pools:
         for number, pool in enumerate(pools, 1):
             here = f"recovered pool {number} of {len(pools)}"
             if list(pool.images.shape[1:]) != shape:
-                raise UserError(f"{here}: expected images {shape} as in the first, got {list(pool.images.shape[1:])}; use one input size per zoo")
+                raise UserError(
+                    f"{here}: expected images {shape} as in the first, got {list(pool.images.shape[1:])}; use one input size per zoo"
+                )
             if len(pool.images) < 2:
                 raise UserError(f"{here}: expected at least 2 images, got {len(pool.images)}; raise inversion.images_per_class")
             if list(pool.soft_labels.shape) != [len(pool.images), len(pool.classes)]:

@@ -79,7 +79,7 @@ def accuracy_plot(results: tables.Results) -> Markup:
     groups = tables.groups(results)
     entries = sum(len(rows) for _, rows in groups)
     longest = max(len(row["name"]) for row in results["rows"])
-    left, gap, width = 20 + LETTER * min(LONGEST_NAME, longest), 28.0, 960.0
+    left, gap, width = 20 + LETTER * min(LONGEST_NAME, longest), 46.0, 960.0
     bottom = HEAD + ROW * entries + 10 * (len(groups) - 1)
     drawing = Drawing(width, bottom + FOOT, f"{tables.caption(results)}, mean and 95 % interval of every row of the table")
     panel = (width - left - 14 - gap * (len(names) - 1)) / len(names)
@@ -109,11 +109,16 @@ def _draw_result(drawing: Drawing, axis: Axis, y: float, row: tables.Row, shot: 
         drawing.dot(axis(100 * seed["mean"]), y, 2.2, f"seed {row['kind']}")
     low, high = (100 * (value["mean"] + sign * value["interval"]) for sign in (-1, 1))
     drawing.line(axis(max(low, 0)), y, axis(min(high, 100)), y, f"interval {row['kind']}")
-    drawing.dot(axis(100 * value["mean"]), y, 4.2, f"mean {row['kind']}", f"{row['name']}, {shot}-shot: {tables.accuracy(value)} %")
+    score = tables.accuracy(value)
+    drawing.dot(axis(100 * value["mean"]), y, 3.6, f"mean {row['kind']}", f"{row['name']}, {shot}-shot: {score} %")
+    if value["mean"] + value["interval"] < 0.75:
+        drawing.text(axis(high) + 9, y + 4, score, "tick score")
+    else:
+        drawing.text(axis(low) - 9, y + 4, score, "tick score end")
 
 
 def curve_plot(title: str, curves: Sequence[Sequence[Point]]) -> Markup | None:
-    """One small panel: a line per curve, smoothed over a twentieth of its length, above the faint raw values.
+    """One small panel: a line per curve, smoothed over a tenth of its length, above the faint raw values.
 
     ``curves`` hold (step, value); what is not finite is left out. None when nothing is left to draw.
     """
@@ -171,11 +176,10 @@ def scatter_plot(points: Sequence[Point], found: Point | None, limit: float | No
 
 
 def _smoothed(curve: Sequence[Point]) -> Iterator[Point]:
-    """Centred running mean; the window shrinks towards the ends, so that the line starts and ends where the curve does."""
-    reach = len(curve) // 40
+    """Centred running mean over a tenth of the curve; at the ends over what there is of it."""
+    reach = len(curve) // 20
     for index, (x, _) in enumerate(curve):
-        here = min(reach, index, len(curve) - 1 - index)
-        window = [y for _, y in curve[index - here : index + here + 1]]
+        window = [y for _, y in curve[max(0, index - reach) : index + reach + 1]]
         yield x, math.fsum(window) / len(window)
 
 

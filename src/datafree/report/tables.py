@@ -47,9 +47,10 @@ def markdown_table(results: Results) -> str:
 
 
 def summary_sentences(results: Results) -> list[str]:
-    """What the table says, for the largest number of shots: the best arm, and how far it is from its neighbours.
+    """What the table says, for the largest number of shots: the best arm first, then how far it is from each of its neighbours.
 
-    Neighbours are the best baseline of one network, the best baseline of any size, and the oracle, as far as they exist.
+    Neighbours are the best baseline of one network, the best baseline of any kind, and the oracle, as far as they exist. Empty
+    without arms.
     """
     shot = shots(results)[-1]
     by_kind = {kind: [row for row in results["rows"] if row["kind"] == kind and shot in row["shots"]] for kind in KINDS}
@@ -64,13 +65,14 @@ def summary_sentences(results: Results) -> list[str]:
     if single:
         neighbours.append(("the best baseline of one network", _best(single, shot)))
     if by_kind["baseline"] and (best_of_all := _best(by_kind["baseline"], shot))["networks"] != 1:
-        neighbours.append((f"the best baseline of any size ({best_of_all['networks']} networks)", best_of_all))
+        size = f"{best_of_all['networks']} networks" if best_of_all["networks"] else "no network"
+        neighbours.append((f"the best baseline of any kind ({size})", best_of_all))
     if by_kind["oracle"]:
         neighbours.append(("the oracle, which sees the real data", _best(by_kind["oracle"], shot)))
     for what, row in neighbours:
         points = 100 * (best["shots"][shot]["mean"] - row["shots"][shot]["mean"])
         place = "above" if points >= 0 else "below"
-        sentences.append(f"That is {abs(points):.1f} points {place} {what}: {row['name']}, {accuracy(row['shots'][shot])} %.")
+        sentences.append(f"{abs(points):.1f} points {place} {what}: {row['name']}, {accuracy(row['shots'][shot])} %.")
     return sentences
 
 

@@ -13,8 +13,9 @@ from datafree.zoo.teachers import move, read_teachers
 
 
 def run(job: Job) -> None:
-    """Inputs: ``images`` (the split), ``weights`` and ``cards`` per teacher, ``learners`` and ``learner_cards``, ``oracle`` and
-    ``oracle_card``. Outputs: ``results``, ``metrics`` (flat, for comparisons between revisions).
+    """Inputs: ``images`` (the split), ``weights`` and ``cards`` per teacher, ``learners`` and ``learner_cards``, and ``oracle`` and
+    ``oracle_card`` where real images of the teachers' classes are at hand. Outputs: ``results``, ``metrics`` (flat, for comparisons
+    between revisions).
     """
     config = typed(EvaluationConfig, job.config["evaluation"])
     images = read_image_set(job.input("images"))
@@ -24,8 +25,9 @@ def run(job: Job) -> None:
         entrants: list[Entrant] = [
             *learned(job.input_list("learners"), job.input_list("learner_cards"), device),
             *baselines(teachers, job.config["seed"], device),
-            oracle(job.input("oracle"), job.input("oracle_card"), device),
         ]
+        if "oracle" in job.inputs:
+            entrants.append(oracle(job.input("oracle"), job.input("oracle_card"), device))
         rows = compare(entrants, images, config, job.config["seed"], device)
     settings = {"split": config.split, "way": config.way, "query": config.query, "episodes": config.episodes}
     artifacts.write_json(job.output("results"), {**settings, "rows": rows})

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-
 from datafree import artifacts, devices
 from datafree.config import Initialisation, InversionConfig, InversionMethodConfig, typed
-from datafree.data.images import contact_sheet
+from datafree.data.images import class_sheet
 from datafree.evaluation.inversion_quality import spread, teacher_belief
 from datafree.inversion.adaptation import adapt, draw_pool, soft_labels
 from datafree.inversion.generator import Generator, new_generator
@@ -38,8 +36,7 @@ def run(job: Job) -> None:
     losses = {"cross_entropy": terms.cross_entropy, "batch_norm": terms.batch_norm, "diversity": terms.diversity}
     metrics = {**belief, **spread(teacher, images, labels), **{f"final_{k}": v.item() for k, v in losses.items()}}
     artifacts.write_json(job.output("metrics"), {**metrics, "images": len(images)})
-    rows = torch.cat([images[labels == label][:PREVIEW_COLUMNS] for label in range(len(teacher.classes))])
-    artifacts.write_image(job.output("preview"), contact_sheet(rows, min(PREVIEW_COLUMNS, config.images_per_class)))
+    artifacts.write_image(job.output("preview"), class_sheet(images, labels, PREVIEW_COLUMNS))
 
 
 def _initial(job: Job, method: InversionMethodConfig, seed: int) -> Generator:

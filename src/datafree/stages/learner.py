@@ -43,6 +43,7 @@ def run(job: Job) -> None:
     card = network_card(backbone, backbone_config, shape, mean, std)
     artifacts.write_tensors(job.output("learner"), backbone.state_dict())
     arm_card = {"arm": job.wildcards["arm"], "seed": int(job.wildcards["seed"]), "classifier": "nearest centroid"}
+    arm_card |= {"method": arm.method, "inversion": arm.inversion}
     artifacts.write_json(job.output("card"), {**card, **arm_card})
     artifacts.write_history(job.output("history"), history)
     artifacts.write_json(job.output("metrics"), {f"final_{key}": value for key, value in history[-1].items() if key != "step"})

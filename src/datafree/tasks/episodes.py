@@ -58,9 +58,7 @@ def sample_episodes(pools: Sequence[Pool], config: TasksConfig, seed: int) -> Ep
     ]
     teacher = torch.tensor([[t for t, _ in pairs] for pairs in chosen])
     label = torch.tensor([[c for _, c in pairs] for pairs in chosen])
-    index = torch.stack(
-        [torch.stack([_images(rows[t][c], config.shot + config.query, draw) for t, c in pairs]) for pairs in chosen]
-    )
+    index = torch.stack([torch.stack([_images(rows[t][c], config.shot + config.query, draw) for t, c in pairs]) for pairs in chosen])
     return Episodes(index, teacher, label, config.shot)
 
 

@@ -9,9 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def random_affine(
-    images: Tensor, generator: torch.Generator, degrees: float = 15.0, scale: float = 0.15, shift: float = 0.1
-) -> Tensor:
+def random_affine(images: Tensor, generator: torch.Generator, degrees: float = 15.0, scale: float = 0.15, shift: float = 0.1) -> Tensor:
     """Rotate, scale and shift each float image [B, C, H, W] by its own amount.
 
     ``degrees`` is the largest rotation; ``scale`` the largest relative change of size; ``shift`` the largest move as a share of the

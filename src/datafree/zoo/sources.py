@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from datafree.errors import UserError
 from datafree.zoo import loading
@@ -27,7 +28,8 @@ def _download(url: str, sha256: str, cache: Path) -> Path:
     import requests
 
     name = f"{sha256[:16]}-{Path(url).name or 'checkpoint'}"
-    downloader = pooch.HTTPDownloader(timeout=30, chunk_size=2**16)
+    # pooch's own downloader does not meet pooch's own protocol by its parameters' names.
+    downloader: Any = pooch.HTTPDownloader(timeout=30, chunk_size=2**16)
     try:
         path = pooch.retrieve(url, known_hash=f"sha256:{sha256}", fname=name, path=cache, downloader=downloader)
     except requests.RequestException as error:

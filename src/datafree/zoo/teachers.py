@@ -104,5 +104,3 @@ def freeze(network: Classifier) -> Classifier:
 
 def move(teacher: Teacher, device: Any) -> Teacher:
     return Teacher(teacher.name, teacher.network.to(device), teacher.normalise.to(device), teacher.classes, teacher.input)
-
-

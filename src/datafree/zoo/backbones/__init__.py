@@ -33,7 +33,7 @@ def build(config: BackboneConfig, channels: int, image_size: int, seed: int) -> 
     if config.name not in BACKBONES:
         raise UserError(f"backbone: got {config.name!r}; allowed: {', '.join(BACKBONES)}")
     with seeded_initialisation(seed):
-        return BACKBONES[config.name](config, channels, image_size).to(memory_format=torch.channels_last)
+        return BACKBONES[config.name](config, channels, image_size).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def parameter_count(module: Any) -> int:

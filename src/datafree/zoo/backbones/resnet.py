@@ -13,9 +13,7 @@ class ResNet8(Backbone):
     def __init__(self, width: int, channels: int = 3) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-        self.blocks = nn.Sequential(
-            BasicBlock(width, width, 1), BasicBlock(width, 2 * width, 2), BasicBlock(2 * width, 4 * width, 2)
-        )
+        self.blocks = nn.Sequential(BasicBlock(width, width, 1), BasicBlock(width, 2 * width, 2), BasicBlock(2 * width, 4 * width, 2))
         self.feature_size = 4 * width
 
     def forward(self, images: Tensor) -> Tensor:
@@ -36,9 +34,7 @@ class BasicBlock(nn.Module):
         )
         same = inputs == outputs and stride == 1
         self.shortcut = (
-            nn.Identity()
-            if same
-            else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
+            nn.Identity() if same else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
         )
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,0 +1,75 @@
+"""Checkpoints of long work: killed at any moment, it goes on from the last one to the same result.
+
+Random draws come from generators derived from the step number, so a checkpoint needs no random state: only weights, optimisers, the
+step and the curve so far.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from datafree import artifacts
+from datafree.provenance import Job
+
+FOLDER = Path(".datafree/checkpoints")
+
+
+def of_job(job: Job) -> Checkpoint:
+    """The checkpoint of a stage's job, valid for just its configuration, code and inputs."""
+    content = {**job.specification(), "inputs": {path: artifacts.sha256(path) for path in job.input_paths()}}
+    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return Checkpoint(FOLDER / f"{job.name.replace('/', '.')}.pt", fingerprint)
+
+
+class HasState(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+
+
+class Checkpoint:
+    """One file that holds the latest state of one piece of work.
+
+    ``fingerprint`` names the work: a checkpoint of other settings, code or inputs is ignored. ``path=None`` keeps nothing.
+    """
+
+    def __init__(self, path: Path | None, fingerprint: str = "", seconds_between: float = 20.0) -> None:
+        self.path = path
+        self.fingerprint = fingerprint
+        self.seconds_between = seconds_between
+        self._last = time.monotonic()
+
+    def restore(self, **objects: HasState) -> tuple[int, list[dict[str, float]]]:
+        """Load the objects' states if there is a matching checkpoint; returns the next step and the curve so far."""
+        if self.path is None or not self.path.is_file():
+            return 0, []
+        try:
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError):
+            return 0, []
+        if saved.get("fingerprint") != self.fingerprint or set(saved["states"]) != set(objects):
+            return 0, []
+        for name, thing in objects.items():
+            thing.load_state_dict(saved["states"][name])
+        return saved["step"], saved["history"]
+
+    def save(self, step: int, history: list[dict[str, float]], **objects: HasState) -> None:
+        """Keep the states if the last checkpoint is old enough; ``step`` is the next one to do."""
+        if self.path is None or time.monotonic() - self._last < self.seconds_between:
+            return
+        states = {name: thing.state_dict() for name, thing in objects.items()}
+        with artifacts.atomic(self.path) as part:
+            torch.save({"fingerprint": self.fingerprint, "step": step, "history": history, "states": states}, part)
+        self._last = time.monotonic()
+
+    def clear(self) -> None:
+        """The work is done and its results are written: drop the file."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)

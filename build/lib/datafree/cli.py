@@ -1,0 +1,97 @@
+"""The ``datafree`` command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from datafree.errors import UserError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+Files = Annotated[list[Path] | None, typer.Argument(help="YAML files, later over earlier; default: params.yaml")]
+
+
+@app.command()
+def stage(
+    job: Annotated[Path, typer.Option(help="The job card that Snakemake wrote")],
+    inputs: Annotated[list[str], typer.Option("--input", "-i", help="name=path; repeat a name for a list")] = [],  # noqa: B006
+    outputs: Annotated[list[str], typer.Option("--output", "-o", help="name=path")] = [],  # noqa: B006
+) -> None:
+    """Run one job of the pipeline; Snakemake calls this. Does nothing when the job's outputs are up to date."""
+    from datafree import jobs, provenance
+
+    named: dict[str, str | list[str]] = {}
+    for name, path in map(_pair, inputs):
+        before = named.get(name)
+        named[name] = path if before is None else [*([before] if isinstance(before, str) else before), path]
+    made = dict(map(_pair, outputs))
+    card = provenance.read_job(job, named, made)
+    if "provenance" not in made:
+        raise UserError("--output: expected one named provenance, the record of the job; give -o provenance=<path>")
+    jobs.execute(card)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not equals or not name or not path:
+        raise UserError(f"got {text!r}; expected name=path")
+    return name, path
+
+
+@app.command()
+def config(files: Files = None) -> None:
+    """Print the resolved configuration of params.yaml and presets as YAML; redirect it to params.yaml to make a preset permanent."""
+    import yaml
+
+    from datafree.config import as_tree, load
+
+    print(yaml.safe_dump(as_tree(load(*(files or [Path("params.yaml")]))), sort_keys=False), end="")
+
+
+@app.command()
+def table() -> None:
+    """Print the few-shot table of the last evaluation."""
+    from datafree import artifacts
+    from datafree.report.tables import plain_table
+
+    print(plain_table(artifacts.read_json("artifacts/evaluation/few_shot/results.json")))
+
+
+@app.command()
+def status() -> None:
+    """Show what every job of the last Snakemake run left, and which of it is out of date."""
+    from datafree.status import print_status
+
+    print_status(Path(".datafree/jobs"))
+
+
+@app.command()
+def track(
+    files: Files = None,
+    follow: Annotated[bool, typer.Option(help="Keep logging new results until standard input closes")] = False,
+) -> None:
+    """Log every finished job to MLflow, one run each; what is logged already is left alone. View with `mlflow ui`."""
+    from datafree import tracking
+    from datafree.config import as_tree, load
+
+    tree = as_tree(load(*(files or [Path("params.yaml")])))
+    if follow:
+        tracking.follow(Path.cwd(), tree, tracking.group_key(Path.cwd(), tree))
+    else:
+        print(f"{tracking.log_all(Path.cwd(), tree, tracking.group_key(Path.cwd(), tree))} runs logged", file=sys.stderr)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on standard error and exit status 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"datafree: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""A labelled set of small images: its checks, its file, and the picture that shows it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from datafree import artifacts
+from datafree.errors import UserError
+
+GAP = 2  # pixels between the tiles of a contact sheet, and around them
+PAPER = 255  # grey level of the gaps
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images with class labels.
+
+    Attributes:
+        images: uint8 [N, C, H, W] in 0..255, C = 1 (grey) or 3 (RGB), N at least 1.
+        labels: int64 [N], each an index into ``classes``.
+        classes: distinct class names.
+
+    Raises:
+        ValueError: the parts do not fit together.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _check_images(self.images)
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            raise ValueError(f"labels: expected int64 [{len(self.images)}], got {_describe(self.labels)}")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes: expected distinct names, got one twice")
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= len(self.classes):
+            raise ValueError(f"labels: expected 0 to {len(self.classes) - 1}, got {low} to {high}")
+
+    def of_classes(self, indices: Sequence[int]) -> ImageSet:
+        """The images of some classes, in their present order; class ``indices[i]`` becomes label i.
+
+        Raises:
+            ValueError: an index that does not exist or comes twice, or classes without any image.
+        """
+        if len(set(indices)) != len(indices) or not all(0 <= index < len(self.classes) for index in indices):
+            raise ValueError(f"indices: expected distinct class indices from 0 to {len(self.classes) - 1}, got {list(indices)}")
+        renumbered = torch.full((len(self.classes),), -1, dtype=torch.int64)
+        renumbered[list(indices)] = torch.arange(len(indices))
+        labels = renumbered[self.labels]
+        chosen = labels >= 0
+        return ImageSet(self.images[chosen], labels[chosen], tuple(self.classes[index] for index in indices))
+
+
+def write_image_set(path: str | Path, image_set: ImageSet) -> None:
+    """Save as safetensors: ``images``, ``labels``, and the class names as metadata ``classes``."""
+    artifacts.write_tensors(path, {"images": image_set.images, "labels": image_set.labels}, classes=list(image_set.classes))
+
+
+def read_image_set(path: str | Path) -> ImageSet:
+    """Load what ``write_image_set`` saved.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds something else.
+    """
+    tensors = artifacts.read_tensors(path, "images", "labels")
+    classes = artifacts.read_metadata(path).get("classes")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise UserError(f"{path}: expected class names in the metadata `classes`, got {classes!r:.80}; delete the file and rerun")
+    try:
+        return ImageSet(tensors["images"], tensors["labels"], tuple(classes))
+    except ValueError as error:
+        raise UserError(f"{path}: not an image set ({error}); delete the file and rerun") from None
+
+
+def check_disjoint(sets: Mapping[str, ImageSet]) -> None:
+    """Refuse splits that share a class: few-shot accuracy is measured on classes that training has not seen.
+
+    Raises:
+        UserError: two of the sets, given by split, have a class name in common.
+    """
+    for (split, image_set), (other, other_set) in itertools.combinations(sets.items(), 2):
+        if shared := sorted(set(image_set.classes) & set(other_set.classes)):
+            raise UserError(
+                f"data: class {shared[0]!r} is in {split} and in {other}; the splits must not share classes, rename or move one"
+            )
+
+
+def contact_sheet(images: torch.Tensor, columns: int) -> Image.Image:
+    """A grid of images, filled row by row, on white paper with ``GAP`` pixels between and around the tiles.
+
+    Args:
+        images: uint8 [N, C, H, W], C = 1 or 3, N at least 1. The last row may stay partly empty.
+        columns: tiles per row, at least 1.
+
+    Returns:
+        An RGB picture of ``columns * (W + GAP) + GAP`` by ``ceil(N / columns) * (H + GAP) + GAP`` pixels.
+
+    Raises:
+        ValueError: other shapes or types, or no column.
+    """
+    _check_images(images)
+    if columns < 1:
+        raise ValueError(f"columns: expected at least 1, got {columns}")
+    count, _, height, width = images.shape
+    rows = math.ceil(count / columns)
+    tiles = torch.full((rows * columns, 3, height + GAP, width + GAP), PAPER, dtype=torch.uint8)
+    tiles[:count, :, GAP:, GAP:] = images.cpu()
+    sheet = torch.full((3, rows * (height + GAP) + GAP, columns * (width + GAP) + GAP), PAPER, dtype=torch.uint8)
+    grid = tiles.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4)
+    sheet[:, :-GAP, :-GAP] = grid.reshape(3, rows * (height + GAP), columns * (width + GAP))
+    return Image.fromarray(sheet.permute(1, 2, 0).contiguous().numpy())
+
+
+def class_sheet(images: torch.Tensor, labels: torch.Tensor, columns: int) -> Image.Image:
+    """A contact sheet with one row of at most ``columns`` images per class; rows are as long as the smallest class allows."""
+    members = [images[labels == label] for label in labels.unique().tolist()]
+    columns = min(columns, *(len(member) for member in members))
+    return contact_sheet(torch.cat([member[:columns] for member in members]), columns)
+
+
+def _check_images(images: torch.Tensor) -> None:
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
+        raise ValueError(f"images: expected uint8 [N, 1 or 3, H, W] with at least one image, got {_describe(images)}")
+
+
+def _describe(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -1,0 +1,59 @@
+"""Which files of a user's folder are images: ``<folder>/<split>/<class>/<image>``. Imports nothing heavy, so that a workflow can ask."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from datafree.data import SPLITS
+from datafree.errors import UserError
+
+# Notes and annotations that commonly lie beside images. Anything else must be an image: passing over, say, a photo in a format that
+# cannot be read would change the data without a word.
+NOT_IMAGES = {".csv", ".db", ".html", ".ini", ".json", ".md", ".mat", ".toml", ".tsv", ".txt", ".xml", ".yaml", ".yml"}
+
+
+def class_files(folder: str | Path, split: str) -> dict[str, list[Path]]:
+    """The image files of every class of a split; classes and files are sorted by name.
+
+    Hidden files and folders (their name starts with a dot), files directly in the split's folder, and notes (``NOT_IMAGES``) are
+    passed over. Every other file counts as an image, whatever its extension.
+
+    Raises:
+        UserError: no such folder or split, fewer than two classes, a class without an image, or a folder inside a class.
+    """
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise UserError(f"data.folder: {root} is not a folder; name the one that holds train/, validation/ and test/")
+    if not (root / split).is_dir():
+        raise UserError(f"data.folder: {root} has no folder `{split}`; expected {split}/<class>/<image>")
+    classes = [path for path in _visible(root / split) if path.is_dir()]
+    if len(classes) < 2:
+        raise UserError(f"{root / split}: expected at least 2 class folders, got {len(classes)}; give each class a folder of its images")
+    return {path.name: _images(path) for path in classes}
+
+
+def listing_hash(folder: str | Path) -> str:
+    """A short hash over name, size and modification time of every image file of every split; reads no file."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        for name, files in class_files(folder, split).items():
+            for path in files:
+                facts = path.stat()
+                digest.update(f"{split}/{name}/{path.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _images(folder: Path) -> list[Path]:
+    files = _visible(folder)
+    for path in files:
+        if path.is_dir():
+            raise UserError(f"{path}: a folder inside a class; move its images up into {folder}, or move it away")
+    images = [path for path in files if path.suffix.lower() not in NOT_IMAGES]
+    if not images:
+        raise UserError(f"{folder}: expected images of the class, found none; add some, or remove the folder")
+    return images
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))

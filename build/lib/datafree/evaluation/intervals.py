@@ -1,0 +1,32 @@
+"""Means with 95 % confidence intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from scipy import stats
+
+
+def mean_interval(values: Sequence[float]) -> dict[str, Any]:
+    """{mean, interval, n}: ``interval`` is the half-width of the 95 % interval of the mean (Student's t); 0 for one value."""
+    n = len(values)
+    mean = math.fsum(values) / n
+    if n == 1:
+        return {"mean": mean, "interval": 0.0, "n": 1}
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
+    return {"mean": mean, "interval": float(stats.t.ppf(0.975, n - 1)) * math.sqrt(variance / n), "n": n}
+
+
+def over_seeds(per_seed: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """{mean, interval, n} of several seeds' episode accuracies.
+
+    The interval covers both sources of noise: with at least two seeds it is Student's t over the seeds' means, unless the episodes alone
+    are wider; with one seed it is that of the episodes. ``n`` counts episodes.
+    """
+    together = mean_interval([value for values in per_seed for value in values])
+    if len(per_seed) < 2:
+        return together
+    between = mean_interval([math.fsum(values) / len(values) for values in per_seed])
+    return {**together, "interval": max(together["interval"], between["interval"])}

@@ -1,0 +1,64 @@
+"""A label-conditional image generator, small enough to adapt in a few steps on a CPU."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from datafree.devices import seeded_initialisation
+from datafree.errors import UserError
+
+
+class Generator(nn.Module):
+    """(latent [B, latent], label [B]) → images float [B, channels, size, size] in [0, 1].
+
+    The label enters through an embedding of its own position, so that one class of one teacher has a consistent place while the
+    classes of different teachers may share it; which class that is, the adaptation has to find out. Always in training mode: its
+    BatchNorm uses batch statistics, as in FREE's generator.
+    """
+
+    def __init__(self, latent: int, width: int, classes: int, channels: int, size: int) -> None:
+        super().__init__()
+        if size % 8:
+            raise UserError(f"data.image_size: got {size}; the generator doubles the resolution three times, use a multiple of 8")
+        self.latent = latent
+        self.classes = classes
+        self.start = size // 8
+        self.width = width
+        self.embedding = nn.Embedding(classes, latent)
+        self.expand = nn.Linear(2 * latent, width * self.start**2)
+        widths = [width, width, 3 * width // 4, 3 * width // 8]
+        self.normalise = nn.BatchNorm2d(width, track_running_stats=False)
+        self.blocks = nn.ModuleList(UpBlock(i, o) for i, o in pairwise(widths))
+        self.paint = nn.Conv2d(widths[-1], channels, 3, padding=1)
+        self.spread = nn.BatchNorm2d(channels, track_running_stats=False)
+
+    def forward(self, latent: Tensor, labels: Tensor) -> Tensor:
+        code = torch.cat([latent, self.embedding(labels)], dim=1)
+        maps = self.normalise(self.expand(code).view(-1, self.width, self.start, self.start))
+        maps = maps.contiguous(memory_format=torch.channels_last)
+        for block in self.blocks:
+            maps = block(maps)
+        return torch.sigmoid(2 * self.spread(self.paint(maps)).float())
+
+
+class UpBlock(nn.Module):
+    """Double the resolution by repetition, then conv3x3 → BatchNorm → LeakyReLU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(outputs, track_running_stats=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        maps = nn.functional.interpolate(maps, scale_factor=2.0, mode="nearest")
+        return nn.functional.leaky_relu(self.norm(self.conv(maps)), 0.2)
+
+
+def new_generator(latent: int, width: int, classes: int, channels: int, size: int, seed: int) -> Generator:
+    """A freshly initialised generator for teachers with at most ``classes`` classes."""
+    with seeded_initialisation(seed):
+        generator = Generator(latent, width, classes, channels, size)
+        return generator.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

@@ -1,0 +1,72 @@
+"""What a recovered image should satisfy, each term a function of tensors."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+
+def batch_norm_distance(mean: Tensor, variance: Tensor, running_mean: Tensor, running_variance: Tensor) -> Tensor:
+    """Relative distance of batch statistics to running statistics, all [channels]; 0 at equality.
+
+    mean_c (μ − μ_r)² / σ_r² + mean_c (σ / σ_r − 1)²: a scale-free form of DeepInversion's R_BN (Yin et al., CVPR 2020, eq. 4), so that
+    layers with large activations do not drown the others.
+    """
+    floor = 1e-5
+    spread = running_variance.clamp_min(floor)
+    shift = (mean - running_mean).square() / spread
+    stretch = ((variance.clamp_min(floor) / spread).sqrt() - 1).square()
+    return shift.mean() + stretch.mean()
+
+
+class BatchNormMatch:
+    """Watches the inputs of every BatchNorm2d of a network inside a ``with`` block; the hooks never outlive it.
+
+    After a forward pass ``distance()`` is the mean of ``batch_norm_distance`` over layers, and differentiable.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.layers = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d) and module.track_running_stats]
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._distances: list[Tensor] = []
+
+    def __enter__(self) -> BatchNormMatch:
+        self._handles = [layer.register_forward_pre_hook(self._watch) for layer in self.layers]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._distances = []
+
+    def _watch(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None and layer.running_var is not None
+        variance, mean = torch.var_mean(inputs[0].float(), dim=(0, 2, 3), correction=0)
+        self._distances.append(batch_norm_distance(mean, variance, layer.running_mean, layer.running_var))
+
+    def distance(self) -> Tensor:
+        """Mean over the layers seen since the last call; zero for a network without BatchNorm."""
+        distances, self._distances = self._distances, []
+        return torch.stack(distances).mean() if distances else torch.zeros(())
+
+
+def within_class_distance(images: Tensor, labels: Tensor) -> Tensor:
+    """Mean absolute difference between images of one class, over all such pairs; images float [B, C, H, W], labels [B].
+
+    Zero when no class has two images.
+    """
+    flat = images.flatten(1)
+    distances = torch.cdist(flat, flat, p=1) / flat.shape[1]
+    same = (labels[:, None] == labels[None, :]).triu(diagonal=1)
+    return distances[same].mean() if same.any() else images.new_zeros(())
+
+
+def diversity_hinge(images: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """max(0, margin − ``within_class_distance``): images of one class must differ by ``margin`` on average.
+
+    Without it cross-entropy and batch statistics are satisfied by one image per class: the dominant failure of generators.
+    """
+    return (margin - within_class_distance(images, labels)).clamp_min(0)

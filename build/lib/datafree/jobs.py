@@ -1,0 +1,62 @@
+"""Running one job: skip it if its work is done, otherwise compute, then record what was made from what."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import resource
+import sys
+import time
+from pathlib import Path
+
+from datafree import artifacts, provenance
+from datafree.errors import UserError
+from datafree.provenance import Job
+
+TIMINGS = Path("logs/timings")
+JOURNAL = Path("logs/jobs.log")
+
+
+def execute(job: Job) -> None:
+    """Bring a job's outputs up to date.
+
+    Raises:
+        UserError: a mistake in what the job was given; outputs that were finished before stay as they are.
+    """
+    reason = provenance.stale_because(job)
+    if not reason:
+        provenance.mark_current(job)
+        _tell(job, "up to date")
+        return
+    _tell(job, f"computing ({reason})")
+    start = time.monotonic()
+    try:
+        importlib.import_module(f"datafree.stages.{job.stage}").run(job)
+        _write_timing(job, time.monotonic() - start)
+        provenance.record(job, _produced_with())
+    except OSError as error:
+        where = error.filename or job.outputs["provenance"]
+        raise UserError(f"{where}: {error.strerror or error}; mend this and run again, finished work is kept") from None
+    _tell(job, f"done in {time.monotonic() - start:.1f} s")
+
+
+def _tell(job: Job, event: str) -> None:
+    """One line in the job's own log, and one in the journal of all jobs: what was computed, what was left alone, when and why."""
+    print(f"{job.name}: {event}", file=sys.stderr)
+    JOURNAL.parent.mkdir(parents=True, exist_ok=True)
+    with JOURNAL.open("a", encoding="utf-8") as journal:
+        journal.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {job.name}: {event}\n")
+
+
+def _produced_with() -> dict[str, str]:
+    import torch
+
+    # Named, not compared: a pulled result stays valid on a machine with another build.
+    return {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}
+
+
+def _write_timing(job: Job, seconds: float) -> None:
+    """Cost of the computation, for the report and MLflow; apart from the artifacts, which hold nothing that differs between runs."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
+    name = ".".join(job.wildcards.values()) or job.stage
+    artifacts.write_json(TIMINGS / job.stage / f"{name}.json", {"seconds": round(seconds, 2), "max_rss_mb": round(peak)})

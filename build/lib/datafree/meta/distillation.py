@@ -1,0 +1,53 @@
+"""Joint distillation: one network learns from all teachers at once."""
+
+from __future__ import annotations
+
+import torch
+
+from datafree import devices
+from datafree.checkpoints import Checkpoint
+from datafree.config import DistillationArm
+from datafree.meta.classroom import Classroom, mix
+from datafree.meta.learner import Learner
+from datafree.meta.losses import distillation_loss
+from datafree.progress import progress
+from datafree.tasks.episodes import Episodes
+
+
+def train(
+    learner: Learner, classroom: Classroom, episodes: Episodes, arm: DistillationArm, seed: int, checkpoint: Checkpoint
+) -> list[dict[str, float]]:
+    """Distil every teacher into the learner's shared backbone, each through its own head; changes ``learner`` in place.
+
+    A step takes images of several teachers, augments them, on every other step mixes them, and asks each of these teachers about all
+    of them, just as the learner sees them. Episodes are not used: this is the baseline that meta-learning has to beat.
+    """
+    optimiser = torch.optim.AdamW(learner.parameters(), lr=arm.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, arm.learning_rate, total_steps=max(arm.steps, 2))
+    start, history = checkpoint.restore(learner=learner, optimiser=optimiser, schedule=schedule)
+    learner.train()
+    per_step = min(arm.teachers_per_step, len(classroom.teachers))
+    for step in progress(range(start, arm.steps), arm.steps - start, "distillation"):
+        draw = devices.generator(seed, "distillation", step)
+        chosen = torch.randperm(len(classroom.teachers), generator=draw)[:per_step].tolist()
+        images = torch.cat(
+            [
+                classroom.pools[t].images[torch.randint(len(classroom.pools[t].labels), (arm.images_per_teacher,), generator=draw)]
+                for t in chosen
+            ]
+        )
+        views = classroom.views(images, draw, arm.augment)
+        if arm.mixup and step % 2:
+            views = mix(views, draw)
+        answers = classroom.ask(views, chosen)
+        logits = learner.heads(learner.backbone(views), chosen)
+        loss = distillation_loss(logits, answers, arm.temperature)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if step % 10 == 0 or step == arm.steps - 1:
+            agreement = (logits.argmax(-1) == answers.argmax(-1)).float().mean().item()
+            history.append({"step": step + 1, "distillation": loss.item(), "agreement": agreement})
+        checkpoint.save(step + 1, history, learner=learner, optimiser=optimiser, schedule=schedule)
+    return history

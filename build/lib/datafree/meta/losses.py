@@ -1,0 +1,49 @@
+"""Losses of learners that are taught by teachers or by episodes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+ABSENT = -1e4  # logit of a class that a teacher does not have: probability zero, and no NaN in a loss
+SMALLEST_PROBABILITY = 2.0**-24  # the smallest positive float16: what a stored probability of zero may have been
+
+
+def divergence(logits: Tensor, teacher_probabilities: Tensor, temperature: float) -> Tensor:
+    """KL(teacher ‖ student) at a temperature, in nats: [...] for logits and probabilities [..., K]. Zero when the two agree.
+
+    ``logits`` are the student's, ``ABSENT`` where the teacher has no class; ``teacher_probabilities`` are the teacher's softmax at
+    temperature 1, brought to the temperature here (p^(1/T), renormalised).
+    """
+    absent = logits <= ABSENT
+    log_teacher = (teacher_probabilities.float().clamp_min(SMALLEST_PROBABILITY).log() / temperature).masked_fill(absent, ABSENT)
+    log_student = (logits.float() / temperature).masked_fill(absent, ABSENT)
+    return F.kl_div(log_student.log_softmax(-1), log_teacher.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+
+
+def distillation_loss(logits: Tensor, teacher_probabilities: Tensor, temperature: float) -> Tensor:
+    """T² times the mean ``divergence``, a scalar; Hinton et al., "Distilling the Knowledge in a Neural Network", 2015.
+
+    The factor keeps the gradient's size independent of the temperature.
+    """
+    return temperature**2 * divergence(logits, teacher_probabilities, temperature).mean()
+
+
+def prototype_logits(support: Tensor, query: Tensor) -> Tensor:
+    """Negative squared distances of queries to class means; Snell et al., "Prototypical Networks", NeurIPS 2017, eq. 2.
+
+    ``support`` [way, shot, D], ``query`` [Q, D] → [Q, way].
+    """
+    return -torch.cdist(query, support.mean(1)).square()
+
+
+def episode_loss(support: Tensor, query: Tensor, scale: float) -> Tensor:
+    """Cross-entropy of the queries under ``prototype_logits`` of unit-length features, times ``scale``.
+
+    ``support`` [way, shot, D], ``query`` [way, queries, D]: query q of class w belongs to class w.
+    """
+    way, queries = query.shape[:2]
+    unit_support, unit_query = F.normalize(support, dim=-1), F.normalize(query, dim=-1).flatten(0, 1)
+    target = torch.arange(way, device=query.device).repeat_interleave(queries)
+    return F.cross_entropy(scale * prototype_logits(unit_support, unit_query), target)

@@ -1,0 +1,107 @@
+"""The recovered images of all teachers as one set of training data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from datafree.devices import generator
+from datafree.errors import UserError
+from datafree.tasks.pools import Pool
+from datafree.zoo.backbones import Normalise
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``images`` float [B, C, H, W], normalised, channels last; ``soft_labels`` float [B, K], zero beyond the teacher's own classes;
+    ``teacher`` int64 [B]."""
+
+    images: Tensor
+    soft_labels: Tensor
+    teacher: Tensor
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Several teachers' pools end to end; K is the largest number of classes that a teacher has.
+
+    ``images`` uint8 [N, C, H, W], ``soft_labels`` float16 [N, K], ``teacher`` int64 [N], ``classes`` the number per teacher. ``normalise`` is
+    that of the network which learns from them.
+    """
+
+    images: Tensor
+    soft_labels: Tensor
+    teacher: Tensor
+    classes: tuple[int, ...]
+    normalise: Normalise
+
+    @classmethod
+    def join(cls, pools: Sequence[Pool], normalise: Normalise) -> Pools:
+        """Lay the pools end to end, in order.
+
+        Raises:
+            UserError: images of different shapes, fewer than two images, or soft labels that do not fit a teacher's classes.
+        """
+        shape = list(pools[0].images.shape[1:])
+        for number, pool in enumerate(pools, 1):
+            here = f"recovered pool {number} of {len(pools)}"
+            if list(pool.images.shape[1:]) != shape:
+                raise UserError(
+                    f"{here}: expected images {shape} as in the first, got {list(pool.images.shape[1:])}; use one input size per zoo"
+                )
+            if len(pool.images) < 2:
+                raise UserError(f"{here}: expected at least 2 images, got {len(pool.images)}; raise inversion.images_per_class")
+            if list(pool.soft_labels.shape) != [len(pool.images), len(pool.classes)]:
+                raise UserError(
+                    f"{here}: expected soft labels {[len(pool.images), len(pool.classes)]}, got {list(pool.soft_labels.shape)}; rerun the inversion"
+                )
+        classes = tuple(len(pool.classes) for pool in pools)
+        counts = torch.tensor([len(pool.images) for pool in pools])
+        return cls(
+            images=torch.cat([pool.images for pool in pools]),
+            soft_labels=torch.cat([F.pad(pool.soft_labels, (0, max(classes) - len(pool.classes))) for pool in pools]),
+            teacher=torch.repeat_interleave(torch.arange(len(pools)), counts),
+            classes=classes,
+            normalise=normalise,
+        )
+
+    @property
+    def image_channels(self) -> int:
+        return self.images.shape[1]
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of a side; images are square."""
+        return self.images.shape[-1]
+
+    def to(self, device: torch.device | str) -> Pools:
+        """The same pools in the memory of a device; these stay where they are."""
+        moved = {name: getattr(self, name).to(device) for name in ("images", "soft_labels", "teacher")}
+        return replace(self, **moved, normalise=copy.deepcopy(self.normalise).to(device))
+
+    def batch(self, index: Tensor) -> Batch:
+        """The examples at ``index`` int64 [B]."""
+        index = index.to(self.images.device)
+        images = self.normalise(self.images[index]).contiguous(memory_format=torch.channels_last)
+        return Batch(images, self.soft_labels[index].float(), self.teacher[index])
+
+    def split(self, share: float, seed: int) -> tuple[Tensor, Tensor]:
+        """Indices (training, held out), int64: ``share`` of every teacher's images, at least one and not all, is held out."""
+        training, held_out = [], []
+        for number in range(len(self.classes)):
+            own = torch.nonzero(self.teacher.cpu() == number).flatten()
+            own = own[torch.randperm(len(own), generator=generator(seed, "held out", number))]
+            count = min(max(round(share * len(own)), 1), len(own) - 1)
+            held_out.append(own[:count])
+            training.append(own[count:])
+        return torch.cat(training), torch.cat(held_out)
+
+
+def draw(index: Tensor, size: int, seed: int, *names: str | int) -> Tensor:
+    """``size`` entries of ``index`` (all, if there are fewer) without replacement; a function of seed and names alone."""
+    return index[torch.randperm(len(index), generator=generator(seed, *names))[:size]]

@@ -1,0 +1,71 @@
+"""Training a found cell as a stand-alone network, from scratch, on the recovered images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from datafree.checkpoints import Checkpoint
+from datafree.config import SposConfig
+from datafree.devices import derive_seed, generator, seeded_initialisation
+from datafree.meta.learner import TeacherHeads
+from datafree.nas.distillation import Score, distillation_loss, score
+from datafree.nas.pools import Pools, draw
+from datafree.nas.training import minimise
+from datafree.zoo.augmentation import random_affine
+from datafree.zoo.backbones import Backbone
+from datafree.zoo.backbones.nasbench201 import NasBench201
+
+LEARNING_RATE = 0.01  # AdamW, peak of the one-cycle schedule
+
+
+class MultiHeadClassifier(nn.Module):
+    """A backbone with one head per teacher: float [B, C, H, W] and teacher int64 [B] → logits [B, most classes], see ``TeacherHeads``."""
+
+    def __init__(self, backbone: Backbone, classes: Sequence[int]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.heads = TeacherHeads(backbone.feature_size, classes)
+
+    def forward(self, images: Tensor, teacher: Tensor) -> Tensor:
+        return self.heads(self.backbone(images), teacher)
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """The network in evaluation mode, its training curve, and its score on ``held_out`` images that it was not trained on."""
+
+    network: MultiHeadClassifier
+    curve: list[dict[str, float]]
+    score: Score
+    held_out: int
+
+
+def retrain(pools: Pools, genotype: str, config: SposConfig, seed: int, device: torch.device | str, checkpoint: Checkpoint) -> Retrained:
+    """Distil all teachers into the stand-alone network of one cell: the same loss and the same held-out images as in the search.
+
+    Raises:
+        UserError: a malformed genotype, or the training diverges.
+    """
+    pools = pools.to(device)
+    training, held_out = pools.split(config.validation, seed)
+    with seeded_initialisation(derive_seed(seed, "retrain")):
+        network = MultiHeadClassifier(NasBench201(genotype, config.channels, config.cells, pools.image_channels), pools.classes)
+    network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    network.train()
+    optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=max(config.retrain_steps, 2))
+    states = {"network": network, "optimiser": optimiser, "schedule": schedule}
+
+    def loss_of(step: int) -> Tensor:
+        batch = pools.batch(draw(training, config.batch_size, seed, "retrain batch", step))
+        views = random_affine(batch.images, generator(seed, "retrain views", step), degrees=10, scale=0.1, shift=0.06)
+        return distillation_loss(network(views, batch.teacher), batch.soft_labels, config.temperature)
+
+    curve = minimise(loss_of, config.retrain_steps, optimiser, schedule, "retraining", checkpoint, states)
+    network.eval()
+    result = score(lambda batch: network(batch.images, batch.teacher), pools, held_out, config.temperature)
+    return Retrained(network, curve, result, len(held_out))

@@ -1,0 +1,168 @@
+"""The NAS-Bench-201 cell space: every cell, how to vary one, and what one costs. Pure Python: Snakemake checks limits with it.
+
+Dong and Yang, "NAS-Bench-201", ICLR 2020: 5^6 = 15,625 cells of which 6,466 differ as ``canonical`` writes them.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from random import Random
+
+from datafree.errors import UserError
+from datafree.zoo.genotype import EDGES, NODES, OPERATIONS, Genotype, decode, encode
+
+__all__ = [
+    "EDGES",
+    "NODES",
+    "OPERATIONS",
+    "Genotype",
+    "candidates",
+    "canonical",
+    "cross_over",
+    "decode",
+    "encode",
+    "enumerate_all",
+    "index_of",
+    "is_connected",
+    "macs",
+    "mutate",
+    "parameters",
+    "sample",
+    "smallest_macs",
+    "trim",
+]
+
+STAGES = 3
+
+
+@functools.cache
+def enumerate_all() -> tuple[Genotype, ...]:
+    """All 15,625 cells; the first edge varies slowest."""
+    return tuple(itertools.product(OPERATIONS, repeat=len(EDGES)))
+
+
+def index_of(genotype: Genotype) -> int:
+    """The position of a cell in ``enumerate_all``."""
+    index = 0
+    for name in genotype:
+        index = index * len(OPERATIONS) + OPERATIONS.index(name)
+    return index
+
+
+def sample(random: Random) -> Genotype:
+    """A cell, uniformly among all."""
+    return tuple(random.choice(OPERATIONS) for _ in EDGES)
+
+
+def mutate(genotype: Genotype, probability: float, random: Random) -> Genotype:
+    """Each operation is replaced, with that probability, by another one."""
+    return tuple(random.choice([o for o in OPERATIONS if o != name]) if random.random() < probability else name for name in genotype)
+
+
+def cross_over(first: Genotype, second: Genotype, random: Random) -> Genotype:
+    """Each operation is taken from either parent with equal probability."""
+    return tuple(random.choice(pair) for pair in zip(first, second, strict=True))
+
+
+def trim(genotype: Genotype) -> Genotype:
+    """The cell with ``none`` on every edge that lies on no path from input to output: it costs but cannot help."""
+    present = [edge for edge, name in zip(EDGES, genotype, strict=True) if name != "none"]
+    reached = {0}
+    for source, target in sorted(present):
+        if source in reached:
+            reached.add(target)
+    useful = {NODES - 1}
+    for source, target in sorted(present, reverse=True):
+        if target in useful:
+            useful.add(source)
+    on_path = [source in reached and target in useful for source, target in EDGES]
+    return tuple(name if keep else "none" for name, keep in zip(genotype, on_path, strict=True))
+
+
+def is_connected(genotype: Genotype) -> bool:
+    """Whether a path of operations other than ``none`` leads from the input to the output."""
+    return any(name != "none" for name in trim(genotype))
+
+
+def canonical(genotype: Genotype) -> str:
+    """Equal for cells that the benchmark counts as one: 6,466 values over the space.
+
+    A node is written as the sorted sum of what reaches it, skip_connect as its source, and none, or any operation on a node that is
+    written as zero, as zero. Zero terms stay in a sum and nested sums keep their brackets, so some equal functions still count as two,
+    as they do in the benchmark (``to_unique_str`` with zero considered).
+    """
+    written = ["0"]
+    for target in range(1, NODES):
+        terms = []
+        for (source, end), name in zip(EDGES, genotype, strict=True):
+            if end != target:
+                continue
+            if name == "none" or written[source] == "#":
+                terms.append("#")
+            else:
+                terms.append(written[source] if name == "skip_connect" else f"({written[source]})@{name}")
+        written.append("+".join(sorted(terms)))
+    return written[-1]
+
+
+def macs(genotype: Genotype, channels: int, cells: int, image_size: int, classes: int, image_channels: int = 3) -> int:
+    """Multiply-adds of convolutions and the linear head for one square image; 0 classes = the backbone without a head.
+
+    ``channels`` is the width of the first of three stages and ``cells`` the number of cells in each. BatchNorm, pooling and sums
+    count nothing, as in the benchmark (whose 220.12 M for the all-3x3 cell this gives).
+    """
+    sizes = _sizes(image_size)
+    total = sizes[0] ** 2 * image_channels * channels * 9
+    for stage, size in enumerate(sizes):
+        width = channels * 2**stage
+        total += cells * size**2 * sum(_kernel_area(name) for name in genotype) * width**2
+        if stage > 0:
+            total += size**2 * width * ((width // 2) * 9 + width * 9 + width // 2)
+    return total + _feature_size(channels) * classes
+
+
+def parameters(genotype: Genotype, channels: int, cells: int, classes: int, image_channels: int = 3) -> int:
+    """Trainable values of the network; 0 classes = the backbone without a head. With channels 16, cells 5 and 10 classes: 73,306
+    + 243,040 per nor_conv_3x3 + 28,000 per nor_conv_1x1."""
+    total = image_channels * channels * 9 + 2 * channels
+    for stage in range(STAGES):
+        width = channels * 2**stage
+        areas = [area for area in map(_kernel_area, genotype) if area]
+        total += cells * sum(area * width**2 + 2 * width for area in areas)
+        if stage > 0:
+            total += width * ((width // 2) * 9 + width * 9 + width // 2) + 4 * width
+    features = _feature_size(channels)
+    return total + 2 * features + (features + 1) * classes
+
+
+def smallest_macs(channels: int, cells: int, image_size: int, classes: int, image_channels: int = 3) -> int:
+    """The multiply-adds of the cheapest connected cell."""
+    return min(macs(g, channels, cells, image_size, classes, image_channels) for g in enumerate_all() if is_connected(g))
+
+
+def candidates(max_macs: int, cost: Callable[[Genotype], int], key: str) -> Sequence[Genotype]:
+    """Every connected, trimmed cell whose ``cost`` (multiply-adds) is within ``max_macs``, in the order of ``enumerate_all``.
+
+    Raises:
+        UserError: there is none; ``key`` is the dotted configuration key of the limit, which the message names.
+    """
+    costs = {genotype: cost(genotype) for genotype in enumerate_all() if is_connected(genotype) and trim(genotype) == genotype}
+    within = [genotype for genotype, value in costs.items() if value <= max_macs]
+    if not within:
+        raise UserError(f"{key}: got {max_macs}, but the cheapest cell needs {min(costs.values())}; raise the limit, or lower `channels`")
+    return within
+
+
+def _kernel_area(name: str) -> int:
+    return {"nor_conv_1x1": 1, "nor_conv_3x3": 9}.get(name, 0)
+
+
+def _sizes(image_size: int) -> list[int]:
+    return [math.ceil(image_size / 2**stage) for stage in range(STAGES)]
+
+
+def _feature_size(channels: int) -> int:
+    return channels * 2 ** (STAGES - 1)

@@ -1,0 +1,48 @@
+"""The optimisation loop that supernet and retraining share: scheduled, logged, resumable."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from datafree.checkpoints import Checkpoint, HasState
+from datafree.errors import UserError
+from datafree.progress import progress
+
+STEPS_PER_ROW = 10  # of a training curve
+
+
+def minimise(
+    loss_of: Callable[[int], Tensor],
+    steps: int,
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    label: str,
+    checkpoint: Checkpoint,
+    states: Mapping[str, HasState],
+) -> list[dict[str, float]]:
+    """Step down ``loss_of(step)``; returns the curve, rows of ``step``, ``loss`` and ``learning_rate``.
+
+    ``states`` is what the checkpoint keeps, by name; optimiser and schedule belong to it. The randomness of a step must follow from its number
+    alone: then a resumed run equals an uninterrupted one bit for bit on CPU.
+
+    Raises:
+        UserError: the loss is no longer finite.
+    """
+    start, history = checkpoint.restore(**states)
+    for step in progress(range(start, steps), max(steps - start, 0), label):
+        rate = optimiser.param_groups[0]["lr"]
+        loss = loss_of(step)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if step % STEPS_PER_ROW == 0 or step == steps - 1:
+            history.append({"step": step + 1, "loss": loss.item(), "learning_rate": rate})
+            if not math.isfinite(history[-1]["loss"]):
+                raise UserError(f"{label}: the loss became {loss.item()} by step {step + 1}; lower the learning rate")
+        checkpoint.save(step + 1, history, **states)
+    return history

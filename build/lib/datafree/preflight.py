@@ -1,0 +1,112 @@
+"""Everything that can be known to be wrong before the first job, from configuration, manifest and machine together.
+
+Imports nothing heavy unless a GPU is asked for by name: Snakemake runs this on every start.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from datafree import devices
+from datafree.config import Config, Source, SposConfig
+from datafree.data import SPLITS
+from datafree.data.layout import class_files
+from datafree.errors import UserError
+from datafree.nas import space
+from datafree.zoo.manifest import Entry, read_manifest
+
+
+def check(config: Config, project: Path) -> list[Entry]:
+    """The teachers of the run, in the manifest's order, after all checks.
+
+    ``project`` is the folder of the Snakefile: a relative manifest path is looked for there.
+
+    Raises:
+        UserError: names the key or file, what came and what is allowed.
+    """
+    manifest = project / config.zoo.manifest
+    teachers = read_manifest(manifest, config.zoo.limit)
+    _check_files(teachers, manifest)
+    _check_classes(config, teachers)
+    _check_search(config, teachers)
+    _check_data(config)
+    _check_output_folder()
+    if config.device.startswith("cuda"):
+        devices.require(config.device)
+    return teachers
+
+
+def real_classes(config: Config, teachers: list[Entry]) -> bool:
+    """Whether the data holds real images of some teacher's classes: always for trained teachers, by name for others in a folder."""
+    if any(teacher.train for teacher in teachers):
+        return True
+    if config.data.source is not Source.folder:
+        return False
+    names = set(class_files(config.data.folder, "train"))
+    return any(names & set(teacher.classes) for teacher in teachers)
+
+
+def _check_files(teachers: list[Entry], manifest: Path) -> None:
+    for teacher in teachers:
+        if teacher.file and not (manifest.parent / teacher.file).is_file():
+            raise UserError(f"{manifest}: {teacher.name}: file: {manifest.parent / teacher.file} does not exist; correct the path")
+
+
+def _check_classes(config: Config, teachers: list[Entry]) -> None:
+    smallest = min(teachers, key=lambda teacher: teacher.class_count)
+    if config.tasks.way > smallest.class_count:
+        raise UserError(
+            f"tasks.way: got {config.tasks.way}; allowed: at most {smallest.class_count}, the classes of teacher {smallest.name}"
+        )
+    if config.tasks.shot + config.tasks.query > config.inversion.images_per_class:
+        raise UserError(
+            f"tasks.query: {config.tasks.query} and {config.tasks.shot} shots need more than "
+            f"inversion.images_per_class = {config.inversion.images_per_class}; lower one or raise the other"
+        )
+    if config.data.source is Source.glyphs:
+        for teacher in teachers:
+            if teacher.train and teacher.train.classes > config.data.glyphs.classes.train:
+                raise UserError(
+                    f"zoo.manifest: {teacher.name}: train.classes is {teacher.train.classes}; "
+                    f"allowed: at most data.glyphs.classes.train = {config.data.glyphs.classes.train}"
+                )
+    for teacher in teachers:
+        if teacher.train and teacher.input[1] != config.data.image_size:
+            raise UserError(
+                f"zoo.manifest: {teacher.name}: input is {teacher.input}, but data.image_size is {config.data.image_size}; make them equal"
+            )
+
+
+def _check_search(config: Config, teachers: list[Entry]) -> None:
+    for name, algorithm in config.nas.algorithms.items():
+        assert isinstance(algorithm, SposConfig)
+        classes = max(teacher.class_count for teacher in teachers)
+        smallest = space.smallest_macs(algorithm.channels, algorithm.cells, teachers[0].input[1], classes, teachers[0].input[0])
+        if algorithm.max_macs < smallest:
+            raise UserError(
+                f"nas.algorithms.{name}.max_macs: got {algorithm.max_macs}; the smallest cell needs {smallest} with "
+                f"channels = {algorithm.channels} and cells = {algorithm.cells}"
+            )
+
+
+def _check_data(config: Config) -> None:
+    if config.data.source is not Source.folder:
+        return
+    splits = {split: class_files(config.data.folder, split) for split in SPLITS}
+    evaluation, classes = config.evaluation, splits[config.evaluation.split]
+    if evaluation.way > len(classes):
+        raise UserError(f"evaluation.way: got {evaluation.way}; allowed: at most {len(classes)}, the classes of {evaluation.split}")
+    name, files = min(classes.items(), key=lambda item: len(item[1]))
+    if max(evaluation.shots) + evaluation.query > len(files):
+        raise UserError(
+            f"evaluation.query: {evaluation.query} and {max(evaluation.shots)} shots need more images than class {name} of "
+            f"{evaluation.split} has, {len(files)}; lower one or add images"
+        )
+
+
+def _check_output_folder() -> None:
+    for folder in (Path("artifacts"), Path("logs"), Path(".datafree")):
+        existing = folder if folder.exists() else Path()
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise UserError(f"{folder.absolute()}: cannot write here; change its permissions, or run in another folder (--directory)")

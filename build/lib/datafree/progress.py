@@ -1,0 +1,31 @@
+"""Progress of long work: a bar on a terminal, a plain line every few seconds in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+SECONDS_BETWEEN_LINES = 5.0
+
+
+def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
+    """Yield the items while showing how far the work is.
+
+    ``total`` is the number of items; ``label`` names the work."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(items, total=total, desc=label, leave=False)
+        return
+    start = last = time.monotonic()
+    for done, item in enumerate(items):
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES:
+            remaining = (now - start) / done * (total - done) if done else float("nan")
+            print(f"{label}: {done}/{total}, {remaining:.0f} s left", file=sys.stderr, flush=True)
+            last = now
+        yield item
+    print(f"{label}: {total}/{total}, {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)

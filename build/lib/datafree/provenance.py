@@ -1,0 +1,252 @@
+"""What a job is, and how a job knows that its work is already done.
+
+Every job leaves a sidecar, ``provenance.json``, beside its outputs: the configuration it read, a hash of the code that ran, and the
+hashes of its inputs and outputs. A job whose sidecar still matches skips itself, so neither Snakemake's nor DVC's idea of staleness
+can pair an old output with a new parameter, redo finished work, or be fooled by a timestamp. The sidecar holds no time, host or user:
+the same work gives the same bytes.
+
+This module imports nothing heavy: Snakemake reads it on every start, and a job that skips never loads PyTorch.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import io
+import json
+import os
+import time
+import tokenize
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datafree import artifacts
+from datafree.errors import UserError
+
+PACKAGE = Path(__file__).parent
+# Changes in these modules cannot change what a stage computes: configuration is compared by value, the rest only moves it around.
+PLUMBING = ("datafree.config", "datafree.errors", "datafree.provenance", "datafree.tracking", "datafree.cli", "datafree.progress")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One unit of work: a stage, the wildcards that select it, what it reads and what it leaves.
+
+    ``config`` maps dotted keys of the configuration to plain values and holds just what the job depends on. An input that names
+    several files is a list. Paths are relative to the project folder.
+    """
+
+    stage: str
+    wildcards: Mapping[str, str]
+    config: Mapping[str, Any]
+    code: str
+    inputs: Mapping[str, str | list[str]]
+    outputs: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        return "/".join([self.stage, *self.wildcards.values()])
+
+    def input(self, name: str) -> Path:
+        value = self.inputs[name]
+        if isinstance(value, list):
+            raise TypeError(f"{self.name}: input `{name}` names several files; use `input_list`")
+        return Path(value)
+
+    def input_list(self, name: str) -> list[Path]:
+        value = self.inputs.get(name, [])
+        return [Path(path) for path in ([value] if isinstance(value, str) else value)]
+
+    def output(self, name: str) -> Path:
+        return Path(self.outputs[name])
+
+    def input_paths(self) -> Iterator[str]:
+        for value in self.inputs.values():
+            yield from [value] if isinstance(value, str) else value
+
+    def specification(self) -> dict[str, Any]:
+        """What selects and shapes the work, input contents aside."""
+        return specification(self.stage, self.wildcards, self.config, self.code)
+
+
+def specification(stage: str, wildcards: Mapping[str, str], config: Mapping[str, Any], code: str) -> dict[str, Any]:
+    return {"stage": stage, "wildcards": dict(wildcards), "config": dict(config), "code": code}
+
+
+def stale_because(job: Job) -> str:
+    """Why the job must compute, in one phrase; empty when its outputs are exactly what it would make again."""
+    recorded = read_sidecar(job.outputs["provenance"])
+    if recorded is None:
+        return "nothing recorded"
+    if reason := specification_changed(recorded, job.specification()):
+        return reason
+    if set(recorded.get("inputs", {})) != set(job.input_paths()):
+        return "other input files"
+    for path, digest in recorded.get("inputs", {}).items():
+        if artifacts.sha256(path) != digest:
+            return f"input changed: {path}"
+    results = {path for name, path in job.outputs.items() if name != "provenance"}
+    if set(recorded.get("outputs", {})) != results:
+        return "other output files"
+    for path, digest in recorded.get("outputs", {}).items():
+        if not Path(path).is_file() or artifacts.sha256(path) != digest:
+            return f"output missing or changed: {path}"
+    return ""
+
+
+def specification_changed(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Which part of a recorded specification differs from the wanted one, in one phrase; empty when none does."""
+    before, after = recorded.get("config", {}), wanted["config"]
+    for key in sorted(set(before) | set(after)):
+        if before.get(key) != after.get(key):
+            return f"parameter changed: {key}"
+    if recorded.get("code") != wanted["code"]:
+        return "code changed"
+    if recorded.get("stage") != wanted["stage"] or recorded.get("wildcards") != wanted["wildcards"]:
+        return "recorded for another job"
+    return ""
+
+
+def upstream_changed(recorded: Mapping[str, Any]) -> str:
+    """Whether a recorded input differs from what its own sidecar says now, without hashing any file; empty when none does."""
+    for path, digest in recorded.get("inputs", {}).items():
+        neighbour = read_sidecar(Path(path).parent / "provenance.json")
+        if neighbour is not None and neighbour.get("outputs", {}).get(path, digest) != digest:
+            return f"input changed: {path}"
+    return ""
+
+
+def record(job: Job, produced_with: Mapping[str, str]) -> None:
+    """Write the sidecar, last of all: from here on the outputs count as done."""
+    artifacts.write_json(
+        job.outputs["provenance"],
+        {
+            **job.specification(),
+            "inputs": {path: artifacts.sha256(path) for path in job.input_paths()},
+            "outputs": {path: artifacts.sha256(path) for name, path in job.outputs.items() if name != "provenance"},
+            "produced_with": dict(produced_with),
+        },
+    )
+
+
+def mark_current(job: Job) -> None:
+    """Give the outputs a fresh modification time, so that a scheduler which goes by time sees them as done."""
+    for path in job.outputs.values():
+        os.utime(path)
+
+
+def read_sidecar(path: str | Path) -> dict[str, Any] | None:
+    """A recorded sidecar, or None when there is none that can be read."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    sound = isinstance(value, dict) and all(isinstance(value.get(key, {}), dict) for key in ("wildcards", "config", "inputs", "outputs"))
+    return value if sound else None
+
+
+def write_card(path: Path, spec: Mapping[str, Any], sidecar: Path) -> None:
+    """Refresh the job card, the small file through which Snakemake learns that a job must look at its work again.
+
+    The card is rewritten (and so is newer than the outputs, with other content) exactly when the specification differs from the
+    card's, or when the sidecar on disk tells of another specification or of other inputs than there are now, as after a checkout.
+    """
+    card = read_sidecar(path) or {}
+    recorded = read_sidecar(sidecar)
+    stale = recorded is not None and (specification_changed(recorded, spec) or upstream_changed(recorded))
+    if stale or {key: card.get(key) for key in spec} != dict(spec):
+        artifacts.write_json(path, {**spec, "written_ns": time.time_ns()})
+
+
+def read_job(card: Path, inputs: Mapping[str, str | list[str]], outputs: Mapping[str, str]) -> Job:
+    """The job of a card.
+
+    Raises:
+        UserError: the card is missing or not one of ours.
+    """
+    value = artifacts.read_json(card)
+    missing = [key for key in ("stage", "wildcards", "config", "code") if not isinstance(value, dict) or key not in value]
+    if missing:
+        raise UserError(f"{card}: not a job card, `{missing[0]}` is missing; delete it and rerun snakemake")
+    return Job(value["stage"], value["wildcards"], value["config"], value["code"], inputs, outputs)
+
+
+@functools.cache
+def code_hash(module: str) -> str:
+    """A hash of a module and of all of this package that it imports, directly or not.
+
+    Comments, docstrings and blank lines do not count. Resource files beside an imported module (templates, styles) do.
+    """
+    digest = hashlib.sha256()
+    for path in code_files(module):
+        text = path.read_text(encoding="utf-8")
+        digest.update(str(path.relative_to(PACKAGE)).encode())
+        digest.update((without_comments(text) if path.suffix == ".py" else text).encode())
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def code_files(module: str) -> tuple[Path, ...]:
+    """The files behind ``code_hash``, sorted."""
+    seen: set[Path] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = _module_path(name)
+        if path is None or path in seen or name == "datafree" or any(name == p or name.startswith(p + ".") for p in PLUMBING):
+            continue
+        seen.add(path)
+        seen.update(p for p in path.parent.iterdir() if p.suffix in (".html", ".css", ".js"))
+        waiting.extend(_imports(path))
+        parts = name.split(".")
+        waiting.extend(".".join(parts[:end]) for end in range(2, len(parts)))
+    return tuple(sorted(seen))
+
+
+def _module_path(name: str) -> Path | None:
+    if name != "datafree" and not name.startswith("datafree."):
+        return None
+    base = PACKAGE.joinpath(*name.split(".")[1:])
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def without_comments(source: str) -> str:
+    """Python source with comments, docstrings, blank lines and trailing spaces removed; other strings stay as they are."""
+    lines = source.encode().split(b"\n")  # the parser counts columns in bytes, and no other line ends
+    cuts: list[tuple[int, int, int, int]] = []
+    unfinished: set[int] = set()  # lines that end inside a string
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        (first, start), (last, _) = token.start, token.end
+        if token.type == tokenize.COMMENT:
+            line = lines[first - 1]
+            cuts.append((first, len(line.decode()[:start].encode()), first, len(line)))
+        unfinished.update(range(first, last))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node) is not None:
+            text = node.body[0]
+            assert text.end_lineno is not None and text.end_col_offset is not None
+            cuts.append((text.lineno, text.col_offset, text.end_lineno, text.end_col_offset))
+            unfinished.difference_update(range(text.lineno, text.end_lineno))
+    for first, start, last, end in sorted(cuts, reverse=True):
+        lines[first - 1 : last] = [lines[first - 1][:start] + lines[last - 1][end:]] + [b""] * (last - first)
+    kept = [
+        line if number in unfinished else line.rstrip()
+        for number, line in enumerate(lines, start=1)
+        if line.strip() or number in unfinished
+    ]
+    return b"\n".join(kept).decode()

@@ -1,0 +1,175 @@
+"""The study on one HTML page that needs nothing else: pictures, figures and style are inside, and it opens from a mail as from a disk.
+
+The same study gives the same bytes. Names come from users and downloaded manifests, so the template escapes everything it is given.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from datafree import __version__
+from datafree.report import plots, tables
+
+Curve = Sequence[Mapping[str, float]]  # rows of a history file: `step` and one value per column
+
+# Measures of recovered images in the order of the table: title, and factor and digits of the printed number.
+MEASURES = {
+    "transfer_accuracy": ("transfer accuracy, %", 100, 1),
+    "transfer_confidence": ("transfer confidence, %", 100, 1),
+    "within_class_ratio": ("within-class distance, real = 1", 1, 2),
+    "within_class_distance": ("within-class distance, grey values", 1, 1),
+    "teacher_accuracy": ("teacher's accuracy, %", 100, 1),
+    "teacher_confidence": ("teacher's confidence, %", 100, 1),
+}
+TEACHERS_SHOWN = 2  # teachers whose contact sheets are in view; the others open on a click
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One searched architecture: its ``facts`` (architecture.json), the drawing of its cell as PNG, every scored candidate (rows with
+    ``macs`` and ``agreement``), and how the cell scored when trained alone."""
+
+    facts: Mapping[str, Any]
+    drawing: bytes | None = None
+    candidates: Curve = ()
+    retrained: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that the page shows; what is empty or None has a section that says so.
+
+    ``config``: resolved configuration sections. ``few_shot`` and ``quality``: results.json and quality.json. ``cards``: the teachers'
+    cards. ``learner_curves``: per arm, a curve per seed. ``sheets``: per teacher, per method, a PNG of recovered images.
+    ``real_sheet``: a PNG of real images of the same teachers, a row each. ``data_sheet``: a PNG of the real data's splits.
+    """
+
+    config: Mapping[str, Any]
+    few_shot: Mapping[str, Any] | None = None
+    quality: Mapping[str, Any] | None = None
+    cards: Sequence[Mapping[str, Any]] = ()
+    learner_curves: Mapping[str, Sequence[Curve]] = field(default_factory=dict)
+    generator_curve: Curve = ()
+    architectures: Sequence[Architecture] = ()
+    sheets: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
+    real_sheet: bytes | None = None
+    data_sheet: bytes | None = None
+
+
+def render(study: Study) -> str:
+    """The page as HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("datafree", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"percent": tables.accuracy, "magnitude": tables.magnitude, "png": _png}
+    environment.globals |= {"episodes": tables.episodes}
+    return environment.get_template("page.html").render(
+        study=study,
+        style=Markup(resources.files("datafree.report").joinpath("style.css").read_text(encoding="utf-8")),
+        overview=_overview(study),
+        results=_few_shot(study.few_shot) if study.few_shot and study.few_shot["rows"] else None,
+        quality=_quality(study.quality) if study.quality and study.quality["rows"] else None,
+        teachers_shown=TEACHERS_SHOWN,
+        curves=_curve_groups(study),
+        searches=[(architecture, _scatter(architecture, study.config)) for architecture in study.architectures],
+        zoo=_zoo(study.cards),
+        configuration=yaml.safe_dump(dict(study.config), sort_keys=False, allow_unicode=True, width=100),
+        version=__version__,
+    )
+
+
+def _overview(study: Study) -> str:
+    parts = []
+    if study.cards:
+        classes = {name for card in study.cards for name in card["classes"]}
+        parts.append(f"{len(study.cards)} teachers of {len(classes)} classes")
+    if study.learner_curves:
+        seeds = max(len(curves) for curves in study.learner_curves.values())
+        parts.append(f"{_counted(len(study.learner_curves), 'meta-learner')}, {_counted(seeds, 'seed')} each")
+    if study.architectures:
+        parts.append(_counted(len(study.architectures), "architecture search", "es"))
+    if study.few_shot:
+        parts.append(f"{study.few_shot['way']}-way episodes of the {study.few_shot['split']} classes")
+    return " · ".join(parts)
+
+
+def _few_shot(results: tables.Results) -> dict[str, Any]:
+    shots = tables.shots(results)
+    arms = [row for row in results["rows"] if row["kind"] == "arm"]
+    return {
+        "caption": tables.caption(results),
+        "shots": shots,
+        "groups": tables.groups(results),
+        "best": {shot: max((row["shots"][shot]["mean"] for row in arms if shot in row["shots"]), default=None) for shot in shots},
+        "several_seeds": [row for row in results["rows"] if len(row["seeds"]) > 1],
+        "sentences": tables.summary_sentences(results),
+        "plot": plots.accuracy_plot(results),
+        "query": results["query"],
+        "episodes": results["episodes"],
+        "chance": f"{100 / results['way']:.0f}",
+    }
+
+
+def _quality(quality: Mapping[str, Any]) -> dict[str, Any]:
+    present = {name for row in quality["rows"] for name in row["metrics"]}
+    names = [name for name in MEASURES if name in present] + sorted(present - set(MEASURES))
+    titles = {name: MEASURES.get(name, (name.replace("_", " "), 1, 3)) for name in names}
+    rows = [(row["method"], [_measured(row["metrics"].get(name), *titles[name][1:]) for name in names]) for row in quality["rows"]]
+    counts = sorted({value["n"] for row in quality["rows"] for value in row["metrics"].values()})
+    return {"titles": [(title, name.startswith("teacher_")) for name, (title, _, _) in titles.items()], "rows": rows, "counts": counts}
+
+
+def _measured(value: Mapping[str, Any] | None, factor: float, digits: int) -> str:
+    if value is None:
+        return "–"
+    return f"{factor * value['mean']:.{digits}f} ± {factor * value['interval']:.{digits}f}"
+
+
+def _curve_groups(study: Study) -> list[tuple[str, int, list[Markup]]]:
+    """Title, number of curves per panel, and a panel per column, for the meta-generator and for every arm."""
+    named = {"Meta-generator": [study.generator_curve]} if study.generator_curve else {}
+    named |= {f"Meta-learner {arm}": list(curves) for arm, curves in study.learner_curves.items()}
+    groups = []
+    for title, curves in named.items():
+        columns = list(dict.fromkeys(name for curve in curves for row in curve for name in row if name != "step"))
+        panels = [
+            plots.curve_plot(name.replace("_", " "), [[(row["step"], row[name]) for row in curve if name in row] for curve in curves])
+            for name in columns
+        ]
+        groups.append((title, len(curves), [panel for panel in panels if panel]))
+    return groups
+
+
+def _scatter(architecture: Architecture, config: Mapping[str, Any]) -> Markup | None:
+    facts = architecture.facts
+    points = [(row["macs"], row["agreement"]) for row in architecture.candidates if "macs" in row and "agreement" in row]
+    found = (facts["macs"], facts["fitness"]) if "fitness" in facts else None
+    algorithm = config.get("nas", {}).get("algorithms", {}).get(facts["algorithm"], {})
+    return plots.scatter_plot(points, found, algorithm.get("max_macs"))
+
+
+def _zoo(cards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    measured = [card["accuracy"]["mean"] for card in cards if card["accuracy"]]
+    mean = f"{100 * sum(measured) / len(measured):.1f}" if measured else None
+    return {"cards": cards, "mean": mean, "measured": len(measured), "licences": sorted({card["licence"] for card in cards})}
+
+
+def _png(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode()
+
+
+def _counted(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number} {noun}{plural if number != 1 else ''}"

@@ -1,0 +1,155 @@
+"""Few-shot results as tables for a terminal and for a README, and the sentence that sums them up.
+
+``results`` is the content of ``results.json``: ``split``, ``way``, ``query``, ``episodes`` and ``rows``. A row holds ``name``, ``kind``
+(``arm``, ``baseline`` or ``oracle``), ``description``, ``networks``, ``parameters``, ``seeds`` and ``shots``, which maps the number of
+support images per class to ``mean`` and ``interval`` (half-width of the 95 % interval), both fractions in [0, 1], ``n`` episodes and
+``per_seed``, which holds the same per ``seed``.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+KINDS = {"arm": "Trained without data", "baseline": "Baselines", "oracle": "With the real data"}  # in the order of the tables
+
+Results = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+
+def plain_table(results: Results) -> str:
+    """Fixed-width text for a terminal: every row, grouped by kind, accuracy in % with its 95 % interval and the number of episodes."""
+    names = shots(results)
+    header = ["", "networks", "parameters", "seeds", "episodes", *(_shot_label(shot) for shot in names)]
+    body: list[list[str]] = []
+    for title, rows in groups(results):
+        body.append([title])
+        body.extend(_cells(row, names, indent="  ") for row in rows)
+    widths = [max(_width(line[column]) for line in [header, *body] if column < len(line)) for column in range(len(header))]
+    lines = [f"{caption(results)}, mean ± half-width of the 95 % interval", ""]
+    for line in [header, *body]:
+        padded = [_pad(line[0], widths[0]), *(_pad(cell, -width) for cell, width in zip(line[1:], widths[1:], strict=False))]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def markdown_table(results: Results) -> str:
+    """The same table in Markdown, for a README or an MLflow description."""
+    names = shots(results)
+    header = ["", "networks", "parameters", "seeds", "episodes", *(_shot_label(shot) for shot in names)]
+    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    for title, rows in groups(results):
+        lines.append([f"**{title}**", *[""] * (len(header) - 1)])
+        lines.extend([_markdown_text(cell) for cell in _cells(row, names)] for row in rows)
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{caption(results)}, mean ± half-width of the 95 % interval.\n\n{table}\n"
+
+
+def summary_sentences(results: Results) -> list[str]:
+    """What the table says, for the largest number of shots: the best arm first, then how far it is from each of its neighbours.
+
+    Neighbours are the best baseline of one network, the best baseline of any kind, and the oracle, as far as they exist. Empty
+    without arms.
+    """
+    shot = shots(results)[-1]
+    by_kind = {kind: [row for row in results["rows"] if row["kind"] == kind and shot in row["shots"]] for kind in KINDS}
+    if not by_kind["arm"]:
+        return []
+    best = _best(by_kind["arm"], shot)
+    arms = len(by_kind["arm"])
+    chosen = f", the highest of {arms} arms on these classes" if arms > 1 else ""
+    sentences = [f"With {shot} images per class the best arm is {best['name']}: {accuracy(best['shots'][shot])} %{chosen}."]
+    single = [row for row in by_kind["baseline"] if row["networks"] == 1]
+    neighbours: list[tuple[str, Row]] = []
+    if single:
+        neighbours.append(("the best baseline of one network", _best(single, shot)))
+    if by_kind["baseline"] and (best_of_all := _best(by_kind["baseline"], shot))["networks"] != 1:
+        size = f"{best_of_all['networks']} networks" if best_of_all["networks"] else "no network"
+        neighbours.append((f"the best baseline of any kind ({size})", best_of_all))
+    if by_kind["oracle"]:
+        neighbours.append(("the oracle, which sees the real data", _best(by_kind["oracle"], shot)))
+    for what, row in neighbours:
+        points = 100 * (best["shots"][shot]["mean"] - row["shots"][shot]["mean"])
+        place = "above" if points >= 0 else "below"
+        sentences.append(f"{abs(points):.1f} points {place} {what}: {row['name']}, {accuracy(row['shots'][shot])} %.")
+    return sentences
+
+
+def caption(results: Results) -> str:
+    return f"{results['way']}-way accuracy in % on the {results['split']} classes"
+
+
+def shots(results: Results) -> list[str]:
+    """The numbers of shots that any row reports, ascending, as the strings that key ``row["shots"]``."""
+    return sorted({shot for row in results["rows"] for shot in row["shots"]}, key=int)
+
+
+def groups(results: Results) -> list[tuple[str, Sequence[Row]]]:
+    """The rows by kind: title and rows, in the order arms, baselines, oracle; kinds without rows are left out."""
+    by_kind = [(title, [row for row in results["rows"] if row["kind"] == kind]) for kind, title in KINDS.items()]
+    return [(title, rows) for title, rows in by_kind if rows]
+
+
+def accuracy(value: Mapping[str, Any]) -> str:
+    """Mean and interval of one result in percent, such as ``61.0 ± 0.8``."""
+    return f"{100 * value['mean']:.1f} ± {100 * value['interval']:.1f}"
+
+
+def episodes(row: Row) -> str:
+    """How many episodes stand behind a row; one number unless the shots differ."""
+    counts = sorted({value["n"] for value in row["shots"].values()})
+    return "–".join(str(count) for count in counts[:: max(1, len(counts) - 1)])
+
+
+def magnitude(count: float | None) -> str:
+    """A count in three significant digits, such as ``113 k`` or ``4.98 M``; a dash when unknown."""
+    if count is None:
+        return "–"
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= 0.9995 * limit:
+            scaled = count / limit
+            return f"{scaled:.{2 if scaled < 9.995 else 1 if scaled < 99.95 else 0}f} {unit}"
+    return f"{count:g}"
+
+
+def _best(rows: Sequence[Row], shot: str) -> Row:
+    return max(rows, key=lambda row: row["shots"][shot]["mean"])
+
+
+def _cells(row: Row, names: Sequence[str], indent: str = "") -> list[str]:
+    scores = [accuracy(row["shots"][shot]) if shot in row["shots"] else "–" for shot in names]
+    return [
+        indent + _printable(row["name"]),
+        str(row["networks"]),
+        magnitude(row["parameters"]),
+        str(len(row["seeds"])),
+        episodes(row),
+        *scores,
+    ]
+
+
+def _shot_label(shot: str) -> str:
+    return f"{shot}-shot"
+
+
+def _printable(text: str) -> str:
+    # A terminal obeys control characters, and a name may come from a downloaded manifest.
+    return "".join(character if character.isprintable() else "?" for character in str(text))
+
+
+def _markdown_text(text: str) -> str:
+    for character in "\\`*_[]<>|":
+        text = text.replace(character, "\\" + character)
+    return text
+
+
+def _width(text: str) -> int:
+    """Columns that a text takes in a terminal: wide East Asian characters take two, combining marks none."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _pad(text: str, width: int) -> str:
+    """Pad to ``width`` columns, on the left when it is negative."""
+    space = " " * (abs(width) - _width(text))
+    return space + text if width < 0 else text + space

@@ -1,0 +1,40 @@
+"""Stage ``few_shot``: the one look at the evaluation split: arms, baselines and oracle on the same real episodes."""
+
+from __future__ import annotations
+
+from datafree import artifacts, devices
+from datafree.config import EvaluationConfig, typed
+from datafree.data.images import ImageSet, read_image_set
+from datafree.errors import UserError
+from datafree.evaluation.comparison import Entrant, baselines, compare, learned, oracle
+from datafree.evaluation.few_shot import enough_images
+from datafree.provenance import Job
+from datafree.zoo.teachers import move, read_teachers
+
+
+def run(job: Job) -> None:
+    """Inputs: ``images`` (the split), ``weights`` and ``cards`` per teacher, ``learners`` and ``learner_cards``, and ``oracle`` and
+    ``oracle_card`` where real images of the teachers' classes are at hand. Outputs: ``results``, ``metrics`` (flat, for comparisons
+    between revisions).
+    """
+    config = typed(EvaluationConfig, job.config["evaluation"])
+    images = read_image_set(job.input("images"))
+    _check(images, config)
+    with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
+        teachers = [move(t, device) for t in read_teachers(job.input_list("weights"), job.input_list("cards"))]
+        entrants: list[Entrant] = [
+            *learned(job.input_list("learners"), job.input_list("learner_cards"), device),
+            *baselines(teachers, job.config["seed"], device),
+        ]
+        if "oracle" in job.inputs:
+            entrants.append(oracle(job.input("oracle"), job.input("oracle_card"), device))
+        rows = compare(entrants, images, config, job.config["seed"], device)
+    settings = {"split": config.split, "way": config.way, "query": config.query, "episodes": config.episodes}
+    artifacts.write_json(job.output("results"), {**settings, "rows": rows})
+    flat = {row["name"]: {f"accuracy_{shot}shot": found["mean"] for shot, found in row["shots"].items()} for row in rows}
+    artifacts.write_json(job.output("metrics"), {"split": config.split, **flat})
+
+
+def _check(images: ImageSet, config: EvaluationConfig) -> None:
+    if reason := enough_images(images, config.split, config.way, max(config.shots), config.query):
+        raise UserError(reason)

@@ -1,0 +1,58 @@
+"""Stage ``inversion_quality``: every method's recovered images beside real ones of the same classes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+
+from datafree import artifacts, devices
+from datafree.data.images import ImageSet, class_sheet, read_image_set
+from datafree.evaluation.inversion_quality import Judge, measure, quality_row
+from datafree.provenance import Job
+from datafree.tasks.pools import Pool, read_pool
+from datafree.zoo.networks import read_classifier
+from datafree.zoo.teachers import Teacher, move, read_teachers
+from datafree.zoo.training import hold_out
+
+PREVIEW_COLUMNS = 12  # images per class in the preview, as in the previews of the pools
+
+
+def run(job: Job) -> None:
+    """Inputs: ``train`` (image set), ``weights`` and ``cards`` per teacher, ``pools`` (method by method, in the teachers' order), and
+    ``judge``, ``judge_card`` unless no real image of any teacher's classes is at hand. Outputs: ``quality``, ``metrics``, ``preview``
+    (real images of the first teacher's classes, or of any classes if there are none of its own).
+    """
+    teachers = read_teachers(job.input_list("weights"), job.input_list("cards"))
+    judge = _read_judge(job)
+    data = read_image_set(job.input("train"))
+    _, held = hold_out(data, job.config["zoo.training"]["held_out"], job.config["seed"])
+    paths = iter(job.input_list("pools"))
+    measured: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
+    with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
+        for method in ["real", *job.config["inversion.methods"]]:
+            for teacher, card in zip(teachers, job.input_list("cards"), strict=True):
+                pool = _real_pool(held, teacher) if method == "real" else read_pool(next(paths), card)
+                if pool is not None:
+                    measured[method][teacher.name] = measure(move(teacher, device), judge, pool, device)
+    rows = [quality_row(method, found, measured["real"]) for method, found in measured.items() if found]
+    artifacts.write_json(job.output("quality"), {"teachers": len(teachers), "rows": rows})
+    flat = {f"{row['method']}_{name}": value["mean"] for row in rows for name, value in row["metrics"].items()}
+    artifacts.write_json(job.output("metrics"), flat)
+    shown = _real_pool(held, teachers[0]) or held
+    artifacts.write_image(job.output("preview"), class_sheet(shown.images, shown.labels, PREVIEW_COLUMNS))
+
+
+def _read_judge(job: Job) -> Judge | None:
+    if "judge" not in job.inputs:
+        return None
+    network, normalise = read_classifier(job.input("judge"), job.input("judge_card"))
+    return Judge(network, normalise, tuple(artifacts.read_json(job.input("judge_card"))["classes"]))
+
+
+def _real_pool(held: ImageSet, teacher: Teacher) -> Pool | None:
+    """Held-out real images of a teacher's classes, labelled in its order, without soft labels; None unless all its classes are there."""
+    if not set(teacher.classes) <= set(held.classes):
+        return None
+    own = held.of_classes([held.classes.index(name) for name in teacher.classes])
+    return Pool(own.images, own.labels, torch.empty(0), teacher.classes)

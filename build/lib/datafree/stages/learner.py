@@ -1,0 +1,57 @@
+"""Stage ``learner``: train one arm's meta-learner with one seed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from datafree import artifacts, checkpoints, devices
+from datafree.config import ARM_TYPES, BackboneConfig, typed
+from datafree.meta import ARMS
+from datafree.meta.classroom import Classroom
+from datafree.meta.learner import Learner, TeacherHeads
+from datafree.provenance import Job
+from datafree.tasks.episodes import Episodes
+from datafree.tasks.pools import read_pools
+from datafree.zoo.backbones import Normalise, build
+from datafree.zoo.networks import network_card
+from datafree.zoo.teachers import common_input, common_normalisation, move, read_teachers
+
+
+def run(job: Job) -> None:
+    """Inputs: ``pools``, ``weights``, ``cards`` per teacher; ``episodes``; ``architecture`` for a searched backbone.
+
+    Outputs: ``learner`` (the backbone's weights), ``card``, ``history``, ``metrics``.
+    """
+    arm = typed(ARM_TYPES[job.config["meta.arm"]["method"]], job.config["meta.arm"])
+    seed = devices.derive_seed(job.config["seed"], "learner", int(job.wildcards["seed"]))
+    teachers = read_teachers(job.input_list("weights"), job.input_list("cards"))
+    shape = common_input(teachers)
+    backbone_config = _with_searched_cell(arm.backbone, job)
+    mean, std = common_normalisation([artifacts.read_json(path) for path in job.input_list("cards")])
+    backbone = build(backbone_config, shape[0], shape[1], seed)
+    with devices.seeded_initialisation(seed):
+        heads = TeacherHeads(backbone.feature_size, [len(teacher.classes) for teacher in teachers])
+    learner = Learner(backbone, heads, Normalise(mean, std))
+    episodes = artifacts.read_tensors(job.input("episodes"), "index", "teacher", "label")
+    tasks = Episodes(**episodes, shot=artifacts.read_metadata(job.input("episodes"))["shot"])
+    checkpoint = checkpoints.of_job(job)
+    with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
+        learner.to(device)
+        pools = read_pools(job.input_list("pools"), job.input_list("cards"))
+        classroom = Classroom([move(teacher, device) for teacher in teachers], pools, learner.normalise, device)
+        history = ARMS[arm.method](learner, classroom, tasks, arm, seed, checkpoint)
+    card = network_card(backbone, backbone_config, shape, mean, std)
+    artifacts.write_tensors(job.output("learner"), backbone.state_dict())
+    arm_card = {"arm": job.wildcards["arm"], "seed": int(job.wildcards["seed"]), "classifier": "nearest centroid"}
+    arm_card |= {"method": arm.method, "inversion": arm.inversion}
+    artifacts.write_json(job.output("card"), {**card, **arm_card})
+    artifacts.write_history(job.output("history"), history)
+    artifacts.write_json(job.output("metrics"), {f"final_{key}": value for key, value in history[-1].items() if key != "step"})
+    checkpoint.clear()
+
+
+def _with_searched_cell(config: BackboneConfig, job: Job) -> BackboneConfig:
+    if config.genotype != "searched":
+        return config
+    found = artifacts.read_json(job.input("architecture"))
+    return dataclasses.replace(config, genotype=found["genotype"])

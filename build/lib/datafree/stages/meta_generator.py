@@ -1,0 +1,32 @@
+"""Stage ``meta_generator``: FIVE's shared initialisation, trained across the zoo."""
+
+from __future__ import annotations
+
+from datafree import artifacts, checkpoints, devices
+from datafree.config import InversionConfig, typed
+from datafree.inversion.five import train_meta_generator
+from datafree.inversion.generator import new_generator
+from datafree.provenance import Job
+from datafree.zoo.teachers import common_input, move, read_teachers
+
+
+def run(job: Job) -> None:
+    """Inputs: ``weights`` and ``cards``, one per teacher. Outputs: ``generator``, ``history``, ``metrics``."""
+    config = typed(
+        InversionConfig,
+        {key: job.config[f"inversion.{key}"] for key in ("meta_generator", "loss", "shift")},
+    )
+    teachers = read_teachers(job.input_list("weights"), job.input_list("cards"))
+    channels, size, _ = common_input(teachers)
+    classes = max(len(teacher.classes) for teacher in teachers)
+    shape = {"latent": config.meta_generator.latent, "width": config.meta_generator.width, "classes": classes, "channels": channels}
+    seed = devices.derive_seed(job.config["seed"], "meta_generator")
+    generator = new_generator(**shape, size=size, seed=seed)
+    checkpoint = checkpoints.of_job(job)
+    with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
+        placed = [move(teacher, device) for teacher in teachers]
+        history = train_meta_generator(generator.to(device), placed, config, seed, checkpoint)
+    artifacts.write_tensors(job.output("generator"), generator.state_dict(), **shape, size=size)
+    artifacts.write_history(job.output("history"), history)
+    artifacts.write_json(job.output("metrics"), {f"final_{key}": value for key, value in history[-1].items() if key != "step"})
+    checkpoint.clear()

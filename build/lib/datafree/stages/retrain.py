@@ -1,0 +1,32 @@
+"""Stage ``retrain``: train the found cell as a stand-alone network on the recovered pools."""
+
+from __future__ import annotations
+
+from datafree import artifacts, checkpoints, devices
+from datafree.config import BackboneConfig, SposConfig, typed
+from datafree.nas.retrain import retrain
+from datafree.provenance import Job
+from datafree.stages.search import joined_pools, nas_seed
+from datafree.zoo.networks import network_card
+from datafree.zoo.teachers import common_normalisation
+
+
+def run(job: Job) -> None:
+    """Inputs: ``architecture``; ``pools`` and ``cards``, one per teacher. Outputs: ``network`` (the backbone's weights), ``card``,
+    ``history``, ``metrics``."""
+    config: SposConfig = typed(SposConfig, job.config["nas.algorithm"])
+    found = artifacts.read_json(job.input("architecture"))
+    pools = joined_pools(job)
+    checkpoint = checkpoints.of_job(job)
+    with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
+        result = retrain(pools, found["genotype"], config, nas_seed(job), device, checkpoint)
+    backbone = result.network.backbone
+    mean, std = common_normalisation([artifacts.read_json(path) for path in job.input_list("cards")])
+    described = BackboneConfig("nasbench201", config.channels, found["genotype"])
+    card = network_card(backbone, described, pools.images.shape[1:], mean, std)
+    artifacts.write_tensors(job.output("network"), backbone.state_dict())
+    artifacts.write_json(job.output("card"), card)
+    artifacts.write_history(job.output("history"), result.curve)
+    metrics = {**result.score._asdict(), "held_out_images": result.held_out, "final_loss": result.curve[-1]["loss"]}
+    artifacts.write_json(job.output("metrics"), {**metrics, "macs": card["macs"], "parameters": card["parameters"]})
+    checkpoint.clear()

@@ -1,0 +1,71 @@
+"""Stage ``teacher``: put one teacher of the manifest onto disk, trained, copied or downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from datafree import artifacts, devices
+from datafree.config import TeacherTrainingConfig, typed
+from datafree.data.images import ImageSet, read_image_set
+from datafree.errors import UserError
+from datafree.provenance import Job
+from datafree.zoo import loading, sources
+from datafree.zoo.backbones import Classifier, Normalise
+from datafree.zoo.manifest import Entry
+from datafree.zoo.teachers import empty_network, make_card
+from datafree.zoo.training import accuracy, hold_out, logits_of, train_classifier
+
+CACHE = Path(".datafree/downloads")
+
+
+def run(job: Job) -> None:
+    """Input (trained teachers only): ``train``, an image set. Outputs: ``weights``, ``card``."""
+    entry = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Entry), job.config["teacher"]))
+    assert isinstance(entry, Entry)
+    if entry.train:
+        network, card = _train(entry, job)
+    else:
+        path = sources.fetch(entry, Path(job.config["zoo.manifest"]).parent, CACHE)
+        network = empty_network(entry, entry.class_count)
+        loading.fill(network, loading.read_state_dict(path), path)
+        card = make_card(entry, entry.classes, entry.url or entry.file, artifacts.sha256(path), None)
+    artifacts.write_tensors(job.output("weights"), network.state_dict())
+    artifacts.write_json(job.output("card"), {**card, "sha256": card["sha256"] or artifacts.sha256(job.output("weights"))})
+
+
+def _train(entry: Entry, job: Job) -> tuple[Classifier, dict]:
+    data = read_image_set(job.input("train"))
+    settings = typed(TeacherTrainingConfig, job.config["zoo.training"])
+    assert entry.train is not None
+    seed = devices.derive_seed(job.config["seed"], "teacher", entry.train.seed)
+    classes = draw_classes(data, entry, seed)
+    train, held = (part.of_classes(classes) for part in hold_out(data, settings.held_out, job.config["seed"]))
+    normalise = Normalise(entry.mean, entry.std)
+    network = empty_network(entry, len(classes), seed)
+    with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
+        train_classifier(
+            network, normalise, train, steps=settings.steps, batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate, seed=seed, device=device, label=entry.name,
+        )  # fmt: skip
+        right = accuracy(logits_of(network, normalise, held.images, device), held.labels)
+    measured = {"mean": right, "n": len(held.labels)}
+    return network, make_card(entry, train.classes, "trained on the training split", "", measured)
+
+
+def draw_classes(data: ImageSet, entry: Entry, seed: int) -> list[int]:
+    """The labels of the classes that a trained teacher draws from the training split."""
+    import torch
+
+    assert entry.train is not None
+    if list(data.images.shape[1:]) != entry.input:
+        raise UserError(
+            f"zoo.manifest: {entry.name}: input is {entry.input}, but the data holds {list(data.images.shape[1:])}; change data.image_size"
+        )
+    if entry.train.classes > len(data.classes):
+        raise UserError(
+            f"zoo.manifest: {entry.name}: train.classes is {entry.train.classes}; the training split has {len(data.classes)} classes"
+        )
+    order = torch.randperm(len(data.classes), generator=devices.generator(seed, "classes"))
+    return order[: entry.train.classes].tolist()

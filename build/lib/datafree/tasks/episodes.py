@@ -1,0 +1,84 @@
+"""Few-shot episodes over recovered pools, as index arrays: N classes, each with its support and query images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from datafree import devices
+from datafree.config import TasksConfig
+from datafree.errors import UserError
+from datafree.tasks.pools import Pool, class_rows
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Index arrays, int64. Position w of episode e is class ``label[e, w]`` of teacher ``teacher[e, w]``.
+
+    ``index`` [E, way, shot + query] holds positions in that teacher's pool: the first ``shot`` are support, the others query; no image
+    occurs twice in an episode. ``teacher`` and ``label`` are [E, way].
+    """
+
+    index: Tensor
+    teacher: Tensor
+    label: Tensor
+    shot: int
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+def sample_episodes(pools: Sequence[Pool], config: TasksConfig, seed: int) -> Episodes:
+    """Draw ``config.episodes`` episodes; a share ``config.mixed`` takes its classes from several teachers, the others from one.
+
+    A mixed episode never holds two classes of the same name: teachers may overlap, and one class under two labels would be a
+    contradiction.
+
+    Raises:
+        UserError: a class has too few images, or a teacher too few classes.
+    """
+    rows = [class_rows(pool) for pool in pools]
+    smallest = min(len(positions) for members in rows for positions in members)
+    if config.shot + config.query > smallest:
+        raise UserError(
+            f"tasks.query: {config.query} and {config.shot} shots need more images than a class has, {smallest}; "
+            f"lower one or raise inversion.images_per_class"
+        )
+    if config.way > min(len(pool.classes) for pool in pools):
+        few = min(pools, key=lambda pool: len(pool.classes))
+        raise UserError(f"tasks.way: got {config.way}; allowed: at most {len(few.classes)}, the classes of the smallest teacher")
+    draw = devices.generator(seed, "episodes")
+    mixed_count = round(config.mixed * config.episodes) if len(pools) > 1 else 0
+    chosen = [
+        _mixed_classes(pools, config.way, draw) if episode < mixed_count else _classes_of_one(pools, config.way, draw)
+        for episode in torch.randperm(config.episodes, generator=draw).tolist()
+    ]
+    teacher = torch.tensor([[t for t, _ in pairs] for pairs in chosen])
+    label = torch.tensor([[c for _, c in pairs] for pairs in chosen])
+    index = torch.stack([torch.stack([_images(rows[t][c], config.shot + config.query, draw) for t, c in pairs]) for pairs in chosen])
+    return Episodes(index, teacher, label, config.shot)
+
+
+def _classes_of_one(pools: Sequence[Pool], way: int, draw: torch.Generator) -> list[tuple[int, int]]:
+    teacher = int(torch.randint(len(pools), (), generator=draw))
+    return [(teacher, label) for label in torch.randperm(len(pools[teacher].classes), generator=draw)[:way].tolist()]
+
+
+def _mixed_classes(pools: Sequence[Pool], way: int, draw: torch.Generator) -> list[tuple[int, int]]:
+    """Classes of different names, from the teachers in a random turn."""
+    names: set[str] = set()
+    pairs: list[tuple[int, int]] = []
+    while len(pairs) < way:
+        for teacher in torch.randperm(len(pools), generator=draw).tolist():
+            label = int(torch.randint(len(pools[teacher].classes), (), generator=draw))
+            if len(pairs) < way and pools[teacher].classes[label] not in names:
+                names.add(pools[teacher].classes[label])
+                pairs.append((teacher, label))
+    return pairs
+
+
+def _images(positions: Tensor, count: int, draw: torch.Generator) -> Tensor:
+    return positions[torch.randperm(len(positions), generator=draw)[:count]]

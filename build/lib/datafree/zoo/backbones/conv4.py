@@ -1,0 +1,43 @@
+"""Conv4, the few-shot literature's four-block network."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from datafree.zoo.backbones.base import Backbone
+
+
+class Conv4(Backbone):
+    """Four blocks of conv3x3 → BatchNorm → ReLU → max-pool 2; Vinyals et al., "Matching Networks", NeurIPS 2016.
+
+    At 32 px and width w the features are the flattened 2x2 map: 4w values. ``stride_stem`` halves the resolution in the first
+    convolution instead of the first pooling: about a quarter of the cost of the first two blocks.
+    """
+
+    def __init__(self, width: int, channels: int = 3, image_size: int = 32, stride_stem: bool = False) -> None:
+        super().__init__()
+        if image_size < 16:
+            raise ValueError(f"image_size: got {image_size}; four halvings need at least 16")
+        inputs = [channels, width, width, width]
+        strided = [stride_stem, False, False, False]
+        self.blocks = nn.ModuleList(ConvBlock(i, width, s) for i, s in zip(inputs, strided, strict=True))
+        self.feature_size = width * (image_size // 16) ** 2
+
+    def forward(self, images: Tensor) -> Tensor:
+        for block in self.blocks:
+            images = block(images)
+        return images.flatten(1)
+
+
+class ConvBlock(nn.Module):
+    """conv3x3 → BatchNorm → ReLU, then max-pool 2 unless the convolution is strided itself."""
+
+    def __init__(self, inputs: int, outputs: int, strided: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, stride=2 if strided else 1, padding=1)
+        self.norm = nn.BatchNorm2d(outputs)
+        self.strided = strided
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = self.norm(self.conv(images)).relu()
+        return images if self.strided else nn.functional.max_pool2d(images, 2)

@@ -1,0 +1,106 @@
+"""A teacher: a frozen classifier with the card that says what it expects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from datafree import artifacts
+from datafree.config import BackboneConfig
+from datafree.devices import seeded_initialisation
+from datafree.errors import UserError
+from datafree.zoo import loading
+from datafree.zoo.backbones import Classifier, Normalise, build
+from datafree.zoo.manifest import Entry
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """``network`` maps normalised float [B, C, H, W] to logits [B, classes]; it is frozen and in evaluation mode."""
+
+    name: str
+    network: Classifier
+    normalise: Normalise
+    classes: tuple[str, ...]
+    input: tuple[int, int, int]
+
+    def features(self, images: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] → [B, feature_size]."""
+        return self.network.backbone(self.normalise(images))
+
+
+def make_card(entry: Entry, classes: Sequence[str], source: str, sha256: str, accuracy: dict[str, Any] | None) -> dict[str, Any]:
+    """What is known of a teacher, as it is stored in card.json; ``accuracy`` is {mean, n} on held-out images, or None."""
+    return {
+        "name": entry.name,
+        "architecture": {"name": entry.architecture.name, "width": entry.architecture.width},
+        "input": list(entry.input),
+        "mean": list(entry.mean),
+        "std": list(entry.std),
+        "classes": list(classes),
+        "source": source,
+        "sha256": sha256,
+        "licence": entry.licence,
+        "accuracy": accuracy,
+    }
+
+
+def empty_network(entry_or_card: Entry | dict[str, Any], classes: int, seed: int = 0) -> Classifier:
+    """An untrained network of a teacher's architecture."""
+    if isinstance(entry_or_card, Entry):
+        architecture, shape = entry_or_card.architecture, entry_or_card.input
+        config = BackboneConfig(architecture.name, architecture.width)
+    else:
+        shape = entry_or_card["input"]
+        config = BackboneConfig(entry_or_card["architecture"]["name"], entry_or_card["architecture"]["width"])
+    backbone = build(config, shape[0], shape[1], seed)
+    with seeded_initialisation(seed):
+        return Classifier(backbone, classes)
+
+
+def read_teacher(weights: Path, card_path: Path) -> Teacher:
+    """Load a teacher that the zoo stage wrote.
+
+    Raises:
+        UserError: a missing or damaged file.
+    """
+    card = artifacts.read_json(card_path)
+    network = empty_network(card, len(card["classes"]))
+    loading.fill(network, artifacts.read_tensors(weights), weights)
+    return Teacher(card["name"], freeze(network), Normalise(card["mean"], card["std"]), tuple(card["classes"]), tuple(card["input"]))
+
+
+def read_teachers(weights: Sequence[Path], cards: Sequence[Path]) -> list[Teacher]:
+    return [read_teacher(w, c) for w, c in zip(weights, cards, strict=True)]
+
+
+def common_input(teachers: Sequence[Teacher]) -> tuple[int, int, int]:
+    """The [channels, height, width] that all teachers share.
+
+    Raises:
+        UserError: they differ.
+    """
+    shapes = {teacher.input for teacher in teachers}
+    if len(shapes) > 1:
+        raise UserError(f"zoo.manifest: the teachers expect different inputs, {sorted(shapes)}; use one input size per zoo")
+    return shapes.pop()
+
+
+def common_normalisation(cards: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
+    """Mean and std for a network that learns from all teachers: the average of theirs, per channel."""
+    mean, std = ([sum(values) / len(cards) for values in zip(*(card[key] for card in cards), strict=True)] for key in ("mean", "std"))
+    return mean, std
+
+
+def freeze(network: Classifier) -> Classifier:
+    """Evaluation mode, no gradients: a teacher is never changed."""
+    network.eval().requires_grad_(False)
+    return network
+
+
+def move(teacher: Teacher, device: Any) -> Teacher:
+    return Teacher(teacher.name, teacher.network.to(device), teacher.normalise.to(device), teacher.classes, teacher.input)

@@ -1,0 +1,86 @@
+"""Training a classifier on real images: teachers of the default zoo, the oracle, and the independent judge."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from datafree import devices
+from datafree.data.images import ImageSet
+from datafree.progress import progress
+from datafree.zoo.augmentation import random_affine
+from datafree.zoo.backbones import Classifier, Normalise
+
+
+def hold_out(data: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Part the images of every class at random: (training, held-out), the latter at least one image per class.
+
+    Whoever parts the same set with the same seed holds out the same images: no teacher, oracle or judge has seen what another is
+    measured on.
+    """
+    draw = devices.generator(seed, "hold-out")
+    kept, held = [], []
+    for label in range(len(data.classes)):
+        members = torch.nonzero(data.labels == label).flatten()
+        members = members[torch.randperm(len(members), generator=draw)]
+        cut = max(1, round(share * len(members)))
+        held.append(members[:cut])
+        kept.append(members[cut:])
+    first, second = torch.cat(kept), torch.cat(held)
+    return (
+        ImageSet(data.images[first], data.labels[first], data.classes),
+        ImageSet(data.images[second], data.labels[second], data.classes),
+    )
+
+
+def train_classifier(
+    network: Classifier,
+    normalise: Normalise,
+    data: ImageSet,
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    device: torch.device,
+    label: str,
+) -> list[dict[str, float]]:
+    """Cross-entropy on augmented real images, AdamW with a one-cycle schedule; changes ``network`` in place.
+
+    Returns the training curve: rows of step, loss, accuracy (on the batch).
+    """
+    draw = devices.generator(seed, "batches")
+    network.to(device).train()
+    normalise.to(device)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=max(steps, 2))
+    history = []
+    for step in progress(range(steps), steps, label):
+        chosen = torch.randint(len(data.labels), (batch_size,), generator=draw)
+        images = random_affine(normalise(data.images[chosen].to(device)), draw, degrees=10, scale=0.1, shift=0.06)
+        target = data.labels[chosen].to(device)
+        logits = network(images).float()
+        loss = F.cross_entropy(logits, target)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if step % 20 == 0 or step == steps - 1:
+            accuracy = (logits.argmax(1) == target).float().mean().item()
+            history.append({"step": step + 1, "loss": loss.item(), "accuracy": accuracy})
+    network.eval()
+    return history
+
+
+@torch.no_grad()
+def logits_of(network: Classifier, normalise: Normalise, images: Tensor, device: torch.device, batch_size: int = 500) -> Tensor:
+    """Logits float [N, classes] on the CPU of uint8 images [N, C, H, W], in evaluation mode."""
+    network.to(device).eval()
+    normalise.to(device)
+    return torch.cat([network(normalise(part.to(device))).float().cpu() for part in images.split(batch_size)])
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Share of rows whose largest logit is at the label."""
+    return (logits.argmax(1) == labels).float().mean().item()

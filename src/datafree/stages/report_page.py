@@ -1,0 +1,74 @@
+"""Stage ``report_page``: the study as one HTML page, as the short table of a terminal, and as a summary in JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from datafree import artifacts
+from datafree.provenance import Job
+from datafree.report import tables
+from datafree.report.page import Architecture, Curve, Study, render
+
+
+def run(job: Job) -> None:
+    """Inputs, any of which may be absent: ``few_shot``, ``quality``, ``real_preview``, ``data_preview``, ``generator_history``; ``cards``;
+    ``histories`` of the arms' seeds; ``architectures``, ``drawings``, ``candidates`` and ``retrained``, one per algorithm in one order;
+    ``previews``, each in a folder <method>/<teacher>. Outputs: ``page``, ``table``, ``summary``.
+    """
+    few_shot, quality = (artifacts.read_json(job.input(name)) if name in job.inputs else None for name in ("few_shot", "quality"))
+    real, data = (job.input(name).read_bytes() if name in job.inputs else None for name in ("real_preview", "data_preview"))
+    study = Study(
+        config=job.config,
+        few_shot=few_shot,
+        quality=quality,
+        cards=[artifacts.read_json(path) for path in job.input_list("cards")],
+        learner_curves=_learner_curves(job.input_list("histories")),
+        generator_curve=artifacts.read_history(job.input("generator_history")) if "generator_history" in job.inputs else (),
+        architectures=_architectures(job),
+        sheets=_sheets(job.input_list("previews")),
+        real_sheet=real,
+        data_sheet=data,
+    )
+    artifacts.write_text(job.output("page"), render(study))
+    artifacts.write_text(job.output("table"), tables.plain_table(few_shot) if few_shot else "no few-shot results yet\n")
+    artifacts.write_json(job.output("summary"), _summary(study))
+
+
+def _learner_curves(paths: list[Path]) -> dict[str, list[Curve]]:
+    """The curves by arm, from <arm>/seed<k>/history.csv."""
+    curves: dict[str, list[Curve]] = {}
+    for path in paths:
+        curves.setdefault(path.parent.parent.name, []).append(artifacts.read_history(path))
+    return curves
+
+
+def _sheets(paths: list[Path]) -> dict[str, dict[str, bytes]]:
+    """The pictures by teacher and method, from <method>/<teacher>/preview.png."""
+    sheets: dict[str, dict[str, bytes]] = {}
+    for path in paths:
+        sheets.setdefault(path.parent.name, {})[path.parent.parent.name] = path.read_bytes()
+    return sheets
+
+
+def _architectures(job: Job) -> list[Architecture]:
+    found = [artifacts.read_json(path) for path in job.input_list("architectures")]
+    drawings = [path.read_bytes() for path in job.input_list("drawings")]
+    candidates = [artifacts.read_history(path) for path in job.input_list("candidates")]
+    retrained = [artifacts.read_json(path) for path in job.input_list("retrained")]
+    together = zip_longest(found, drawings, candidates, retrained)
+    return [Architecture(facts, drawing, scored or (), alone) for facts, drawing, scored, alone in together]
+
+
+def _summary(study: Study) -> dict[str, Any]:
+    """The numbers of the page that one compares between revisions, by name."""
+    rows: list[Mapping[str, Any]] = study.few_shot["rows"] if study.few_shot else []
+    methods: list[Mapping[str, Any]] = study.quality["rows"] if study.quality else []
+    return {
+        "teachers": len(study.cards),
+        "few_shot": {row["name"]: {f"{shot}-shot": value["mean"] for shot, value in row["shots"].items()} for row in rows},
+        "inversion": {row["method"]: {name: value["mean"] for name, value in row["metrics"].items()} for row in methods},
+        "architectures": {a.facts["algorithm"]: {key: a.facts[key] for key in ("macs", "parameters")} for a in study.architectures},
+    }

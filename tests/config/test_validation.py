@@ -1,0 +1,318 @@
+import copy
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datafree.config import as_tree, load, merge, resolve, select, typed
+from datafree.config.schema import ALGORITHM_TYPES, ARM_TYPES, BOUNDS, BackboneConfig, BellArm, Initialisation, InversionConfig
+from datafree.errors import UserError
+
+DEFAULT = as_tree(resolve({}))
+
+
+def at(dotted: str, value):
+    """The tree that sets one dotted key; a number in it is a place in a list."""
+    tree = value
+    for part in reversed(dotted.split(".")):
+        tree = [tree] if part == "0" else {part: tree}
+    return tree
+
+
+def message_of(tree) -> str:
+    with pytest.raises(UserError) as caught:
+        resolve(tree)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# ---- single keys ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dotted", "hint"),
+    [
+        ("tasks.shots", "did you mean `shot`?"),
+        ("inversion.meta_generator.laten", "did you mean `latent`?"),
+        ("inversion.methods.five.step", "did you mean `steps`?"),
+        ("meta.arms.bell.backbone.widht", "did you mean `width`?"),
+        ("nas.algorithms.spos.channel", "did you mean `channels`?"),
+        ("data.glyphs.classes.val", "allowed: train, validation, test"),
+        ("sed", "did you mean `seed`?"),
+        ("zzz", "allowed: seed, device"),
+    ],
+)
+def test_an_unknown_key_is_named_with_a_suggestion(dotted, hint):
+    message = message_of(merge(DEFAULT, at(dotted, 1)))
+    assert message.startswith(f"{dotted}: unknown key; ")
+    assert hint in message
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value"),
+    [
+        ("seed", "five"),
+        ("seed", 1.5),
+        ("seed", True),
+        ("seed", None),
+        ("seed", [1]),
+        ("data", 5),
+        ("data.source", "web"),
+        ("data.glyphs", "all"),
+        ("data.glyphs.difficulty", "hard"),
+        ("precision", "float16"),
+        ("inversion.methods", ["five"]),
+        ("inversion.methods.five", 5),
+        ("inversion.methods.five.initialisation", "metal"),
+        ("meta", None),
+        ("meta.seeds", 3),
+        ("meta.seeds", ["a"]),
+        ("meta.arms", ["bell"]),
+        ("meta.arms.bell", "bell"),
+        ("meta.arms.bell.method", "maml"),
+        ("meta.arms.bell.method", ["bell"]),
+        ("meta.arms.bell.augment", "sometimes"),
+        ("nas.algorithms.spos.method", 3),
+        ("evaluation.shots", [[1]]),
+        ("tracking.enabled", "perhaps"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named_by_its_dotted_key(dotted, value):
+    tree = copy.deepcopy(DEFAULT)
+    place = tree
+    *path, last = dotted.split(".")
+    for part in path:
+        place = place[part]
+    place[last] = value
+    assert message_of(tree).startswith(dotted)
+
+
+def cases_of_bounds():
+    kinds = {"meta.arms": ARM_TYPES, "nas.algorithms": ALGORITHM_TYPES}
+    stars = {"data.glyphs.classes": "train", "data.glyphs.images_per_class": "train", "inversion.loss": "diversity", "inversion.methods": "five"}
+    for pattern, (low, high) in BOUNDS.items():
+        before, star, after = pattern.partition("*")
+        before = before.rstrip(".")
+        if before in kinds:
+            name = next(name for name, kind in kinds[before].items() if after.split(".")[1] in kind.__dataclass_fields__)
+            dotted = f"{before}.{name}{after}"
+        else:
+            dotted = f"{before}.{stars.get(before, '0')}{after}" if star else pattern
+        if low is not None:
+            yield pytest.param(dotted, low - 1 if isinstance(low, int) else 0.0, id=f"{dotted} too small")
+        if high is not None:
+            yield pytest.param(dotted, high + 1, id=f"{dotted} too large")
+
+
+@pytest.mark.parametrize(("dotted", "value"), list(cases_of_bounds()))
+def test_a_number_out_of_bounds_is_named_with_what_is_allowed(dotted, value):
+    message = message_of(merge(DEFAULT, at(dotted, value)))
+    assert message.startswith((f"{dotted}: got {value}; allowed: ", f"{dotted}: got {float(value)}; allowed: "))
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_no_number_is_nan_or_infinite(value):
+    assert message_of({"inversion": {"loss": {"diversity": float(value)}}}).startswith(f"inversion.loss.diversity: got {value}; allowed: ")
+
+
+def test_a_number_beyond_all_measure_is_refused():
+    assert message_of({"seed": 10**400}).startswith("seed: got 1000")
+    assert "too large" in message_of({"inversion": {"loss": {"diversity": 10**400}}})
+
+
+# ---- combinations -----------------------------------------------------------------------------------------------------------------------
+
+IMPOSSIBLE = [
+    ({"device": "gpu"}, "device: got 'gpu'; allowed: auto, cpu, cuda, cuda:N"),
+    ({"device": "cuda:"}, "device: got 'cuda:'"),
+    ({"device": "cuda:²"}, "device: got"),
+    ({"device": "7"}, "device: got '7'"),
+    ({"data": {"source": "folder"}}, "data.folder: empty"),
+    ({"evaluation": {"split": "train"}}, "evaluation.split: got 'train'; allowed: validation, test"),
+    ({"evaluation": {"shots": []}}, "evaluation.shots: empty"),
+    ({"evaluation": {"shots": []}, "data": {"source": "folder", "folder": "x"}}, "evaluation.shots: empty"),
+    ({"evaluation": {"way": 13}, "data": {"glyphs": {"classes": {"test": 12}}}}, "evaluation.way: got 13; .* data.glyphs.classes.test = 12"),
+    ({"evaluation": {"query": 16, "shots": [5, 1]}, "data": {"glyphs": {"images_per_class": {"test": 20}}}}, "evaluation.query: 16 and 5 shots"),
+    ({"meta": {"seeds": []}}, "meta.seeds: got \\[\\]"),
+    ({"meta": {"seeds": [1, 2, 1]}}, "meta.seeds: got \\[1, 2, 1\\]; .* each once"),
+    ({"meta": {"arms": {"bell": {"inversion": "six"}}}}, "meta.arms.bell.inversion: got 'six'; allowed: five, five_quality"),
+    ({"nas": {"algorithms": {"spos": {"inversion": "six"}}}}, "nas.algorithms.spos.inversion: got 'six'"),
+    ({"meta": {"arms": {"a": {"method": "bell", "backbone": {"name": "nasbench201"}}}}}, "meta.arms.a.backbone.genotype: empty"),
+    (
+        {
+            "meta": {"arms": {"a": {"method": "bell", "backbone": {"name": "nasbench201", "genotype": "searched"}}}},
+            "nas": {"algorithms": {"spos": None}},
+        },
+        "meta.arms.a.backbone.genotype: `searched`, but nas.algorithms is empty",
+    ),
+    ({"meta": {"arms": {"a": {"method": "bell", "backbone": {"name": "vgg"}}}}}, "meta.arms.a.backbone.name: got 'vgg'; allowed: .*conv4"),
+    ({"nas": {"algorithms": {"spos": {"parents": 9, "population": 8}}}}, "nas.algorithms.spos.parents: got 9; .* population, 8"),
+    ({"meta": {"arms": {"a/b": {"method": "bell"}}}}, "meta.arms.a/b: a name may hold letters"),
+    ({"meta": {"arms": {"é": {"method": "bell"}}}}, "meta.arms.é: a name may hold letters"),
+    ({"meta": {"arms": {"": {"method": "bell"}}}}, "meta.arms.: a name may hold letters"),
+    ({"meta": {"arms": {None: {"method": "bell"}}}}, "meta.arms"),
+    ({"nas": {"algorithms": {"a b": {"method": "spos"}}}}, "nas.algorithms.a b: a name may hold letters"),
+    ({"inversion": {"methods": {"a.b": {}}}}, "inversion.methods.a.b: a name may hold letters"),
+    ({"inversion": {"methods": {"meta_generator": {}}}}, "inversion.methods.meta_generator: this name is taken"),
+    ({"inversion": {"methods": {"meta_generator2": {}}}}, "inversion.methods.meta_generator2: "),  # its rule could not tell them apart
+    ({"inversion": {"methods": {"real": {}}}}, "inversion.methods.real: this name is taken"),  # the row of real images
+    ({"meta": {"arms": {"pixels": {"method": "bell"}}}}, "meta.arms.pixels: this name is taken"),  # a baseline's row
+    ({"meta": {"arms": {"random": {"method": "bell"}}}}, "meta.arms.random: this name is taken"),
+    ({"inversion": {"methods": {"five": None, "five_quality": None}}}, "inversion.methods: empty"),
+    ({"inversion": {"methods": {}}}, "inversion.methods: empty"),
+]
+
+
+@pytest.mark.parametrize(("overlay", "message"), IMPOSSIBLE, ids=[message[:50] for _, message in IMPOSSIBLE])
+def test_what_cannot_work_is_refused_before_any_job(overlay, message):
+    tree = _without(DEFAULT, "inversion.methods") if overlay == {"inversion": {"methods": {}}} else DEFAULT
+    with pytest.raises(UserError, match=f"^{message}"):
+        resolve(merge(tree, overlay))
+
+
+def _without(tree, dotted):
+    section, family = dotted.split(".")
+    return {**tree, section: {key: value for key, value in tree[section].items() if key != family}}
+
+
+# ---- arms -------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_null_removes_an_arm_and_a_new_name_adds_one():
+    overlay = {
+        "meta": {"arms": {"bell": None, "slow_bell": {"method": "bell", "steps": 7}}},
+        "nas": {"algorithms": {"spos": None}},
+        "inversion": {"methods": {"five": None, "fresh": {"initialisation": "random"}}},
+    }
+    config = resolve(merge(DEFAULT, overlay))
+    assert list(config.meta.arms) == ["distillation", "slow_bell"]
+    assert config.meta.arms["slow_bell"] == BellArm(steps=7)
+    assert config.nas.algorithms == {}
+    assert list(config.inversion.methods) == ["five_quality", "fresh"]
+    assert config.inversion.methods["fresh"].initialisation is Initialisation.random
+
+
+def test_an_arm_named_like_a_method_need_not_repeat_it():
+    assert resolve({"meta": {"arms": {"bell": {"steps": 3}}}}).meta.arms == {"bell": BellArm(steps=3)}
+
+
+def test_every_arm_may_be_removed_but_not_every_inversion_method():
+    assert resolve({"meta": {"arms": {}}, "nas": {"algorithms": {}}}).meta.arms == {}
+
+
+# ---- files, merging, and the way back ---------------------------------------------------------------------------------------------------
+
+
+def test_later_files_lie_over_earlier_ones(tmp_path):
+    (tmp_path / "a.yaml").write_text("seed: 1\ntasks: {way: 3, shot: 2}\nevaluation: {shots: [1, 2, 3]}")
+    (tmp_path / "b.yaml").write_text("tasks: {shot: 4}\nevaluation: {shots: [5]}")
+    (tmp_path / "c.yaml").write_text("")
+    config = load(tmp_path / "a.yaml", tmp_path / "b.yaml", tmp_path / "c.yaml")
+    assert (config.seed, config.tasks.way, config.tasks.shot, config.evaluation.shots) == (1, 3, 4, [5])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read the configuration: No such file"),
+        (b"a: [1", "not valid YAML"),
+        (b"\xff\xfe\xff", "not valid YAML"),
+        (b"[1, 2]", "expected a mapping of sections, got list"),
+        (b"seed: 2020-13-45", "not valid YAML"),
+        (b"seed: !!bool x", "not valid YAML"),
+        (b"seed: !!timestamp x", "not valid YAML"),
+        (b"[" * 400, "not valid YAML"),
+        (b"seed: !!python/object/apply:os.getcwd []", "not valid YAML"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path, content, message):
+    path = tmp_path / "p.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=f"p.yaml: {message}") as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_scientific_notation_that_yaml_reads_as_text_is_a_number(tmp_path):
+    (tmp_path / "p.yaml").write_text("inversion: {loss: {diversity: 1e-3}}")
+    assert load(tmp_path / "p.yaml").inversion.loss.diversity == 0.001
+
+
+trees = st.recursive(st.integers(0, 3), lambda inner: st.dictionaries(st.sampled_from("abc"), inner), max_leaves=8)
+
+
+@given(trees.filter(lambda t: isinstance(t, dict)), trees.filter(lambda t: isinstance(t, dict)))
+def test_merging_keeps_what_is_not_overlaid_and_changes_neither_side(base, over):
+    before = copy.deepcopy((base, over))
+    both = merge(base, over)
+    assert (base, over) == before
+    assert set(both) == set(base) | set(over)
+    for key in both:
+        if key not in over:
+            assert both[key] == base[key]
+        elif isinstance(over[key], dict) and isinstance(base.get(key), dict):
+            assert both[key] == merge(base[key], over[key])
+        else:
+            assert both[key] == over[key]
+
+
+def test_a_job_reads_just_what_it_names_and_gets_it_back_typed():
+    config = resolve({"inversion": {"shift": 3}, "meta": {"arms": {"bell": {"backbone": {"width": 32}}}}})
+    chosen = select(config, "seed", "inversion.meta_generator", "inversion.shift", "precision", "meta.arms")
+    assert chosen["inversion.shift"] == 3
+    assert chosen["precision"] == "auto"
+    assert yaml.safe_load(yaml.safe_dump(chosen)) == chosen
+    back = typed(InversionConfig, {"meta_generator": chosen["inversion.meta_generator"], "shift": 3})
+    assert back.meta_generator == config.inversion.meta_generator
+    assert typed(BellArm, chosen["meta.arms"]["bell"]) == config.meta.arms["bell"]
+    with pytest.raises(UserError, match="unknown key"):
+        typed(BackboneConfig, {"depth": 3})
+
+
+# ---- anything at all --------------------------------------------------------------------------------------------------------------------
+
+scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=4), st.dates(), st.binary(max_size=2),
+    st.sampled_from(["bell", "spos", "five", "folder", "auto", "???", "${seed}", "${", "${oc.env:HOME}", "a\nb", "1e-3", "searched"]),
+)  # fmt: skip
+keys = st.one_of(st.sampled_from(sorted({part for pattern in BOUNDS for part in pattern.split(".")} | {"method", "name", "backbone"})), scalars)
+anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=10)
+
+
+def places(tree, path=()):
+    for key, value in tree.items():
+        yield (*path, key)
+        if isinstance(value, dict):
+            yield from places(value, (*path, key))
+
+
+def survives(tree) -> None:
+    try:
+        resolve(tree)
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(places(DEFAULT))), anything), min_size=1, max_size=2))
+def test_whatever_replaces_a_value_the_error_is_one_of_ours(changes):
+    tree = copy.deepcopy(DEFAULT)
+    for path, value in changes:
+        place = tree
+        for part in path[:-1]:
+            place = place[part] if isinstance(place, dict) and part in place else {}
+        if isinstance(place, dict):
+            place[path[-1]] = value
+    survives(tree)
+
+
+@given(st.dictionaries(keys, anything, max_size=3))
+def test_whatever_the_tree_the_error_is_one_of_ours(tree):
+    survives(tree)
+
+
+@given(st.sampled_from(["meta", "nas", "inversion"]), st.dictionaries(st.sampled_from(["arms", "algorithms", "methods", "seeds"]), anything))
+def test_whatever_the_arms_the_error_is_one_of_ours(section, tree):
+    survives({section: tree})

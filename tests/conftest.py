@@ -1,0 +1,136 @@
+"""Small, fast stand-ins for what the pipeline works on. What is shared by a whole session is never changed by a test."""
+
+from __future__ import annotations
+
+import errno
+import resource
+from contextlib import contextmanager
+
+import pytest
+import torch
+from hypothesis import settings
+
+from datafree import devices
+from datafree.data.images import ImageSet
+from datafree.inversion.adaptation import soft_labels
+from datafree.tasks.pools import Pool
+from datafree.zoo.backbones import Normalise
+from datafree.zoo.manifest import Architecture, Entry
+from datafree.zoo.teachers import Teacher, empty_network, freeze
+
+torch.set_num_threads(1)
+settings.register_profile("datafree", deadline=None, derandomize=True, database=None, max_examples=40)
+settings.load_profile("datafree")
+
+
+def patterned(classes: int, per_class: int, size: int, seed: int, noise: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images uint8 [classes·per_class, 3, size, size], each class a coarse pattern of its own under noise, and labels int64."""
+    draw = devices.generator(seed, "patterned")
+    coarse = torch.rand(classes, 3, 4, 4, generator=draw)
+    labels = torch.arange(classes * per_class) % classes
+    images = torch.nn.functional.interpolate(coarse, size=(size, size))[labels]
+    images = images + noise * torch.randn(images.shape, generator=draw)
+    return (images.clamp(0, 1) * 255).to(torch.uint8), labels
+
+
+def untrained_teacher(
+    name: str, classes: tuple[str, ...], seed: int, *, architecture: str = "conv4", width: int = 8, size: int = 32, mean: float = 0.5
+) -> Teacher:
+    """A teacher with random weights, opinions about its inputs, and running statistics that fit them."""
+    entry = Entry(name=name, architecture=Architecture(architecture, width), input=[3, size, size])
+    network = empty_network(entry, len(classes), seed)
+    normalise = Normalise([mean] * 3, [mean / 2] * 3)
+    images, _ = patterned(6, 8, size, seed)
+    with torch.no_grad():
+        network.head.weight.mul_(4)
+        network.train()
+        for _ in range(30):
+            network(normalise(images))
+    return Teacher(name, freeze(network), normalise, classes, (3, size, size))
+
+
+@pytest.fixture(scope="session")
+def make_teacher():
+    return untrained_teacher
+
+
+@pytest.fixture(scope="session")
+def make_images():
+    return patterned
+
+
+@pytest.fixture(scope="session")
+def teachers() -> list[Teacher]:
+    """Three teachers with 3, 4 and 5 classes, of which the first two share one; each has its own normalisation."""
+    return [
+        untrained_teacher("first", ("ant", "bee", "cat"), 1, mean=0.5),
+        untrained_teacher("second", ("cat", "dog", "elk", "fox"), 2, mean=0.4),
+        untrained_teacher("third", ("gnu", "hen", "ibis", "jay", "kiwi"), 3, mean=0.45),
+    ]
+
+
+@pytest.fixture(scope="session")
+def pools(teachers) -> list[Pool]:
+    """Eight images per class of each teacher."""
+    made = []
+    for number, teacher in enumerate(teachers):
+        images, labels = patterned(len(teacher.classes), 8, 32, seed=10 + number)
+        made.append(Pool(images, labels, soft_labels(teacher, images), teacher.classes))
+    return made
+
+
+@pytest.fixture(scope="session")
+def image_set() -> ImageSet:
+    """Twelve classes of ten images, 32 pixels: easy to tell apart."""
+    images, labels = patterned(12, 10, 32, seed=5)
+    return ImageSet(images, labels, tuple(f"class-{label}" for label in range(12)))
+
+
+@pytest.fixture(scope="session")
+def state_of():
+    """Everything that using a network could change: weights, buffers, modes, what is trainable, gradients, and hooks."""
+
+    def look(network: torch.nn.Module) -> dict:
+        return {
+            "values": {name: value.clone() for name, value in network.state_dict().items()},
+            "training": [module.training for module in network.modules()],
+            "trainable": [parameter.requires_grad for parameter in network.parameters()],
+            "gradients": [parameter.grad for parameter in network.parameters()],
+            "hooks": sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules()),
+        }
+
+    return look
+
+
+@pytest.fixture(scope="session")
+def assert_same_state():
+    def compare(first: dict, second: dict) -> None:
+        assert first["values"].keys() == second["values"].keys()
+        for name, value in first["values"].items():
+            assert torch.equal(value, second["values"][name]), name
+        for part in ("training", "trainable", "hooks"):
+            assert first[part] == second[part], part
+        assert all(a is b for a, b in zip(first["gradients"], second["gradients"], strict=True))
+
+    return compare
+
+
+@pytest.fixture(scope="session")
+def full_disk():
+    """A block in which no file can grow beyond 2 KiB: the system refuses the write, as a full disk does."""
+
+    @contextmanager
+    def limited():
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
+
+
+@pytest.fixture
+def no_space() -> OSError:
+    return OSError(errno.ENOSPC, "No space left on device")

@@ -1,0 +1,192 @@
+"""The page holds every number, needs nothing from outside, and escapes what it is given."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from datafree.report.page import Architecture, Study, render
+
+HOSTILE = "\"><script>alert(1)</script><img src=x onerror=alert(1)>'{{ 7 * 7 }}"
+VOID = {"meta", "img", "br", "hr", "line", "circle", "polyline"}
+
+
+class Reader(HTMLParser):
+    """Text, tags and attributes; fails on tags that do not nest."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.words, self.tags, self.attributes = [], [], [], []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join("".join(self.words).split())
+
+
+def measured(mean, interval=0.01, n=16):
+    return {"mean": mean, "interval": interval, "n": n}
+
+
+@pytest.fixture
+def study(results):
+    quality = {
+        "teachers": 16,
+        "rows": [
+            {"method": "real", "metrics": {"transfer_accuracy": measured(0.912), "teacher_confidence": measured(0.871)}},
+            {
+                "method": "five",
+                "metrics": {
+                    "transfer_accuracy": measured(0.803),
+                    "teacher_confidence": measured(0.984),
+                    "within_class_ratio": measured(0.16, 0.02),
+                    "new_measure": measured(0.12345, 0.001),
+                },
+            },
+        ],
+    }
+    card = {
+        "name": "latin-03", "architecture": {"name": "conv4", "width": 32}, "classes": ["a", "b", "c"], "source": "https://example.org/t.pt",
+        "licence": "CC0-1.0", "accuracy": {"mean": 0.976, "n": 128},
+    }  # fmt: skip
+    facts = {
+        "algorithm": "spos",
+        "genotype": "|skip~0|+|none~0|",
+        "macs": 4_980_000,
+        "parameters": 94122,
+        "fitness": 0.87,
+        "candidates_scored": 2,
+    }
+    candidates = [{"step": 1, "macs": 4.98e6, "agreement": 0.87}, {"step": 2, "macs": 2e6, "agreement": 0.5}]
+    return Study(
+        config={"seed": 0, "nas": {"algorithms": {"spos": {"max_macs": 5_000_000}}}},
+        few_shot=results,
+        quality=quality,
+        cards=[card, {**card, "name": "greek-00", "accuracy": None, "licence": "MIT"}],
+        learner_curves={"bell": [[{"step": 1, "episode": 1.5}, {"step": 2, "episode": 0.5}]] * 3},
+        generator_curve=[{"step": 1, "batch_norm": 1.5}, {"step": 2, "batch_norm": 0.5}],
+        architectures=[Architecture(facts, b"cell", candidates, {"agreement": 0.812, "held_out_images": 1536.0})],
+        sheets={name: {"five": f"{name} sheet".encode()} for name in ("latin-03", "greek-00", "third")},
+        real_sheet=b"real",
+        data_sheet=b"data",
+    )
+
+
+def test_every_number_is_there(study, results):
+    text = Reader(render(study)).text
+    for row in results["rows"]:
+        assert row["name"] in text
+        assert row["description"] in text
+        for value in row["shots"].values():
+            assert f"{100 * value['mean']:.1f} ± {100 * value['interval']:.1f}" in text
+    assert "64.8 ± 1.2" in text  # of one seed
+    for expected in (
+        "2 teachers of 3 classes · 1 meta-learner, 3 seeds each · 1 architecture search · 5-way episodes of the test classes",
+        "over 600 episodes per seed with 15 query images per class",
+        "chance, 20 %",
+        *("98.4 ± 1.0", "0.16 ± 0.02", "new measure", "0.123 ± 0.001", "does not measure quality"),
+        *("|skip~0|+|none~0|", "4.98 M", "94.1 k", "87.0 %", "81.2 % of 1536 held-out images"),
+        *("batch norm", "episode", "A line per seed (3)"),
+        *("latin-03", "conv4, width 32", "97.6 n = 128", "https://example.org/t.pt", "CC0-1.0; MIT", "max_macs: 5000000"),
+    ):
+        assert expected in text
+
+
+def test_the_best_arm_alone_is_bold(study):
+    page = render(study)
+    table = page[page.index('<table class="results">') : page.index("</table>")]
+    assert re.findall(r"<b>(.*?)</b>", table) == ["76.6 ± 0.8", "91.1 ± 0.6"]
+
+
+def test_pictures_are_inside_and_nothing_comes_from_outside(study):
+    page = render(study)
+    reader = Reader(page)
+    sources = [value for name, value in reader.attributes if name == "src"]
+    assert len(sources) == 3 + 1 + 1 + 1
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert all(value.startswith("#") for name, value in reader.attributes if name == "href")
+    assert not {"script", "link", "iframe", "object"} & set(reader.tags)
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_same_study_same_bytes(study):
+    assert render(study) == render(study)
+
+
+def test_names_are_escaped_everywhere(study, results):
+    honest = Reader(render(study))
+    for row in results["rows"]:
+        row |= {"name": HOSTILE + row["name"], "description": HOSTILE}
+    for row in study.quality["rows"]:
+        row["method"] = HOSTILE
+        row["metrics"][HOSTILE] = measured(0.5)
+    facts = {**study.architectures[0].facts, "algorithm": HOSTILE, "genotype": HOSTILE}
+    hostile = replace(
+        study,
+        config={HOSTILE: HOSTILE},
+        cards=[{**card, "name": HOSTILE, "source": HOSTILE, "licence": HOSTILE, "classes": [HOSTILE]} for card in study.cards],
+        learner_curves={HOSTILE: [[{"step": 1, HOSTILE: 1.0}]]},
+        architectures=[replace(study.architectures[0], facts=facts)],
+        sheets={HOSTILE: {HOSTILE: b"sheet"}},
+    )
+    page = render(hostile)
+    reader = Reader(page)
+    assert "script" not in reader.tags
+    assert not [name for name, _ in reader.attributes if name.startswith("on")]
+    assert set(reader.tags) <= set(honest.tags)
+    assert "49" not in reader.text.split()  # nor are names taken for templates
+    assert reader.text.count("{{ 7 * 7 }}") > 10
+
+
+def test_an_empty_study_says_what_is_missing():
+    reader = Reader(render(Study(config={})))
+    for missing in ("few-shot results", "quality measurements", "recovered images", "architecture", "training curves", "teachers"):
+        assert f"No {missing} in this study." in reader.text
+    assert "img" not in reader.tags
+    assert "svg" not in reader.tags
+
+
+@pytest.mark.parametrize(
+    ("part", "missing"),
+    [
+        ({"few_shot": None}, "few-shot results"),
+        ({"quality": None}, "quality measurements"),
+        ({"sheets": {}}, "recovered images"),
+        ({"architectures": ()}, "architecture"),
+        ({"learner_curves": {}, "generator_curve": ()}, "training curves"),
+        ({"cards": ()}, "teachers"),
+    ],
+)
+def test_one_missing_part_leaves_the_rest(study, part, missing):
+    text = Reader(render(replace(study, **part))).text
+    assert text.count("in this study. What the configuration asks for") == 1
+    assert f"No {missing} in this study." in text
+
+
+def test_an_architecture_without_picture_candidates_or_retraining(study):
+    facts = {"algorithm": "spos", "genotype": "g", "macs": 10, "parameters": 20}
+    reader = Reader(render(Study(config={}, architectures=[Architecture(facts)])))
+    assert "agreement, trained alone" not in reader.text
+    assert "svg" not in reader.tags
+    assert "multiply-adds10 parameters20" in reader.text

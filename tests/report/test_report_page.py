@@ -1,0 +1,94 @@
+"""The stage: files in, page, table and summary out."""
+
+import json
+
+import pytest
+
+from datafree import artifacts
+from datafree.provenance import Job
+from datafree.stages import report_page
+
+OUTPUTS = {
+    "page": "report/report.html",
+    "table": "report/table.txt",
+    "summary": "report/summary.json",
+    "provenance": "report/provenance.json",
+}
+
+
+@pytest.fixture
+def inputs(tmp_path, monkeypatch, results):
+    monkeypatch.chdir(tmp_path)
+    artifacts.write_json("few_shot/results.json", results)
+    metrics = {"transfer_accuracy": {"mean": 0.8, "interval": 0.02, "n": 2}}
+    artifacts.write_json("inversion/quality.json", {"rows": [{"method": "five", "metrics": metrics}]})
+    card = {"architecture": {"name": "conv4", "width": 32}, "classes": ["a"], "source": "s", "licence": "l", "accuracy": None}
+    for name in ("latin", "greek"):
+        artifacts.write_json(f"zoo/{name}/card.json", {"name": name, **card})
+        artifacts.write_text(f"pools/five/{name}/preview.png", f"png of {name}")
+    for seed in (0, 1):
+        artifacts.write_history(f"meta/bell/seed{seed}/history.csv", [{"step": 1, "episode": 0.5}, {"step": 2, "episode": 0.25}])
+    facts = {"algorithm": "spos", "genotype": "|g|", "macs": 4000, "parameters": 200, "fitness": 0.5}
+    artifacts.write_json("nas/spos/architecture.json", facts)
+    artifacts.write_history("nas/spos/candidates.csv", [{"step": 1, "cell": 3, "macs": 4000, "agreement": 0.5}])
+    artifacts.write_json("nas/spos/retrained/metrics.json", {"agreement": 0.75})
+    for path in ("nas/spos/cell.png", "data/preview.png", "inversion/real.png"):
+        artifacts.write_text(path, f"png at {path}")
+    return {
+        "few_shot": "few_shot/results.json",
+        "quality": "inversion/quality.json",
+        "real_preview": "inversion/real.png",
+        "data_preview": "data/preview.png",
+        "generator_history": "meta/bell/seed0/history.csv",
+        "cards": ["zoo/latin/card.json", "zoo/greek/card.json"],
+        "histories": ["meta/bell/seed0/history.csv", "meta/bell/seed1/history.csv"],
+        "architectures": "nas/spos/architecture.json",  # one file is no list on the command line
+        "drawings": ["nas/spos/cell.png"],
+        "candidates": ["nas/spos/candidates.csv"],
+        "retrained": ["nas/spos/retrained/metrics.json"],
+        "previews": ["pools/five/latin/preview.png", "pools/five/greek/preview.png"],
+    }
+
+
+def run(inputs):
+    report_page.run(Job("report_page", {}, {"seed": 0, "nas": {"algorithms": {"spos": {"max_macs": 5000}}}}, "c0de", inputs, OUTPUTS))
+    return artifacts.read_json(OUTPUTS["summary"])
+
+
+def test_all_inputs(inputs, tmp_path):
+    summary = run(inputs)
+    page = (tmp_path / OUTPUTS["page"]).read_text()
+    assert page.count("data:image/png;base64,") == 5
+    assert page.count('<polyline class="curve"') + page.count('class="curve"') >= 3
+    for name in ("latin", "greek", "distillation", "|g|", "75.0 %", "Meta-learner bell"):
+        assert name in page
+    table = (tmp_path / OUTPUTS["table"]).read_text()
+    assert "91.1 ± 0.6" in table
+    assert summary["teachers"] == 2
+    assert summary["few_shot"]["distillation"] == {"1-shot": 0.766, "5-shot": 0.911}
+    assert summary["inversion"] == {"five": {"transfer_accuracy": 0.8}}
+    assert summary["architectures"] == {"spos": {"macs": 4000, "parameters": 200}}
+    assert not (tmp_path / OUTPUTS["provenance"]).exists()  # the caller writes it
+
+
+def test_same_files_same_bytes(inputs, tmp_path):
+    before = [(run(inputs), (tmp_path / OUTPUTS["page"]).read_bytes())[1] for _ in range(2)]
+    assert before[0] == before[1]
+
+
+@pytest.mark.parametrize(
+    "absent",
+    ["few_shot", "quality", "real_preview", "data_preview", "generator_history", "cards", "histories", "architectures", "drawings",
+     "candidates", "retrained", "previews"],
+)  # fmt: skip
+def test_any_input_may_be_absent(inputs, absent):
+    gone = {"architectures": ("architectures", "drawings", "candidates", "retrained")}.get(absent, (absent,))
+    summary = run({name: value for name, value in inputs.items() if name not in gone})
+    assert summary["teachers"] == (0 if absent == "cards" else 2)
+    assert bool(summary["few_shot"]) is (absent != "few_shot")
+
+
+def test_nothing_at_all(inputs, tmp_path):
+    assert run({}) == {"teachers": 0, "few_shot": {}, "inversion": {}, "architectures": {}}
+    assert (tmp_path / OUTPUTS["table"]).read_text() == "no few-shot results yet\n"
+    assert json.loads((tmp_path / OUTPUTS["summary"]).read_text())["teachers"] == 0

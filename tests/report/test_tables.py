@@ -1,0 +1,118 @@
+"""The tables hold every number, line up, and do not obey hostile names."""
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datafree.report import tables
+
+
+def columns(text):
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def test_plain_table_holds_every_row_in_groups(results):
+    table = tables.plain_table(results)
+    for row in results["rows"]:
+        (line,) = [line for line in table.splitlines() if line.strip().startswith(f"{row['name']}  ")]
+        for shot in row["shots"].values():
+            assert f"{100 * shot['mean']:.1f} ± {100 * shot['interval']:.1f}" in line
+        assert str(600 * len(row["seeds"])) in line.split()
+    order = ["Trained without data", "bell", "distillation", "Baselines", "pixels", "With the real data", "real-data oracle"]
+    assert [table.index(f"{name}") for name in order] == sorted(table.index(name) for name in order)
+    assert table.splitlines()[0] == "5-way accuracy in % on the test classes, mean ± half-width of the 95 % interval"
+    assert table.endswith("\n")
+
+
+def test_plain_table_lines_up(results):
+    results["rows"][0]["name"] = "教師なし"  # wide letters
+    results["rows"][1]["name"] = "be\u0301ll"  # a combining accent
+    lines = tables.plain_table(results).splitlines()
+    rows = [line for line in lines if "±" in line and line.startswith("  ")]
+    assert len(rows) == len(results["rows"])
+    assert len({columns(line) for line in [lines[2], *rows]}) == 1
+    # Right-aligned columns: what stands under the end of a heading ends there.
+    end = lines[2].index("parameters") + len("parameters")
+    for line in rows:
+        cut = 0
+        while columns(line[:cut]) < end:
+            cut += 1
+        assert line[cut - 1] != " "
+        assert line[cut : cut + 2] == "  "
+
+
+def test_a_missing_shot_is_a_dash(results):
+    del results["rows"][2]["shots"]["5"]
+    (line,) = [line for line in tables.plain_table(results).splitlines() if "pixels" in line]
+    assert line.endswith("–")
+    assert "33.1 ± 0.8" in line
+
+
+def test_a_terminal_is_not_commanded(results):
+    results["rows"][1]["name"] = "evil\x1b[2J\nname"
+    table = tables.plain_table(results)
+    assert "\x1b" not in table
+    assert "evil?[2J?name" in table
+
+
+def test_markdown_has_one_cell_per_column(results):
+    results["rows"][1]["name"] = "a|b*<script>_c_"
+    lines = tables.markdown_table(results).splitlines()[2:]
+    cells = [line.replace("\\|", "").count("|") for line in lines]
+    assert len(lines) == 2 + 3 + len(results["rows"])
+    assert set(cells) == {8}
+    assert "| a\\|b\\*\\<script\\>\\_c\\_ | 1 | 113 k | 3 | 1800 | 64.8 ± 0.8 | 86.3 ± 0.6 |" in lines
+    assert lines[1].startswith("| --- | ---: |")
+
+
+def test_summary_names_the_best_arm_and_its_neighbours(results):
+    assert tables.summary_sentences(results) == [
+        "With 5 images per class the best arm is distillation: 91.1 ± 0.6 %, the highest of 2 arms on these classes.",
+        "1.6 points above the best baseline of one network: best teacher, 89.5 ± 0.6 %.",
+        "3.8 points below the best baseline of any kind (16 networks): all teachers, 94.9 ± 0.6 %.",
+        "5.3 points below the oracle, which sees the real data: real-data oracle, 96.4 ± 0.6 %.",
+    ]
+
+
+def test_summary_tells_when_pixels_win(results):
+    results["rows"][2]["shots"]["5"]["mean"] = 0.95
+    assert "3.9 points below the best baseline of any kind (no network): pixels, 95.0 ± 0.6 %." in tables.summary_sentences(results)
+
+
+def test_summary_leaves_out_what_does_not_exist(results):
+    results["rows"] = [row for row in results["rows"] if row["name"] == "bell"]
+    assert tables.summary_sentences(results) == ["With 5 images per class the best arm is bell: 86.3 ± 0.6 %."]
+    results["rows"][0]["kind"] = "baseline"
+    assert tables.summary_sentences(results) == []
+
+
+def test_shots_are_ordered_as_numbers(results):
+    results["rows"][0]["shots"]["10"] = results["rows"][0]["shots"]["1"]
+    assert tables.shots(results) == ["1", "5", "10"]
+
+
+def test_episodes_of_shots_that_differ(results):
+    row = results["rows"][0]
+    assert tables.episodes(row) == "600"
+    row["shots"]["5"]["n"] = 900
+    assert tables.episodes(row) == "600–900"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0"), (999, "999"), (999.6, "1.00 k"), (1000, "1.00 k"), (9994, "9.99 k"), (9996, "10.0 k"), (113088, "113 k"),
+        (999_499, "999 k"), (999_500, "1.00 M"), (4_980_000, "4.98 M"), (2.5e9, "2.50 G"), (None, "–"),
+    ],
+)  # fmt: skip
+def test_magnitude(count, text):
+    assert tables.magnitude(count) == text
+
+
+@given(st.integers(1000, 10**11))
+def test_magnitude_keeps_three_digits(count):
+    number, unit = tables.magnitude(count).split()
+    assert float(number) * {"k": 1e3, "M": 1e6, "G": 1e9}[unit] == pytest.approx(count, rel=0.0051)
+    assert len(number.replace(".", "")) == 3

@@ -1,0 +1,153 @@
+import errno
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from datafree import artifacts, jobs, provenance
+from datafree.errors import UserError
+from datafree.provenance import Job
+
+OUTPUTS = {"first": "out/first", "second": "out/second", "provenance": "out/provenance.json"}
+
+
+def a_job(stage="pretend", seed=0) -> Job:
+    return Job(stage, {"arm": "x"}, {"seed": seed}, "c0de", {"data": "in/data"}, OUTPUTS)
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch):
+    """A stage that writes both outputs and then does what ``then`` says; ``runs`` counts."""
+    monkeypatch.chdir(tmp_path)
+    artifacts.write_text("in/data", "data")
+    module = types.ModuleType("datafree.stages.pretend")
+    module.runs = 0
+    module.then = lambda: None
+
+    def run(job):
+        module.runs += 1
+        assert not Path(job.outputs["provenance"]).exists() or provenance.stale_because(job)
+        artifacts.write_text(job.output("first"), f"first of seed {job.config['seed']}")
+        module.then()
+        artifacts.write_text(job.output("second"), "second")
+
+    module.run = run
+    monkeypatch.setitem(sys.modules, "datafree.stages.pretend", module)
+    return module
+
+
+def test_a_job_is_computed_recorded_and_then_left_alone(stage, capsys):
+    jobs.execute(a_job())
+    assert "pretend/x: computing (nothing recorded)" in capsys.readouterr().err
+    assert provenance.stale_because(a_job()) == ""
+    recorded = provenance.read_sidecar("out/provenance.json")
+    assert recorded["produced_with"].keys() == {"python", "torch", "machine"}
+    before = Path("out/provenance.json").read_bytes()
+    for path in OUTPUTS.values():
+        os.utime(path, (1, 1))
+    jobs.execute(a_job())
+    assert stage.runs == 1
+    assert "pretend/x: up to date" in capsys.readouterr().err
+    assert Path("out/provenance.json").read_bytes() == before
+    assert min(Path(path).stat().st_mtime for path in OUTPUTS.values()) > 1e9  # a scheduler that goes by time must see it done
+
+
+def test_a_change_makes_it_compute_again_and_says_why(stage, capsys):
+    jobs.execute(a_job())
+    jobs.execute(a_job(seed=1))
+    assert "computing (parameter changed: seed)" in capsys.readouterr().err
+    Path("in/data").write_text("other data")
+    jobs.execute(a_job(seed=1))
+    assert "computing (input changed: in/data)" in capsys.readouterr().err
+    Path("out/first").write_text("broken")
+    jobs.execute(a_job(seed=1))
+    assert "computing (output missing or changed: out/first)" in capsys.readouterr().err
+    assert stage.runs == 4
+    assert Path("out/first").read_text() == "first of seed 1"
+
+
+def test_the_cost_is_noted_apart_from_the_artifacts(stage):
+    jobs.execute(a_job())
+    timing = artifacts.read_json("logs/timings/pretend/x.json")
+    assert timing.keys() == {"seconds", "max_rss_mb"}
+    assert timing["max_rss_mb"] > 0
+    assert {path.name for path in Path("out").iterdir()} == {"first", "second", "provenance.json"}
+
+
+def test_a_job_that_is_done_imports_neither_its_stage_nor_pytorch(tmp_path):
+    script = """
+import sys
+from datafree import artifacts, jobs, provenance
+artifacts.write_text("out/x", "x")
+job = provenance.Job("no_such_stage", {}, {}, "c", {}, {"x": "out/x", "provenance": "out/provenance.json"})
+provenance.record(job, {})
+jobs.execute(job)
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
+
+
+def raise_(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "out/second"), "out/second: No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "out/second"), "out/second: Permission denied"),
+        (OSError("the disk went away"), "out/provenance.json: the disk went away"),
+    ],
+)
+def test_trouble_with_the_disk_is_one_line_and_finished_outputs_are_kept(stage, error, message):
+    stage.then = lambda: raise_(error)
+    with pytest.raises(UserError, match=f"^{message}; mend this and run again, finished work is kept$"):
+        jobs.execute(a_job())
+    assert Path("out/first").read_text() == "first of seed 0"
+    assert not Path("out/provenance.json").exists()
+    stage.then = lambda: None
+    jobs.execute(a_job())
+    assert provenance.stale_because(a_job()) == ""
+
+
+def test_a_disk_that_is_really_full_is_one_line_and_leaves_no_half_file(stage, full_disk):
+    import torch
+
+    stage.then = lambda: artifacts.write_tensors("out/second", {"x": torch.zeros(9999)})
+    with full_disk(), pytest.raises(UserError, match="out/second.* mend this and run again") as caught:
+        jobs.execute(a_job())
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in Path("out").iterdir()] == ["first"]
+
+
+def test_a_failure_half_way_through_a_second_run_cannot_pass_for_done(stage):
+    jobs.execute(a_job())
+    stage.then = lambda: raise_(UserError("data.folder: nothing there"))
+    with pytest.raises(UserError, match="^data.folder: nothing there$"):
+        jobs.execute(a_job(seed=1))
+    assert provenance.stale_because(a_job(seed=1)) == "parameter changed: seed"
+    assert provenance.stale_because(a_job(seed=0)) == "output missing or changed: out/first"
+
+
+def test_a_mistake_of_ours_is_not_dressed_up_as_the_users(stage):
+    stage.then = lambda: raise_(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        jobs.execute(a_job())
+    assert not Path("out/provenance.json").exists()
+
+
+def test_a_stage_that_forgets_an_output_is_not_recorded(stage, monkeypatch):
+    monkeypatch.setattr(stage, "run", lambda job: artifacts.write_text(job.output("first"), "first"))
+    with pytest.raises(UserError, match="out/second: the file is missing"):
+        jobs.execute(a_job())
+    assert not Path("out/provenance.json").exists()
+
+
+def test_a_journal_that_cannot_be_written_does_not_stop_the_work(stage):
+    Path("logs").mkdir()
+    Path("logs/jobs.log").mkdir()  # as good as a full disk: opening it fails
+    jobs.execute(a_job())
+    assert provenance.stale_because(a_job()) == ""

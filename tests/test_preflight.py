@@ -1,0 +1,191 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from datafree import devices, preflight
+from datafree.config import load, merge, resolve
+from datafree.errors import UserError
+
+PROJECT = Path(__file__).parents[1]
+MANIFEST = """
+teachers:
+  - {name: one, train: {classes: 6}}
+  - {name: two, train: {classes: 5, seed: 1}}
+  - {name: three, file: three.pth, classes: [a, b, c, d, e, f]}
+"""
+SMALL = {
+    "zoo": {"manifest": "zoos/z.yaml"},
+    "data": {"glyphs": {"classes": {"train": 20, "validation": 10, "test": 10}, "images_per_class": {"test": 20}}},
+}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "zoos").mkdir()
+    (tmp_path / "zoos" / "z.yaml").write_text(MANIFEST)
+    (tmp_path / "zoos" / "three.pth").write_bytes(b"weights")
+    return tmp_path
+
+
+def check(project, **overlay):
+    return preflight.check(resolve(merge(SMALL, overlay)), project)
+
+
+def test_the_teachers_of_a_sound_run_come_in_the_manifests_order(project):
+    assert [entry.name for entry in check(project)] == ["one", "two", "three"]
+    assert [entry.name for entry in check(project, zoo={"manifest": "zoos/z.yaml", "limit": 2})] == ["one", "two"]
+    assert list(project.iterdir()) == [project / "zoos"]  # nothing is written
+
+
+def test_a_relative_manifest_is_looked_for_beside_the_snakefile(project, monkeypatch):
+    (project / "elsewhere").mkdir()
+    monkeypatch.chdir(project / "elsewhere")
+    assert len(check(project)) == 3
+
+
+@pytest.mark.parametrize("preset", [[], *([path] for path in sorted((PROJECT / "presets").glob("*.yaml")))], ids=str)
+def test_the_projects_own_settings_pass(tmp_path, monkeypatch, preset):
+    monkeypatch.chdir(tmp_path)
+    config = load(PROJECT / "params.yaml", *preset)
+    if config.data.folder:
+        config.data.folder = str(photos(tmp_path, config.evaluation.way, max(config.evaluation.shots) + config.evaluation.query))
+    assert preflight.check(config, PROJECT)
+
+
+def photos(folder, classes: int, images: int) -> Path:
+    for split in ("train", "validation", "test"):
+        for number in range(classes):
+            path = folder / "photos" / split / f"{split}-{number}"
+            path.mkdir(parents=True)
+            for image in range(images):
+                (path / f"{image}.png").touch()
+    return folder / "photos"
+
+
+GLYPHS = SMALL["data"]["glyphs"]
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        ({"zoo": {"manifest": "zoos/absent.yaml"}}, "zoo.manifest: cannot read .*absent.yaml: No such file"),
+        ({"tasks": {"way": 6}}, "tasks.way: got 6; allowed: at most 5, the classes of teacher two"),
+        ({"tasks": {"shot": 51, "query": 10}}, "tasks.query: 10 and 51 shots .* inversion.images_per_class = 60"),
+        (
+            {"data": {"glyphs": {**GLYPHS, "classes": {"train": 5, "validation": 10, "test": 10}}}},
+            "zoo.manifest: one: train.classes is 6; allowed: at most data.glyphs.classes.train = 5",
+        ),
+        ({"data": {"image_size": 64, "glyphs": GLYPHS}}, "zoo.manifest: one: input is .3, 32, 32., but data.image_size is 64"),
+        ({"nas": {"algorithms": {"spos": {"max_macs": 9}}}}, "nas.algorithms.spos.max_macs: got 9; the smallest cell needs [0-9]+ with"),
+        (
+            {"meta": {"arms": {"bell": {"backbone": {"name": "nasbench201", "genotype": "|x~0|"}}}}},
+            "meta.arms.bell.backbone.genotype: expected the form",
+        ),
+        ({"device": "cuda"}, "device: got cuda, but this machine shows 0 GPUs"),
+        ({"device": "cuda:3"}, "device: got cuda:3, but this machine shows 0 GPUs"),
+    ],
+)
+def test_what_cannot_work_is_known_before_the_first_job(project, monkeypatch, overlay, message):
+    monkeypatch.setattr(devices, "visible_gpus", lambda: [])
+    with pytest.raises(UserError, match=f"^{message}") as caught:
+        check(project, **overlay)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ("{name: x, file: absent.pth, classes: [a, b, c, d, e]}", "x: file: .*absent.pth does not exist; correct the path"),
+        ("{name: x, file: three.pth, classes: [a, b, c, d, e], input: [3, 64, 64]}", "x: input is .3, 64, 64., but data.image_size is 32"),
+        ("{name: x, file: three.pth, classes: [a, b, c, d, e], input: [1, 32, 32], mean: [0], std: [1]}", "x: input is .1, 32, 32., but"),
+        ("{name: x, train: {classes: 5}, architecture: {name: vgg}}", "x: architecture.name: got 'vgg'; allowed: .*conv4"),
+        ("{name: x, train: {classes: 5}, architecture: {name: nasbench201}}", "x: architecture.name: got 'nasbench201'; allowed: .*conv4"),
+    ],
+)
+def test_a_teacher_that_cannot_work_is_known_before_the_first_job(project, teacher, message):
+    manifest = project / "zoos" / "z.yaml"
+    manifest.write_text(MANIFEST + f"  - {teacher}\n")
+    with pytest.raises(UserError, match=message):
+        check(project)
+
+
+def test_image_sizes_that_the_generator_cannot_make_are_known_before_the_first_job(project):
+    manifest = project / "zoos" / "z.yaml"
+    manifest.write_text("defaults: {input: [3, 20, 20]}\n" + MANIFEST)
+    with pytest.raises(UserError, match="^data.image_size: got 20; .*multiple of 8"):
+        check(project, data={"image_size": 20, "glyphs": GLYPHS})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "test").rename(folder / "tests"), "has no folder `test`"),
+        (lambda folder: (folder / "train" / "train-0").rename(folder / "train" / ".hidden"), None),
+        (lambda folder: [path.unlink() for path in (folder / "test" / "test-1").iterdir()], "test-1: expected images of the class"),
+        (
+            lambda folder: (folder / "test" / "test-1" / "0.png").unlink(),
+            "evaluation.query: 15 and 5 shots need more images than class test-1 of test has, 19",
+        ),
+        (lambda folder: (folder / "test" / "test-1").rename(folder / "train" / "test-1"), "evaluation.way: got 5; allowed: at most 4"),
+    ],
+)
+def test_a_folder_of_photos_is_looked_at_before_the_first_job(project, change, message):
+    folder = photos(project, 5, 20)
+    change(folder)
+    data = {"source": "folder", "folder": str(folder)}
+    if message is None:
+        assert check(project, data=data)
+    else:
+        with pytest.raises(UserError, match=message):
+            check(project, data=data)
+
+
+def test_a_home_folder_may_be_written_short(project, monkeypatch):
+    photos(project, 5, 20)
+    monkeypatch.setenv("HOME", str(project))
+    assert check(project, data={"source": "folder", "folder": "~/photos"})
+
+
+@pytest.mark.parametrize("name", ["artifacts", "logs", ".datafree"])
+def test_a_file_where_a_folder_of_results_should_be_is_refused(project, name):
+    (project / name).touch()
+    with pytest.raises(UserError, match=rf"{name}: cannot write here; change its permissions, or run in another folder"):
+        check(project)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_a_folder_without_permission_to_write_is_refused(project):
+    project.chmod(0o555)
+    try:
+        with pytest.raises(UserError, match="cannot write here"):
+            check(project)
+    finally:
+        project.chmod(0o755)
+
+
+def test_a_folder_that_the_system_calls_unwritable_is_refused(project, monkeypatch):
+    monkeypatch.setattr(preflight.os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match="cannot write here"):
+        check(project)
+
+
+def test_a_gpu_is_looked_for_only_when_one_is_named(project, monkeypatch):
+    monkeypatch.setattr(devices, "visible_gpus", lambda: pytest.fail("looked"))
+    for device in ("auto", "cpu"):
+        check(project, device=device)
+
+
+def test_nothing_heavy_is_imported(project):
+    script = """
+import sys
+from pathlib import Path
+from datafree import preflight
+from datafree.config import load
+preflight.check(load(sys.argv[1]), Path(sys.argv[1]).parent)
+assert not {"torch", "matplotlib", "scipy"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script, PROJECT / "params.yaml"], check=True, cwd=project)

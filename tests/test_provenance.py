@@ -1,0 +1,342 @@
+import ast
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datafree import artifacts, provenance
+from datafree.errors import UserError
+from datafree.provenance import Job
+
+# ---- what a job is ----------------------------------------------------------------------------------------------------------------------
+
+
+def a_job(**changes) -> Job:
+    parts = {
+        "stage": "learner",
+        "wildcards": {"arm": "bell", "seed": "0"},
+        "config": {"seed": 0, "meta.arm": {"steps": 5, "temperature": 4.0}},
+        "code": "c0de",
+        "inputs": {"pools": ["in/a", "in/b"], "episodes": "in/e"},
+        "outputs": {"learner": "out/learner", "card": "out/card", "provenance": "out/provenance.json"},
+    }
+    return Job(**{**parts, **changes})
+
+
+def test_a_job_names_itself_and_its_files():
+    job = a_job()
+    assert job.name == "learner/bell/0"
+    assert job.input("episodes") == Path("in/e")
+    assert job.input_list("pools") == [Path("in/a"), Path("in/b")]
+    assert job.input_list("episodes") == [Path("in/e")]
+    assert job.input_list("architecture") == []
+    assert list(job.input_paths()) == ["in/a", "in/b", "in/e"]
+    assert job.output("card") == Path("out/card")
+    with pytest.raises(TypeError, match="`pools` names several files"):
+        job.input("pools")
+
+
+# ---- when it is done --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """A folder in which ``a_job()`` is done."""
+    monkeypatch.chdir(tmp_path)
+    for path in ("in/a", "in/b", "in/e", "out/learner", "out/card"):
+        artifacts.write_text(path, f"content of {path}")
+    provenance.record(a_job(), {"python": "3"})
+    return tmp_path
+
+
+def test_finished_work_is_recognised(finished):
+    assert provenance.stale_because(a_job()) == ""
+
+
+REASONS = {
+    "nothing recorded": lambda: os.unlink("out/provenance.json"),  # noqa: PTH108
+    "input changed: in/b": lambda: Path("in/b").write_text("other"),
+    "output missing or changed: out/card": lambda: Path("out/card").write_text("other"),
+    "output missing or changed: out/learner": lambda: Path("out/learner").unlink(),
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_a_change_on_disk_is_the_reason_to_compute(finished, reason):
+    REASONS[reason]()
+    assert provenance.stale_because(a_job()) == reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"config": {"seed": 1, "meta.arm": {"steps": 5, "temperature": 4.0}}}, "parameter changed: seed"),
+        ({"config": {"seed": 0, "meta.arm": {"steps": 6, "temperature": 4.0}}}, "parameter changed: meta.arm"),
+        ({"config": {"seed": 0}}, "parameter changed: meta.arm"),
+        ({"config": {"seed": 0, "meta.arm": {"steps": 5, "temperature": 4.0}, "tasks": {}}}, "parameter changed: tasks"),
+        ({"code": "c1de"}, "code changed"),
+        ({"stage": "retrain"}, "recorded for another job"),
+        ({"wildcards": {"arm": "bell", "seed": "1"}}, "recorded for another job"),
+        ({"inputs": {"pools": ["in/a", "in/b"], "episodes": "in/e", "architecture": "in/c"}}, "other input files"),
+        ({"inputs": {"pools": ["in/a"], "episodes": "in/e"}}, "other input files"),
+        ({"outputs": {"learner": "out/learner", "provenance": "out/provenance.json"}}, "other output files"),
+    ],
+)
+def test_another_specification_is_the_reason_to_compute(finished, changes, reason):
+    assert provenance.stale_because(a_job(**changes)) == reason
+
+
+@pytest.mark.parametrize("inputs", [{"pools": ["in/b", "in/a"], "episodes": "in/e"}, {"pools": ["in/a", "in/e"], "episodes": "in/b"}])
+def test_the_same_files_in_another_order_or_role_are_other_inputs(finished, inputs):
+    assert provenance.stale_because(a_job(inputs=inputs)) == "other input files"
+
+
+def test_a_missing_input_is_the_users_to_mend(finished):
+    Path("in/a").unlink()
+    with pytest.raises(UserError, match="in/a: the file is missing"):
+        provenance.stale_because(a_job())
+
+
+@given(
+    st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=3), lambda i: st.lists(i) | st.dictionaries(st.text(), i))
+    | st.fixed_dictionaries({}, optional=dict.fromkeys(["stage", "wildcards", "config", "code", "inputs", "outputs"], st.sampled_from([None, 1, "x", [], {}])))
+)  # fmt: skip
+def test_a_sidecar_that_says_anything_else_means_that_the_work_is_not_done(tmp_path_factory, value):
+    folder = tmp_path_factory.mktemp("sidecar")
+    sidecar = folder / "provenance.json"
+    artifacts.write_json(sidecar, value)
+    job = a_job(inputs={}, outputs={"provenance": str(sidecar)})
+    assert provenance.stale_because(job) != ""
+    provenance.write_card(folder / "card.json", job.specification(), sidecar)
+    assert provenance.read_job(folder / "card.json", {}, {}).specification() == job.specification()
+
+
+def test_a_record_tells_nothing_of_when_or_where_it_was_made(finished):
+    before = Path("out/provenance.json").read_bytes()
+    time.sleep(0.01)
+    provenance.record(a_job(), {"python": "3"})
+    assert Path("out/provenance.json").read_bytes() == before
+    record = json.loads(before)
+    assert record["inputs"] == {path: artifacts.sha256(path) for path in ("in/a", "in/b", "in/e")}
+    assert record["outputs"] == {path: artifacts.sha256(path) for path in ("out/learner", "out/card")}
+    assert str(finished) not in before.decode()
+
+
+def test_marking_as_current_refreshes_every_output_and_changes_none(finished):
+    paths = ("out/learner", "out/card", "out/provenance.json")
+    before = [Path(path).read_bytes() for path in paths]
+    for path in paths:
+        os.utime(path, (1, 1))
+    provenance.mark_current(a_job())
+    assert min(Path(path).stat().st_mtime for path in paths) > 1e9
+    assert [Path(path).read_bytes() for path in paths] == before
+
+
+# ---- how the scheduler learns of it -----------------------------------------------------------------------------------------------------
+
+CARD = Path("jobs/learner.json")
+
+
+def card_is_rewritten(job: Job) -> bool:
+    before = CARD.read_bytes() if CARD.exists() else b""
+    provenance.write_card(CARD, job.specification(), Path(job.outputs["provenance"]))
+    return CARD.read_bytes() != before
+
+
+def test_a_card_is_written_once_and_left_alone_while_nothing_changes(finished):
+    assert card_is_rewritten(a_job())
+    assert not card_is_rewritten(a_job())
+    Path("out/provenance.json").unlink()  # the scheduler itself sees that an output is missing
+    assert not card_is_rewritten(a_job())
+    assert provenance.read_job(CARD, {}, {}).specification() == a_job().specification()
+
+
+def test_a_card_is_rewritten_for_another_specification(finished):
+    card_is_rewritten(a_job())
+    assert card_is_rewritten(a_job(code="c1de"))
+    assert card_is_rewritten(a_job())
+
+
+def test_a_card_is_rewritten_when_the_sidecar_tells_of_other_work(finished):
+    card_is_rewritten(a_job())
+    provenance.record(a_job(code="older"), {})  # as after checking out another revision's results
+    assert card_is_rewritten(a_job())
+    assert card_is_rewritten(a_job())  # and again, until the work is done
+    provenance.record(a_job(), {})
+    assert not card_is_rewritten(a_job())
+
+
+def test_a_card_is_rewritten_when_the_maker_of_an_input_recorded_another_content(finished):
+    card_is_rewritten(a_job())
+    upstream = {"stage": "invert", "outputs": {path: artifacts.sha256(path) for path in ("in/a", "in/b", "in/e")}}
+    artifacts.write_json("in/provenance.json", upstream)
+    assert not card_is_rewritten(a_job())
+    artifacts.write_json("in/provenance.json", {**upstream, "outputs": {**upstream["outputs"], "in/b": "0" * 64}})
+    assert card_is_rewritten(a_job())
+    assert provenance.upstream_changed(provenance.read_sidecar("out/provenance.json")) == "input changed: in/b"
+
+
+def test_a_damaged_card_is_written_anew(finished):
+    CARD.parent.mkdir()
+    for content in (b"", b"[]", b"\xff", b"{}"):
+        CARD.write_bytes(content)
+        assert card_is_rewritten(a_job())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "card.json: the file is missing"),
+        ("{", "not readable JSON"),
+        ("[]", "not a job card, `stage` is missing"),
+        ('{"stage": "images", "wildcards": {}, "code": ""}', "not a job card, `config` is missing"),
+    ],
+)
+def test_a_card_that_is_none_is_refused(tmp_path, content, message):
+    card = tmp_path / "card.json"
+    if content is not None:
+        card.write_text(content)
+    with pytest.raises(UserError, match=message):
+        provenance.read_job(card, {}, {})
+
+
+# ---- what the code is -------------------------------------------------------------------------------------------------------------------
+
+PACKAGE = {
+    "__init__.py": "x = 1\n",
+    "errors.py": "x = 1\n",
+    "cli.py": "x = 1\n",
+    "config/__init__.py": "x = 1\n",
+    "stages/__init__.py": "",
+    "stages/first.py": (
+        "from datafree.room import near\nfrom datafree.errors import UserError\nfrom datafree import config\n"
+        "def run(job):\n    import datafree.room.late\n"
+    ),
+    "stages/second.py": "import json\nx = 1\n",
+    "room/__init__.py": "from datafree.room import sibling\n",
+    "room/near.py": "from datafree.room.far import thing\n",
+    "room/far.py": "import math\nthing = 1\n",
+    "room/late.py": "thing = 1\n",
+    "room/sibling.py": "thing = 1\n",
+    "room/stranger.py": "thing = 1\n",
+    "room/style.css": "p {}\n",
+    "room/notes.txt": "notes\n",
+}
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    for name, text in PACKAGE.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path)
+
+    def code_hash(module):
+        provenance.code_files.cache_clear()
+        provenance.code_hash.cache_clear()
+        return provenance.code_hash(module)
+
+    yield tmp_path, code_hash
+    provenance.code_files.cache_clear()
+    provenance.code_hash.cache_clear()
+
+
+FOLLOWED = {"stages/first.py", "stages/__init__.py", "room/__init__.py", "room/near.py", "room/far.py", "room/late.py", "room/sibling.py"}
+
+
+@pytest.mark.parametrize("name", PACKAGE)
+def test_an_edit_counts_just_where_the_stage_can_reach(package, name):
+    folder, code_hash = package
+    before = code_hash("datafree.stages.first")
+    (folder / name).write_text(PACKAGE[name] + "y = 2\n")
+    assert (code_hash("datafree.stages.first") != before) == (name in FOLLOWED | {"room/style.css"})
+
+
+def test_a_removed_or_renamed_module_counts(package):
+    folder, code_hash = package
+    before = code_hash("datafree.stages.first")
+    (folder / "room" / "sibling.py").unlink()
+    assert code_hash("datafree.stages.first") != before
+
+
+def test_what_no_one_runs_does_not_count(package):
+    folder, code_hash = package
+    before = code_hash("datafree.stages.first")
+    (folder / "room" / "far.py").write_text('"""A docstring."""\n\n# a comment\nimport math  # why\n\n\nthing = 1\n')
+    assert code_hash("datafree.stages.first") == before
+    (folder / "room" / "far.py").write_text('"""A docstring."""\n\nimport math\nthing = 1.0\n')
+    assert code_hash("datafree.stages.first") != before
+
+
+def test_the_closure_of_a_real_stage():
+    names = {str(path.relative_to(provenance.PACKAGE)) for path in provenance.code_files("datafree.stages.meta_generator")}
+    assert {"stages/meta_generator.py", "inversion/five.py", "inversion/losses.py", "zoo/backbones/conv4.py", "devices.py"} <= names
+    assert not {name for name in names if name.startswith(("config/", "nas/", "report/")) or name in ("cli.py", "tracking.py", "errors.py")}
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\"'\\{}"), max_size=8)
+STATEMENTS = st.one_of(
+    TEXT.map(lambda text: f"x = '# {text}'"),
+    TEXT.map(lambda text: f'y = """{text}\n\n  # no comment {text}   \n"""'),
+    TEXT.map(lambda text: f"z = f'{{x}} # {text}'"),
+    TEXT.map(lambda text: f"w = '{text} \\\n   b'"),
+)
+
+
+@st.composite
+def twins(draw, indent=""):
+    """Python source with docstrings, comments and blank lines, and the same without."""
+    noisy, plain = [], []
+    if draw(st.booleans()):
+        text = draw(TEXT)
+        noisy.append(draw(st.sampled_from([f'{indent}"""{text}"""', f'{indent}"""{text}\n\n  {text}"""', f"{indent}'{text}'  # {text}"])))
+    for _ in range(draw(st.integers(1, 3))):
+        statement = f"{indent}{draw(STATEMENTS)}"
+        plain.append(statement)
+        comment = draw(TEXT)
+        noisy += draw(st.sampled_from([[statement], ["", statement, "  "], [f"   # {comment}", f"{statement}  # {comment}"]]))
+        if len(indent) < 8 and draw(st.booleans()):
+            head = indent + draw(st.sampled_from(["def f(a, b=1):", "class C:", "async def g():", "if x:"]))
+            inner_noisy, inner_plain = draw(twins(indent + "    "))
+            if head.endswith("if x:"):  # a string there is no docstring
+                inner_noisy = inner_plain
+            noisy += [f"{head}  # {comment}", inner_noisy]
+            plain += [head, inner_plain]
+    return "\n".join(noisy), "\n".join(plain)
+
+
+def meaning(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return ast.dump(tree)
+
+
+@given(twins())
+def test_comments_docstrings_and_blank_lines_are_all_that_is_removed(sources):
+    noisy, plain = sources
+    stripped = provenance.without_comments(noisy)
+    assert meaning(stripped) == meaning(plain) == meaning(noisy)
+    assert stripped == provenance.without_comments(plain)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("def f(): 'θθθθθθθθθθ'; return 1", "def f(): 'θθθθθθθθθθ'; return 2"),
+        ("x = '''a\n\nb'''", "x = '''a\nb'''"),
+        ("x = '''a \nb'''", "x = '''a\nb'''"),
+        ("x = '''a\n# b'''", "x = '''a\n# c'''"),
+        ("if x:\n    y()\n    z()", "if x:\n    y()\nz()"),
+        ("x = 'a\u2028# b'", "x = 'a\u2028# c'"),
+        ("x = f'''{y}\n\n'''", "x = f'''{y}\n'''"),
+        ("é = 1; x = 1  # one", "é = 1; x = 2  # one"),
+    ],
+)
+def test_a_real_edit_is_seen_wherever_it_is(before, after):
+    assert provenance.without_comments(before) != provenance.without_comments(after)

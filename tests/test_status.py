@@ -1,0 +1,40 @@
+"""The table of job states."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from datafree.artifacts import write_json
+from datafree.errors import UserError
+from datafree.status import job_states, print_status
+
+CARD = {"stage": "teacher", "wildcards": {"teacher": "t0"}, "config": {"seed": 0}, "code": "c", "written_ns": 1}
+
+
+def _sidecar(root: Path, **changes: object) -> None:
+    record = {**CARD, "inputs": {}, "outputs": {}, **changes}
+    record.pop("written_ns")
+    write_json(root / "artifacts/zoo/t0/provenance.json", record)
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        (None, "not yet run"),
+        ({}, "done"),
+        ({"config": {"seed": 1}}, "parameter changed: seed"),
+        ({"code": "d"}, "code changed"),
+    ],
+)
+def test_states(tmp_path: Path, changes: dict | None, state: str) -> None:
+    write_json(tmp_path / "jobs/teacher.t0.json", CARD)
+    if changes is not None:
+        _sidecar(tmp_path, **changes)
+    assert job_states(tmp_path / "jobs", tmp_path / "artifacts") == [("teacher/t0", state)]
+
+
+def test_no_cards_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run `snakemake -n` first"):
+        print_status(tmp_path)

@@ -1,0 +1,125 @@
+"""A project folder of its own for each test: a git clone of this checkout with tiny settings, and the real Snakemake and DVC."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from datafree.config import as_tree, load
+
+ROOT = Path(__file__).parents[2]
+TINY = {
+    "zoo": {"limit": 2},
+    "inversion": {"methods": {"five": {"steps": 2}, "five_quality": None}},
+    "meta": {"arms": {"bell": {"inversion": "five"}, "distillation": None}},
+    "nas": {"algorithms": {"spos": {"inversion": "five"}}},
+}
+
+
+class Project:
+    """A project folder and the commands that a user would type in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, *command: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV", "DVC", "GIT"))}
+        environment |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+        environment |= {"PYTHONPATH": str(self.folder / "src"), "DVC_NO_ANALYTICS": "1"}
+        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=540, check=False)
+        assert not ok or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+        return done
+
+    def snakemake(self, *arguments: str, ok: bool = True) -> set[str]:
+        """Run Snakemake; the names of the jobs that computed."""
+        return self._computed("snakemake", "--cores", "2", *arguments, ok=ok)
+
+    def dvc_repro(self, *arguments: str) -> set[str]:
+        """Run DVC; the names of the jobs that computed."""
+        return self._computed("dvc", "repro", *arguments)
+
+    def _computed(self, *command: str, ok: bool = True) -> set[str]:
+        before = len(self.journal())
+        self.last = self.run(*command, ok=ok)
+        return {line.split()[2].rstrip(":") for line in self.journal()[before:] if "computing" in line}
+
+    def journal(self) -> list[str]:
+        path = self.folder / "logs/jobs.log"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def change(self, dotted: str, value: object) -> None:
+        """Set one parameter in params.yaml."""
+        path = self.folder / "params.yaml"
+        tree = yaml.safe_load(path.read_text())
+        *parents, last = dotted.split(".")
+        node = tree
+        for key in parents:
+            node = node[key]
+        node[last] = value
+        path.write_text(yaml.safe_dump(tree, sort_keys=False))
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        path = self.folder / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "--all")
+        self.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "--message", message)
+
+    def copy(self, folder: Path) -> Project:
+        """The same folder elsewhere, modification times included."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Project(folder)
+
+    def clone(self, folder: Path) -> Project:
+        """A fresh clone: what git tracks, and nothing else."""
+        self.run("git", "clone", "--quiet", str(self.folder), str(folder))
+        return Project(folder)
+
+
+@pytest.fixture(scope="session")
+def empty_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A committed checkout with tiny settings, before any run."""
+    folder = tmp_path_factory.mktemp("workflow") / "empty"
+    folder.mkdir()
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    for name in listed:
+        if (ROOT / name).is_file() and not name.startswith("tests/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    tiny = folder / "tiny.yaml"
+    tiny.write_text(yaml.safe_dump(TINY))
+    settings = as_tree(load(folder / "params.yaml", folder / "presets/smoke.yaml", tiny))
+    tiny.unlink()
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    project = Project(folder)
+    project.run("git", "init", "--quiet", "--initial-branch", "main")
+    project.commit("tiny settings")
+    return project
+
+
+@pytest.fixture(scope="session")
+def finished(empty_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The same after one whole Snakemake run; tests work on copies of it."""
+    project = empty_project.copy(tmp_path_factory.mktemp("workflow") / "finished")
+    project.first_run = project.snakemake()  # type: ignore[attr-defined]
+    return project
+
+
+@pytest.fixture(scope="session")
+def recorded(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The finished project after `dvc repro`, with its dvc.lock committed."""
+    project = finished.copy(tmp_path_factory.mktemp("workflow") / "recorded")
+    project.computed_by_dvc = project.dvc_repro()  # type: ignore[attr-defined]
+    project.commit("results")
+    return project

@@ -1,0 +1,72 @@
+"""dvc.yaml and the Snakefile tell the same story."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from datafree.provenance import PACKAGE, code_files
+from tests.workflow.conftest import ROOT, Project
+
+pytestmark = pytest.mark.xdist_group("workflow")
+
+
+@pytest.fixture(scope="module")
+def jobs(empty_project: Project) -> dict[str, list[dict]]:
+    """By rule: every job's inputs, outputs and card, from a forced dry run."""
+    text = empty_project.run("snakemake", "--dry-run", "--forceall", "--quiet", "none", "--printshellcmds", "--nocolor").stdout
+    found: dict[str, list[dict]] = {}
+    for block in re.split(r"\n(?=rule |localrule )", text):
+        rule = re.match(r"(?:local)?rule (\w+):", block)
+        card = re.search(r"--job (\S+)", block)
+        if rule and card:
+            command = block[card.start() :]
+            found.setdefault(rule[1], []).append(
+                {
+                    "inputs": re.findall(r"-i \w+=(\S+)", command),
+                    "outputs": re.findall(r"-o \w+=(\S+)", command),
+                    "card": json.loads((empty_project.folder / card[1]).read_text()),
+                }
+            )
+    return found
+
+
+def _under(path: str, folders: list[str]) -> bool:
+    return any(path == folder or path.startswith(folder + "/") for folder in folders)
+
+
+def test_every_job_belongs_to_a_stage_that_knows_its_files_and_parameters(jobs: dict[str, list[dict]]) -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    covered = set()
+    for name, stage in stages.items():
+        rules = re.search(r"--forcerun ([\w ]+) -- (\w+)", stage["cmd"])
+        assert rules and rules[2] == name
+        outs = [key for entry in stage["outs"] + stage.get("metrics", []) for key in entry]
+        for rule in rules[1].split():
+            covered.add(rule)
+            for job in jobs[rule]:
+                for path in job["outputs"]:
+                    assert _under(path, outs), f"{name}: {path} is not under outs"
+                for path in job["inputs"]:
+                    assert _under(path, stage["deps"] + outs), f"{name}: {path} is not under deps"
+                for key in job["card"]["config"]:
+                    section = {"teacher": "zoo", "inversion.method": "inversion", "meta.arm": "meta", "nas.algorithm": "nas"}.get(key, key)
+                    assert _under(section.replace(".", "/"), [p.replace(".", "/") for p in stage["params"]]), f"{name}: {key}"
+    assert covered == set(jobs)
+
+
+def test_every_stage_depends_on_the_code_it_runs(jobs: dict[str, list[dict]]) -> None:
+    for rule in jobs:
+        files = code_files(f"datafree.stages.{rule}")
+        assert PACKAGE / "stages" / f"{rule}.py" in files
+    assert all("src/datafree" in stage["deps"] for stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values())
+
+
+def test_every_output_of_the_pipeline_is_versioned_or_ignored() -> None:
+    ignored = Path(ROOT / ".gitignore").read_text()
+    for name in ("artifacts", "logs", ".datafree", ".snakemake"):
+        assert f"/{name}/" in ignored

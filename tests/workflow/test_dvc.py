@@ -1,0 +1,86 @@
+"""The real DVC beside the real Snakemake: neither may redo the other's work, or record an old output under a new parameter."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from datafree.provenance import read_sidecar
+from tests.workflow.conftest import Project
+
+pytestmark = pytest.mark.xdist_group("workflow")
+
+
+def assert_honest(project: Project) -> None:
+    """What dvc.lock records as made under the present parameters was made under them."""
+    parameters = yaml.safe_load((project.folder / "params.yaml").read_text())
+    sidecars = [read_sidecar(path) for path in sorted((project.folder / "artifacts").rglob("provenance.json"))]
+    assert sidecars
+    for sidecar in sidecars:
+        assert sidecar is not None
+        for key in ("seed", "tasks", "evaluation", "inversion.images_per_class", "inversion.meta_generator"):
+            if key in sidecar["config"]:
+                value = parameters
+                for part in key.split("."):
+                    value = value[part]
+                assert sidecar["config"][key] == value, f"{sidecar['stage']} {sidecar['wildcards']}: {key}"
+
+
+def test_dvc_after_snakemake_records_without_computing(recorded: Project) -> None:
+    assert recorded.computed_by_dvc == set()  # type: ignore[attr-defined]
+    assert (recorded.folder / "dvc.lock").is_file()
+    assert "up to date" in recorded.run("dvc", "status").stdout
+    assert recorded.snakemake() == set()
+    assert "Nothing to be done" in recorded.last.stdout + recorded.last.stderr
+
+
+def test_fresh_clone_with_pulled_artifacts_computes_nothing(recorded: Project, tmp_path: Path) -> None:
+    recorded.run("dvc", "remote", "add", "--force", "--default", "--local", "store", str(tmp_path / "store"))
+    recorded.run("dvc", "push")
+    clone = recorded.clone(tmp_path / "clone")
+    clone.run("dvc", "remote", "add", "--default", "--local", "store", str(tmp_path / "store"))
+    clone.run("dvc", "pull")
+    assert clone.snakemake() == set()
+    assert clone.dvc_repro() == set()
+    assert "up to date" in clone.run("dvc", "status").stdout
+
+
+def test_no_order_of_commands_pairs_an_old_output_with_a_new_parameter(recorded: Project, tmp_path: Path) -> None:
+    project = recorded.copy(tmp_path / "project")
+    changed = {"few_shot", "report_page"}
+
+    # A parameter changes; Snakemake computes, then `dvc checkout` brings the old outputs back under the new parameter.
+    project.change("evaluation.episodes", 22)
+    assert project.snakemake() == changed
+    project.run("dvc", "checkout", "--force")
+    assert project.snakemake() == changed
+    assert project.dvc_repro() == set()
+    assert_honest(project)
+    project.commit("22 episodes")
+
+    # Back in history with both tools, then plain Snakemake.
+    project.run("git", "checkout", "--quiet", "HEAD~1")
+    project.run("dvc", "checkout", "--force")
+    assert project.snakemake() == set()
+    assert_honest(project)
+
+    # Back in git alone: the outputs are the newer ones, under the older parameter.
+    project.run("git", "checkout", "--quiet", "main")
+    project.run("dvc", "checkout", "--force")
+    project.run("git", "checkout", "--quiet", "HEAD~1")
+    assert project.dvc_repro() == changed
+    assert_honest(project)
+
+
+def test_fresh_clone_with_a_changed_parameter_is_not_taken_for_done(recorded: Project, tmp_path: Path) -> None:
+    for first in ("snakemake", "dvc"):
+        clone = recorded.clone(tmp_path / first)
+        shutil.copytree(recorded.folder / ".dvc/cache", clone.folder / ".dvc/cache")
+        clone.run("dvc", "checkout")
+        clone.change("evaluation.episodes", 23)
+        computed = clone.snakemake() if first == "snakemake" else clone.dvc_repro()
+        assert computed == {"few_shot", "report_page"}
+        assert_honest(clone)

@@ -1,0 +1,95 @@
+"""The real Snakemake: what runs when."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.conftest import Project
+
+pytestmark = pytest.mark.xdist_group("workflow")
+
+JOBS = {
+    "images",
+    "teacher/glyphs-00",
+    "teacher/glyphs-01",
+    "meta_generator",
+    "invert/five/glyphs-00",
+    "invert/five/glyphs-01",
+    "episodes/five",
+    "search/spos",
+    "retrain/spos",
+    "learner/bell/0",
+    "reference/oracle",
+    "reference/judge",
+    "inversion_quality",
+    "few_shot",
+    "report_page",
+}
+
+
+@pytest.fixture
+def project(finished: Project, tmp_path: Path) -> Project:
+    return finished.copy(tmp_path / "project")
+
+
+def test_first_run_computes_everything_once_and_shows_the_table(finished: Project) -> None:
+    assert finished.first_run == JOBS  # type: ignore[attr-defined]
+    results = json.loads((finished.folder / "artifacts/evaluation/few_shot/results.json").read_text())
+    assert {row["name"] for row in results["rows"]} >= {"bell", "pixels", "random", "best teacher", "all teachers", "real-data oracle"}
+    assert "bell" in finished.last.stderr
+    assert (finished.folder / "artifacts/report/report.html").stat().st_size > 10_000
+
+
+def test_second_run_does_nothing(project: Project) -> None:
+    assert project.snakemake() == set()
+    assert "Nothing to be done" in project.last.stdout + project.last.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("evaluation.episodes", 21, {"few_shot", "report_page"}),
+        ("tasks.query", 4, {"episodes/five", "learner/bell/0", "few_shot", "report_page"}),
+        ("zoo.limit", 1, JOBS - {"images", "teacher/glyphs-00", "teacher/glyphs-01", "invert/five/glyphs-01"}),
+    ],
+)
+def test_changed_parameter_reruns_exactly_what_reads_it(project: Project, key: str, value: object, expected: set[str]) -> None:
+    project.change(key, value)
+    assert project.snakemake() == expected
+    assert project.snakemake() == set()
+
+
+def test_changed_teacher_leaves_the_other_teacher_alone(project: Project) -> None:
+    project.edit("zoos/glyphs.yaml", "{name: glyphs-01, train: {classes: 8, seed: 1}}", "{name: glyphs-01, train: {classes: 7, seed: 1}}")
+    assert project.snakemake() == JOBS - {"images", "teacher/glyphs-00"}
+
+
+def test_edited_code_reruns_its_stage_and_a_comment_does_not(project: Project) -> None:
+    project.edit("src/datafree/tasks/episodes.py", "from __future__", "# a remark\nfrom __future__")
+    assert project.snakemake() == set()
+    project.edit("src/datafree/report/tables.py", "\ndef ", "\nUNUSED = 0\n\n\ndef ")
+    assert project.snakemake() == {"report_page"}
+
+
+def test_damaged_artifact_is_found_and_made_again(project: Project) -> None:
+    pool = project.folder / "artifacts/inversion/five/glyphs-00/images.safetensors"
+    whole = pool.read_bytes()
+    pool.write_bytes(whole[:-1])
+    assert project.snakemake("--forceall") == {"invert/five/glyphs-00"}
+    assert pool.read_bytes() == whole
+
+
+def test_deleted_output_is_made_again_with_the_same_bytes(project: Project) -> None:
+    learner = project.folder / "artifacts/meta/bell/seed0/learner.safetensors"
+    whole = learner.read_bytes()
+    learner.unlink()
+    assert project.snakemake() == {"learner/bell/0"}
+    assert learner.read_bytes() == whole
+
+
+def test_snakemake_report_contains_the_page(project: Project) -> None:
+    project.run("snakemake", "--report", "overview.html")
+    assert "report.html" in (project.folder / "overview.html").read_text()
