@@ -189,7 +189,13 @@ def test_a_missing_file_is_one_line_with_its_name(tmp_path, reader):
         READERS[reader](tmp_path)  # a folder is no file
 
 
-DAMAGED = {"empty": b"", "noise": b"\xff\xfe\x00\x9f" * 40, "text": b"step,loss\n1,high\n", "columns": b"step\n1,2,3\n", "deep": b"[" * 9999}
+DAMAGED = {
+    "empty": b"",
+    "noise": b"\xff\xfe\x00\x9f" * 40,
+    "text": b"step,loss\n1,high\n",
+    "columns": b"step\n1,2,3\n",
+    "deep": b"[" * 9999,
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGED)

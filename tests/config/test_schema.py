@@ -28,7 +28,9 @@ def as_lines(tree) -> list[str]:
 
 def test_params_yaml_holds_every_key_with_its_default():
     written = yaml.safe_load(PARAMS.read_text())
-    difference = list(difflib.unified_diff(as_lines(as_tree(resolve({}))), as_lines(written), "the dataclasses", "params.yaml", lineterm=""))
+    difference = list(
+        difflib.unified_diff(as_lines(as_tree(resolve({}))), as_lines(written), "the dataclasses", "params.yaml", lineterm="")
+    )
     assert not difference, "\n".join(difference)
 
 

@@ -91,7 +91,12 @@ def test_a_value_of_the_wrong_type_is_named_by_its_dotted_key(dotted, value):
 
 def cases_of_bounds():
     kinds = {"meta.arms": ARM_TYPES, "nas.algorithms": ALGORITHM_TYPES}
-    stars = {"data.glyphs.classes": "train", "data.glyphs.images_per_class": "train", "inversion.loss": "diversity", "inversion.methods": "five"}
+    stars = {
+        "data.glyphs.classes": "train",
+        "data.glyphs.images_per_class": "train",
+        "inversion.loss": "diversity",
+        "inversion.methods": "five",
+    }
     for pattern, (low, high) in BOUNDS.items():
         before, star, after = pattern.partition("*")
         before = before.rstrip(".")
@@ -133,8 +138,14 @@ IMPOSSIBLE = [
     ({"evaluation": {"split": "train"}}, "evaluation.split: got 'train'; allowed: validation, test"),
     ({"evaluation": {"shots": []}}, "evaluation.shots: empty"),
     ({"evaluation": {"shots": []}, "data": {"source": "folder", "folder": "x"}}, "evaluation.shots: empty"),
-    ({"evaluation": {"way": 13}, "data": {"glyphs": {"classes": {"test": 12}}}}, "evaluation.way: got 13; .* data.glyphs.classes.test = 12"),
-    ({"evaluation": {"query": 16, "shots": [5, 1]}, "data": {"glyphs": {"images_per_class": {"test": 20}}}}, "evaluation.query: 16 and 5 shots"),
+    (
+        {"evaluation": {"way": 13}, "data": {"glyphs": {"classes": {"test": 12}}}},
+        "evaluation.way: got 13; .* data.glyphs.classes.test = 12",
+    ),
+    (
+        {"evaluation": {"query": 16, "shots": [5, 1]}, "data": {"glyphs": {"images_per_class": {"test": 20}}}},
+        "evaluation.query: 16 and 5 shots",
+    ),
     ({"meta": {"seeds": []}}, "meta.seeds: got \\[\\]"),
     ({"meta": {"seeds": [1, 2, 1]}}, "meta.seeds: got \\[1, 2, 1\\]; .* each once"),
     ({"meta": {"arms": {"bell": {"inversion": "six"}}}}, "meta.arms.bell.inversion: got 'six'; allowed: five, five_quality"),
@@ -278,7 +289,9 @@ scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=4), st.dates(), st.binary(max_size=2),
     st.sampled_from(["bell", "spos", "five", "folder", "auto", "???", "${seed}", "${", "${oc.env:HOME}", "a\nb", "1e-3", "searched"]),
 )  # fmt: skip
-keys = st.one_of(st.sampled_from(sorted({part for pattern in BOUNDS for part in pattern.split(".")} | {"method", "name", "backbone"})), scalars)
+keys = st.one_of(
+    st.sampled_from(sorted({part for pattern in BOUNDS for part in pattern.split(".")} | {"method", "name", "backbone"})), scalars
+)
 anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=10)
 
 
@@ -313,6 +326,8 @@ def test_whatever_the_tree_the_error_is_one_of_ours(tree):
     survives(tree)
 
 
-@given(st.sampled_from(["meta", "nas", "inversion"]), st.dictionaries(st.sampled_from(["arms", "algorithms", "methods", "seeds"]), anything))
+@given(
+    st.sampled_from(["meta", "nas", "inversion"]), st.dictionaries(st.sampled_from(["arms", "algorithms", "methods", "seeds"]), anything)
+)
 def test_whatever_the_arms_the_error_is_one_of_ours(section, tree):
     survives({section: tree})

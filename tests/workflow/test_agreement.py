@@ -18,20 +18,13 @@ pytestmark = pytest.mark.xdist_group("workflow")
 @pytest.fixture(scope="module")
 def jobs(empty_project: Project) -> dict[str, list[dict]]:
     """By rule: every job's inputs, outputs and card, from a forced dry run."""
-    text = empty_project.run("snakemake", "--dry-run", "--forceall", "--quiet", "none", "--printshellcmds", "--nocolor").stdout
+    text = empty_project.run("snakemake", "--dry-run", "--forceall", "--printshellcmds").stdout
     found: dict[str, list[dict]] = {}
-    for block in re.split(r"\n(?=rule |localrule )", text):
-        rule = re.match(r"(?:local)?rule (\w+):", block)
-        card = re.search(r"--job (\S+)", block)
-        if rule and card:
-            command = block[card.start() :]
-            found.setdefault(rule[1], []).append(
-                {
-                    "inputs": re.findall(r"-i \w+=(\S+)", command),
-                    "outputs": re.findall(r"-o \w+=(\S+)", command),
-                    "card": json.loads((empty_project.folder / card[1]).read_text()),
-                }
-            )
+    for card, files in re.findall(r"datafree stage --job (\S+) (.*)", text):
+        job = {"card": json.loads((empty_project.folder / card).read_text())}
+        job |= {"inputs": re.findall(r"-i \w+=(\S+)", files), "outputs": re.findall(r"-o \w+=(\S+)", files)}
+        found.setdefault(job["card"]["stage"], []).append(job)
+    assert found
     return found
 
 

@@ -1,4 +1,4 @@
-"""Learning from stored soft labels of several teachers, each with classes of its own; and how well that went."""
+"""How a network follows several teachers, each asked only about the images recovered from it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from datafree.meta.learner import ABSENT
+from datafree.meta.learner import TeacherHeads
+from datafree.meta.losses import divergence
 from datafree.nas.pools import Batch, Pools
 
-SMALLEST_PROBABILITY = 2.0**-24  # the smallest positive float16: what a stored probability of zero may have been
 SCORING_BATCH = 256
 
 
@@ -22,23 +22,9 @@ class Score(NamedTuple):
     kl: float  # mean divergence, in nats, from the teacher's softened probabilities
 
 
-def distillation_loss(logits: Tensor, soft_labels: Tensor, temperature: float) -> Tensor:
-    """T² · mean ``divergence``; Hinton et al., "Distilling the Knowledge in a Neural Network", 2015.
-
-    The factor keeps the gradient's size independent of the temperature.
-    """
-    return temperature**2 * divergence(logits, soft_labels, temperature).mean()
-
-
-def divergence(logits: Tensor, soft_labels: Tensor, temperature: float) -> Tensor:
-    """KL(softmax(log p / T) ‖ softmax(z / T)) of every example, in nats: [B].
-
-    ``logits`` z [B, K] are ``ABSENT`` where the teacher has no class; ``soft_labels`` p [B, K] are its probabilities at temperature 1.
-    """
-    absent = logits <= ABSENT
-    log_target = (soft_labels.float().clamp_min(SMALLEST_PROBABILITY).log() / temperature).masked_fill(absent, ABSENT).log_softmax(1)
-    log_prediction = (logits.float() / temperature).masked_fill(absent, ABSENT).log_softmax(1)
-    return (log_target.exp() * (log_target - log_prediction)).sum(1)
+def own_logits(heads: TeacherHeads, features: Tensor, teacher: Tensor) -> Tensor:
+    """What the head of each image's own teacher says: features [B, D], teacher int64 [B] → logits [B, most classes]."""
+    return heads(features, range(len(heads.bias)))[torch.arange(len(teacher), device=teacher.device), teacher]
 
 
 @torch.no_grad()

@@ -30,8 +30,8 @@ class Batch:
 class Pools:
     """Several teachers' pools end to end; K is the largest number of classes that a teacher has.
 
-    ``images`` uint8 [N, C, H, W], ``soft_labels`` float16 [N, K], ``teacher`` int64 [N], ``classes`` the number per teacher. ``normalise`` is
-    that of the network which learns from them.
+    ``images`` uint8 [N, C, H, W], ``soft_labels`` float16 [N, K], ``teacher`` int64 [N], ``classes`` the number per teacher.
+    ``normalise`` is that of the network which learns from them.
     """
 
     images: Tensor
@@ -50,16 +50,14 @@ class Pools:
         shape = list(pools[0].images.shape[1:])
         for number, pool in enumerate(pools, 1):
             here = f"recovered pool {number} of {len(pools)}"
-            if list(pool.images.shape[1:]) != shape:
-                raise UserError(
-                    f"{here}: expected images {shape} as in the first, got {list(pool.images.shape[1:])}; use one input size per zoo"
-                )
+            own, labels = list(pool.images.shape[1:]), list(pool.soft_labels.shape)
+            if own != shape:
+                raise UserError(f"{here}: expected images {shape} as in the first, got {own}; use one input size per zoo")
             if len(pool.images) < 2:
                 raise UserError(f"{here}: expected at least 2 images, got {len(pool.images)}; raise inversion.images_per_class")
-            if list(pool.soft_labels.shape) != [len(pool.images), len(pool.classes)]:
-                raise UserError(
-                    f"{here}: expected soft labels {[len(pool.images), len(pool.classes)]}, got {list(pool.soft_labels.shape)}; rerun the inversion"
-                )
+            wanted = [len(pool.images), len(pool.classes)]
+            if labels != wanted:
+                raise UserError(f"{here}: expected soft labels {wanted}, got {labels}; rerun the inversion")
         classes = tuple(len(pool.classes) for pool in pools)
         counts = torch.tensor([len(pool.images) for pool in pools])
         return cls(

@@ -12,7 +12,8 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import SposConfig
 from datafree.devices import derive_seed, generator, seeded_initialisation
 from datafree.meta.learner import TeacherHeads
-from datafree.nas.distillation import Score, distillation_loss, score
+from datafree.meta.losses import distillation_loss
+from datafree.nas.distillation import Score, own_logits, score
 from datafree.nas.pools import Pools, draw
 from datafree.nas.training import minimise
 from datafree.zoo.augmentation import random_affine
@@ -23,7 +24,7 @@ LEARNING_RATE = 0.01  # AdamW, peak of the one-cycle schedule
 
 
 class MultiHeadClassifier(nn.Module):
-    """A backbone with one head per teacher: float [B, C, H, W] and teacher int64 [B] → logits [B, most classes], see ``TeacherHeads``."""
+    """A backbone with one head per teacher: float [B, C, H, W] and teacher int64 [B] → logits [B, most classes], see ``own_logits``."""
 
     def __init__(self, backbone: Backbone, classes: Sequence[int]) -> None:
         super().__init__()
@@ -31,7 +32,7 @@ class MultiHeadClassifier(nn.Module):
         self.heads = TeacherHeads(backbone.feature_size, classes)
 
     def forward(self, images: Tensor, teacher: Tensor) -> Tensor:
-        return self.heads(self.backbone(images), teacher)
+        return own_logits(self.heads, self.backbone(images), teacher)
 
 
 @dataclass(frozen=True)

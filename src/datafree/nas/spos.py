@@ -1,7 +1,7 @@
 """Single path one-shot search: train a supernet with uniform paths, then breed cells that score well in it.
 
-Guo et al., "Single Path One-Shot Neural Architecture Search with Uniform Sampling", ECCV 2020; on synthetic images and soft labels as in Liu
-et al., "Data-Free Neural Architecture Search via Recursive Label Calibration", ECCV 2022.
+Guo et al., "Single Path One-Shot Neural Architecture Search with Uniform Sampling", ECCV 2020; on synthetic images and soft labels as
+in Liu et al., "Data-Free Neural Architecture Search via Recursive Label Calibration", ECCV 2022.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from torch import Tensor
 from datafree.checkpoints import Checkpoint
 from datafree.config import SposConfig
 from datafree.devices import derive_seed, seeded_initialisation
+from datafree.meta.losses import distillation_loss
 from datafree.nas import space
-from datafree.nas.distillation import Score, distillation_loss, score
+from datafree.nas.distillation import Score, score
 from datafree.nas.pools import Pools, draw
 from datafree.nas.space import Genotype
 from datafree.nas.supernet import Supernet, recalibrate
@@ -113,8 +114,8 @@ def train_supernet(
 ) -> Trained:
     """Minimise the distillation loss of one path per step, drawn uniformly from ``candidates``.
 
-    ``training`` int64 [N] indexes ``pools``, which lie on ``device``; a batch mixes teachers as the pools do. Cells beyond the limit are never
-    trained: the weights they share would serve none that can be chosen. The checkpoint also keeps ``scores``, filled later.
+    ``training`` int64 [N] indexes ``pools``, which lie on ``device``; a batch mixes teachers as the pools do. Cells beyond the limit are
+    never trained: the weights they share would serve none that can be chosen. The checkpoint also keeps ``scores``, filled later.
     """
     with seeded_initialisation(derive_seed(seed, "supernet")):
         supernet = Supernet(config.channels, config.cells, pools.image_channels, pools.classes)
@@ -138,9 +139,9 @@ def evolve(
 ) -> tuple[dict[Genotype, Score], list[list[Genotype]]]:
     """Evolution over ``candidates``: (scores in the order of scoring, cells of each generation). No cell is scored twice.
 
-    The first generation is random; of each later one, half are mutations and half crossovers of the best ``parents`` so far, and what breeding
-    does not yield is drawn at random. Ends early when every candidate has a score. Breeding depends on seed and scores
-    alone, so a run that looks up what it scored before it was killed takes the same course.
+    The first generation is random; of each later one, half are mutations and half crossovers of the best ``parents`` so far, and what
+    breeding does not yield is drawn at random. Ends early when every candidate has a score. Breeding depends on seed and scores alone,
+    so a run that looks up what it scored before it was killed takes the same course.
     """
     scores: dict[Genotype, Score] = {}
     generations: list[list[Genotype]] = []

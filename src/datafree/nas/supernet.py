@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from datafree.meta.learner import TeacherHeads
+from datafree.nas.distillation import own_logits
 from datafree.nas.space import EDGES, OPERATIONS, Genotype
 from datafree.zoo.backbones.nasbench201 import MacroNetwork, operation, run_cell
 
@@ -25,8 +26,8 @@ class Supernet(nn.Module):
         self.heads = TeacherHeads(self.backbone.feature_size, classes)
 
     def forward(self, images: Tensor, genotype: Genotype, teacher: Tensor) -> Tensor:
-        """float [B, C, H, W], the path, int64 [B] → logits [B, most classes], see ``TeacherHeads``."""
-        return self.heads(self.backbone(images, genotype), teacher)
+        """float [B, C, H, W], the path, int64 [B] → logits [B, most classes], see ``own_logits``."""
+        return own_logits(self.heads, self.backbone(images, genotype), teacher)
 
 
 class MixedCell(nn.Module):
@@ -45,7 +46,7 @@ class MixedCell(nn.Module):
 def recalibrate(supernet: Supernet, genotype: Genotype, batches: Sequence[Tensor]) -> None:
     """Re-estimate BatchNorm's running statistics for one path as the mean over ``batches`` of images float [B, C, H, W].
 
-    The shared statistics are a mixture over all paths and fit none. Weights stay as they are; the supernet is in evaluation mode afterwards.
+    The shared statistics are a mixture over all paths and fit none. Weights stay as they are; the supernet is left in evaluation mode.
     """
     norms = [module for module in supernet.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]

@@ -26,8 +26,8 @@ def minimise(
 ) -> list[dict[str, float]]:
     """Step down ``loss_of(step)``; returns the curve, rows of ``step``, ``loss`` and ``learning_rate``.
 
-    ``states`` is what the checkpoint keeps, by name; optimiser and schedule belong to it. The randomness of a step must follow from its number
-    alone: then a resumed run equals an uninterrupted one bit for bit on CPU.
+    ``states`` is what the checkpoint keeps, by name; optimiser and schedule belong to it. The randomness of a step must follow from its
+    number alone: then a resumed run equals an uninterrupted one bit for bit on CPU.
 
     Raises:
         UserError: the loss is no longer finite.

@@ -16,7 +16,10 @@ from datafree.zoo.teachers import common_normalisation
 
 
 def run(job: Job) -> None:
-    """Inputs: ``pools`` and ``cards``, one per teacher. Outputs: ``architecture``, ``drawing``, ``history``, ``candidates``, ``metrics``."""
+    """Inputs: ``pools`` and ``cards``, one per teacher.
+
+    Outputs: ``architecture``, ``drawing``, ``history``, ``candidates``, ``metrics``.
+    """
     name = job.wildcards["algorithm"]
     config: SposConfig = typed(SposConfig, job.config["nas.algorithm"])
     pools = joined_pools(job)

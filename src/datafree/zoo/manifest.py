@@ -5,6 +5,7 @@ Pure Python, nothing heavy: Snakemake reads it on every start. See ``docs/bring-
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from datafree.config import merge
 from datafree.errors import UserError
@@ -67,8 +67,8 @@ def read_manifest(path: str | Path, limit: int = 0) -> list[Entry]:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"zoo.manifest: cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except Exception as error:  # PyYAML lets other errors through, such as a ValueError for the date 2020-13-45
+        raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict) or not isinstance(tree.get("teachers"), list) or not tree["teachers"]:
         raise UserError(f"{path}: expected a mapping with a non-empty list `teachers`")
     if unknown := set(tree) - {"teachers", "defaults"}:
@@ -93,8 +93,9 @@ def _entry(path: Path, position: int, spec: Any, defaults: dict[str, Any]) -> En
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Entry), OmegaConf.create(merge(defaults, spec)))
         entry = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{where}: {getattr(error, 'full_key', '') or 'entry'}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # OmegaConf lets other errors through, such as a RecursionError
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{where}: {getattr(error, 'full_key', '') or 'entry'}: {reason}") from None
     assert isinstance(entry, Entry)
     _check(where, entry)
     return entry
@@ -118,7 +119,10 @@ def _check(where: str, entry: Entry) -> None:
         raise UserError(f"{where}: classes: given, but a trained teacher draws its classes; remove one of the two")
     if entry.train and entry.train.classes < 2:
         raise UserError(f"{where}: train.classes: got {entry.train.classes}; allowed: at least 2")
+    if entry.architecture.width < 1:
+        raise UserError(f"{where}: architecture.width: got {entry.architecture.width}; allowed: at least 1")
     if len(entry.input) != 3 or min(entry.input) < 1 or entry.input[1] != entry.input[2]:
         raise UserError(f"{where}: input: got {entry.input}; expected [channels, height, width] with height = width")
-    if len(entry.mean) != entry.input[0] or len(entry.std) != entry.input[0] or min(entry.std) <= 0:
+    finite = all(math.isfinite(value) for value in (*entry.mean, *entry.std))
+    if len(entry.mean) != entry.input[0] or len(entry.std) != entry.input[0] or min(entry.std) <= 0 or not finite:
         raise UserError(f"{where}: mean, std: expected {entry.input[0]} values each, std above 0; got {entry.mean} and {entry.std}")

@@ -52,9 +52,10 @@ def read_classifier(weights: Path, card_path: Path) -> tuple[Classifier, Normali
 
 def multiply_adds(module: nn.Module, shape: Sequence[int]) -> int:
     """Multiply-adds of one image of shape [C, H, W]: half of what PyTorch's counter calls FLOPs. Leaves the module as it was."""
-    training = module.training
+    modes = {part: part.training for part in module.modules()}
     device = next(module.parameters()).device
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module.eval()(torch.zeros(1, *shape, device=device))
-    module.train(training)
+    for part, training in modes.items():
+        part.training = training
     return counter.get_total_flops() // 2

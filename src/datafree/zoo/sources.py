@@ -16,11 +16,9 @@ def fetch(entry: Entry, manifest_folder: Path, cache: Path) -> Path:
     Raises:
         UserError: missing file, failed download, or another hash than the manifest's.
     """
-    if entry.file:
-        path = manifest_folder / entry.file
-        loading.verify(path, entry.sha256)
-        return path
-    return _download(entry.url, entry.sha256, cache)
+    path = manifest_folder / entry.file if entry.file else _download(entry.url, entry.sha256, cache)
+    loading.verify(path, entry.sha256)
+    return path
 
 
 def _download(url: str, sha256: str, cache: Path) -> Path:

@@ -8,23 +8,31 @@ from torch.nn import functional as F
 
 from datafree import devices
 from datafree.data.images import ImageSet
+from datafree.errors import UserError
 from datafree.progress import progress
 from datafree.zoo.augmentation import random_affine
 from datafree.zoo.backbones import Classifier, Normalise
 
 
 def hold_out(data: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Part the images of every class at random: (training, held-out), the latter at least one image per class.
+    """Part the images of every class at random: (training, held-out), each at least one image per class.
 
     Whoever parts the same set with the same seed holds out the same images: no teacher, oracle or judge has seen what another is
     measured on.
+
+    Raises:
+        UserError: a class of a single image.
     """
     draw = devices.generator(seed, "hold-out")
     kept, held = [], []
     for label in range(len(data.classes)):
         members = torch.nonzero(data.labels == label).flatten()
         members = members[torch.randperm(len(members), generator=draw)]
-        cut = max(1, round(share * len(members)))
+        if len(members) < 2:
+            raise UserError(
+                f"data: class {data.classes[label]}: {len(members)} image; expected at least 2, one to train on and one held out"
+            )
+        cut = min(max(1, round(share * len(members))), len(members) - 1)
         held.append(members[:cut])
         kept.append(members[cut:])
     first, second = torch.cat(kept), torch.cat(held)

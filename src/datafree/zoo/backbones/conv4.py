@@ -11,7 +11,7 @@ class Conv4(Backbone):
     """Four blocks of conv3x3 → BatchNorm → ReLU → max-pool 2; Vinyals et al., "Matching Networks", NeurIPS 2016.
 
     At 32 px and width w the features are the flattened 2x2 map: 4w values. ``stride_stem`` halves the resolution in the first
-    convolution instead of the first pooling: about a quarter of the cost of the first two blocks.
+    convolution instead of the first pooling: a quarter of the cost of the first block.
     """
 
     def __init__(self, width: int, channels: int = 3, image_size: int = 32, stride_stem: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,7 @@ def run_cell(x: Tensor, genotype: tuple[str, ...], edges: list[nn.Module]) -> Te
             for (source, end), name, module in zip(EDGES, genotype, edges, strict=True)
             if end == target and name != "none"
         ]
-        nodes.append(sum(arriving[1:], arriving[0]) if arriving else torch.zeros_like(x))
+        nodes.append(reduce(torch.add, arriving) if arriving else torch.zeros_like(x))
     return nodes[-1]
 
 

@@ -1,0 +1,82 @@
+import math
+
+import pytest
+import torch
+
+from datafree import devices
+from datafree.zoo import augmentation
+from datafree.zoo.augmentation import random_affine, random_colours
+
+
+def draw(seed=0):
+    return devices.generator(seed, "augmentation")
+
+
+@pytest.fixture
+def images():
+    return torch.rand(6, 3, 17, 17, generator=draw(9))
+
+
+AUGMENTATIONS = [random_affine, random_colours]
+
+
+def test_no_strength_changes_nothing(images):
+    assert torch.allclose(random_affine(images, draw(), degrees=0, scale=0, shift=0), images, atol=1e-5)
+    assert torch.equal(random_colours(images, draw(), strength=0), images)
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_the_same_draw_gives_the_same_view_and_another_another(images, augment):
+    assert torch.equal(augment(images, draw(1)), augment(images, draw(1)))
+    assert not torch.equal(augment(images, draw(1)), augment(images, draw(2)))
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_every_image_moves_by_itself(images, augment):
+    whole = augment(images, draw())
+    changed = images.clone()
+    changed[2] = 0
+    view = augment(changed, draw())
+    others = [0, 1, 3, 4, 5]
+    assert torch.equal(view[others], whole[others])
+    same = augment(images[:1].expand(6, -1, -1, -1), draw())
+    assert all(not torch.equal(same[0], same[i]) for i in range(1, 6))
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_the_batch_is_left_as_it_was_and_gradients_pass(images, augment):
+    before = images.clone()
+    inputs = images.requires_grad_()
+    augment(inputs, draw()).sum().backward()
+    assert torch.equal(images, before)
+    assert inputs.grad.abs().sum() > 0
+
+
+@pytest.mark.xfail(strict=True, reason="the sine is not divided by the size, so the rotation exceeds its limit")
+def test_the_map_is_a_rotation_a_scale_and_a_shift_within_the_limits(images, monkeypatch):
+    seen = []
+    real = torch.nn.functional.affine_grid
+    monkeypatch.setattr(augmentation.F, "affine_grid", lambda theta, *a, **k: seen.append(theta) or real(theta, *a, **k))
+    random_affine(images[:1].expand(2000, -1, -1, -1), draw(), degrees=20, scale=0.3, shift=0.1)
+    linear, offset = seen[0][:, :, :2], seen[0][:, :, 2]
+    product = linear @ linear.transpose(1, 2)
+    assert torch.allclose(product, product[:, :1, :1] * torch.eye(2), atol=1e-5)  # no shear
+    assert (linear.det() > 0).all()  # no mirror
+    angle = torch.atan2(linear[:, 1, 0], linear[:, 0, 0]) * 180 / math.pi
+    size = 1 / linear.det().sqrt()
+    assert angle.abs().max() < 20.01
+    assert angle.abs().max() > 19
+    assert 0.69 < size.min() < 0.72
+    assert 1.28 < size.max() < 1.31
+    assert 0.19 < offset.abs().max() < 0.2001  # of an image that is two units wide
+    assert abs(torch.corrcoef(torch.stack([angle, size]))[0, 1]) < 0.1
+
+
+def test_colours_stay_within_the_strength_and_are_one_map_per_channel(images):
+    ones, zeros = random_colours(torch.ones(500, 3, 2, 2), draw(), 0.3), random_colours(torch.zeros(500, 3, 2, 2), draw(), 0.3)
+    assert (zeros == zeros[..., :1, :1]).all()
+    assert zeros.abs().max() <= 0.3
+    factor = ones - zeros
+    assert 0.69 < factor.min() < 0.71
+    assert 1.29 < factor.max() < 1.31
+    assert abs(torch.corrcoef(torch.stack([factor[:, 0, 0, 0], factor[:, 1, 0, 0]]))[0, 1]) < 0.15

@@ -1,0 +1,232 @@
+import io
+import pickle
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from datafree.errors import UserError
+from datafree.zoo import loading
+
+STATE = {"conv.weight": torch.randn(2, 3, generator=torch.Generator().manual_seed(0)), "norm.count": torch.tensor(5)}
+
+
+def assert_equal(found, expected=STATE):
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor)
+
+
+# ---- what can be read -------------------------------------------------------------------------------------------------------------------
+
+
+def test_safetensors_come_back(tmp_path):
+    save_file(STATE, tmp_path / "w.safetensors", metadata={"format": "pt"})
+    assert_equal(loading.read_state_dict(tmp_path / "w.safetensors"))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".ckpt", ""])
+def test_pytorch_files_of_both_formats_come_back(tmp_path, suffix, zipped):
+    torch.save(STATE, tmp_path / f"w{suffix}", _use_new_zipfile_serialization=zipped)
+    assert_equal(loading.read_state_dict(tmp_path / f"w{suffix}"))
+
+
+@pytest.mark.parametrize("wrapper", loading.WRAPPERS)
+def test_the_usual_wrappers_are_taken_off(tmp_path, wrapper):
+    torch.save({wrapper: STATE, "optimizer": {"lr": 0.1}, "epoch": 3}, tmp_path / "w.pth")
+    assert_equal(loading.read_state_dict(tmp_path / "w.pth"))
+
+
+def test_the_prefix_of_data_parallel_is_taken_off(tmp_path):
+    torch.save({f"module.{name}": tensor for name, tensor in STATE.items()}, tmp_path / "w.pth")
+    assert_equal(loading.read_state_dict(tmp_path / "w.pth"))
+
+
+def test_a_model_state_filled_in_is_the_models(tmp_path):
+    def make():
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+
+    first, second = make(), make()
+    first(torch.randn(2, 3, 8, 8))
+    torch.save(first.state_dict(), tmp_path / "w.pth")
+    loading.fill(second, loading.read_state_dict(tmp_path / "w.pth"), tmp_path / "w.pth")
+    assert_equal(second.state_dict(), first.state_dict())
+
+
+# ---- what must not run ------------------------------------------------------------------------------------------------------------------
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.path),)
+
+
+class SystemPayload(Payload):
+    def __reduce__(self):
+        import os
+
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("payload", [Payload, SystemPayload])
+@pytest.mark.parametrize("save", ["zip", "legacy", "plain pickle", "beside tensors"])
+def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, payload, save):
+    mark, path = tmp_path / "it-ran", tmp_path / "w.pth"
+    if save == "plain pickle":
+        path.write_bytes(pickle.dumps(payload(mark)))
+    else:
+        value = {**STATE, "extra": payload(mark)} if save == "beside tensors" else payload(mark)
+        torch.save(value, path, _use_new_zipfile_serialization=save != "legacy")
+    with pytest.raises(UserError, match="w.pth: not a plain state dict .*safetensors"):
+        loading.read_state_dict(path)
+    assert not mark.exists()
+    with path.open("rb") as file:  # the payload is a real one: whoever trusts it runs it
+        pickle.load(file) if save == "plain pickle" else torch.load(file, weights_only=False)
+    assert mark.exists()
+
+
+# ---- what is refused --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [[1, 2], {}, {"a": 1}, torch.ones(2), {"state_dict": {}}, {"state_dict": {"a": "b"}}, "text"])
+def test_what_is_no_state_dict_is_refused(tmp_path, value):
+    torch.save(value, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="w.pth: expected a mapping from names to tensors; save `model.state_dict"):
+        loading.read_state_dict(tmp_path / "w.pth")
+
+
+def content_of(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(STATE, buffer, _use_new_zipfile_serialization=kind == "zip")
+    return buffer.getvalue()
+
+
+CONTENTS = {kind: content_of(kind) for kind in ("zip", "legacy")}
+
+
+@pytest.mark.parametrize("kind", CONTENTS)
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.9])
+def test_a_truncated_file_is_refused(tmp_path, kind, share):
+    content = CONTENTS[kind]
+    (tmp_path / "w.pth").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(UserError, match="w.pth: not a plain state dict") as caught:
+        loading.read_state_dict(tmp_path / "w.pth")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_safetensors_file_is_refused(tmp_path):
+    save_file(STATE, tmp_path / "w.safetensors")
+    content = (tmp_path / "w.safetensors").read_bytes()
+    (tmp_path / "w.safetensors").write_bytes(content[:-1])
+    with pytest.raises(UserError, match="w.safetensors: not a readable safetensors file"):
+        loading.read_state_dict(tmp_path / "w.safetensors")
+
+
+@given(
+    st.sampled_from(sorted(CONTENTS)),
+    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4),
+    st.floats(0, 1),
+)
+def test_whatever_happens_to_a_file_the_error_is_one_of_ours(tmp_path_factory, kind, changes, share):
+    content = bytearray(CONTENTS[kind])
+    for place, value in changes:
+        content[int(place * len(content))] = value
+    if share > 0.5:  # in half of the cases the file is cut as well
+        content = content[: int((2 * share - 1) * len(content))]
+    path = tmp_path_factory.mktemp("fuzz") / "w.pth"
+    path.write_bytes(content)
+    try:
+        loading.read_state_dict(path)
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+def test_a_central_directory_that_lies_is_refused(tmp_path):
+    content = bytearray(CONTENTS["zip"])
+    place = content.rindex(b"PK\x01\x02")
+    content[place : place + 4] = b"XXXX"
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(UserError, match="w.pth: not a plain state dict"):
+        loading.read_state_dict(tmp_path / "w.pth")
+
+
+def test_what_unpacks_to_too_much_is_refused_unopened(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "w.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\0" * 100_000)
+    assert (tmp_path / "w.pth").stat().st_size < 1000
+    monkeypatch.setattr(loading, "MAX_BYTES", 50_000)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("opened"))
+    assert loading.verify(tmp_path / "w.pth", "")
+    with pytest.raises(UserError, match="w.pth: unpacks to more than 50000 bytes; refused"):
+        loading.read_state_dict(tmp_path / "w.pth")
+
+
+def test_too_many_tensors_are_refused(tmp_path, monkeypatch):
+    torch.save(STATE, tmp_path / "w.pth")
+    monkeypatch.setattr(loading, "MAX_TENSORS", 1)
+    with pytest.raises(UserError, match="w.pth: 2 tensors; a checkpoint may have at most 1"):
+        loading.read_state_dict(tmp_path / "w.pth")
+
+
+# ---- verification -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_files_hash_is_returned_and_checked(tmp_path, monkeypatch):
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"abc")
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert loading.verify(path, "") == loading.verify(path, digest) == digest
+    with pytest.raises(UserError, match=f"w.pth: SHA-256 is {digest}, the manifest expects {'0' * 64}; fetch the file again"):
+        loading.verify(path, "0" * 64)
+    with pytest.raises(UserError, match="absent.pth: the checkpoint is missing"):
+        loading.verify(tmp_path / "absent.pth", "")
+    monkeypatch.setattr(loading, "MAX_BYTES", 2)
+    with pytest.raises(UserError, match="w.pth: 3 bytes; a checkpoint may have at most 2"):
+        loading.verify(path, "")
+
+
+# ---- filling a network ------------------------------------------------------------------------------------------------------------------
+
+
+def linear_state(**changes):
+    state = {**torch.nn.Linear(3, 2).state_dict(), **changes}
+    return {name: tensor for name, tensor in state.items() if tensor is not None}
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (linear_state(bias=None), "1 tensors missing, first `bias`; is `architecture` in the manifest right"),
+        (linear_state(other=torch.ones(1)), "1 unexpected tensors, first `other`"),
+        (linear_state(weight=torch.ones(3, 2)), r"`weight` has shape \[3, 2\], the architecture expects \[2, 3\]"),
+        (linear_state(bias=torch.tensor([1, torch.nan])), "`bias` holds NaN or infinity"),
+        (linear_state(bias=torch.tensor([1, -torch.inf])), "`bias` holds NaN or infinity"),
+        (linear_state(bias=torch.tensor([1, torch.nan], dtype=torch.float16)), "`bias` holds NaN or infinity"),
+        (
+            linear_state(bias=torch.ones(2, dtype=torch.complex64)),
+            "`bias` is torch.strided torch.complex64; expected a dense tensor of real numbers",
+        ),
+        (linear_state(bias=torch.ones(2).to_sparse()), "`bias` is torch.sparse_coo torch.float32; expected a dense"),
+    ],
+)
+def test_a_state_that_does_not_fit_leaves_the_network_as_it_was(tmp_path, state, message):
+    layer = torch.nn.Linear(3, 2)
+    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    with pytest.raises(UserError, match=f"w.pth: {message}"):
+        loading.fill(layer, state, tmp_path / "w.pth")
+    assert_equal(layer.state_dict(), before)
+
+
+def test_half_precision_weights_are_welcome(tmp_path):
+    layer = torch.nn.Linear(3, 2)
+    state = {name: tensor.half() for name, tensor in linear_state().items()}
+    loading.fill(layer, state, tmp_path)
+    assert_equal(layer.state_dict(), {name: tensor.float() for name, tensor in state.items()})
