@@ -6,7 +6,7 @@ CORES ?= all
 GPUS ?= $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 SNAKEMAKE = snakemake --cores $(CORES) --resources gpu=$(if $(filter 0,$(GPUS)),$(shell getconf _NPROCESSORS_ONLN),$(GPUS))
 
-.PHONY: help setup run smoke verify record test test-all lint ui status lock clean
+.PHONY: help setup run smoke verify record test test-all lint types ui status lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -38,8 +38,11 @@ test: setup ## the test suite
 test-all: setup ## the test suite with what takes long
 	pytest -n 2 --dist loadgroup -m "not gpu"
 
-lint: setup ## formatting, lint and types
-	ruff check . && ruff format --check . && pyright
+lint: setup ## formatting and lint
+	ruff check . && ruff format --check .
+
+types: setup ## static types (fetches the type checker at its first run)
+	pyright
 
 ui: setup ## compare runs in the browser
 	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --workers 1

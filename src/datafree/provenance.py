@@ -67,6 +67,10 @@ class Job:
         for value in self.inputs.values():
             yield from [value] if isinstance(value, str) else value
 
+    def input_files(self) -> dict[str, list[str]]:
+        """Paths by name, in their order: what a job makes of its files can depend on which comes first."""
+        return {name: [value] if isinstance(value, str) else list(value) for name, value in self.inputs.items()}
+
     def specification(self) -> dict[str, Any]:
         """What selects and shapes the work, input contents aside."""
         return specification(self.stage, self.wildcards, self.config, self.code)
@@ -83,7 +87,7 @@ def stale_because(job: Job) -> str:
         return "nothing recorded"
     if reason := specification_changed(recorded, job.specification()):
         return reason
-    if set(recorded.get("inputs", {})) != set(job.input_paths()):
+    if recorded.get("input_files") != job.input_files() or set(recorded.get("inputs", {})) != set(job.input_paths()):
         return "other input files"
     for path, digest in recorded.get("inputs", {}).items():
         if artifacts.sha256(path) != digest:
@@ -119,12 +123,19 @@ def upstream_changed(recorded: Mapping[str, Any]) -> str:
     return ""
 
 
+def changed_on_disk(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Why a recorded job must look at its work again, judged without hashing any file; empty when nothing tells against it."""
+    missing = next((f"output missing: {path}" for path in recorded.get("outputs", {}) if not Path(path).is_file()), "")
+    return specification_changed(recorded, wanted) or upstream_changed(recorded) or missing
+
+
 def record(job: Job, produced_with: Mapping[str, str]) -> None:
     """Write the sidecar, last of all: from here on the outputs count as done."""
     artifacts.write_json(
         job.outputs["provenance"],
         {
             **job.specification(),
+            "input_files": job.input_files(),
             "inputs": {path: artifacts.sha256(path) for path in job.input_paths()},
             "outputs": {path: artifacts.sha256(path) for name, path in job.outputs.items() if name != "provenance"},
             "produced_with": dict(produced_with),
@@ -152,11 +163,12 @@ def write_card(path: Path, spec: Mapping[str, Any], sidecar: Path) -> None:
     """Refresh the job card, the small file through which Snakemake learns that a job must look at its work again.
 
     The card is rewritten (and so is newer than the outputs, with other content) exactly when the specification differs from the
-    card's, or when the sidecar on disk tells of another specification or of other inputs than there are now, as after a checkout.
+    card's, or when the sidecar on disk tells of another specification, of other inputs than there are now, or of outputs that are gone,
+    as after a checkout.
     """
     card = read_sidecar(path) or {}
     recorded = read_sidecar(sidecar)
-    stale = recorded is not None and (specification_changed(recorded, spec) or upstream_changed(recorded))
+    stale = recorded is not None and changed_on_disk(recorded, spec)
     if stale or {key: card.get(key) for key in spec} != dict(spec):
         artifacts.write_json(path, {**spec, "written_ns": time.time_ns()})
 

@@ -28,12 +28,8 @@ def job_states(cards: Path, artifacts: Path) -> list[tuple[str, str]]:
             continue
         wanted = {key: wanted[key] for key in ("stage", "wildcards", "config", "code")}
         sidecar = recorded.get((wanted["stage"], tuple(wanted["wildcards"].values())))
-        reason = (
-            "not yet run"
-            if sidecar is None
-            else provenance.specification_changed(sidecar, wanted) or provenance.upstream_changed(sidecar) or "done"
-        )
-        states.append(("/".join([wanted["stage"], *wanted["wildcards"].values()]), reason))
+        reason = "not yet run" if sidecar is None else provenance.changed_on_disk(sidecar, wanted)
+        states.append(("/".join([wanted["stage"], *wanted["wildcards"].values()]), reason or "done"))
     return states
 
 

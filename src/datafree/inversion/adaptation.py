@@ -92,5 +92,5 @@ def draw_pool(generator: Generator, teacher: Teacher, per_class: int, batch_size
 def soft_labels(teacher: Teacher, images: Tensor, batch_size: int = 500) -> Tensor:
     """The teacher's probabilities float16 [N, classes] of uint8 images [N, C, H, W], on the CPU."""
     device = teacher.normalise.mean.device
-    parts = [teacher.network(teacher.normalise(part.to(device))).softmax(1).cpu() for part in images.split(batch_size)]
+    parts = [teacher.network(teacher.normalise(part.to(device))).float().softmax(1).cpu() for part in images.split(batch_size)]
     return torch.cat(parts).to(torch.float16)

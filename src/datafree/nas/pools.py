@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from datafree.devices import generator
 from datafree.errors import UserError
 from datafree.tasks.pools import Pool
+from datafree.zoo.augmentation import random_affine
 from datafree.zoo.backbones import Normalise
 
 
@@ -98,6 +99,15 @@ class Pools:
             held_out.append(own[:count])
             training.append(own[count:])
         return torch.cat(training), torch.cat(held_out)
+
+
+def training_batch(pools: Pools, training: Tensor, size: int, seed: int, *names: str | int) -> Batch:
+    """``size`` of the examples at ``training`` int64 [N], their images turned, scaled and shifted at random.
+
+    A function of seed and names alone. The soft labels stay those of the image as it was recovered.
+    """
+    batch = pools.batch(draw(training, size, seed, *names))
+    return replace(batch, images=random_affine(batch.images, generator(seed, *names, "views")))
 
 
 def draw(index: Tensor, size: int, seed: int, *names: str | int) -> Tensor:

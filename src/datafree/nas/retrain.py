@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from datafree.checkpoints import Checkpoint
 from datafree.config import SposConfig
-from datafree.devices import derive_seed, generator, seeded_initialisation
+from datafree.devices import derive_seed, seeded_initialisation
 from datafree.meta.learner import TeacherHeads
 from datafree.meta.losses import distillation_loss
 from datafree.nas.distillation import Score, own_logits, score
-from datafree.nas.pools import Pools, draw
+from datafree.nas.pools import Pools, training_batch
 from datafree.nas.training import minimise
-from datafree.zoo.augmentation import random_affine
 from datafree.zoo.backbones import Backbone
 from datafree.zoo.backbones.nasbench201 import NasBench201
 
@@ -62,9 +61,8 @@ def retrain(pools: Pools, genotype: str, config: SposConfig, seed: int, device: 
     states = {"network": network, "optimiser": optimiser, "schedule": schedule}
 
     def loss_of(step: int) -> Tensor:
-        batch = pools.batch(draw(training, config.batch_size, seed, "retrain batch", step))
-        views = random_affine(batch.images, generator(seed, "retrain views", step), degrees=10, scale=0.1, shift=0.06)
-        return distillation_loss(network(views, batch.teacher), batch.soft_labels, config.temperature)
+        batch = training_batch(pools, training, config.batch_size, seed, "retraining", step)
+        return distillation_loss(network(batch.images, batch.teacher), batch.soft_labels, config.temperature)
 
     curve = minimise(loss_of, config.retrain_steps, optimiser, schedule, "retraining", checkpoint, states)
     network.eval()

@@ -33,6 +33,7 @@ __all__ = [
     "sample",
     "smallest_macs",
     "trim",
+    "useful_cells",
 ]
 
 STAGES = 3
@@ -140,16 +141,22 @@ def parameters(genotype: Genotype, channels: int, cells: int, classes: int, imag
 
 def smallest_macs(channels: int, cells: int, image_size: int, classes: int, image_channels: int = 3) -> int:
     """The multiply-adds of the cheapest connected cell."""
-    return min(macs(g, channels, cells, image_size, classes, image_channels) for g in enumerate_all() if is_connected(g))
+    return min(macs(genotype, channels, cells, image_size, classes, image_channels) for genotype in useful_cells())
+
+
+@functools.cache
+def useful_cells() -> tuple[Genotype, ...]:
+    """Every connected cell that ``trim`` leaves as it is, in the order of ``enumerate_all``: no operation of it is computed in vain."""
+    return tuple(genotype for genotype in enumerate_all() if is_connected(genotype) and trim(genotype) == genotype)
 
 
 def candidates(max_macs: int, cost: Callable[[Genotype], int], key: str) -> Sequence[Genotype]:
-    """Every connected, trimmed cell whose ``cost`` (multiply-adds) is within ``max_macs``, in the order of ``enumerate_all``.
+    """The useful cells whose ``cost`` (multiply-adds) is within ``max_macs``.
 
     Raises:
         UserError: there is none; ``key`` is the dotted configuration key of the limit, which the message names.
     """
-    costs = {genotype: cost(genotype) for genotype in enumerate_all() if is_connected(genotype) and trim(genotype) == genotype}
+    costs = {genotype: cost(genotype) for genotype in useful_cells()}
     within = [genotype for genotype, value in costs.items() if value <= max_macs]
     if not within:
         raise UserError(f"{key}: got {max_macs}, but the cheapest cell needs {min(costs.values())}; raise the limit, or lower `channels`")

@@ -20,7 +20,7 @@ from datafree.devices import derive_seed, seeded_initialisation
 from datafree.meta.losses import distillation_loss
 from datafree.nas import space
 from datafree.nas.distillation import Score, score
-from datafree.nas.pools import Pools, draw
+from datafree.nas.pools import Pools, draw, training_batch
 from datafree.nas.space import Genotype
 from datafree.nas.supernet import Supernet, recalibrate
 from datafree.nas.training import minimise
@@ -127,7 +127,7 @@ def train_supernet(
 
     def loss_of(step: int) -> Tensor:
         path = Random(derive_seed(seed, "path", step)).choice(candidates)
-        batch = pools.batch(draw(training, config.batch_size, seed, "batch", step))
+        batch = training_batch(pools, training, config.batch_size, seed, "supernet", step)
         return distillation_loss(supernet(batch.images, path, batch.teacher), batch.soft_labels, config.temperature)
 
     curve = minimise(loss_of, config.supernet_steps, optimiser, schedule, "supernet", checkpoint, states)

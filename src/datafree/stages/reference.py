@@ -14,7 +14,7 @@ from datafree.zoo.networks import network_card
 from datafree.zoo.teachers import common_normalisation
 from datafree.zoo.training import accuracy, hold_out, logits_of, train_classifier
 
-BACKBONES = {"oracle": BackboneConfig("conv4", 64), "judge": BackboneConfig("resnet8", 16)}
+BACKBONES = {"oracle": BackboneConfig("conv4_strided", 64), "judge": BackboneConfig("resnet8", 16)}
 
 
 def run(job: Job) -> None:

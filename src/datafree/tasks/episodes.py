@@ -73,8 +73,9 @@ def _mixed_classes(pools: Sequence[Pool], way: int, draw: torch.Generator) -> li
     pairs: list[tuple[int, int]] = []
     while len(pairs) < way:
         for teacher in torch.randperm(len(pools), generator=draw).tolist():
-            label = int(torch.randint(len(pools[teacher].classes), (), generator=draw))
-            if len(pairs) < way and pools[teacher].classes[label] not in names:
+            free = [label for label, name in enumerate(pools[teacher].classes) if name not in names]
+            if len(pairs) < way and free:
+                label = free[int(torch.randint(len(free), (), generator=draw))]
                 names.add(pools[teacher].classes[label])
                 pairs.append((teacher, label))
     return pairs

@@ -1,0 +1,163 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from datafree import devices
+from datafree.config import InversionLossConfig
+from datafree.inversion.adaptation import Terms, adapt, balanced_labels, draw_pool, inversion_terms, soft_labels
+from datafree.inversion.generator import new_generator
+from datafree.inversion.losses import within_class_distance
+
+WEIGHTS = InversionLossConfig(cross_entropy=1.0, batch_norm=0.5, diversity=2.0, diversity_margin=0.6)
+
+
+@pytest.fixture
+def generator():
+    return new_generator(8, 8, 5, 3, 32, seed=0)
+
+
+def draw(name="draw"):
+    return devices.generator(0, name)
+
+
+def adapted(generator, teacher, steps=3, **changes):
+    settings = {"learning_rate": 0.01, "batch_size": 12, "shift": 2, "weights": WEIGHTS, "draw": draw(), **changes}
+    return adapt(generator, teacher, steps=steps, **settings)
+
+
+def values(module):
+    return [parameter.detach().clone() for parameter in module.parameters()]
+
+
+def same(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_labels_are_balanced():
+    assert balanced_labels(3, 7).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert balanced_labels(3, 7).dtype == torch.int64
+
+
+def test_the_terms_are_those_of_what_the_teacher_sees(generator, teachers):
+    teacher, labels, latent = teachers[1], balanced_labels(4, 8), torch.randn(8, 8, generator=draw("latent"))
+    terms = inversion_terms(generator, teacher, latent, labels, WEIGHTS, (1, -2))
+    images = (generator(latent, labels) - 0.4) / 0.2  # the second teacher's normalisation
+    moved = images.roll(1, 2).roll(-2, 3)
+    assert torch.allclose(terms.cross_entropy, F.cross_entropy(teacher.network(moved), labels), atol=1e-5)
+    spread = max(0.0, 0.6 - within_class_distance(images, labels).item())
+    assert terms.diversity.item() == pytest.approx(spread, abs=1e-5)
+    inputs = []
+    layers = [module for module in teacher.network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    handles = [layer.register_forward_hook(lambda layer, args, _: inputs.append(args[0])) for layer in layers]
+    teacher.network(moved)
+    for handle in handles:
+        handle.remove()
+    distances = []
+    for layer, value in zip(layers, inputs, strict=True):
+        mean, variance = value.mean((0, 2, 3)), value.var((0, 2, 3), correction=0)
+        distances.append(((mean - layer.running_mean) ** 2 / layer.running_var + ((variance / layer.running_var).sqrt() - 1) ** 2).mean())
+    assert torch.allclose(terms.batch_norm, torch.stack(distances).mean(), rtol=1e-4)
+
+
+def test_the_total_is_the_weighted_sum():
+    terms = Terms(torch.tensor(2.0), torch.tensor(3.0), torch.tensor(5.0))
+    assert terms.total(InversionLossConfig(10, 100, 1000, 0.6)) == 5320
+
+
+def test_the_given_generator_is_neither_changed_nor_shared(generator, teachers):
+    before = values(generator)
+    copy, _ = adapted(generator, teachers[0])
+    assert same(values(generator), before)
+    assert all(parameter.grad is None for parameter in generator.parameters())
+    assert not {p.data_ptr() for p in generator.parameters()} & {p.data_ptr() for p in copy.parameters()}
+    assert not same(values(copy), before)
+
+
+def test_the_teacher_is_never_changed(generator, teachers, state_of, assert_same_state):
+    teacher = teachers[0]
+    before = state_of(teacher.network)
+    copy, _ = adapted(generator, teacher)
+    images, _ = draw_pool(copy, teacher, 2, 6, draw())
+    soft_labels(teacher, images)
+    assert_same_state(state_of(teacher.network), before)
+
+
+def test_adapting_repeats_with_its_draw_and_differs_with_another(generator, teachers):
+    first, second = (values(adapted(generator, teachers[0])[0]) for _ in range(2))
+    assert same(first, second)
+    assert not same(first, values(adapted(generator, teachers[0], draw=draw("other"))[0]))
+
+
+def test_adapting_lowers_the_loss(generator, teachers):
+    losses = [adapted(generator, teachers[2], steps=steps, batch_size=20)[1].total(WEIGHTS).item() for steps in (1, 25)]
+    assert losses[1] < 0.8 * losses[0]
+
+
+def test_one_step_is_adams_first_and_its_gradient_stays(generator, teachers):
+    rate = 0.01
+    copy, terms = adapted(generator, teachers[1], steps=1, learning_rate=rate)
+    source = draw()
+    latent = torch.randn(12, 8, generator=source)
+    move = tuple(torch.randint(-2, 3, (2,), generator=source).tolist())
+    expected = inversion_terms(generator, teachers[1], latent, balanced_labels(4, 12), WEIGHTS, move)
+    gradient = torch.autograd.grad(expected.total(WEIGHTS), list(generator.parameters()))
+    assert torch.equal(terms.total(WEIGHTS), expected.total(WEIGHTS))
+    for before, after, slope in zip(generator.parameters(), copy.parameters(), gradient, strict=True):
+        assert torch.allclose(after.grad, slope, rtol=1e-4, atol=1e-7)
+        step = rate * after.grad / (after.grad.abs() + 1e-8)
+        assert torch.allclose(after, before - step, atol=1e-6)
+
+
+def test_without_shift_the_images_stay_where_they_are(generator, teachers, monkeypatch):
+    seen = []
+    real = torch.roll
+    monkeypatch.setattr(torch, "roll", lambda images, move, dims: seen.append(tuple(move)) or real(images, move, dims))
+    adapted(generator, teachers[0], steps=4, shift=0)
+    assert set(seen) == {(0, 0)}
+    adapted(generator, teachers[0], steps=40, shift=2, batch_size=3)
+    moves = {place for move in seen for place in move}
+    assert moves == {-2, -1, 0, 1, 2}
+
+
+@pytest.mark.parametrize(("per_class", "batch_size"), [(3, 5), (4, 100), (1, 2), (7, 4)])
+def test_a_pool_holds_so_many_images_of_every_class(generator, teachers, per_class, batch_size):
+    teacher = teachers[1]
+    images, labels = draw_pool(generator, teacher, per_class, batch_size, draw())
+    assert images.dtype == torch.uint8
+    assert images.shape == (4 * per_class, 3, 32, 32)
+    assert torch.bincount(labels).tolist() == [per_class] * 4
+    again, _ = draw_pool(generator, teacher, per_class, batch_size, draw())
+    assert torch.equal(images, again)
+    assert len(images.flatten(1).unique(dim=0)) == len(images)
+
+
+def test_a_pools_image_is_the_generators_rounded(generator, teachers):
+    images, labels = draw_pool(generator, teachers[0], 2, 100, draw())
+    expected = generator(torch.randn(6, 8, generator=draw()), labels) * 255
+    assert (images.float() - expected).abs().max() <= 0.5001
+
+
+def test_no_part_of_a_pool_is_much_smaller_than_the_others(generator, teachers, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(generator, "forward", lambda latent, labels: sizes.append(len(labels)) or torch.zeros(len(labels), 3, 32, 32))
+    for per_class in range(1, 30):
+        sizes.clear()
+        draw_pool(generator, teachers[0], per_class, 10, draw())
+        assert sum(sizes) == 3 * per_class
+        assert max(sizes) - min(sizes) <= 1
+        assert max(sizes) <= 15
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_soft_labels_are_the_teachers_probabilities(teachers, pools, precision):
+    teacher, images = teachers[2], pools[2].images
+    with devices.autocast(torch.device("cpu"), precision):
+        found = soft_labels(teacher, images, batch_size=7)
+        logits = teacher.network(teacher.normalise(images)).double()
+    assert found.dtype == torch.float16
+    assert found.shape == (len(images), 5)
+    # float16 keeps eleven bits; the products may have fewer, the probabilities not.
+    assert (found.double().sum(1) - 1).abs().max() < 1e-3
+    if precision == "float32":
+        expected = logits.exp() / logits.exp().sum(1, keepdim=True)
+        assert (found.double() - expected).abs().max() < 1e-3

@@ -1,0 +1,149 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datafree.inversion.losses import BatchNormMatch, batch_norm_distance, diversity_hinge, within_class_distance
+
+
+def statistics(seed, channels=5):
+    draw = torch.Generator().manual_seed(seed)
+    return [torch.randn(channels, generator=draw, dtype=torch.float64), torch.rand(channels, generator=draw, dtype=torch.float64) + 0.1]
+
+
+def test_equal_statistics_have_no_distance_and_no_gradient():
+    mean, variance = (value.requires_grad_() for value in statistics(0))
+    distance = batch_norm_distance(mean, variance, mean.detach(), variance.detach())
+    assert distance == 0
+    distance.backward()
+    assert torch.equal(mean.grad, torch.zeros_like(mean))
+    assert torch.equal(variance.grad, torch.zeros_like(variance))
+
+
+@given(st.integers(0, 99))
+def test_the_distance_is_its_formula(seed):
+    (mean, variance), (running_mean, running_variance) = statistics(seed), statistics(seed + 100)
+    expected = 0.0
+    for m, v, rm, rv in zip(mean.tolist(), variance.tolist(), running_mean.tolist(), running_variance.tolist(), strict=True):
+        expected += ((m - rm) ** 2 / rv + (v**0.5 / rv**0.5 - 1) ** 2) / len(mean)
+    distance = batch_norm_distance(mean, variance, running_mean, running_variance).item()
+    assert distance == pytest.approx(expected, rel=1e-12)
+    scaled = batch_norm_distance(7 * mean, 49 * variance, 7 * running_mean, 49 * running_variance).item()
+    assert scaled == pytest.approx(expected, rel=1e-12)  # of activations in other units
+
+
+def test_a_dead_channel_gives_a_finite_distance_and_gradient():
+    mean, variance = torch.zeros(2, requires_grad=True), torch.zeros(2, requires_grad=True)
+    distance = batch_norm_distance(mean, variance, torch.zeros(2), torch.tensor([0.0, 1.0]))
+    distance.backward()
+    assert torch.isfinite(distance)
+    assert torch.isfinite(mean.grad).all()
+    assert torch.isfinite(variance.grad).all()
+
+
+def network():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Conv2d(4, 5, 3), torch.nn.BatchNorm2d(5)
+    ).eval()
+
+
+def test_a_match_is_the_mean_over_the_layers_and_watches_their_inputs():
+    net = network()
+    for layer in (net[1], net[4]):
+        layer.running_mean.uniform_(-1, 1)
+        layer.running_var.uniform_(0.5, 2)
+    images = torch.randn(6, 3, 8, 8)
+    with BatchNormMatch(net) as match:
+        net(images)
+        found = match.distance()
+        net(2 * images)
+        other = match.distance()
+    expected = []
+    for layer, inputs in ((net[1], net[:1](images)), (net[4], net[:4](images))):
+        flat = inputs.transpose(0, 1).flatten(1)
+        expected.append(batch_norm_distance(flat.mean(1), flat.var(1, unbiased=False), layer.running_mean, layer.running_var))
+    assert torch.allclose(found, sum(expected) / 2, rtol=1e-5)
+    assert not torch.allclose(other, found)  # of the second pass alone
+
+
+def test_a_match_passes_gradients_to_the_images():
+    images = torch.randn(4, 3, 8, 8, requires_grad=True)
+    with BatchNormMatch(network()) as match:
+        network()(images)
+        assert match.distance() == 0  # another network's layers are not watched
+    net = network()
+    with BatchNormMatch(net) as match:
+        net(images)
+        match.distance().backward()
+    assert images.grad.abs().sum() > 0
+
+
+def test_no_hook_outlives_the_block_whatever_happens_in_it():
+    net = network()
+
+    def hooks():
+        return sum(len(layer._forward_pre_hooks) for layer in net)
+
+    match = BatchNormMatch(net)
+    for _ in range(2):
+        with match:
+            assert hooks() == 2
+        assert hooks() == 0
+    with pytest.raises(ZeroDivisionError), match:
+        raise ZeroDivisionError
+    with pytest.raises(RuntimeError), match:
+        net(torch.zeros(1, 1, 8, 8))  # fails in the middle of a pass
+    assert hooks() == 0
+    with match:
+        assert match.distance() == 0  # nothing is left over from the failed pass
+
+
+def test_a_network_without_running_statistics_matches_anything():
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4, track_running_stats=False))
+    with BatchNormMatch(net) as match:
+        net(torch.randn(2, 3, 8, 8))
+        assert match.distance() == 0
+
+
+labelled = st.lists(st.integers(0, 3), min_size=1, max_size=9)
+
+
+@given(labelled, st.integers(0, 99))
+def test_the_distance_within_classes_is_that_of_a_double_loop(labels, seed):
+    images = torch.randn(len(labels), 2, 3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    pairs = [
+        (images[i] - images[j]).abs().mean().item() for i in range(len(labels)) for j in range(i) if labels[i] == labels[j]
+    ]  # fmt: skip
+    expected = sum(pairs) / len(pairs) if pairs else 0.0
+    assert within_class_distance(images, torch.tensor(labels)).item() == pytest.approx(expected, rel=1e-9)
+
+
+@given(labelled, st.permutations(range(9)), st.integers(0, 99))
+def test_the_order_of_the_images_does_not_matter(labels, order, seed):
+    images = torch.randn(len(labels), 1, 2, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    order = [place for place in order if place < len(labels)]
+    labels = torch.tensor(labels)
+    assert torch.allclose(within_class_distance(images, labels), within_class_distance(images[order], labels[order]))
+
+
+def test_the_hinge_is_zero_beyond_the_margin_and_rises_with_likeness():
+    images, labels = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 2
+    distance = within_class_distance(images, labels).item()
+    assert diversity_hinge(images, labels, distance * 0.99) == 0
+    assert diversity_hinge(images, labels, distance + 0.25).item() == pytest.approx(0.25, abs=1e-6)
+    same = images[:1].expand(8, -1, -1, -1)
+    assert diversity_hinge(same, labels, 0.6).item() == pytest.approx(0.6)
+    assert diversity_hinge(images[:2], labels[:2], 0.6).item() == pytest.approx(0.6)  # no pair within a class
+
+
+def test_following_the_hinge_drives_images_apart():
+    images = (0.01 * torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    labels = torch.arange(6) % 2
+    before = diversity_hinge(images, labels, 0.6)
+    before.backward()
+    moved = images.detach() - 0.5 * images.grad
+    assert diversity_hinge(moved, labels, 0.6) < before
+    identical = torch.zeros(4, 1, 2, 2, requires_grad=True)
+    diversity_hinge(identical, torch.zeros(4, dtype=torch.int64), 0.6).backward()
+    assert torch.isfinite(identical.grad).all()

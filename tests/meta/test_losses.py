@@ -1,0 +1,137 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datafree.meta.losses import ABSENT, distillation_loss, episode_loss, prototype_logits
+
+TEMPERATURES = [0.5, 1.0, 4.0]
+
+
+def normal(*shape, seed=0, scale=1.0, dtype=torch.float64):
+    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+# ---- distillation -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("shape", [(6, 5), (4, 3, 5)])
+def test_agreement_costs_nothing_and_pulls_nowhere(shape, temperature):
+    logits = normal(*shape, scale=2.0, dtype=torch.float32).requires_grad_()
+    loss = distillation_loss(logits, logits.detach().softmax(-1), temperature)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-5)
+    assert logits.grad.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_agreement_costs_nothing_where_teachers_have_different_numbers_of_classes(temperature):
+    logits = normal(6, 2, 5, dtype=torch.float32)
+    logits[:, 0, 3:] = ABSENT
+    logits.requires_grad_()
+    loss = distillation_loss(logits, logits.detach().softmax(-1), temperature)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-5)
+    assert logits.grad.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_a_class_that_a_teacher_lacks_changes_nothing(temperature):
+    student, teacher = normal(4, 3, dtype=torch.float32), normal(4, 3, seed=1, dtype=torch.float32).softmax(-1)
+    wide_student = torch.cat([student, torch.full((4, 2), ABSENT)], 1).requires_grad_()
+    wide_teacher = torch.cat([teacher, torch.zeros(4, 2)], 1)
+    narrow_student = student.clone().requires_grad_()
+    wide, narrow = distillation_loss(wide_student, wide_teacher, temperature), distillation_loss(narrow_student, teacher, temperature)
+    wide.backward()
+    narrow.backward()
+    assert wide.item() == pytest.approx(narrow.item(), rel=1e-5)
+    assert torch.allclose(wide_student.grad[:, :3], narrow_student.grad, atol=1e-6)
+    assert torch.equal(wide_student.grad[:, 3:], torch.zeros(4, 2))
+
+
+@given(st.integers(0, 999), st.sampled_from(TEMPERATURES), st.floats(0.1, 3))
+def test_the_loss_is_the_divergence_of_the_tempered_distributions(seed, temperature, scale):
+    student, teacher = normal(3, 4, seed=seed, scale=scale), normal(3, 4, seed=seed + 1000, scale=scale)
+    expected = 0.0
+    for student_row, teacher_row in zip(student.tolist(), teacher.tolist(), strict=True):
+        # p^(1/T), renormalised, is the softmax of the logits over T.
+        p = [math.exp(value / temperature) for value in teacher_row]
+        q = [math.exp(value / temperature) for value in student_row]
+        p, q = [value / sum(p) for value in p], [value / sum(q) for value in q]
+        expected += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)) / len(student)
+    found = distillation_loss(student, teacher.softmax(-1), temperature).item()
+    assert found == pytest.approx(temperature**2 * expected, rel=1e-3, abs=1e-5)
+    assert found > -1e-6
+
+
+def test_every_teachers_answer_weighs_the_same():
+    student, teacher = normal(4, 3, 5), normal(4, 3, 5, seed=1).softmax(-1)
+    apart = [distillation_loss(student[:, place], teacher[:, place], 2.0) for place in range(3)]
+    assert distillation_loss(student, teacher, 2.0).item() == pytest.approx(sum(loss.item() for loss in apart) / 3)
+
+
+def test_following_the_gradient_brings_the_student_to_the_teacher():
+    teacher = normal(5, 4, seed=1, scale=2).softmax(-1)
+    student = normal(5, 4).requires_grad_()
+    optimiser = torch.optim.Adam([student], lr=0.1)
+    for _ in range(300):
+        optimiser.zero_grad()
+        distillation_loss(student, teacher, 4.0).backward()
+        optimiser.step()
+    assert torch.allclose(student.softmax(-1), teacher, atol=0.01)
+
+
+def test_certainty_on_either_side_is_finite():
+    logits = torch.tensor([[500.0, 0, 0], [0.0, 0, 0]], requires_grad=True)
+    loss = distillation_loss(logits, torch.tensor([[0.0, 1, 0], [1, 0, 0]]), 4.0)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logits.grad).all()
+
+
+# ---- prototypes -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_logits_are_negative_squared_distances_to_the_class_means():
+    support, query = normal(3, 4, 6), normal(7, 6, seed=1)
+    logits = prototype_logits(support, query)
+    for q in range(7):
+        for w in range(3):
+            mean = sum(support[w, s] for s in range(4)) / 4
+            assert logits[q, w].item() == pytest.approx(-((query[q] - mean) ** 2).sum().item(), rel=1e-9)
+
+
+@given(st.permutations(range(4)), st.permutations(range(3)))
+def test_permuted_classes_permute_the_logits_and_permuted_shots_change_nothing(classes, shots):
+    support, query = normal(4, 3, 5), normal(6, 5, seed=1)
+    logits = prototype_logits(support, query)
+    assert torch.allclose(prototype_logits(support[classes], query), logits[:, classes])
+    assert torch.allclose(prototype_logits(support[:, shots], query), logits)
+
+
+def test_the_episodes_loss_is_the_cross_entropy_of_unit_features():
+    support, query, scale = normal(3, 2, 5), normal(3, 4, 5, seed=1), 7.0
+    total = 0.0
+    for w in range(3):
+        for q in range(4):
+            unit = query[w, q] / query[w, q].norm()
+            means = [sum(s / s.norm() for s in support[c]) / 2 for c in range(3)]
+            scores = [-scale * ((unit - mean) ** 2).sum().item() for mean in means]
+            total -= scores[w] - math.log(sum(math.exp(score) for score in scores))
+    assert episode_loss(support, query, scale).item() == pytest.approx(total / 12, rel=1e-6)
+    assert episode_loss(5 * support, 0.1 * query, scale).item() == pytest.approx(total / 12, rel=1e-6)
+
+
+def test_an_episode_of_well_separated_classes_costs_next_to_nothing():
+    centres = torch.eye(4)[:, None].expand(4, 3, 4)
+    assert episode_loss(centres, centres, 10.0) < 1e-6
+    assert episode_loss(centres, centres.roll(1, 0), 10.0) > 10
+
+
+def test_queries_on_their_prototype_have_a_finite_gradient():
+    features = torch.eye(3)[:, None].repeat(1, 2, 1).requires_grad_()
+    episode_loss(features[:, :1], features[:, 1:], 10.0).backward()
+    assert torch.isfinite(features.grad).all()

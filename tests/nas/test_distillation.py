@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from datafree.meta.learner import TeacherHeads
+from datafree.meta.losses import distillation_loss
+from datafree.nas import distillation
+from datafree.nas.distillation import own_logits, score
+from datafree.nas.pools import Pools
+
+
+def test_every_image_is_judged_by_the_head_of_its_own_teacher():
+    torch.manual_seed(0)
+    heads = TeacherHeads(6, [2, 4, 3])
+    features, teacher = torch.randn(5, 6), torch.tensor([2, 0, 1, 1, 2])
+    logits = own_logits(heads, features, teacher)
+    for row, number in enumerate(teacher.tolist()):
+        count = [2, 4, 3][number]
+        expected = heads.weight[number, :count] @ features[row] + heads.bias[number, :count]
+        torch.testing.assert_close(logits[row, :count], expected)
+        assert not logits[row].softmax(0)[count:].any()
+
+
+def test_a_network_that_says_what_the_teachers_say_has_full_agreement_and_no_divergence(joined):
+    def predict(batch):
+        return batch.soft_labels.clamp_min(2.0**-24).log().masked_fill(_absent(joined, batch.teacher), -1e4)
+
+    result = score(predict, joined, torch.arange(len(joined.images)), 4.0)
+    assert result.agreement == 1
+    assert abs(result.kl) < 1e-6
+    batch = joined.batch(torch.arange(len(joined.images)))
+    assert abs(distillation_loss(predict(batch), batch.soft_labels, 4.0)) < 1e-5
+
+
+@pytest.mark.parametrize("batch_size", [7, 256])
+def test_the_score_equals_the_definition_whatever_the_batches(joined, monkeypatch, batch_size):
+    index = torch.randperm(len(joined.images), generator=torch.Generator().manual_seed(1))[:50]
+    monkeypatch.setattr(distillation, "SCORING_BATCH", batch_size)
+
+    def logits_of(images):
+        return images[:, 0, 7, 3:8]
+
+    result = score(lambda b: logits_of(b.images).masked_fill(_absent(joined, b.teacher), -1e4), joined, index, 2.0)
+    agreed, divergences = [], []
+    for i in index.tolist():
+        count = joined.classes[joined.teacher[i]]
+        p = joined.soft_labels[i, :count].double().clamp_min(2.0**-24) ** 0.5
+        p, q = p / p.sum(), (logits_of(joined.batch(torch.tensor([i])).images)[0, :count].double() / 2).softmax(0)
+        agreed.append(float(p.argmax() == q.argmax()))
+        divergences.append(float((p * (p / q).log()).sum()))
+    assert 0 < result.agreement < 1
+    assert result.agreement == pytest.approx(sum(agreed) / 50)
+    assert result.kl == pytest.approx(sum(divergences) / 50, rel=1e-5)
+
+
+def _absent(joined: Pools, teacher: torch.Tensor) -> torch.Tensor:
+    return torch.arange(5)[None, :] >= torch.tensor(joined.classes)[teacher][:, None]

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from datafree.errors import UserError
+from datafree.nas.pools import Pools, draw, training_batch
+from datafree.zoo.backbones import Normalise
+
+NORMALISE = Normalise([0.5] * 3, [0.25] * 3)
+
+
+def test_joined_pools_keep_order_and_pad_soft_labels_with_zero(pools, joined):
+    assert joined.classes == (3, 4, 5)
+    start = 0
+    for number, pool in enumerate(pools):
+        rows = slice(start, start + len(pool.images))
+        assert torch.equal(joined.images[rows], pool.images)
+        assert (joined.teacher[rows] == number).all()
+        assert torch.equal(joined.soft_labels[rows, : len(pool.classes)], pool.soft_labels)
+        assert not joined.soft_labels[rows, len(pool.classes) :].any()
+        start += len(pool.images)
+    assert start == len(joined.images)
+
+
+def test_a_batch_is_normalised_per_channel(pools):
+    joined = Pools.join(pools, Normalise([0.5, 0.4, 0.3], [0.25, 0.2, 0.1]))
+    index = torch.tensor([3, 90, 3])
+    batch = joined.batch(index)
+    mean, std = torch.tensor([0.5, 0.4, 0.3])[:, None, None], torch.tensor([0.25, 0.2, 0.1])[:, None, None]
+    expected = (joined.images[index].double() / 255 - mean) / std
+    torch.testing.assert_close(batch.images.double(), expected, rtol=0, atol=1e-5)
+    assert batch.teacher.tolist() == [0, 2, 0]
+    torch.testing.assert_close(batch.soft_labels.sum(1), torch.ones(3), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.25, 0.999])
+def test_the_split_is_complete_disjoint_and_the_same_share_of_every_teacher(joined, share):
+    training, held_out = joined.split(share, seed=3)
+    assert sorted(torch.cat([training, held_out]).tolist()) == list(range(len(joined.images)))
+    for number, size in enumerate([24, 32, 40]):
+        assert (joined.teacher[held_out] == number).sum() == min(max(round(share * size), 1), size - 1)
+
+
+def test_the_split_follows_from_the_seed(joined):
+    assert torch.equal(joined.split(0.25, 3)[1], joined.split(0.25, 3)[1])
+    assert not torch.equal(joined.split(0.25, 3)[1], joined.split(0.25, 4)[1])
+
+
+def test_draws_are_without_replacement_and_follow_from_their_name():
+    index = torch.arange(100, 150)
+    drawn = draw(index, 20, 0, "a", 1)
+    assert len(set(drawn.tolist())) == 20
+    assert set(drawn.tolist()) <= set(index.tolist())
+    assert torch.equal(drawn, draw(index, 20, 0, "a", 1))
+    assert not torch.equal(drawn, draw(index, 20, 0, "a", 2))
+    assert sorted(draw(index, 1000, 0).tolist()) == index.tolist()
+
+
+def test_a_training_batch_mixes_teachers_and_moves_images_but_not_labels(joined):
+    training, _ = joined.split(0.25, 0)
+    batch = training_batch(joined, training, 32, 0, "here", 5)
+    still = joined.batch(draw(training, 32, 0, "here", 5))
+    assert len(batch.teacher.unique()) == 3
+    assert torch.equal(batch.teacher, still.teacher)
+    assert torch.equal(batch.soft_labels, still.soft_labels)
+    assert batch.images.shape == still.images.shape
+    assert all(not torch.allclose(a, b) for a, b in zip(batch.images, still.images, strict=True))
+    assert torch.equal(batch.images, training_batch(joined, training, 32, 0, "here", 5).images)
+
+
+def test_unequal_shapes_are_refused(pools):
+    with pytest.raises(UserError, match=r"pool 2 of 2: expected images \[3, 32, 32\] as in the first, got \[3, 16, 16\]"):
+        Pools.join([pools[0], replace(pools[1], images=pools[1].images[..., ::2, ::2])], NORMALISE)
+
+
+def test_soft_labels_that_do_not_fit_the_classes_are_refused(pools):
+    with pytest.raises(UserError, match=r"pool 1 of 1: expected soft labels \[24, 3\], got \[24, 2\]"):
+        Pools.join([replace(pools[0], soft_labels=pools[0].soft_labels[:, :2])], NORMALISE)
+
+
+def test_a_pool_of_one_image_is_refused(pools):
+    one = replace(pools[0], images=pools[0].images[:1], soft_labels=pools[0].soft_labels[:1], labels=pools[0].labels[:1])
+    with pytest.raises(UserError, match="at least 2 images, got 1"):
+        Pools.join([one], NORMALISE)

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from datafree.checkpoints import Checkpoint
+from datafree.errors import UserError
+from datafree.nas import space
+from datafree.nas.distillation import score
+from datafree.nas.retrain import retrain
+
+CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|skip_connect~0|none~1|nor_conv_1x1~2|"
+
+
+def _retrain(pools, config, checkpoint=None, seed=0, cell=CELL):
+    return retrain(pools, cell, config, seed, "cpu", checkpoint or Checkpoint(None))
+
+
+def test_the_network_learns_what_the_teachers_say(joined, small):
+    result = _retrain(joined, replace(small, retrain_steps=80, batch_size=32))
+    chance = sum(len(joined.teacher[joined.teacher == t]) / count for t, count in enumerate(joined.classes)) / len(joined.images)
+    assert result.score.agreement > chance + 0.3
+    assert result.curve[-1]["loss"] < 0.5 * result.curve[0]["loss"]
+
+
+def test_the_score_is_that_of_images_the_search_held_out_too(joined, small):
+    result = _retrain(joined, small)
+    _, held_out = joined.split(small.validation, 0)
+    assert not result.network.training
+    assert result.held_out == len(held_out)
+    again = score(lambda batch: result.network(batch.images, batch.teacher), joined, held_out, small.temperature)
+    assert again == result.score
+
+
+def test_the_backbone_is_the_cell_of_the_search(joined, small):
+    backbone = _retrain(joined, replace(small, retrain_steps=1)).network.backbone
+    assert sum(p.numel() for p in backbone.parameters()) == space.parameters(space.decode(CELL), 4, 1, 0)
+
+
+def test_the_same_seed_gives_the_same_weights(joined, small):
+    first, second, other = (_retrain(joined, small, seed=seed).network.state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert any(not torch.equal(value, other[name]) for name, value in first.items())
+
+
+def test_retraining_killed_anywhere_resumes_to_the_same_weights(joined, small, interrupted):
+    resumed = interrupted(lambda checkpoint: _retrain(joined, small, checkpoint), deaths=[3, 5], every=2)
+    straight = _retrain(joined, small)
+    assert (resumed.curve, resumed.score) == (straight.curve, straight.score)
+    weights = straight.network.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in resumed.network.state_dict().items())
+
+
+def test_a_malformed_cell_is_refused(joined, small):
+    with pytest.raises(UserError, match="genotype: expected the form"):
+        _retrain(joined, small, cell="searched")

@@ -1,0 +1,93 @@
+"""The stages ``search`` and ``retrain``, end to end on tiny pools."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+from datafree import artifacts
+from datafree.config import as_tree
+from datafree.errors import UserError
+from datafree.nas import space
+from datafree.provenance import Job
+from datafree.stages import retrain, search
+from datafree.zoo.networks import read_backbone
+
+SEARCH = {"architecture": "json", "drawing": "png", "history": "csv", "candidates": "csv", "metrics": "json"}
+RETRAIN = {"network": "safetensors", "card": "json", "history": "csv", "metrics": "json"}
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch, pools, teachers):
+    """A project folder with the pools and cards of three teachers; returns the jobs' inputs."""
+    monkeypatch.chdir(tmp_path)
+    inputs = {"pools": [], "cards": []}
+    for pool, teacher in zip(pools, teachers, strict=True):
+        images, card = f"inversion/{teacher.name}/images.safetensors", f"zoo/{teacher.name}/card.json"
+        artifacts.write_tensors(images, {"images": pool.images, "labels": pool.labels, "soft_labels": pool.soft_labels})
+        mean, std = ([value.item() for value in tensor.flatten()] for tensor in (teacher.normalise.mean, teacher.normalise.std))
+        artifacts.write_json(card, {"classes": list(pool.classes), "mean": mean, "std": std})
+        inputs["pools"].append(images)
+        inputs["cards"].append(card)
+    return inputs
+
+
+def _job(stage: str, inputs, config, outputs, folder: str = "nas/mine", seed: int = 0) -> Job:
+    settings = {"seed": seed, "device": "cpu", "precision": "float32", "nas.algorithm": as_tree(config)}
+    paths = {name: f"{folder}/{stage}-{name}.{suffix}" for name, suffix in outputs.items()}
+    return Job(stage, {"algorithm": "mine"}, settings, "code", inputs, paths)
+
+
+def test_search_then_retrain_leave_a_backbone_that_can_be_used(workspace, small, tmp_path):
+    job = _job("search", workspace, small, SEARCH)
+    search.run(job)
+    found = artifacts.read_json(job.output("architecture"))
+    cell = space.decode(found["genotype"])
+    assert found["macs"] == space.macs(cell, 4, 1, 32, 0) <= small.max_macs
+    assert found["parameters"] == space.parameters(cell, 4, 1, 0)
+    assert (found["algorithm"], found["space"], found["candidates_scored"]) == ("mine", "nasbench201", 12)
+    rows = artifacts.read_history(job.output("candidates"))
+    assert len(rows) == 12
+    cells = [space.enumerate_all()[int(row["cell"])] for row in rows]
+    assert [row["macs"] for row in rows] == [space.macs(genotype, 4, 1, 32, 0) for genotype in cells]
+    assert found["fitness"] == pytest.approx(max(row["agreement"] for row in rows), rel=1e-5)
+    assert len(artifacts.read_history(job.output("history"))) == 3
+    with Image.open(job.output("drawing")) as picture:
+        assert picture.size[0] > 300
+
+    again = _job("retrain", {**workspace, "architecture": job.outputs["architecture"]}, small, RETRAIN)
+    retrain.run(again)
+    backbone, normalise = read_backbone(again.output("network"), again.output("card"))
+    features = backbone.eval()(normalise(artifacts.read_tensors(workspace["pools"][0])["images"]))
+    assert features.shape == (24, 16)
+    assert features.isfinite().all()
+    card, metrics = artifacts.read_json(again.output("card")), artifacts.read_json(again.output("metrics"))
+    assert (card["macs"], card["parameters"]) == (found["macs"], found["parameters"])
+    assert 0 <= metrics["agreement"] <= 1
+    assert metrics["held_out_images"] == 19
+    # Nothing is left behind: neither checkpoints nor half-written files.
+    outputs = {*job.outputs.values(), *again.outputs.values()}
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == outputs | set(workspace["pools"]) | set(workspace["cards"])
+
+
+def test_the_same_job_gives_the_same_bytes(workspace, small):
+    first, second = (_job("search", workspace, small, SEARCH, folder) for folder in ("a", "b"))
+    search.run(first)
+    search.run(second)
+    for name in SEARCH:
+        assert first.output(name).read_bytes() == second.output(name).read_bytes(), name
+
+
+def test_a_limit_that_no_cell_meets_names_the_key_of_this_algorithm(workspace, small):
+    small.max_macs = 1000
+    with pytest.raises(UserError, match="nas.algorithms.mine.max_macs: got 1000, but the cheapest cell needs"):
+        search.run(_job("search", workspace, small, SEARCH))
+
+
+def test_a_pool_whose_soft_labels_do_not_fit_its_card_is_refused(workspace, small):
+    tensors = artifacts.read_tensors(workspace["pools"][1])
+    artifacts.write_tensors(workspace["pools"][1], {**tensors, "soft_labels": torch.ones(32, 7).half()})
+    with pytest.raises(UserError, match=r"recovered pool 2 of 3: expected soft labels \[32, 4\], got \[32, 7\]"):
+        search.run(_job("search", workspace, small, SEARCH))
