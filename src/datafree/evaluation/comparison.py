@@ -54,23 +54,21 @@ def baselines(teachers: Sequence[Teacher], seed: int, device: torch.device) -> l
     first = teachers[0]
     normalise = Normalise(first.normalise.mean.flatten().tolist(), first.normalise.std.flatten().tolist())
     random = build(BackboneConfig(), first.input[0], first.input[1], devices.derive_seed(seed, "random"))
-    size = parameter_count(first.network.backbone)
+    sizes = [parameter_count(teacher.network.backbone) for teacher in teachers]
     singles = [backbone_features(t.network.backbone, t.normalise, device) for t in teachers]
     entrants = [
         Entrant("pixels", "baseline", "the image itself", pixels, 0, 0),
-        Entrant(
-            "random", "baseline", "untrained conv4", batch_statistics_features(random, normalise, device), 1, parameter_count(random)
+        Entrant("random", "baseline", "untrained conv4", batch_statistics_features(random, normalise, device), 1, parameter_count(random)),
+        *(
+            Entrant(f"{BEST}/{teacher.name}", "baseline", "one teacher's features", features, 1, size)
+            for teacher, features, size in zip(teachers, singles, sizes, strict=True)
         ),
-        *(Entrant(f"{BEST}/{t.name}", "baseline", "one teacher's features", s, 1, size) for t, s in zip(teachers, singles, strict=True)),
-        Entrant(
-            "all teachers", "baseline", "features of all teachers side by side", concatenated(singles), len(teachers),
-            sum(parameter_count(t.network.backbone) for t in teachers),
-        ),
-    ]  # fmt: skip
+        Entrant("all teachers", "baseline", "features of all teachers side by side", concatenated(singles), len(teachers), sum(sizes)),
+    ]
     average = average_weights(teachers)
     if average is not None:
         features = backbone_features(average.network.backbone, average.normalise, device)
-        entrants.append(Entrant("averaged teachers", "baseline", "mean of all teachers' weights", features, 1, size))
+        entrants.append(Entrant("averaged teachers", "baseline", "mean of all teachers' weights", features, 1, sizes[0]))
     return entrants
 
 

@@ -22,7 +22,8 @@ def nearest_centroid(support: Tensor, query: Tensor) -> Tensor:
     """
     centre = support.flatten(0, 1).mean(0)
     means = F.normalize(F.normalize(support - centre, dim=-1).mean(1), dim=-1)
-    return (F.normalize(query - centre, dim=-1) @ means.T).argmax(1)
+    # A distance rather than a product: autocast leaves it in float32, and rounding decides no tie.
+    return torch.cdist(F.normalize(query - centre, dim=-1), means).argmin(1)
 
 
 @torch.no_grad()
@@ -56,7 +57,7 @@ def concatenated(embeddings: Sequence[Embedding]) -> Embedding:
 
 def enough_images(images: ImageSet, split: str, way: int, shot: int, query: int) -> str:
     """Why the split cannot serve the episodes, in one line; empty when it can."""
-    smallest = int(torch.bincount(images.labels).min())
+    smallest = int(torch.bincount(images.labels, minlength=len(images.classes)).min())
     if way > len(images.classes):
         return f"evaluation.way: got {way}; allowed: at most {len(images.classes)}, the classes of the {split} split"
     if shot + query > smallest:

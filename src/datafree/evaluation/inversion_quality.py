@@ -67,7 +67,8 @@ def quality_row(method: str, found: Mapping[str, dict[str, float]], real: Mappin
     metrics = {}
     for name in sorted({name for one in found.values() for name in one}):
         metrics[name] = mean_interval([one[name] for one in found.values() if name in one])
-    ratios = [one["within_class_distance"] / real[name]["within_class_distance"] for name, one in found.items() if name in real]
+    references = {name: one["within_class_distance"] for name, one in real.items() if one["within_class_distance"] > 0}
+    ratios = [one["within_class_distance"] / references[name] for name, one in found.items() if name in references]
     if ratios:
         metrics["within_class_ratio"] = mean_interval(ratios)
     return {"method": method, "metrics": metrics}

@@ -1,1 +1,0 @@
-"""Turning results into things people read: tables (``tables``), figures (``plots``) and one self-contained HTML page (``page``)."""
