@@ -23,6 +23,8 @@ rule search:
         provenance=update("artifacts/nas/{algorithm}/provenance.json"),
     params:
         files=arguments,
+    # The longest job: started first among those that are ready, it does not hold up the end.
+    priority: 1
     log:
         "logs/search/{algorithm}.log",
     resources:

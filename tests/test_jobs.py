@@ -72,7 +72,7 @@ def test_a_change_makes_it_compute_again_and_says_why(stage, capsys):
 def test_the_cost_is_noted_apart_from_the_artifacts(stage):
     jobs.execute(a_job())
     timing = artifacts.read_json("logs/timings/pretend/x.json")
-    assert timing.keys() == {"seconds", "max_rss_mb"}
+    assert timing.keys() >= {"seconds", "max_rss_mb"}
     assert timing["max_rss_mb"] > 0
     assert {path.name for path in Path("out").iterdir()} == {"first", "second", "provenance.json"}
 

@@ -90,7 +90,7 @@ GLYPHS = SMALL["data"]["glyphs"]
     ],
 )
 def test_what_cannot_work_is_known_before_the_first_job(project, monkeypatch, overlay, message):
-    monkeypatch.setattr(devices, "visible_gpus", lambda: [])
+    monkeypatch.setattr(devices, "visible_gpus", list)
     with pytest.raises(UserError, match=f"^{message}") as caught:
         check(project, **overlay)
     assert "\n" not in str(caught.value)

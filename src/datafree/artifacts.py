@@ -127,7 +127,7 @@ def read_json(path: str | Path) -> Any:
     _require(path, 64 * 2**20)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path}: not readable JSON ({_line(error)}); delete it and rerun") from None
 
 
@@ -141,10 +141,17 @@ def write_history(path: str | Path, rows: Sequence[Mapping[str, float | int]]) -
 
 
 def read_history(path: str | Path) -> list[dict[str, float]]:
-    """Load a training curve; empty cells are left out."""
+    """Load a training curve; empty cells are left out.
+
+    Raises:
+        UserError: missing, or not a table of numbers.
+    """
     _require(Path(path), 64 * 2**20)
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as file:
+            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    except (ValueError, TypeError, csv.Error, OSError) as error:
+        raise UserError(f"{path}: not a readable training curve ({_line(error)}); delete it and rerun") from None
 
 
 def write_image(path: str | Path, image: Image.Image) -> None:

@@ -7,8 +7,8 @@ step and the curve so far.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import pickle
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,9 +52,10 @@ class Checkpoint:
             return 0, []
         try:
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError):
+            fits = saved["fingerprint"] == self.fingerprint and set(saved["states"]) == set(objects)
+        except Exception:  # damaged bytes can make the reader fail with any type of exception
             return 0, []
-        if saved.get("fingerprint") != self.fingerprint or set(saved["states"]) != set(objects):
+        if not fits:
             return 0, []
         for name, thing in objects.items():
             thing.load_state_dict(saved["states"][name])
@@ -65,8 +66,10 @@ class Checkpoint:
         if self.path is None or time.monotonic() - self._last < self.seconds_between:
             return
         states = {name: thing.state_dict() for name, thing in objects.items()}
+        content = io.BytesIO()  # on a full disk PyTorch's own writer raises no OSError
+        torch.save({"fingerprint": self.fingerprint, "step": step, "history": history, "states": states}, content)
         with artifacts.atomic(self.path) as part:
-            torch.save({"fingerprint": self.fingerprint, "step": step, "history": history, "states": states}, part)
+            part.write_bytes(content.getbuffer())
         self._last = time.monotonic()
 
     def clear(self) -> None:

@@ -50,7 +50,10 @@ def use(spec: str) -> Iterator[torch.device]:
         UserError: the machine has no such device.
     """
     gpus = require(spec)
-    lease_or_not = lease(gpus, default_lock_folder()) if gpus and not _scheduler_assigned() else contextlib.nullcontext("")
+    if gpus and not _scheduler_assigned():
+        lease_or_not = lease(gpus, default_lock_folder())
+    else:
+        lease_or_not = contextlib.nullcontext(gpus[0] if ":" in spec else "")
     with lease_or_not as uuid:
         if uuid:
             os.environ["CUDA_VISIBLE_DEVICES"] = uuid

@@ -17,6 +17,7 @@ from typing import Any
 from datafree import artifacts
 from datafree.errors import UserError
 
+MEASURED_ON_CARDS = ("accuracy", "macs", "parameters")
 SHOWN = (".json", ".csv", ".png", ".txt", ".html")  # files that a person would open, as opposed to weights and image pools
 
 
@@ -78,7 +79,10 @@ class FinishedJob:
         for path in self.outputs:
             try:
                 if path.endswith(".json"):
-                    yield from [(name, number, 0) for name, number in numbers(artifacts.read_json(project / path))]
+                    found = numbers(artifacts.read_json(project / path))
+                    if path.endswith("card.json"):  # the rest of a card describes what was asked for, and is a parameter
+                        found = [(name, number) for name, number in found if name.startswith(MEASURED_ON_CARDS)]
+                    yield from [(name, number, 0) for name, number in found]
                 elif path.endswith("history.csv"):
                     yield from _curve(artifacts.read_history(project / path))
             except (UserError, ValueError, TypeError) as error:

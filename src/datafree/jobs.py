@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import platform
 import resource
@@ -43,9 +44,10 @@ def execute(job: Job) -> None:
 def _tell(job: Job, event: str) -> None:
     """One line in the job's own log, and one in the journal of all jobs: what was computed, what was left alone, when and why."""
     print(f"{job.name}: {event}", file=sys.stderr)
-    JOURNAL.parent.mkdir(parents=True, exist_ok=True)
-    with JOURNAL.open("a", encoding="utf-8") as journal:
-        journal.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {job.name}: {event}\n")
+    with contextlib.suppress(OSError):  # no job fails for its journal
+        JOURNAL.parent.mkdir(parents=True, exist_ok=True)
+        with JOURNAL.open("a", encoding="utf-8") as journal:
+            journal.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {job.name}: {event}\n")
 
 
 def _produced_with() -> dict[str, str]:
@@ -57,6 +59,10 @@ def _produced_with() -> dict[str, str]:
 
 def _write_timing(job: Job, seconds: float) -> None:
     """Cost of the computation, for the report and MLflow; apart from the artifacts, which hold nothing that differs between runs."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    peak = used.ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
     name = ".".join(job.wildcards.values()) or job.stage
-    artifacts.write_json(TIMINGS / job.stage / f"{name}.json", {"seconds": round(seconds, 2), "max_rss_mb": round(peak)})
+    artifacts.write_json(
+        TIMINGS / job.stage / f"{name}.json",
+        {"seconds": round(seconds, 2), "cpu_seconds": round(used.ru_utime + used.ru_stime, 2), "max_rss_mb": round(peak)},
+    )

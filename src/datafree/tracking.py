@@ -191,7 +191,7 @@ class _Store:
         for run in self.search(f"tags.`datafree.config` = '{digest}'"):
             if run.data.tags.get("datafree.group") == group:
                 return run.info.run_id
-        tags = {"mlflow.runName": group, "datafree.group": group, "datafree.config": digest, **_source_tags(commit)}
+        tags = {"mlflow.runName": f"pipeline {group}", "datafree.group": group, "datafree.config": digest, **_source_tags(commit)}
         run_id = self.client.create_run(self.experiment, tags=tags).info.run_id
         self.log(run_id, flatten(config_tree))
         return run_id

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,12 +48,14 @@ def interrupted(tmp_path) -> Callable:
 
 @pytest.fixture(scope="session")
 def joined(pools) -> Pools:
-    return Pools.join(pools, Normalise([0.5] * 3, [0.25] * 3))
+    """Three teachers' pools with 3, 4 and 5 classes, at 16 pixels."""
+    halved = [replace(pool, images=pool.images[..., ::2, ::2]) for pool in pools]
+    return Pools.join(halved, Normalise([0.5] * 3, [0.25] * 3))
 
 
 @pytest.fixture
 def small() -> SposConfig:
-    """A search of a second: width 4, a few steps, a limit that leaves out about half of the cells."""
+    """A search of a second: width 4, a few steps, a limit that leaves out about half of the cells at 16 pixels."""
     return SposConfig(
-        channels=4, supernet_steps=12, batch_size=16, population=4, generations=3, parents=2, max_macs=1_000_000, retrain_steps=12
+        channels=4, supernet_steps=12, batch_size=16, population=4, generations=3, parents=2, max_macs=250_000, retrain_steps=12
     )

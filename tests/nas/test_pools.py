@@ -17,7 +17,7 @@ def test_joined_pools_keep_order_and_pad_soft_labels_with_zero(pools, joined):
     start = 0
     for number, pool in enumerate(pools):
         rows = slice(start, start + len(pool.images))
-        assert torch.equal(joined.images[rows], pool.images)
+        assert torch.equal(joined.images[rows], pool.images[..., ::2, ::2])
         assert (joined.teacher[rows] == number).all()
         assert torch.equal(joined.soft_labels[rows, : len(pool.classes)], pool.soft_labels)
         assert not joined.soft_labels[rows, len(pool.classes) :].any()

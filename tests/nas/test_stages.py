@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
 
-from datafree import artifacts
+from datafree import artifacts, checkpoints
 from datafree.config import as_tree
 from datafree.errors import UserError
 from datafree.nas import space
@@ -39,7 +41,28 @@ def _job(stage: str, inputs, config, outputs, folder: str = "nas/mine", seed: in
     return Job(stage, {"algorithm": "mine"}, settings, "code", inputs, paths)
 
 
-def test_search_then_retrain_leave_a_backbone_that_can_be_used(workspace, small, tmp_path):
+@pytest.fixture
+def small(small):
+    """The same search at 32 pixels."""
+    return replace(small, max_macs=1_000_000)
+
+
+@pytest.fixture
+def eager_checkpoints(monkeypatch):
+    """Every step is kept at once; returns the files that were written."""
+    written = set()
+    original = checkpoints.of_job
+
+    def of_job(job):
+        found = original(job)
+        written.add(found.path)
+        return checkpoints.Checkpoint(found.path, found.fingerprint, seconds_between=0)
+
+    monkeypatch.setattr(checkpoints, "of_job", of_job)
+    return written
+
+
+def test_search_then_retrain_leave_a_backbone_that_can_be_used(workspace, small, tmp_path, eager_checkpoints):
     job = _job("search", workspace, small, SEARCH)
     search.run(job)
     found = artifacts.read_json(job.output("architecture"))
@@ -51,7 +74,7 @@ def test_search_then_retrain_leave_a_backbone_that_can_be_used(workspace, small,
     assert len(rows) == 12
     cells = [space.enumerate_all()[int(row["cell"])] for row in rows]
     assert [row["macs"] for row in rows] == [space.macs(genotype, 4, 1, 32, 0) for genotype in cells]
-    assert found["fitness"] == pytest.approx(max(row["agreement"] for row in rows), rel=1e-5)
+    assert found["kl"] == pytest.approx(min(row["kl"] for row in rows), rel=1e-5)
     assert len(artifacts.read_history(job.output("history"))) == 3
     with Image.open(job.output("drawing")) as picture:
         assert picture.size[0] > 300
@@ -66,6 +89,7 @@ def test_search_then_retrain_leave_a_backbone_that_can_be_used(workspace, small,
     assert (card["macs"], card["parameters"]) == (found["macs"], found["parameters"])
     assert 0 <= metrics["agreement"] <= 1
     assert metrics["held_out_images"] == 19
+    assert len(eager_checkpoints) == 2
     # Nothing is left behind: neither checkpoints nor half-written files.
     outputs = {*job.outputs.values(), *again.outputs.values()}
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}

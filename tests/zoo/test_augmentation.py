@@ -39,8 +39,15 @@ def test_every_image_moves_by_itself(images, augment):
     view = augment(changed, draw())
     others = [0, 1, 3, 4, 5]
     assert torch.equal(view[others], whole[others])
-    same = augment(images[:1].expand(6, -1, -1, -1), draw())
-    assert all(not torch.equal(same[0], same[i]) for i in range(1, 6))
+
+
+NOTHING = {"degrees": 0.0, "scale": 0.0, "shift": 0.0}
+
+
+@pytest.mark.parametrize("change", [{"degrees": 20.0}, {"scale": 0.3}, {"shift": 0.2}])
+def test_every_image_draws_its_own_rotation_scale_and_shift(images, change):
+    views = random_affine(images[:1].expand(6, -1, -1, -1), draw(), **{**NOTHING, **change})
+    assert all(not torch.allclose(views[i], views[j], atol=1e-3) for i in range(6) for j in range(i))
 
 
 @pytest.mark.parametrize("augment", AUGMENTATIONS)

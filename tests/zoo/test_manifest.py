@@ -18,16 +18,13 @@ def read(folder, text, limit=0):
 
 
 def test_entries_come_in_order_with_the_defaults_under_them(tmp_path):
-    text = (
-        """
+    text = """
 defaults: {architecture: {name: resnet8, width: 8}, mean: [0, 0, 0], licence: CC0}
 teachers:
   - {name: a, train: {classes: 5, seed: 3}, architecture: {width: 16}}
   - {name: b, file: b.pth, classes: [x, y, z], input: [1, 28, 28], mean: [0.1], std: [0.2]}
-  - {name: c, url: "https://example.org/c.safetensors", sha256: %s, classes: [x, y], licence: MIT}
-"""
-        % HASH
-    )  # noqa: UP031
+  - {name: c, url: "https://example.org/c.safetensors", sha256: HASH, classes: [x, y], licence: MIT}
+""".replace("HASH", HASH)
     a, b, c = read(tmp_path, text)
     assert [a.name, b.name, c.name] == ["a", "b", "c"]
     assert a.architecture == Architecture("resnet8", 16)

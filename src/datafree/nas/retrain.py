@@ -55,7 +55,6 @@ def retrain(pools: Pools, genotype: str, config: SposConfig, seed: int, device: 
     with seeded_initialisation(derive_seed(seed, "retrain")):
         network = MultiHeadClassifier(NasBench201(genotype, config.channels, config.cells, pools.image_channels), pools.classes)
     network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    network.train()
     optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=max(config.retrain_steps, 2))
     states = {"network": network, "optimiser": optimiser, "schedule": schedule}

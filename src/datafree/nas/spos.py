@@ -88,9 +88,12 @@ def cost(genotype: Genotype, pools: Pools, config: SposConfig) -> int:
     return space.macs(genotype, config.channels, config.cells, pools.image_size, 0, pools.image_channels)
 
 
-def fitness(values: Score) -> tuple[float, float]:
-    """What evolution maximises."""
-    return values.agreement, -values.kl
+def fitness(values: Score) -> float:
+    """What evolution maximises: the divergence, negated.
+
+    It orders cells more like their stand-alone training does than agreement, of which many cells share a value.
+    """
+    return -values.kl
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,6 @@ def train_supernet(
     with seeded_initialisation(derive_seed(seed, "supernet")):
         supernet = Supernet(config.channels, config.cells, pools.image_channels, pools.classes)
     supernet.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    supernet.train()
     optimiser = torch.optim.SGD(supernet.parameters(), config.learning_rate, momentum=0.9, weight_decay=WEIGHT_DECAY, nesterov=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.supernet_steps)
     states = {"supernet": supernet, "optimiser": optimiser, "schedule": schedule, "scores": scores}
@@ -165,7 +167,7 @@ def _breed(scores: dict[Genotype, Score], candidates: Sequence[Genotype], config
         for _ in range(TRIES * config.population):
             if len(children) >= limit:
                 return
-            child = space.trim(make())
+            child = make()
             if child in allowed:
                 allowed.remove(child)
                 children.append(child)
@@ -187,11 +189,11 @@ def history(found: Found, macs: Callable[[Genotype], int]) -> list[dict[str, flo
         rows.append(
             {
                 "step": number,
-                "best_agreement": found.scores[best].agreement,
                 "best_kl": found.scores[best].kl,
+                "best_agreement": found.scores[best].agreement,
                 "best_macs": macs(best),
-                "mean_agreement": sum(found.scores[g].agreement for g in cells) / len(cells),
                 "mean_kl": sum(found.scores[g].kl for g in cells) / len(cells),
+                "mean_agreement": sum(found.scores[g].agreement for g in cells) / len(cells),
             }
         )
     return rows
@@ -202,8 +204,8 @@ def comparison(found: Found) -> dict[str, float]:
     first = [found.scores[genotype] for genotype in found.generations[0]]
     return {
         "random_mean_agreement": sum(values.agreement for values in first) / len(first),
-        "random_best_agreement": max(values.agreement for values in first),
         "random_mean_kl": sum(values.kl for values in first) / len(first),
+        "random_best_kl": min(values.kl for values in first),
         "candidates_scored": len(found.scores),
         "distinct_cells_scored": len({space.canonical(genotype) for genotype in found.scores}),
         "supernet_final_loss": found.training[-1]["loss"],

@@ -35,7 +35,7 @@ def run(job: Job) -> None:
                 pool = _real_pool(held, teacher) if method == "real" else read_pool(next(paths), card)
                 if pool is not None:
                     measured[method][teacher.name] = measure(move(teacher, device), judge, pool, device)
-    rows = [quality_row(method, found, measured["real"]) for method, found in measured.items() if found]
+    rows = [quality_row(method, found, measured.get("real", {})) for method, found in measured.items() if found]
     artifacts.write_json(job.output("quality"), {"teachers": len(teachers), "rows": rows})
     flat = {f"{row['method']}_{name}": value["mean"] for row in rows for name, value in row["metrics"].items()}
     artifacts.write_json(job.output("metrics"), flat)

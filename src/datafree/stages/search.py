@@ -35,7 +35,8 @@ def run(job: Job) -> None:
         "cells": config.cells,
         "macs": cells[found.best]["macs"],
         "parameters": cells[found.best]["parameters"],
-        "fitness": cells[found.best]["agreement"],
+        "agreement": cells[found.best]["agreement"],
+        "kl": cells[found.best]["kl"],
         "candidates_scored": len(cells),
         "seed": job.config["seed"],
     }

@@ -1,0 +1,113 @@
+import dataclasses
+
+import pytest
+import torch
+from PIL import Image
+
+from datafree import artifacts
+from datafree.data.images import ImageSet, read_image_set, write_image_set
+from datafree.errors import UserError
+from datafree.zoo.networks import read_classifier
+from datafree.zoo.training import accuracy, hold_out, logits_of
+
+CPU = torch.device("cpu")
+
+
+def moved(job, folder, **inputs):
+    """The job with other inputs (None = without) and its outputs elsewhere."""
+    given = {name: path for name, path in {**job.inputs, **inputs}.items() if path is not None}
+    return dataclasses.replace(job, inputs=given, outputs={name: str(folder / name) for name in job.outputs})
+
+
+# ---- oracle and judge -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "backbone"), [("oracle", "conv4_strided"), ("judge", "resnet8")])
+def test_a_reference_knows_the_teachers_classes_and_no_other(project, name, backbone):
+    outputs = project.outputs("reference", name)
+    card = artifacts.read_json(outputs["card"])
+    taught = {c for t in ("alpha", "beta", "gamma") for c in artifacts.read_json(project.outputs("teacher", t)["card"])["classes"]}
+    assert set(card["classes"]) == taught
+    assert len(card["classes"]) == len(taught)
+    assert card["backbone"]["name"] == backbone
+    data = read_image_set(project.root / "artifacts/data/train.safetensors")
+    held = hold_out(data, 0.2, 0)[1].of_classes([data.classes.index(class_) for class_ in card["classes"]])
+    network, normalise = read_classifier(outputs["network"], outputs["card"])
+    measured = accuracy(logits_of(network, normalise, held.images, CPU), held.labels)
+    assert card["accuracy"] == {"mean": pytest.approx(measured), "n": 2 * len(taught)}
+    assert artifacts.read_json(outputs["metrics"]) == {"accuracy": pytest.approx(measured), "classes": len(taught)}
+
+
+# ---- quality of recovered images --------------------------------------------------------------------------------------------------------
+
+MEASURES = {
+    "teacher_accuracy",
+    "teacher_confidence",
+    "transfer_accuracy",
+    "transfer_confidence",
+    "within_class_distance",
+    "within_class_ratio",
+}
+
+
+def test_every_method_has_a_row_beside_real_images(project):
+    outputs = project.outputs("inversion_quality")
+    quality = artifacts.read_json(outputs["quality"])
+    assert quality["teachers"] == 3
+    assert [row["method"] for row in quality["rows"]] == ["real", "five", "fresh"]
+    for row in quality["rows"]:
+        assert set(row["metrics"]) == MEASURES
+        assert {metric["n"] for metric in row["metrics"].values()} == {3}
+    assert quality["rows"][0]["metrics"]["within_class_ratio"]["mean"] == 1
+    metrics = artifacts.read_json(outputs["metrics"])
+    assert metrics["five_teacher_accuracy"] == quality["rows"][1]["metrics"]["teacher_accuracy"]["mean"]
+    own = [artifacts.read_json(project.outputs("invert", "five", t)["metrics"]) for t in ("alpha", "beta", "gamma")]
+    assert metrics["five_teacher_accuracy"] == pytest.approx(sum(one["teacher_accuracy"] for one in own) / 3)
+    assert metrics["five_within_class_distance"] == pytest.approx(sum(one["within_class_distance"] for one in own) / 3)
+    with Image.open(outputs["preview"]) as picture:
+        assert picture.size[1] == 4 * 18 + 2  # a row per class of the first teacher
+
+
+def test_without_a_judge_and_real_images_of_the_classes_the_rest_is_measured(project, tmp_path):
+    data = read_image_set(project.root / "artifacts/data/train.safetensors")
+    foreign = ImageSet(data.images, data.labels, tuple(f"foreign-{label}" for label in range(6)))
+    write_image_set(tmp_path / "foreign", foreign)
+    job = moved(project.job_of("inversion_quality"), tmp_path, train=str(tmp_path / "foreign"), judge=None, judge_card=None)
+    project.run(job)
+    rows = artifacts.read_json(tmp_path / "quality")["rows"]
+    assert [row["method"] for row in rows] == ["five", "fresh"]
+    assert set(rows[0]["metrics"]) == {"teacher_accuracy", "teacher_confidence", "within_class_distance"}
+
+
+# ---- the few-shot table -----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_holds_every_arm_baseline_and_the_oracle(project):
+    outputs = project.outputs("few_shot")
+    results = artifacts.read_json(outputs["results"])
+    assert {key: value for key, value in results.items() if key != "rows"} == {"split": "test", "way": 3, "query": 3, "episodes": 6}
+    names = ["bell", "distillation", "pixels", "random", "best teacher", "all teachers", "averaged teachers", "real-data oracle"]
+    assert [row["name"] for row in results["rows"]] == names
+    bell = results["rows"][0]
+    assert (bell["kind"], bell["seeds"]) == ("arm", [0, 4])
+    assert {shot: found["n"] for shot, found in bell["shots"].items()} == {"1": 12, "2": 12}
+    for row in results["rows"]:
+        assert all(0 <= found["mean"] <= 1 for found in row["shots"].values())
+    metrics = artifacts.read_json(outputs["metrics"])
+    assert metrics["split"] == "test"
+    assert metrics["pixels"] == {f"accuracy_{shot}shot": found["mean"] for shot, found in results["rows"][2]["shots"].items()}
+
+
+def test_without_real_images_of_the_teachers_classes_there_is_no_oracle(project, tmp_path):
+    project.run(moved(project.job_of("few_shot"), tmp_path, oracle=None, oracle_card=None))
+    assert [row["name"] for row in artifacts.read_json(tmp_path / "results")["rows"]][-1] == "averaged teachers"
+
+
+def test_a_split_that_cannot_serve_is_refused_before_anything_is_computed(project, tmp_path):
+    job = moved(project.job_of("few_shot"), tmp_path)
+    crowded = dataclasses.replace(job, config={**job.config, "evaluation": {**job.config["evaluation"], "query": 9}})
+    with pytest.raises(
+        UserError, match="^evaluation.query: 9 and 2 shots need more images than the smallest class of the test split has, 10"
+    ):
+        project.run(crowded)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,64 @@
+"""What holds for the outputs of every stage."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from datafree import artifacts, provenance
+
+JOBS = [
+    ("teacher", "alpha"), ("teacher", "gamma"), ("meta_generator",), ("invert", "five", "beta"), ("invert", "fresh", "alpha"),
+    ("episodes", "five"), ("learner", "bell", 0), ("learner", "distillation", 4), ("reference", "oracle"), ("reference", "judge"),
+    ("inversion_quality",), ("few_shot",),
+]  # fmt: skip
+READERS = {
+    ".safetensors": artifacts.read_tensors,
+    ".json": artifacts.read_json,
+    ".csv": artifacts.read_history,
+    ".png": lambda path: Image.open(path).verify() or True,
+}
+
+
+@pytest.fixture(params=JOBS, ids=["-".join(map(str, job)) for job in JOBS])
+def job(request, project):
+    project.outputs(*request.param)  # and what it needs
+    return project.job_of(*request.param)
+
+
+def test_a_second_run_gives_the_same_bytes(project, job):
+    before = {name: (project.root / path).read_bytes() for name, path in job.outputs.items() if name != "provenance"}
+    for path in job.outputs.values():
+        (project.root / path).unlink(missing_ok=True)
+    assert project.run(job) == before
+
+
+def test_every_output_is_there_can_be_read_and_is_not_empty(project, job):
+    for name, path in job.outputs.items():
+        if name != "provenance":
+            assert READERS[Path(path).suffix](project.root / path), path
+
+
+def test_nothing_else_is_left_behind(project, job):
+    folder = (project.root / job.outputs["provenance"]).parent
+    expected = {Path(path).name for path in job.outputs.values()} - {"provenance.json"}
+    assert {path.name for path in folder.iterdir() if path.is_file()} == expected
+    assert not list((project.root / ".datafree").rglob("*.pt"))  # a checkpoint of finished work
+
+
+def test_the_job_can_be_recorded_and_is_then_done(project, job):
+    with project.inside():
+        provenance.record(job, {})
+        try:
+            again = dataclasses.replace(job, config=json.loads(json.dumps(job.config)))  # as read back from a job card
+            assert provenance.stale_because(again) == ""
+        finally:
+            Path(job.outputs["provenance"]).unlink()
+
+
+def test_outputs_name_no_place_on_this_machine(project, job):
+    for name, path in job.outputs.items():
+        if name != "provenance":
+            assert str(project.root).encode() not in (project.root / path).read_bytes()

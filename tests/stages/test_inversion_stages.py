@@ -1,0 +1,92 @@
+import dataclasses
+
+import pytest
+import torch
+from PIL import Image
+
+from datafree import artifacts, checkpoints
+from datafree.inversion.generator import new_generator
+from datafree.tasks.pools import read_pool
+from datafree.zoo.teachers import read_teacher
+
+METHODS, TEACHERS = ("five", "fresh"), ("alpha", "beta", "gamma")
+
+
+def test_the_generator_comes_with_its_shape(project):
+    outputs = project.outputs("meta_generator")
+    shape = artifacts.read_metadata(outputs["generator"])
+    assert shape == {"latent": 6, "width": 8, "classes": 4, "channels": 3, "size": 16}
+    generator = new_generator(**shape, seed=0)
+    generator.load_state_dict(artifacts.read_tensors(outputs["generator"]))
+    history = artifacts.read_history(outputs["history"])
+    assert [row["step"] for row in history] == [1, 2]
+    metrics = artifacts.read_json(outputs["metrics"])
+    assert metrics == {f"final_{name}": pytest.approx(value, rel=1e-5) for name, value in history[-1].items() if name != "step"}
+
+
+def test_a_killed_meta_generator_goes_on_to_the_same_bytes(project, monkeypatch):
+    expected = {name: path.read_bytes() for name, path in project.outputs("meta_generator").items()}
+
+    def save_and_die(self, step, history, **objects):
+        self.seconds_between = 0
+        real(self, step, history, **objects)
+        if step == 1:
+            raise KeyboardInterrupt
+
+    real = checkpoints.Checkpoint.save
+    monkeypatch.setattr(checkpoints.Checkpoint, "save", save_and_die)
+    job = dataclasses.replace(project.job_of("meta_generator"), outputs={name: f"killed/{name}" for name in [*expected, "provenance"]})
+    with pytest.raises(KeyboardInterrupt):
+        project.run(job)
+    assert list((project.root / ".datafree/checkpoints").iterdir())
+    assert not (project.root / "killed").exists()
+    monkeypatch.undo()
+    assert project.run(job) == expected
+    assert not list((project.root / ".datafree/checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_a_pool_holds_balanced_classes_and_the_teachers_own_opinion(project, method, teacher):
+    outputs, zoo = project.outputs("invert", method, teacher), project.outputs("teacher", teacher)
+    pool, network = read_pool(outputs["images"], zoo["card"]), read_teacher(zoo["weights"], zoo["card"])
+    count = len(network.classes)
+    assert pool.images.shape == (6 * count, 3, 16, 16)
+    assert torch.bincount(pool.labels).tolist() == [6] * count
+    probabilities = network.network(network.normalise(pool.images)).softmax(1)
+    assert torch.allclose(pool.soft_labels.float(), probabilities, atol=1e-3)
+    metrics = artifacts.read_json(outputs["metrics"])
+    assert metrics["images"] == 6 * count
+    assert metrics["teacher_accuracy"] == pytest.approx((probabilities.argmax(1) == pool.labels).float().mean().item())
+    assert metrics["within_class_distance"] > 0
+    assert artifacts.read_metadata(outputs["images"]) == {"teacher": teacher, "method": method, "seed": 0}
+    with Image.open(outputs["preview"]) as picture:
+        assert picture.size == (6 * 18 + 2, count * 18 + 2)
+
+
+def test_methods_and_teachers_draw_different_images(project):
+    pools = [artifacts.read_tensors(project.outputs("invert", m, t)["images"])["images"][:6] for m in METHODS for t in TEACHERS]
+    assert len({pool.numpy().tobytes() for pool in pools}) == 6
+
+
+def test_a_pool_does_not_depend_on_the_other_teachers_beyond_the_generator(project):
+    """The same generator file, teacher and settings give the same pool, whatever else the zoo holds."""
+    job = project.job_of("invert", "five", "beta")
+    assert set(job.inputs) == {"weights", "card", "generator"}
+    assert not any("alpha" in path or "gamma" in path for path in job.input_paths())
+
+
+def test_a_fresh_start_does_not_use_the_trained_weights(project, tmp_path):
+    job = project.job_of("invert", "fresh", "beta")
+    generator = project.root / job.inputs["generator"]
+    zeros = {name: torch.zeros_like(value) for name, value in artifacts.read_tensors(generator).items()}
+    artifacts.write_tensors(tmp_path / "zeros", zeros, **artifacts.read_metadata(generator))
+    other = dataclasses.replace(
+        job, inputs={**job.inputs, "generator": str(tmp_path / "zeros")}, outputs={n: f"f/{n}" for n in job.outputs}
+    )
+    assert project.run(other)["images"] == project.outputs("invert", "fresh", "beta")["images"].read_bytes()
+    job = project.job_of("invert", "five", "beta")
+    other = dataclasses.replace(
+        job, inputs={**job.inputs, "generator": str(tmp_path / "zeros")}, outputs={n: f"f/{n}" for n in job.outputs}
+    )
+    assert project.run(other)["images"] != project.outputs("invert", "five", "beta")["images"].read_bytes()

@@ -1,0 +1,82 @@
+import dataclasses
+
+import pytest
+import torch
+
+from datafree import artifacts, checkpoints
+from datafree.tasks.pools import read_pool
+from datafree.zoo.networks import read_backbone
+
+CELL = "|nor_conv_1x1~0|+|skip_connect~0|none~1|+|none~0|none~1|skip_connect~2|"
+
+
+def test_episodes_point_into_the_pools_of_their_method(project):
+    outputs = project.outputs("episodes", "five")
+    tensors = artifacts.read_tensors(outputs["episodes"], "index", "teacher", "label")
+    assert artifacts.read_metadata(outputs["episodes"]) == {"shot": 2}
+    assert tensors["index"].shape == (8, 3, 4)
+    names = ("alpha", "beta", "gamma")
+    pools = [read_pool(project.outputs("invert", "five", t)["images"], project.outputs("teacher", t)["card"]) for t in names]
+    for index, teacher, label in zip(*tensors.values(), strict=True):
+        for places, t, c in zip(index, teacher.tolist(), label.tolist(), strict=True):
+            assert (pools[t].labels[places] == c).all()
+    mixed = (tensors["teacher"] != tensors["teacher"][:, :1]).any(1).sum().item()
+    assert artifacts.read_json(outputs["metrics"]) == {"episodes": 8, "mixed_episodes": mixed, "images": sum(len(p.labels) for p in pools)}
+    assert mixed == 4
+
+
+@pytest.mark.parametrize("arm", ["bell", "distillation"])
+def test_a_learner_can_be_used_and_says_what_it_is(project, arm):
+    outputs = project.outputs("learner", arm, 0)
+    card = artifacts.read_json(outputs["card"])
+    described = {name: card[name] for name in ("arm", "seed", "method", "input", "classifier")}
+    assert described == {"arm": arm, "seed": 0, "method": arm, "input": [3, 16, 16], "classifier": "nearest centroid"}
+    assert card["inversion"] == project.settings.meta.arms[arm].inversion
+    assert card["mean"] == pytest.approx([(0.5 + 0.4 + 0.5) / 3] * 3)
+    backbone, normalise = read_backbone(outputs["learner"], outputs["card"])
+    features = backbone.eval()(normalise(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)))
+    assert features.shape == (2, backbone.feature_size)
+    history = artifacts.read_history(outputs["history"])
+    assert history[-1]["step"] == 2
+    metrics = artifacts.read_json(outputs["metrics"])
+    assert metrics == {f"final_{name}": pytest.approx(value, rel=1e-5) for name, value in history[-1].items() if name != "step"}
+
+
+def test_seeds_give_different_learners(project):
+    first, second = (artifacts.read_tensors(project.outputs("learner", "bell", seed)["learner"]) for seed in (0, 4))
+    assert not torch.equal(first["blocks.0.conv.weight"], second["blocks.0.conv.weight"])
+
+
+def test_a_searched_cell_becomes_the_backbone(project, tmp_path):
+    job = project.job_of("learner", "bell", 0)
+    artifacts.write_json(tmp_path / "architecture.json", {"genotype": CELL, "macs": 1})
+    arm = {**job.config["meta.arm"], "backbone": {"name": "nasbench201", "width": 4, "genotype": "searched"}}
+    searched = dataclasses.replace(
+        job,
+        config={**job.config, "meta.arm": arm},
+        inputs={**job.inputs, "architecture": str(tmp_path / "architecture.json")},
+        outputs={name: str(tmp_path / name) for name in job.outputs},
+    )
+    project.run(searched)
+    card = artifacts.read_json(tmp_path / "card")
+    assert card["backbone"] == {"name": "nasbench201", "width": 4, "genotype": CELL}
+    backbone, _ = read_backbone(tmp_path / "learner", tmp_path / "card")
+    assert backbone.feature_size == 16
+
+
+def test_a_killed_learner_goes_on_to_the_same_bytes(project, monkeypatch):
+    expected = {name: path.read_bytes() for name, path in project.outputs("learner", "distillation", 0).items()}
+
+    def save_and_die(self, step, history, **objects):
+        self.seconds_between = 0
+        real(self, step, history, **objects)
+        if step == 1:
+            raise KeyboardInterrupt
+
+    real = checkpoints.Checkpoint.save
+    monkeypatch.setattr(checkpoints.Checkpoint, "save", save_and_die)
+    job = dataclasses.replace(project.job_of("learner", "distillation", 0), outputs={n: f"killed/{n}" for n in [*expected, "provenance"]})
+    with pytest.raises(KeyboardInterrupt):
+        project.run(job)
+    monkeypatch.undo()
+    assert project.run(job) == expected
