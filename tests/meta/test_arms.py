@@ -126,9 +126,9 @@ class Interrupted(Exception):
 
 
 class Interrupting(Checkpoint):
-    """Saves every step and breaks off after so many."""
+    """Saves every step, breaks off after so many, and tells where a training went on."""
 
-    def __init__(self, path, steps):
+    def __init__(self, path, steps=None):
         super().__init__(path, "work", seconds_between=0)
         self.steps = steps
 
@@ -137,13 +137,20 @@ class Interrupting(Checkpoint):
         if step == self.steps:
             raise Interrupted
 
+    def restore(self, **objects):
+        found = super().restore(**objects)
+        self.restored = found[0]
+        return found
+
 
 @pytest.mark.parametrize("after", [1, 4, 6])
 def test_a_killed_training_goes_on_to_the_same_result(arm, train, after, tmp_path):
     whole, history = train(arm)
     with pytest.raises(Interrupted):
         train(arm, checkpoint=Interrupting(tmp_path / "c.pt", after))
-    resumed, curve = train(arm, checkpoint=Checkpoint(tmp_path / "c.pt", "work"))
+    checkpoint = Interrupting(tmp_path / "c.pt")
+    resumed, curve = train(arm, checkpoint=checkpoint)
+    assert checkpoint.restored == after
     assert same(whole, resumed)
     assert curve == history
 

@@ -59,7 +59,6 @@ def test_the_batch_is_left_as_it_was_and_gradients_pass(images, augment):
     assert inputs.grad.abs().sum() > 0
 
 
-@pytest.mark.xfail(strict=True, reason="the sine is not divided by the size, so the rotation exceeds its limit")
 def test_the_map_is_a_rotation_a_scale_and_a_shift_within_the_limits(images, monkeypatch):
     seen = []
     real = torch.nn.functional.affine_grid

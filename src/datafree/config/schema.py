@@ -193,12 +193,12 @@ class SposConfig:
     inversion: str = "five_quality"  # whose pools
     channels: int = 16  # of the first stage; doubled at each of two reductions
     cells: int = 1  # per stage
-    supernet_steps: int = 300
-    batch_size: int = 64
-    learning_rate: float = 0.05  # SGD, cosine to 0
+    supernet_steps: int = 1000
+    batch_size: int = 32
+    learning_rate: float = 0.2  # SGD, cosine to 0
     temperature: float = 4.0
-    population: int = 20
-    generations: int = 6
+    population: int = 16
+    generations: int = 4
     parents: int = 6  # best architectures that breed
     mutation: float = 0.2  # probability per edge
     max_macs: int = 15000000  # multiply-adds of the network for one image

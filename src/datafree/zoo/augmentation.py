@@ -23,8 +23,8 @@ def random_affine(images: Tensor, generator: torch.Generator, degrees: float = 1
     angle = uniform() * math.radians(degrees)
     size = 1 + uniform() * scale
     theta = torch.zeros(batch, 2, 3, device=device)
-    theta[:, 0, 0], theta[:, 0, 1], theta[:, 0, 2] = torch.cos(angle) / size, -torch.sin(angle), uniform() * 2 * shift
-    theta[:, 1, 0], theta[:, 1, 1], theta[:, 1, 2] = torch.sin(angle), torch.cos(angle) / size, uniform() * 2 * shift
+    theta[:, 0, 0], theta[:, 0, 1], theta[:, 0, 2] = torch.cos(angle) / size, -torch.sin(angle) / size, uniform() * 2 * shift
+    theta[:, 1, 0], theta[:, 1, 1], theta[:, 1, 2] = torch.sin(angle) / size, torch.cos(angle) / size, uniform() * 2 * shift
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     return moved.contiguous(memory_format=torch.channels_last)
