@@ -1,6 +1,7 @@
 """Unpack image sets that come as one lossless mosaic per class into the folder layout of `data.folder`.
 
-    python benchmarks/unpack_mosaics.py FOLDER train=cifarfs_train_a.npz train=cifarfs_train_b.npz validation=cifarfs_val.npz test=cifarfs_test.npz
+    python benchmarks/unpack_mosaics.py FOLDER train=cifarfs_train_a.npz train=cifarfs_train_b.npz \\
+        validation=cifarfs_val.npz test=cifarfs_test.npz
 
 Each file holds `webp` uint8 [bytes], `offset` int64 [classes + 1] and `class_name`: one picture of 32x32 tiles per class, row by row,
 with `file_name` [classes, images] giving the number of images. Writes FOLDER/<split>/<class>/<number>.png.
