@@ -99,8 +99,8 @@ def _check_classes(config: Config, teachers: list[Entry]) -> None:
 def _check_search(config: Config, teachers: list[Entry]) -> None:
     for name, algorithm in config.nas.algorithms.items():
         assert isinstance(algorithm, SposConfig)
-        classes = max(teacher.class_count for teacher in teachers)
-        smallest = space.smallest_macs(algorithm.channels, algorithm.cells, teachers[0].input[1], classes, teachers[0].input[0])
+        channels, size, _ = teachers[0].input
+        smallest = space.smallest_macs(algorithm.channels, algorithm.cells, size, classes=0, image_channels=channels)
         if algorithm.max_macs < smallest:
             raise UserError(
                 f"nas.algorithms.{name}.max_macs: got {algorithm.max_macs}; the smallest cell needs {smallest} with "

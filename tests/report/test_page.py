@@ -74,7 +74,7 @@ def study(results):
         "genotype": "|skip~0|+|none~0|",
         "macs": 4_980_000,
         "parameters": 94122,
-        "fitness": 0.87,
+        "agreement": 0.87,
         "candidates_scored": 2,
     }
     candidates = [{"step": 1, "macs": 4.98e6, "agreement": 0.87}, {"step": 2, "macs": 2e6, "agreement": 0.5}]

@@ -28,7 +28,7 @@ def inputs(tmp_path, monkeypatch, results):
         artifacts.write_text(f"pools/five/{name}/preview.png", f"png of {name}")
     for seed in (0, 1):
         artifacts.write_history(f"meta/bell/seed{seed}/history.csv", [{"step": 1, "episode": 0.5}, {"step": 2, "episode": 0.25}])
-    facts = {"algorithm": "spos", "genotype": "|g|", "macs": 4000, "parameters": 200, "fitness": 0.5}
+    facts = {"algorithm": "spos", "genotype": "|g|", "macs": 4000, "parameters": 200, "agreement": 0.5}
     artifacts.write_json("nas/spos/architecture.json", facts)
     artifacts.write_history("nas/spos/candidates.csv", [{"step": 1, "cell": 3, "macs": 4000, "agreement": 0.5}])
     artifacts.write_json("nas/spos/retrained/metrics.json", {"agreement": 0.75})

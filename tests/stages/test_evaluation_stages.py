@@ -1,4 +1,5 @@
 import dataclasses
+import importlib
 
 import pytest
 import torch
@@ -36,6 +37,25 @@ def test_a_reference_knows_the_teachers_classes_and_no_other(project, name, back
     measured = accuracy(logits_of(network, normalise, held.images, CPU), held.labels)
     assert card["accuracy"] == {"mean": pytest.approx(measured), "n": 2 * len(taught)}
     assert artifacts.read_json(outputs["metrics"]) == {"accuracy": pytest.approx(measured), "classes": len(taught)}
+
+
+@pytest.mark.parametrize(("stage", "name"), [("teacher", "alpha"), ("reference", "oracle"), ("reference", "judge")])
+def test_no_network_is_trained_on_what_any_is_measured_on(project, tmp_path, monkeypatch, stage, name):
+    seen = {}
+    module = importlib.import_module(f"datafree.stages.{stage}")
+    monkeypatch.setattr(module, "train_classifier", lambda network, normalise, data, **_: seen.update(trained=data) or [])
+    monkeypatch.setattr(
+        module, "logits_of", lambda network, normalise, images, device: seen.update(measured=images) or torch.eye(len(images))
+    )
+    job = project.job_of(stage, name)
+    project.run(moved(job, tmp_path))
+    held = hold_out(read_image_set(project.root / "artifacts/data/train.safetensors"), 0.2, 0)[1]
+
+    def fingerprints(images):
+        return {image.numpy().tobytes() for image in images}
+
+    assert fingerprints(seen["measured"]) <= fingerprints(held.images)
+    assert not fingerprints(seen["trained"].images) & fingerprints(held.images)
 
 
 # ---- quality of recovered images --------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from datafree import artifacts, checkpoints
+from datafree.meta import ARMS
 from datafree.tasks.pools import read_pool
 from datafree.zoo.networks import read_backbone
 
@@ -49,7 +50,7 @@ def test_seeds_give_different_learners(project):
 
 def test_a_searched_cell_becomes_the_backbone(project, tmp_path):
     job = project.job_of("learner", "bell", 0)
-    artifacts.write_json(tmp_path / "architecture.json", {"genotype": CELL, "macs": 1})
+    artifacts.write_json(tmp_path / "architecture.json", {"genotype": CELL, "cells": 2, "macs": 1})
     arm = {**job.config["meta.arm"], "backbone": {"name": "nasbench201", "width": 4, "genotype": "searched"}}
     searched = dataclasses.replace(
         job,
@@ -59,7 +60,7 @@ def test_a_searched_cell_becomes_the_backbone(project, tmp_path):
     )
     project.run(searched)
     card = artifacts.read_json(tmp_path / "card")
-    assert card["backbone"] == {"name": "nasbench201", "width": 4, "genotype": CELL}
+    assert card["backbone"] == {"name": "nasbench201", "width": 4, "genotype": CELL, "cells": 2}
     backbone, _ = read_backbone(tmp_path / "learner", tmp_path / "card")
     assert backbone.feature_size == 16
 
@@ -78,5 +79,32 @@ def test_a_killed_learner_goes_on_to_the_same_bytes(project, monkeypatch):
     job = dataclasses.replace(project.job_of("learner", "distillation", 0), outputs={n: f"killed/{n}" for n in [*expected, "provenance"]})
     with pytest.raises(KeyboardInterrupt):
         project.run(job)
+    assert list((project.root / ".datafree/checkpoints").iterdir())
     monkeypatch.undo()
     assert project.run(job) == expected
+    assert not list((project.root / ".datafree/checkpoints").iterdir())
+
+
+def test_the_arm_is_given_the_learner_the_classroom_and_the_tasks_of_the_job(project, tmp_path, monkeypatch):
+    given = {}
+
+    def pretend(learner, classroom, episodes, arm, seed, checkpoint):
+        given.update(learner=learner, classroom=classroom, episodes=episodes, arm=arm)
+        return [{"step": 1, "loss": 0.0}]
+
+    monkeypatch.setitem(ARMS, "bell", pretend)
+    job = project.job_of("learner", "bell", 0)
+    project.run(dataclasses.replace(job, outputs={name: str(tmp_path / name) for name in job.outputs}))
+    card = artifacts.read_json(tmp_path / "card")
+    learner, classroom = given["learner"], given["classroom"]
+    assert learner.normalise.mean.flatten().tolist() == pytest.approx(card["mean"])
+    assert learner.normalise.std.flatten().tolist() == pytest.approx(card["std"])
+    assert classroom.normalise is learner.normalise
+    assert [teacher.name for teacher in classroom.teachers] == ["alpha", "beta", "gamma"]
+    for teacher, pool in zip(classroom.teachers, classroom.pools, strict=True):
+        assert pool.classes == teacher.classes
+        expected = artifacts.read_tensors(project.outputs("invert", "five", teacher.name)["images"])
+        assert torch.equal(pool.images, expected["images"])
+    assert learner.heads.weight.shape[:2] == (3, 4)
+    assert given["arm"] == project.settings.meta.arms["bell"]
+    assert (given["episodes"].shot, len(given["episodes"])) == (2, 8)

@@ -142,6 +142,7 @@ class BackboneConfig:
     name: str = "conv4_strided"  # conv4, conv4_strided (halves the resolution first: about half the cost), resnet8, or nasbench201
     width: int = 64  # channels
     genotype: str = ""  # nasbench201 only: the cell; `searched` takes the cell that the nas stage found
+    cells: int = 1  # nasbench201 only: per stage; with `searched` as in the search
 
 
 @dataclass
@@ -202,8 +203,8 @@ class SposConfig:
     parents: int = 6  # best architectures that breed
     mutation: float = 0.2  # probability per edge
     max_macs: int = 15000000  # multiply-adds of the network for one image
-    validation: float = 0.2  # share of the pools held out to score candidates
-    retrain_steps: int = 200
+    validation: float = 0.1  # share of the pools held out to score candidates
+    retrain_steps: int = 400
 
 
 ALGORITHM_TYPES: dict[str, type] = {"spos": SposConfig}
@@ -285,6 +286,7 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "meta.arms.*.temperature": (0.1, 100),
     "meta.arms.*.distillation": (0, 1),
     "meta.arms.*.backbone.width": (4, 1024),
+    "meta.arms.*.backbone.cells": (1, None),
     "nas.algorithms.*.channels": (4, None),
     "nas.algorithms.*.cells": (1, None),
     "nas.algorithms.*.supernet_steps": (1, None),

@@ -156,7 +156,7 @@ def _curve_groups(study: Study) -> list[tuple[str, int, list[Markup]]]:
 def _scatter(architecture: Architecture, config: Mapping[str, Any]) -> Markup | None:
     facts = architecture.facts
     points = [(row["macs"], row["agreement"]) for row in architecture.candidates if "macs" in row and "agreement" in row]
-    found = (facts["macs"], facts["fitness"]) if "fitness" in facts else None
+    found = (facts["macs"], facts["agreement"]) if "agreement" in facts else None
     algorithm = config.get("nas", {}).get("algorithms", {}).get(facts["algorithm"], {})
     return plots.scatter_plot(points, found, algorithm.get("max_macs"))
 

@@ -54,4 +54,4 @@ def _with_searched_cell(config: BackboneConfig, job: Job) -> BackboneConfig:
     if config.genotype != "searched":
         return config
     found = artifacts.read_json(job.input("architecture"))
-    return dataclasses.replace(config, genotype=found["genotype"])
+    return dataclasses.replace(config, genotype=found["genotype"], cells=found["cells"])

@@ -22,7 +22,7 @@ def run(job: Job) -> None:
         result = retrain(pools, found["genotype"], config, nas_seed(job), device, checkpoint)
     backbone = result.network.backbone
     mean, std = common_normalisation([artifacts.read_json(path) for path in job.input_list("cards")])
-    described = BackboneConfig("nasbench201", config.channels, found["genotype"])
+    described = BackboneConfig("nasbench201", config.channels, found["genotype"], config.cells)
     card = network_card(backbone, described, pools.images.shape[1:], mean, std)
     artifacts.write_tensors(job.output("network"), backbone.state_dict())
     artifacts.write_json(job.output("card"), card)

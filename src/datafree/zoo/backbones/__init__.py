@@ -20,7 +20,7 @@ BACKBONES: dict[str, Callable[[BackboneConfig, int, int], Backbone]] = {
     "conv4": lambda config, channels, size: Conv4(config.width, channels, size),
     "conv4_strided": lambda config, channels, size: Conv4(config.width, channels, size, stride_stem=True),
     "resnet8": lambda config, channels, size: ResNet8(config.width, channels),
-    "nasbench201": lambda config, channels, size: NasBench201(config.genotype, config.width, channels=channels),
+    "nasbench201": lambda config, channels, size: NasBench201(config.genotype, config.width, config.cells, channels),
 }
 
 
