@@ -21,7 +21,6 @@ setup: $(VENV)/.installed ## install everything into .venv
 
 run: setup ## the whole pipeline on the embedded default; does nothing when all is done
 	$(SNAKEMAKE)
-	@datafree table
 
 smoke: setup ## the whole pipeline, tiny, in about a minute
 	$(SNAKEMAKE) --configfile presets/smoke.yaml

@@ -123,6 +123,15 @@ def test_a_disk_that_is_really_full_is_one_line_and_leaves_no_half_file(stage, f
     assert [path.name for path in Path("out").iterdir()] == ["first"]
 
 
+@pytest.mark.parametrize("where", ["sha256", "utime"])
+def test_files_of_someone_else_are_one_line_too(stage, monkeypatch, where):
+    jobs.execute(a_job())
+    denied = PermissionError(errno.EACCES, "Permission denied", "in/data")
+    monkeypatch.setattr(provenance.os if where == "utime" else artifacts, where, lambda _: raise_(denied))
+    with pytest.raises(UserError, match="^in/data: Permission denied; mend this"):
+        jobs.execute(a_job())
+
+
 def test_a_failure_half_way_through_a_second_run_cannot_pass_for_done(stage):
     jobs.execute(a_job())
     stage.then = lambda: raise_(UserError("data.folder: nothing there"))

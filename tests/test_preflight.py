@@ -124,28 +124,32 @@ def test_image_sizes_that_the_generator_cannot_make_are_known_before_the_first_j
     ("change", "message"),
     [
         (lambda folder: (folder / "test").rename(folder / "tests"), "has no folder `test`"),
-        (lambda folder: (folder / "train" / "train-0").rename(folder / "train" / ".hidden"), None),
+        (
+            lambda folder: (folder / "train" / "train-0").rename(folder / "train" / ".hidden"),
+            "zoo.manifest: one: train.classes is 6; allowed: at most 5, the classes of train",
+        ),
+        (lambda folder: (folder / "train" / "notes.txt").touch(), None),
         (lambda folder: [path.unlink() for path in (folder / "test" / "test-1").iterdir()], "test-1: expected images of the class"),
         (
             lambda folder: (folder / "test" / "test-1" / "0.png").unlink(),
             "evaluation.query: 15 and 5 shots need more images than class test-1 of test has, 19",
         ),
-        (lambda folder: (folder / "test" / "test-1").rename(folder / "train" / "test-1"), "evaluation.way: got 5; allowed: at most 4"),
+        (lambda folder: (folder / "test" / "test-1").rename(folder / "train" / "test-1"), "evaluation.way: got 6; allowed: at most 5"),
     ],
 )
 def test_a_folder_of_photos_is_looked_at_before_the_first_job(project, change, message):
-    folder = photos(project, 5, 20)
+    folder = photos(project, 6, 20)
     change(folder)
     data = {"source": "folder", "folder": str(folder)}
     if message is None:
-        assert check(project, data=data)
+        assert check(project, data=data, evaluation={"way": 6})
     else:
         with pytest.raises(UserError, match=message):
-            check(project, data=data)
+            check(project, data=data, evaluation={"way": 6})
 
 
 def test_a_home_folder_may_be_written_short(project, monkeypatch):
-    photos(project, 5, 20)
+    photos(project, 6, 20)
     monkeypatch.setenv("HOME", str(project))
     assert check(project, data={"source": "folder", "folder": "~/photos"})
 

@@ -24,21 +24,21 @@ def execute(job: Job) -> None:
     Raises:
         UserError: a mistake in what the job was given; outputs that were finished before stay as they are.
     """
-    reason = provenance.stale_because(job)
-    if not reason:
-        provenance.mark_current(job)
-        _tell(job, "up to date")
-        return
-    _tell(job, f"computing ({reason})")
-    start = time.monotonic()
     try:
+        reason = provenance.stale_because(job)
+        if not reason:
+            provenance.mark_current(job)
+            _tell(job, "up to date")
+            return
+        _tell(job, f"computing ({reason})")
+        start = time.monotonic()
         importlib.import_module(f"datafree.stages.{job.stage}").run(job)
         _write_timing(job, time.monotonic() - start)
         provenance.record(job, _produced_with())
+        _tell(job, f"done in {time.monotonic() - start:.1f} s")
     except OSError as error:
         where = error.filename or job.outputs["provenance"]
         raise UserError(f"{where}: {error.strerror or error}; mend this and run again, finished work is kept") from None
-    _tell(job, f"done in {time.monotonic() - start:.1f} s")
 
 
 def _tell(job: Job, event: str) -> None:

@@ -32,7 +32,7 @@ def check(config: Config, project: Path) -> list[Entry]:
     _check_networks(config, teachers)
     _check_classes(config, teachers)
     _check_search(config, teachers)
-    _check_data(config)
+    _check_data(config, teachers)
     _check_output_folder()
     if config.device.startswith("cuda"):
         devices.require(config.device)
@@ -108,10 +108,16 @@ def _check_search(config: Config, teachers: list[Entry]) -> None:
             )
 
 
-def _check_data(config: Config) -> None:
+def _check_data(config: Config, teachers: list[Entry]) -> None:
     if config.data.source is not Source.folder:
         return
     splits = {split: class_files(config.data.folder, split) for split in SPLITS}
+    for teacher in teachers:
+        if teacher.train and teacher.train.classes > len(splits["train"]):
+            raise UserError(
+                f"zoo.manifest: {teacher.name}: train.classes is {teacher.train.classes}; allowed: at most {len(splits['train'])}, "
+                f"the classes of train"
+            )
     evaluation, classes = config.evaluation, splits[config.evaluation.split]
     if evaluation.way > len(classes):
         raise UserError(f"evaluation.way: got {evaluation.way}; allowed: at most {len(classes)}, the classes of {evaluation.split}")

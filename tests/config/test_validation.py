@@ -171,6 +171,7 @@ IMPOSSIBLE = [
     ({"inversion": {"methods": {"real": {}}}}, "inversion.methods.real: this name is taken"),  # the row of real images
     ({"meta": {"arms": {"pixels": {"method": "bell"}}}}, "meta.arms.pixels: this name is taken"),  # a baseline's row
     ({"meta": {"arms": {"random": {"method": "bell"}}}}, "meta.arms.random: this name is taken"),
+    ({"meta": {"arms": {"split": {"method": "bell"}}}}, "meta.arms.split: this name is taken"),  # a key beside the arms in the metrics
     ({"inversion": {"methods": {"five": None, "five_quality": None}}}, "inversion.methods: empty"),
     ({"inversion": {"methods": {}}}, "inversion.methods: empty"),
 ]

@@ -57,5 +57,13 @@ def joined(pools) -> Pools:
 def small() -> SposConfig:
     """A search of a second: width 4, a few steps, a limit that leaves out about half of the cells at 16 pixels."""
     return SposConfig(
-        channels=4, supernet_steps=12, batch_size=16, population=4, generations=3, parents=2, max_macs=250_000, retrain_steps=12
+        channels=4,
+        supernet_steps=12,
+        batch_size=16,
+        population=4,
+        generations=3,
+        parents=2,
+        max_macs=250_000,
+        validation=0.2,
+        retrain_steps=12,
     )

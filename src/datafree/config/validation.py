@@ -24,7 +24,7 @@ from datafree.errors import UserError
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
 # Names of other rows in the tables that an arm or a method would share.
-TAKEN = {"inversion.methods": ("real",), "meta.arms": ("pixels", "random"), "nas.algorithms": ()}
+TAKEN = {"inversion.methods": ("real",), "meta.arms": ("pixels", "random", "split"), "nas.algorithms": ()}
 
 
 def load(*paths: str | Path) -> Config:
