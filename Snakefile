@@ -4,7 +4,7 @@ from snakemake.utils import min_version
 min_version("9.14")
 
 
-configfile: "params.yaml"
+configfile: f"{workflow.basedir}/params.yaml"
 
 
 sys.path.insert(0, str(Path(workflow.basedir) / "src"))

@@ -6,7 +6,7 @@ def photos(wildcards):
 
 rule images:
     message:
-        "real images of the {config[data][source]} data"
+        f"real images: {settings.data.source.value}"
     input:
         job=card("images", "artifacts/data", "seed", "data", data__files=photos),
     output:

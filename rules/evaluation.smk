@@ -69,7 +69,7 @@ rule inversion_quality:
 
 rule few_shot:
     message:
-        "few-shot accuracy on the {config[evaluation][split]} classes"
+        f"few-shot accuracy on the {settings.evaluation.split} classes"
     input:
         **trained_on_real("oracle"),
         job=card("few_shot", "artifacts/evaluation/few_shot", "seed", "device", "precision", "evaluation"),
