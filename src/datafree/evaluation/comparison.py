@@ -58,7 +58,9 @@ def baselines(teachers: Sequence[Teacher], seed: int, device: torch.device) -> l
     singles = [backbone_features(t.network.backbone, t.normalise, device) for t in teachers]
     entrants = [
         Entrant("pixels", "baseline", "the image itself", pixels, 0, 0),
-        Entrant("random", "baseline", "untrained network", batch_statistics_features(random, normalise, device), 1, parameter_count(random)),
+        Entrant(
+            "random", "baseline", "untrained network", batch_statistics_features(random, normalise, device), 1, parameter_count(random)
+        ),
         *(
             Entrant(f"{BEST}/{teacher.name}", "baseline", "one teacher's features", features, 1, size)
             for teacher, features, size in zip(teachers, singles, sizes, strict=True)
