@@ -37,7 +37,9 @@ def main() -> None:
     parser.add_argument("--input", type=int, nargs=3, default=[3, 32, 32], metavar=("CHANNELS", "HEIGHT", "WIDTH"))
     parser.add_argument("--mean", type=float, nargs="+", default=[0.5071, 0.4867, 0.4408])
     parser.add_argument("--std", type=float, nargs="+", default=[0.2675, 0.2565, 0.2761])
-    parser.add_argument("--keys", type=json.loads, default={"classifier": "head", "": "backbone"}, help="JSON; see docs/bring-your-own-zoo.md")
+    parser.add_argument(
+        "--keys", type=json.loads, default={"classifier": "head", "": "backbone"}, help="JSON; see docs/bring-your-own-zoo.md"
+    )
     parser.add_argument("--licence", default="unknown")
     given = parser.parse_args()
     defaults = {

@@ -1,5 +1,7 @@
 import io
+import json
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 
@@ -36,15 +38,40 @@ def test_pytorch_files_of_both_formats_come_back(tmp_path, suffix, zipped):
     assert_equal(loading.read_state_dict(tmp_path / f"w{suffix}"))
 
 
+def test_files_of_mixed_up_names_are_told_by_their_content(tmp_path):
+    torch.save(STATE, tmp_path / "model.bin")
+    assert_equal(loading.read_state_dict(tmp_path / "model.bin"))
+    with pytest.raises(UserError, match="absent.pth: the checkpoint is missing"):
+        loading.read_state_dict(tmp_path / "absent.pth")
+
+
 @pytest.mark.parametrize("wrapper", loading.WRAPPERS)
 def test_the_usual_wrappers_are_taken_off(tmp_path, wrapper):
     torch.save({wrapper: STATE, "optimizer": {"lr": 0.1}, "epoch": 3}, tmp_path / "w.pth")
     assert_equal(loading.read_state_dict(tmp_path / "w.pth"))
 
 
-def test_the_prefix_of_data_parallel_is_taken_off(tmp_path):
-    torch.save({f"module.{name}": tensor for name, tensor in STATE.items()}, tmp_path / "w.pth")
+def test_a_wrapper_inside_a_wrapper_is_taken_off(tmp_path):
+    torch.save({"model": {"state_dict": STATE}}, tmp_path / "w.pth")
     assert_equal(loading.read_state_dict(tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_the_prefixes_of_data_parallel_and_compile_are_taken_off(tmp_path, prefix):
+    torch.save({f"{prefix}{name}": tensor for name, tensor in STATE.items()}, tmp_path / "w.pth")
+    assert_equal(loading.read_state_dict(tmp_path / "w.pth"))
+
+
+def test_a_prefix_that_not_all_have_is_part_of_the_names(tmp_path):
+    state = {"module.a": torch.ones(1), "a": torch.zeros(1)}
+    torch.save(state, tmp_path / "w.pth")
+    assert_equal(loading.read_state_dict(tmp_path / "w.pth"), state)
+
+
+def test_renaming_names_the_file_that_it_fails_for(tmp_path):
+    assert_equal(loading.rename(STATE, {"conv": "a.b", "norm": None}, tmp_path), {"a.b.weight": STATE["conv.weight"]})
+    with pytest.raises(UserError, match="w.pth: keys: `conv.weight` and `norm.weight` would both be called `x.weight`"):
+        loading.rename({**STATE, "norm.weight": torch.ones(1)}, {"conv": "x", "norm": "x"}, tmp_path / "w.pth")
 
 
 def test_a_model_state_filled_in_is_the_models(tmp_path):
@@ -91,6 +118,29 @@ def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, payload, sav
     with path.open("rb") as file:  # the payload is a real one: whoever trusts it runs it
         pickle.load(file) if save == "plain pickle" else torch.load(file, weights_only=False)
     assert mark.exists()
+
+
+class Whole(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_whole_model_is_refused_with_the_way_to_convert_it(tmp_path, zipped):
+    torch.save(Whole(), tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+        UserError, match=r"a pickle that runs code \([\w.]*Whole\); it is not loaded. .* convert it elsewhere with `torch.save"
+    ):
+        loading.read_state_dict(tmp_path / "w.pth")
+
+
+def test_torchscript_is_refused_with_the_way_to_convert_it(tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("data.pkl", "constants.pkl", "code/__torch__.py"):
+            archive.writestr(f"w/{name}", b"x")
+    with pytest.raises(UserError, match="w.pt: a TorchScript archive, which holds code; it is not loaded. .*torch.jit.load"):
+        loading.read_state_dict(tmp_path / "w.pt")
 
 
 # ---- what is refused --------------------------------------------------------------------------------------------------------------------
@@ -176,6 +226,147 @@ def test_too_many_tensors_are_refused(tmp_path, monkeypatch):
         loading.read_state_dict(tmp_path / "w.pth")
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            {"a": torch.zeros(1).expand(10**6, 10**6)},
+            "the tensors up to `a`, of shape .1000000, 1000000., take more than .* bytes; refused",
+        ),
+        ({"a": torch.zeros(1).expand(2**28), "b": torch.zeros(1).expand(2**29)}, "the tensors up to `b`, .* take more than"),
+        ({"a": torch.zeros([1] * 9)}, "`a` has 9 dimensions; allowed: at most 8"),
+        ({"a": torch.empty(3, device="meta")}, "`a` is without values .device meta.; expected a dense tensor"),
+        ({"a": torch.ones(2, dtype=torch.complex64)}, "`a` is torch.strided torch.complex64; expected a dense"),
+        ({"a": torch.ones(2).to_sparse()}, "`a` is torch.sparse_coo torch.float32; expected a dense"),
+        ({"a" * 501: torch.ones(1)}, "a tensor's name has 501 characters; allowed: at most 500"),
+        ({1: torch.ones(1)}, "expected a mapping from names to tensors"),
+    ],
+)
+def test_tensors_beyond_the_bounds_are_refused(tmp_path, value, message):
+    torch.save(value, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=f"w.pth: {message}"):
+        loading.read_state_dict(tmp_path / "w.pth")
+
+
+def test_too_many_tensors_in_a_safetensors_file_are_refused(tmp_path, monkeypatch):
+    save_file(STATE, tmp_path / "w.safetensors")
+    monkeypatch.setattr(loading, "MAX_TENSORS", 1)
+    with pytest.raises(UserError, match="w.safetensors: 2 tensors; a checkpoint may have at most 1"):
+        loading.read_state_dict(tmp_path / "w.safetensors")
+
+
+def legacy(described: bytes, stored: bytes = b"") -> bytes:
+    """A PyTorch file of the old format: magic number, version, sizes, the object, the list of storages, their values."""
+    sizes = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    parts = [pickle.dumps(part, protocol=2) for part in (0x1950A86A20F9469CFC6C, 1001, sizes)]
+    return b"".join(parts) + described + pickle.dumps(["0"] if stored else [], protocol=2) + stored
+
+
+def archive_of(described: bytes, **more: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in {"data.pkl": described, "version": b"3", "byteorder": b"little", **more}.items():
+            archive.writestr(f"w/{name}", content)
+    return buffer.getvalue()
+
+
+def number(value: int) -> bytes:
+    return pickle.LONG1 + b"\x08" + struct.pack("<q", value)
+
+
+def one_tensor(count: int, view: bytes = b"") -> bytes:
+    """The pickle of {"a": a vector of ``count`` floats}."""
+    storage = b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\x000X\3\0\0\0cpu" + number(count) + view + b"tQ"
+    return (
+        b"\x80\2}X\1\0\0\0actorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\0" + number(count)
+        + b"\x85K\1\x85\x89ccollections\nOrderedDict\n)RtRs."
+    )  # fmt: skip
+
+
+def test_the_hostile_files_below_are_well_formed_but_for_what_is_hostile(tmp_path):
+    (tmp_path / "old.pth").write_bytes(legacy(one_tensor(2, b"N"), struct.pack("<qff", 2, 0.5, 2)))
+    (tmp_path / "new.pth").write_bytes(archive_of(one_tensor(2), **{"data/0": struct.pack("<ff", 0.5, 2)}))
+    for name in ("old.pth", "new.pth"):
+        assert loading.read_state_dict(tmp_path / name)["a"].tolist() == [0.5, 2]
+
+
+@pytest.mark.parametrize("count", [-5, 3, 2**40, 2**45, 2**60, 2**62])
+@pytest.mark.parametrize("kind", ["old", "new"])
+def test_a_storage_that_is_not_there_is_refused(tmp_path, kind, count):
+    if kind == "old":
+        content = legacy(one_tensor(count, b"N"), struct.pack("<qff", count, 0.5, 2))
+    else:
+        content = archive_of(one_tensor(count), **{"data/0": struct.pack("<ff", 0.5, 2)})
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(UserError, match="w.pth: not a plain state dict") as caught:
+        loading.read_state_dict(tmp_path / "w.pth")
+    assert "\n" not in str(caught.value)
+
+
+def key(tuple_operations: bytes) -> bytes:
+    """The pickle of {tuple: 1}: reading it hashes the tuple."""
+    return b"\x80\2})" + tuple_operations + b"K\1s."
+
+
+@pytest.mark.parametrize("wrap", [bytes, legacy, archive_of])
+@pytest.mark.parametrize("described", [key(b"q\1h\1\x86" * 64), key(b"\x85" * 500_000)], ids=["wide", "deep"])
+def test_a_key_whose_hash_would_not_end_is_refused_unread(tmp_path, monkeypatch, wrap, described):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("opened"))
+    (tmp_path / "w.pth").write_bytes(wrap(described))
+    with pytest.raises(UserError, match="w.pth: not a plain state dict .a tuple of more than 10000 values"):
+        loading.read_state_dict(tmp_path / "w.pth")
+
+
+def test_archives_that_pytorch_does_not_write_are_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("opened"))
+    good = pickle.dumps({}, protocol=2)
+    (tmp_path / "twice.pth").write_bytes(archive_of(good, **{"DATA.pkl": key(b"")}))  # which of the two is read?
+    with pytest.raises(UserError, match="twice.pth: not a plain state dict .an archive that PyTorch did not write"):
+        loading.read_state_dict(tmp_path / "twice.pth")
+    with zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("w/data.pkl", good)
+    with pytest.raises(UserError, match="packed.pth: not a plain state dict .an archive that PyTorch did not write"):
+        loading.read_state_dict(tmp_path / "packed.pth")
+    monkeypatch.setattr(loading, "MAX_PICKLE", 5)
+    (tmp_path / "long.pth").write_bytes(archive_of(good))
+    with pytest.raises(UserError, match=r"long.pth: w/data.pkl has \d+ bytes; at most 5 may describe"):
+        loading.read_state_dict(tmp_path / "long.pth")
+    monkeypatch.setattr(loading, "MAX_TENSORS", -98)
+    with pytest.raises(UserError, match="long.pth: 3 files inside"):
+        loading.read_state_dict(tmp_path / "long.pth")
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_whatever_the_header_of_a_safetensors_file_the_error_is_one_of_ours(tmp_path_factory, header, honest):
+    length = len(header) if honest else int.from_bytes(header[:8].ljust(8, b"\0"), "little")
+    path = tmp_path_factory.mktemp("fuzz") / "w.safetensors"
+    path.write_bytes(struct.pack("<Q", length) + header)
+    with pytest.raises(UserError, match="w.safetensors: not a readable safetensors file"):
+        loading.read_state_dict(path)
+
+
+TENSOR = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["F32", "I64", "BOOL", "F8_E4M3", "X", 1]),
+        "shape": st.lists(st.sampled_from([-1, 0, 1, 2, 2**31, 2**63, "a", None]), max_size=9),
+        "data_offsets": st.lists(st.sampled_from([-1, 0, 1, 4, 8, 2**40, 2**63]), max_size=3),
+    }
+)
+
+
+@given(st.dictionaries(st.text(max_size=2), TENSOR, max_size=3))
+def test_whatever_a_safetensors_header_claims_the_error_is_one_of_ours(tmp_path_factory, header):
+    text = json.dumps(header).encode()
+    path = tmp_path_factory.mktemp("fuzz") / "w.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
+    try:
+        tensors = loading.read_state_dict(path)
+    except UserError as error:
+        assert "\n" not in str(error)
+    else:
+        assert sum(tensor.numel() for tensor in tensors.values()) <= 8
+
+
 # ---- verification -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -186,6 +377,9 @@ def test_a_files_hash_is_returned_and_checked(tmp_path, monkeypatch):
     assert loading.verify(path, "") == loading.verify(path, digest) == digest
     with pytest.raises(UserError, match=f"w.pth: SHA-256 is {digest}, the manifest expects {'0' * 64}; fetch the file again"):
         loading.verify(path, "0" * 64)
+    assert loading.verify(path, digest[:8]) == digest
+    with pytest.raises(UserError, match="the manifest expects ba7816b0"):
+        loading.verify(path, "ba7816b0")
     with pytest.raises(UserError, match="absent.pth: the checkpoint is missing"):
         loading.verify(tmp_path / "absent.pth", "")
     monkeypatch.setattr(loading, "MAX_BYTES", 2)
@@ -230,3 +424,17 @@ def test_half_precision_weights_are_welcome(tmp_path):
     state = {name: tensor.half() for name, tensor in linear_state().items()}
     loading.fill(layer, state, tmp_path)
     assert_equal(layer.state_dict(), {name: tensor.float() for name, tensor in state.items()})
+
+
+def test_the_count_of_batches_may_be_missing_and_is_then_left_alone(tmp_path):
+    layer = torch.nn.BatchNorm2d(2)
+    state = {name: value + 1 for name, value in layer.state_dict().items() if name != "num_batches_tracked"}
+    loading.fill(layer, state, tmp_path)
+    assert_equal(layer.state_dict(), {**state, "num_batches_tracked": torch.tensor(0)})
+
+
+def test_filling_changes_values_in_place_and_nothing_else(tmp_path):
+    layer = torch.nn.Linear(3, 2)
+    weight = layer.weight
+    loading.fill(layer, linear_state(), tmp_path)
+    assert layer.weight is weight and weight.requires_grad and weight.grad_fn is None

@@ -12,6 +12,7 @@ replacement of null leaves the tensor out. There are no regular expressions: the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import NoneType
 
 from datafree.errors import UserError
 
@@ -24,8 +25,13 @@ def check(rules: Rules) -> None:
     """Refuse rules that cannot be meant.
 
     Raises:
-        UserError: too many, an empty part, a brace outside ``{}``, or another number of ``{}`` in the replacement than in the pattern.
+        UserError: no mapping, too many rules, an empty part, a brace outside ``{}``, or another number of ``{}`` in the replacement
+            than in the pattern.
     """
+    if not isinstance(rules, Mapping) or not all(
+        isinstance(pattern, str) and isinstance(replacement, (str, NoneType)) for pattern, replacement in rules.items()
+    ):
+        raise UserError("expected a mapping from names to names or null")
     if len(rules) > MAX_RULES:
         raise UserError(f"{len(rules)} rules; allowed: at most {MAX_RULES}")
     for pattern, replacement in rules.items():

@@ -136,12 +136,12 @@ def _inspect_archive(archive: zipfile.ZipFile) -> None:
     if len(members) > MAX_TENSORS + 100:
         raise Refused(f"{len(members)} files inside; a checkpoint may have at most {MAX_TENSORS} tensors")
     names = [member.filename.lower() for member in members]
-    if len(set(names)) < len(names) or any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise Refused(_not_a_state_dict("an archive that PyTorch did not write"))
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         raise Refused(
             f"a TorchScript archive, which holds code; it is not loaded. If you trust it, convert it elsewhere with {CONVERT_SCRIPT}"
         )
+    if len(set(names)) < len(names) or any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise Refused(_not_a_state_dict("an archive that PyTorch did not write"))
     for member in members:
         if member.filename.lower().endswith(".pkl"):
             if member.file_size > MAX_PICKLE:

@@ -125,11 +125,11 @@ def _entry(path: Path, position: int, spec: Any, defaults: dict[str, Any]) -> En
     where = f"{path}: {spec['name'][:80]}"
     if not NAME.fullmatch(spec["name"]):
         raise UserError(f"{where}: a name may hold letters, digits, `_` and `-` only; it becomes a folder")
+    tree = _bounded(where, _with_defaults(spec, defaults))
+    _check_keys(where, tree.get("keys", {}))
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Entry), OmegaConf.create(_bounded(where, _with_defaults(spec, defaults))))
+        merged = OmegaConf.merge(OmegaConf.structured(Entry), OmegaConf.create(tree))
         entry = OmegaConf.to_object(merged)
-    except UserError:
-        raise
     except Exception as error:  # OmegaConf lets other errors through, such as a RecursionError
         reason = str(error).partition("\n")[0][:200]
         raise UserError(f"{where}: {getattr(error, 'full_key', '') or 'entry'}: {reason}") from None
@@ -204,16 +204,20 @@ def _check_url(where: str, url: str) -> None:
         raise UserError(f"{where}: url: holds a user or password, which the card would repeat; put them into ~/.netrc")
 
 
+def _check_keys(where: str, rules: Any) -> None:
+    try:
+        keys.check(rules)
+    except UserError as error:
+        raise UserError(f"{where}: keys: {error}") from None
+
+
 def _check_network(where: str, entry: Entry) -> None:
     width, family = entry.architecture.width, backbone_family(entry.architecture.name)
     if width < 0:
         raise UserError(f"{where}: architecture.width: got {width}; allowed: at least 1, or 0 for the usual width")
     if width and BACKBONES.get(family) == 0:
         raise UserError(f"{where}: architecture.width: got {width}; {entry.architecture.name} has a width of its own, leave it out")
-    try:
-        keys.check(entry.keys)
-    except UserError as error:
-        raise UserError(f"{where}: keys: {error}") from None
+    _check_keys(where, entry.keys)  # again: an interpolation may have brought in what was not there before
     if len(entry.input) != 3 or min(entry.input) < 1 or entry.input[1] != entry.input[2]:
         raise UserError(f"{where}: input: got {entry.input}; expected [channels, height, width] with height = width")
     finite = all(math.isfinite(value) for value in (*entry.mean, *entry.std))

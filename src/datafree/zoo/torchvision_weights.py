@@ -17,7 +17,7 @@ class PublishedWeights:
 
     url: str
     sha256: str
-    classes: tuple[str, ...]  # in the order of the logits; made distinct by a number
+    classes: tuple[str, ...]  # in the order of the logits
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -35,19 +35,9 @@ def published(name: str) -> PublishedWeights:
         raise UserError(f"torchvision: got {name!r}: {error}; see torchvision.models.list_models and get_model_weights") from None
     found = HASH_IN_NAME.search(weights.url)
     processing = weights.transforms()
-    if "categories" not in weights.meta or not hasattr(processing, "mean") or found is None:
+    if not weights.meta.get("categories") or not hasattr(processing, "mean") or found is None:
         raise UserError(f"torchvision: {name}: these are no weights of an image classifier; choose others")
     mean, std = tuple(processing.mean), tuple(processing.std)
     if name.startswith(("GoogLeNet", "Inception")):  # with these weights torchvision's model undoes that normalisation
         mean = std = (0.5, 0.5, 0.5)
-    return PublishedWeights(weights.url, found[1], _distinct(weights.meta["categories"]), mean, std)
-
-
-def _distinct(names: list[str]) -> tuple[str, ...]:
-    """ImageNet has two classes called crane and two called maillot."""
-    seen: dict[str, int] = {}
-    result = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        result.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return tuple(result)
+    return PublishedWeights(weights.url, found[1], tuple(weights.meta["categories"]), mean, std)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -61,7 +63,7 @@ class ResNet12(Backbone):
         super().__init__()
         widths = [channels, width, 5 * width // 2, 5 * width, 10 * width]
         self.layer1, self.layer2, self.layer3, self.layer4 = (
-            TripleBlock(inputs, outputs) for inputs, outputs in zip(widths[:-1], widths[1:], strict=True)
+            TripleBlock(inputs, outputs) for inputs, outputs in itertools.pairwise(widths)
         )
         self.feature_size = widths[-1]
 
