@@ -51,7 +51,7 @@ status: setup ## what each job left and what is out of date
 
 lock: ## pin the versions of a fresh installation in requirements.lock
 	rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv
-	.lock-venv/bin/pip install --quiet torch==2.13.0 && .lock-venv/bin/pip install --quiet ".[workflow,dev]"
+	.lock-venv/bin/pip install --quiet torch==2.13.0 torchvision==0.28.0 && .lock-venv/bin/pip install --quiet ".[workflow,dev]"
 	.lock-venv/bin/pip freeze --exclude datafree | sed 's/+cpu//' > requirements.lock
 	rm -rf .lock-venv
 

@@ -41,6 +41,15 @@ def test_the_teachers_of_a_sound_run_come_in_the_manifests_order(project):
     assert list(project.iterdir()) == [project / "zoos"]  # nothing is written
 
 
+def test_networks_of_a_library_are_taken_by_their_name_there(project):
+    (project / "zoos" / "z.yaml").write_text(
+        MANIFEST + "  - {name: four, train: {classes: 5}, architecture: {name: torchvision/resnet18}}\n"
+    )
+    backbone = {"name": "torchvision/mobilenet_v3_small"}
+    teachers = check(project, meta={"arms": {"a": {"method": "distillation", "backbone": backbone}}})
+    assert teachers[3].architecture.name == "torchvision/resnet18"
+
+
 def test_a_relative_manifest_is_looked_for_beside_the_snakefile(project, monkeypatch):
     (project / "elsewhere").mkdir()
     monkeypatch.chdir(project / "elsewhere")

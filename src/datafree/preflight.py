@@ -10,7 +10,7 @@ from pathlib import Path
 
 from datafree import devices
 from datafree.config import Config, Source, SposConfig
-from datafree.config.schema import BACKBONES
+from datafree.config.schema import BACKBONES, backbone_family
 from datafree.data import SPLITS
 from datafree.data.layout import class_files
 from datafree.errors import UserError
@@ -61,7 +61,7 @@ def _check_networks(config: Config, teachers: list[Entry]) -> None:
         raise UserError(f"data.image_size: got {size}; the generator doubles the resolution three times, use a multiple of 8")
     allowed = [name for name in BACKBONES if name != "nasbench201"]  # a manifest has no place for its cell
     for teacher in teachers:
-        if teacher.architecture.name not in allowed:
+        if backbone_family(teacher.architecture.name) not in allowed:
             name = teacher.architecture.name
             raise UserError(f"zoo.manifest: {teacher.name}: architecture.name: got {name!r}; allowed: {', '.join(allowed)}")
         if teacher.input != [3, size, size]:

@@ -36,15 +36,40 @@ def test_pytorch_files_of_both_formats_come_back(tmp_path, suffix, zipped):
     assert_equal(loading.read_state_dict(tmp_path / f"w{suffix}"))
 
 
+def test_files_of_mixed_up_names_are_told_by_their_content(tmp_path):
+    torch.save(STATE, tmp_path / "model.bin")
+    assert_equal(loading.read_state_dict(tmp_path / "model.bin"))
+    with pytest.raises(UserError, match="absent.pth: the checkpoint is missing"):
+        loading.read_state_dict(tmp_path / "absent.pth")
+
+
 @pytest.mark.parametrize("wrapper", loading.WRAPPERS)
 def test_the_usual_wrappers_are_taken_off(tmp_path, wrapper):
     torch.save({wrapper: STATE, "optimizer": {"lr": 0.1}, "epoch": 3}, tmp_path / "w.pth")
     assert_equal(loading.read_state_dict(tmp_path / "w.pth"))
 
 
-def test_the_prefix_of_data_parallel_is_taken_off(tmp_path):
-    torch.save({f"module.{name}": tensor for name, tensor in STATE.items()}, tmp_path / "w.pth")
+def test_a_wrapper_inside_a_wrapper_is_taken_off(tmp_path):
+    torch.save({"model": {"state_dict": STATE}}, tmp_path / "w.pth")
     assert_equal(loading.read_state_dict(tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_the_prefixes_of_data_parallel_and_compile_are_taken_off(tmp_path, prefix):
+    torch.save({f"{prefix}{name}": tensor for name, tensor in STATE.items()}, tmp_path / "w.pth")
+    assert_equal(loading.read_state_dict(tmp_path / "w.pth"))
+
+
+def test_a_prefix_that_not_all_have_is_part_of_the_names(tmp_path):
+    state = {"module.a": torch.ones(1), "a": torch.zeros(1)}
+    torch.save(state, tmp_path / "w.pth")
+    assert_equal(loading.read_state_dict(tmp_path / "w.pth"), state)
+
+
+def test_renaming_names_the_file_that_it_fails_for(tmp_path):
+    assert_equal(loading.rename(STATE, {"conv": "a.b", "norm": None}, tmp_path), {"a.b.weight": STATE["conv.weight"]})
+    with pytest.raises(UserError, match="w.pth: keys: `conv.weight` and `norm.weight` would both be called `x.weight`"):
+        loading.rename({**STATE, "norm.weight": torch.ones(1)}, {"conv": "x", "norm": "x"}, tmp_path / "w.pth")
 
 
 def test_a_model_state_filled_in_is_the_models(tmp_path):
@@ -91,6 +116,29 @@ def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, payload, sav
     with path.open("rb") as file:  # the payload is a real one: whoever trusts it runs it
         pickle.load(file) if save == "plain pickle" else torch.load(file, weights_only=False)
     assert mark.exists()
+
+
+class Whole(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_whole_model_is_refused_with_the_way_to_convert_it(tmp_path, zipped):
+    torch.save(Whole(), tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+        UserError, match=r"a pickle that runs code \([\w.]*Whole\); it is not loaded. .* convert it elsewhere with `torch.save"
+    ):
+        loading.read_state_dict(tmp_path / "w.pth")
+
+
+def test_torchscript_is_refused_with_the_way_to_convert_it(tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("data.pkl", "constants.pkl", "code/__torch__.py"):
+            archive.writestr(f"w/{name}", b"x")
+    with pytest.raises(UserError, match="w.pt: a TorchScript archive, which holds code; it is not loaded. .*torch.jit.load"):
+        loading.read_state_dict(tmp_path / "w.pt")
 
 
 # ---- what is refused --------------------------------------------------------------------------------------------------------------------
@@ -176,6 +224,35 @@ def test_too_many_tensors_are_refused(tmp_path, monkeypatch):
         loading.read_state_dict(tmp_path / "w.pth")
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            {"a": torch.zeros(1).expand(10**6, 10**6)},
+            "the tensors up to `a`, of shape .1000000, 1000000., take more than .* bytes; refused",
+        ),
+        ({"a": torch.zeros(1).expand(2**28), "b": torch.zeros(1).expand(2**29)}, "the tensors up to `b`, .* take more than"),
+        ({"a": torch.zeros([1] * 9)}, "`a` has 9 dimensions; allowed: at most 8"),
+        ({"a": torch.empty(3, device="meta")}, "`a` is without values .device meta.; expected a dense tensor"),
+        ({"a": torch.ones(2, dtype=torch.complex64)}, "`a` is torch.strided torch.complex64; expected a dense"),
+        ({"a": torch.ones(2).to_sparse()}, "`a` is torch.sparse_coo torch.float32; expected a dense"),
+        ({"a" * 501: torch.ones(1)}, "a tensor's name has 501 characters; allowed: at most 500"),
+        ({1: torch.ones(1)}, "expected a mapping from names to tensors"),
+    ],
+)
+def test_tensors_beyond_the_bounds_are_refused(tmp_path, value, message):
+    torch.save(value, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=f"w.pth: {message}"):
+        loading.read_state_dict(tmp_path / "w.pth")
+
+
+def test_too_many_tensors_in_a_safetensors_file_are_refused(tmp_path, monkeypatch):
+    save_file(STATE, tmp_path / "w.safetensors")
+    monkeypatch.setattr(loading, "MAX_TENSORS", 1)
+    with pytest.raises(UserError, match="w.safetensors: 2 tensors; a checkpoint may have at most 1"):
+        loading.read_state_dict(tmp_path / "w.safetensors")
+
+
 # ---- verification -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -186,6 +263,9 @@ def test_a_files_hash_is_returned_and_checked(tmp_path, monkeypatch):
     assert loading.verify(path, "") == loading.verify(path, digest) == digest
     with pytest.raises(UserError, match=f"w.pth: SHA-256 is {digest}, the manifest expects {'0' * 64}; fetch the file again"):
         loading.verify(path, "0" * 64)
+    assert loading.verify(path, digest[:8]) == digest
+    with pytest.raises(UserError, match="the manifest expects ba7816b0"):
+        loading.verify(path, "ba7816b0")
     with pytest.raises(UserError, match="absent.pth: the checkpoint is missing"):
         loading.verify(tmp_path / "absent.pth", "")
     monkeypatch.setattr(loading, "MAX_BYTES", 2)
@@ -230,3 +310,17 @@ def test_half_precision_weights_are_welcome(tmp_path):
     state = {name: tensor.half() for name, tensor in linear_state().items()}
     loading.fill(layer, state, tmp_path)
     assert_equal(layer.state_dict(), {name: tensor.float() for name, tensor in state.items()})
+
+
+def test_the_count_of_batches_may_be_missing_and_is_then_left_alone(tmp_path):
+    layer = torch.nn.BatchNorm2d(2)
+    state = {name: value + 1 for name, value in layer.state_dict().items() if name != "num_batches_tracked"}
+    loading.fill(layer, state, tmp_path)
+    assert_equal(layer.state_dict(), {**state, "num_batches_tracked": torch.tensor(0)})
+
+
+def test_filling_changes_values_in_place_and_nothing_else(tmp_path):
+    layer = torch.nn.Linear(3, 2)
+    weight = layer.weight
+    loading.fill(layer, linear_state(), tmp_path)
+    assert layer.weight is weight and weight.requires_grad and weight.grad_fn is None

@@ -1,11 +1,17 @@
+import dataclasses
+import json
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datafree.config import schema as config_schema
 from datafree.errors import UserError
-from datafree.zoo.manifest import Architecture, TrainSource, read_manifest
+from datafree.zoo import keys
+from datafree.zoo.manifest import Architecture, Entry, TrainSource, read_manifest
 
 PROJECT = Path(__file__).parents[2]
 HASH = "ab" * 32
@@ -18,13 +24,13 @@ def read(folder, text, limit=0):
 
 
 def test_entries_come_in_order_with_the_defaults_under_them(tmp_path):
-    text = """
-defaults: {architecture: {name: resnet8, width: 8}, mean: [0, 0, 0], licence: CC0}
+    text = f"""
+defaults: {{architecture: {{name: resnet8, width: 8}}, mean: [0, 0, 0], licence: CC0}}
 teachers:
-  - {name: a, train: {classes: 5, seed: 3}, architecture: {width: 16}}
-  - {name: b, file: b.pth, classes: [x, y, z], input: [1, 28, 28], mean: [0.1], std: [0.2]}
-  - {name: c, url: "https://example.org/c.safetensors", sha256: HASH, classes: [x, y], licence: MIT}
-""".replace("HASH", HASH)
+  - {{name: a, train: {{classes: 5, seed: 3}}, architecture: {{width: 16}}}}
+  - {{name: b, file: b.pth, classes: [x, y, z], input: [1, 28, 28], mean: [0.1], std: [0.2]}}
+  - {{name: c, url: "https://example.org/c.safetensors", sha256: {HASH}, classes: [x, y], licence: MIT}}
+"""
     a, b, c = read(tmp_path, text)
     assert [a.name, b.name, c.name] == ["a", "b", "c"]
     assert a.architecture == Architecture("resnet8", 16)
@@ -39,6 +45,19 @@ teachers:
 @pytest.mark.parametrize("path", sorted((PROJECT / "zoos").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_projects_own_manifests_can_be_read(path):
     assert read_manifest(path)
+
+
+def test_the_examples_of_the_documentation_are_valid(tmp_path):
+    page = (PROJECT / "docs" / "bring-your-own-zoo.md").read_text()
+    manifest, renaming = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    assert [entry.name for entry in read(tmp_path, manifest)] == ["animals", "vehicles", "cifar", "imagenet", "letters"]
+    rules = yaml.safe_load(renaming)["keys"]
+    keys.check(rules)
+    names = ["linear.weight", "conv1.weight", "blocks.3.bn.bias", "aux_head.bias"]
+    assert list(keys.rename(names, rules).values()) == ["head.weight", "backbone.conv1.weight", "backbone.blocks.3.norm.bias"]
+    for name, width in config_schema.BACKBONES.items():
+        rows = [row for row in page.splitlines() if row.startswith("|") and f"`{name.replace('*', '<name>')}`" in row]
+        assert name == "nasbench201" or (len(rows) == 1 and rows[0].endswith(f"| {width or 'its own'} |")), name
 
 
 GOOD = "name: a, file: a.pth, classes: [x, y]"
@@ -63,13 +82,36 @@ MISTAKES = [
     (f"teachers: [{{{GOOD}, sha: x}}]", "a: sha: Key 'sha' not in 'Entry'"),
     (f"teachers: [{{{GOOD}, architecture: {{depth: 5}}}}]", "a: architecture.depth: "),
     (f"teachers: [{{{GOOD}, architecture: {{width: wide}}}}]", "a: architecture.width: Value 'wide'"),
-    (f"teachers: [{{{GOOD}, architecture: {{width: 0}}}}]", "a: architecture.width: got 0; allowed: at least 1"),
+    (f"teachers: [{{{GOOD}, architecture: {{width: -1}}}}]", "a: architecture.width: got -1; allowed: at least 1, or 0"),
+    (f"teachers: [{{{GOOD}, architecture: {{name: torchvision/vit, width: 8}}}}]", "a: architecture.width: got 8; .* a width of its own"),
     ("teachers: &a [{name: a, train: *a}]", "a: "),
-    ("teachers: [{name: a, classes: [x, y]}]", "a: expected exactly one of file, url and train, got none"),
-    (f"teachers: [{{{GOOD}, train: {{classes: 5}}}}]", "a: expected exactly one of file, url and train, got file, train"),
+    ("teachers: [{name: a, classes: [x, y]}]", "a: expected exactly one of file, url, torchvision, timm, hub, train; got none"),
+    (f"teachers: [{{{GOOD}, train: {{classes: 5}}}}]", "a: expected exactly one of .*; got file, train"),
+    (f"teachers: [{{{GOOD}, hub: a/b/c, timm: x}}]", "a: expected exactly one of .*; got file, timm, hub"),
     ("teachers: [{name: a, url: 'ftp://x/y', classes: [x, y]}]", "a: url: got 'ftp://x/y'; allowed: http:// and https://"),
     ("teachers: [{name: a, url: 'file:///etc/passwd', classes: [x, y]}]", "a: url: got 'file:///etc/passwd'"),
     ("teachers: [{name: a, url: 'https://x/y', classes: [x, y]}]", "a: sha256: missing; a download must be checked"),
+    (f"teachers: [{{name: a, url: 'https://user:pw@x/y', sha256: {HASH}, classes: [x, y]}}]", "a: url: holds a user or password"),
+    (f"teachers: [{{name: a, url: 'https:///y', sha256: {HASH}, classes: [x, y]}}]", "a: url: got 'https:///y'; allowed"),
+    (f"teachers: [{{name: a, url: 'https://x:99999/y', sha256: {HASH}, classes: [x, y]}}]", "a: url: got 'https://x:99999/y'"),
+    (f"teachers: [{{name: a, url: 'https://[x/y', sha256: {HASH}, classes: [x, y]}}]", "a: url: got 'https://.x/y'"),
+    ("teachers: [{name: a, torchvision: resnet18}]", "a: torchvision: got 'resnet18'; expected weights such as ResNet18_Weights.IMAGE"),
+    ("teachers: [{name: a, timm: a/b, classes: [x, y]}]", "a: timm: got 'a/b'; expected a pretrained model"),
+    ("teachers: [{name: a, timm: resnet18.a1_in1k, classes: [x, y]}]", "a: sha256: missing; a download must be checked"),
+    ("teachers: [{name: a, hub: owner/name, classes: [x, y]}]", "a: hub: got 'owner/name'; expected owner/repository/file"),
+    ("teachers: [{name: a, hub: owner/name/../x, classes: [x, y]}]", "a: hub: got 'owner/name/../x'"),
+    ("teachers: [{name: a, hub: owner/name/x, classes: [x, y]}]", "a: sha256: missing; a download must be checked"),
+    (f"teachers: [{{name: a, hub: owner/name/x, sha256: {HASH}}}]", "a: classes: expected at least 2 names .* got 0"),
+    (f"teachers: [{{{GOOD}, keys: {{a.: b}}}}]", "a: keys: got 'a.'; expected names joined by single dots"),
+    (f"teachers: [{{{GOOD}, keys: {{a: 'b.{{}}'}}}}]", "a: keys: 'a': got 'b.{}'; expected as many {}"),
+    (f"teachers: [{{{GOOD}, keys: [a, b]}}]", "a: keys"),
+    (f"teachers: [{{{GOOD}, keys: {{a: [b]}}}}]", "a: keys"),
+    (f"defaults: &d {{keys: *d}}\nteachers: [{{{GOOD}}}]", "a: "),
+    (
+        "teachers:\n  - name: a\n    classes: [&a [x, x, x, x, x, x, x, x, x, x], &b [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a], "
+        "&c [*b, *b, *b, *b, *b, *b, *b, *b, *b, *b], &d [*c, *c, *c, *c, *c, *c, *c, *c, *c, *c], [*d, *d, *d, *d, *d, *d, *d, *d, *d]]",
+        "a: more than 50000 values in one entry; write fewer, or fewer YAML aliases",
+    ),
     (f"teachers: [{{{GOOD}, sha256: abc}}]", "a: sha256: got 'abc'; expected 64 hexadecimal digits"),
     (f"teachers: [{{{GOOD}, sha256: {HASH.upper()}}}]", "a: sha256: got .* in lower case"),
     ("teachers: [{name: a, file: x}]", "a: classes: expected at least 2 names .* got 0"),
@@ -99,22 +141,75 @@ def test_a_mistake_names_the_file_the_teacher_and_the_key(tmp_path, text, messag
     assert "z.yaml" in str(caught.value)
 
 
+def test_every_source_is_understood(tmp_path):
+    text = f"""
+defaults: {{classes: [x, y], sha256: {HASH}, keys: {{fc: head, "": backbone}}}}
+teachers:
+  - {{name: a, file: a.pth}}
+  - {{name: b, url: "https://example.org:443/b.pth?x=1"}}
+  - {{name: c, torchvision: ResNet18_Weights.IMAGENET1K_V1, classes: [], sha256: "", keys: {{}}}}
+  - {{name: d, timm: resnet18.a1_in1k}}
+  - {{name: e, hub: owner/name/folder/e.safetensors@v1.0, keys: {{"blocks.{{}}.bn": "backbone.blocks.{{}}.norm", aux: null}}}}
+"""
+    entries = read(tmp_path, text)
+    assert [entry.origin for entry in entries] == [
+        "a.pth", "https://example.org:443/b.pth?x=1", "torchvision: ResNet18_Weights.IMAGENET1K_V1", "timm: resnet18.a1_in1k",
+        "hub: owner/name/folder/e.safetensors@v1.0",
+    ]  # fmt: skip
+    assert [entry.class_count for entry in entries] == [2, 2, 1000, 2, 2]
+    assert entries[0].keys == {"fc": "head", "": "backbone"}
+    assert entries[2].keys == {}
+    assert entries[4].keys == {"blocks.{}.bn": "backbone.blocks.{}.norm", "aux": None}  # not mixed with those of the defaults
+
+
+def test_a_teacher_of_its_own_architecture_takes_no_width_from_the_defaults(tmp_path):
+    text = f"""
+defaults: {{architecture: {{name: conv4, width: 48}}}}
+teachers:
+  - {{{GOOD}}}
+  - {{{GOOD.replace("name: a", "name: b")}, architecture: {{width: 8}}}}
+  - {{{GOOD.replace("name: a", "name: c")}, architecture: {{name: resnet20}}}}
+  - {{{GOOD.replace("name: a", "name: d")}, architecture: {{name: torchvision/resnet18}}}}
+"""
+    resolved = [entry.architecture.backbone() for entry in read(tmp_path, text)]
+    assert [(config.name, config.width) for config in resolved] == [
+        ("conv4", 48), ("conv4", 8), ("resnet20", 16), ("torchvision/resnet18", 0)
+    ]  # fmt: skip
+
+
+def test_an_entry_survives_the_job_card(tmp_path):
+    from omegaconf import OmegaConf
+
+    from datafree.config import as_tree
+
+    text = f'teachers: [{{{GOOD}, keys: {{b: c, a: null, "": "", "x.{{}}": "y.{{}}"}}}}]'
+    (entry,) = read(tmp_path, text)
+    tree = json.loads(json.dumps(as_tree(entry), sort_keys=True))
+    assert OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Entry), tree)) == entry
+
+
+def test_a_manifest_of_many_megabytes_is_refused_unread(tmp_path):
+    with pytest.raises(UserError, match="z.yaml: 17000000 bytes; a manifest may have at most 16777216"):
+        read(tmp_path, b"#" * 17_000_000)
+
+
 def test_a_missing_manifest_is_named(tmp_path):
     with pytest.raises(UserError, match="^zoo.manifest: cannot read .*absent.yaml: No such file"):
         read_manifest(tmp_path / "absent.yaml")
 
 
+ODD_VALUES = [
+    "a.pth", "https://x/y", "A_Weights.B", "a/b/c", HASH, "${name}", "${", "???", [3, 8, 8], [0.5] * 3, ["x", "y"], [["x"], {}],
+    {"classes": 5}, {"name": "b"}, {"a.{}": "b.{}", "": "c"}, {"a": None}, {"": "${a}"}, {"a": ["b"]}, {"name": "timm/x", "width": 3},
+]  # fmt: skip
 VALUES = st.one_of(
-    st.none(), st.booleans(), st.integers(-9, 9), st.floats(), st.text(max_size=3),
-    st.sampled_from(["a.pth", "https://x/y", HASH, "${name}", "???", [3, 8, 8], [0.5] * 3, ["x", "y"], {"classes": 5}, {"name": "b"}]),
+    st.none(), st.booleans(), st.integers(-9, 9), st.floats(), st.text(max_size=3), st.sampled_from(ODD_VALUES)
 )  # fmt: skip
-KEYS = st.sampled_from(["name", "architecture", "file", "url", "sha256", "train", "classes", "input", "mean", "std", "licence"])
+KEYS = st.sampled_from([field.name for field in dataclasses.fields(Entry)])
 
 
 @given(st.lists(st.dictionaries(KEYS, VALUES), max_size=3), st.none() | st.dictionaries(KEYS, VALUES))
 def test_whatever_the_entries_the_error_is_one_of_ours(tmp_path_factory, teachers, defaults):
-    import yaml
-
     survives(tmp_path_factory, yaml.safe_dump({"teachers": teachers, "defaults": defaults}).encode())
 
 

@@ -132,15 +132,26 @@ class TasksConfig:
     mixed: float = 0.5  # share of episodes whose classes come from several teachers
 
 
-BACKBONES = ("conv4", "conv4_strided", "resnet8", "nasbench201")  # those that datafree.zoo.backbones can build
+# What datafree.zoo.backbones can build, with the usual width of each; `*` stands for a model's name in that library, of its own width.
+BACKBONES = {
+    "conv4": 32, "conv4_strided": 32, "resnet8": 16, "nasbench201": 16, "resnet10": 64, "resnet12": 64, "resnet18": 64,
+    "resnet20": 16, "resnet32": 16, "resnet44": 16, "resnet56": 16, "resnet110": 16, "wrn16": 32, "wrn40": 32,
+    "vgg11": 64, "vgg13": 64, "vgg16": 64, "vgg19": 64, "mobilenetv2": 32, "torchvision/*": 0, "timm/*": 0,
+}  # fmt: skip
+
+
+def backbone_family(name: str) -> str:
+    """The key of ``BACKBONES`` for an architecture: ``torchvision/resnet18`` belongs to ``torchvision/*``."""
+    library, slash, _ = name.partition("/")
+    return f"{library}/*" if slash else name
 
 
 @dataclass
 class BackboneConfig:
     """A feature extractor by name; see datafree.zoo.backbones."""
 
-    name: str = "conv4_strided"  # conv4, conv4_strided (halves the resolution first: about half the cost), resnet8, or nasbench201
-    width: int = 64  # channels
+    name: str = "conv4_strided"  # of BACKBONES; conv4_strided halves the resolution first: about half the cost of conv4
+    width: int = 64  # channels of the first stage; of no effect for models of a library
     genotype: str = ""  # nasbench201 only: the cell; `searched` takes the cell that the nas stage found
     cells: int = 1  # nasbench201 only: per stage; with `searched` as in the search
 

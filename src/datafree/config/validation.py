@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from datafree.config.schema import ALGORITHM_TYPES, ARM_TYPES, BACKBONES, BOUNDS, Config, Source
+from datafree.config.schema import ALGORITHM_TYPES, ARM_TYPES, BACKBONES, BOUNDS, Config, Source, backbone_family
 from datafree.errors import UserError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -226,7 +226,7 @@ def _check_combinations(config: Config) -> None:
                 known = ", ".join(config.inversion.methods)
                 raise UserError(f"{family}.{name}.inversion: got {arm.inversion!r}; allowed: {known}")
     for name, arm in config.meta.arms.items():
-        if arm.backbone.name not in BACKBONES:
+        if backbone_family(arm.backbone.name) not in BACKBONES:
             raise UserError(f"meta.arms.{name}.backbone.name: got {arm.backbone.name!r}; allowed: {', '.join(BACKBONES)}")
         if arm.backbone.name == "nasbench201" and not arm.backbone.genotype:
             raise UserError(f"meta.arms.{name}.backbone.genotype: empty; give a cell, or `searched` for the one the nas stage finds")

@@ -11,10 +11,10 @@ from datafree.config import TeacherTrainingConfig, typed
 from datafree.data.images import ImageSet, read_image_set
 from datafree.errors import UserError
 from datafree.provenance import Job
-from datafree.zoo import loading, sources
+from datafree.zoo import hashing, sources
 from datafree.zoo.backbones import Classifier, Normalise
 from datafree.zoo.manifest import Entry
-from datafree.zoo.teachers import empty_network, make_card
+from datafree.zoo.teachers import empty_network, load_checkpoint, make_card
 from datafree.zoo.training import accuracy, hold_out, logits_of, train_classifier
 
 CACHE = Path(".datafree/downloads")
@@ -28,9 +28,9 @@ def run(job: Job) -> None:
         network, card = _train(entry, job)
     else:
         path = sources.fetch(entry, Path(job.config["zoo.manifest"]).parent, CACHE)
-        network = empty_network(entry, entry.class_count)
-        loading.fill(network, loading.read_state_dict(path), path)
-        card = make_card(entry, entry.classes, entry.url or entry.file, artifacts.sha256(path), None)
+        classes = sources.class_names(entry)
+        network = load_checkpoint(entry, path, len(classes))
+        card = make_card(entry, classes, entry.origin, hashing.sha256(path), None)
     artifacts.write_tensors(job.output("weights"), network.state_dict())
     artifacts.write_json(job.output("card"), {**card, "sha256": card["sha256"] or artifacts.sha256(job.output("weights"))})
 
@@ -51,7 +51,7 @@ def _train(entry: Entry, job: Job) -> tuple[Classifier, dict]:
         )  # fmt: skip
         right = accuracy(logits_of(network, normalise, held.images, device), held.labels)
     measured = {"mean": right, "n": len(held.labels)}
-    return network, make_card(entry, train.classes, "trained on the training split", "", measured)
+    return network, make_card(entry, train.classes, entry.origin, "", measured)
 
 
 def draw_classes(data: ImageSet, entry: Entry, seed: int) -> list[int]:

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import io
+import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from datafree import artifacts
 from datafree.errors import UserError
+from datafree.zoo import hashing, keys, pickles
 
-MAX_BYTES = 2 * 2**30  # of a file, and of what it unpacks to
+MAX_BYTES = 2 * 2**30  # of a file, of what it unpacks to, and of its tensors
 MAX_TENSORS = 10_000
-WRAPPERS = ("state_dict", "model", "teacher")
+MAX_DIMENSIONS = 8  # of one tensor
+MAX_NAME = 500  # characters of a tensor's name
+MAX_PICKLE = 64 * 2**20  # bytes that describe the tensors, without their values
+WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher", "net")
+PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
+LEGACY_PICKLES = 5  # a PyTorch file from before the zip format is so many pickles, then the values
+
+CONVERT = "`torch.save(torch.load(file, weights_only=False).state_dict(), 'weights.pth')`"
+CONVERT_SCRIPT = "`torch.save(torch.jit.load(file).state_dict(), 'weights.pth')`"
+
+
+class Refused(Exception):
+    """Why a file is not read, without its name."""
 
 
 def verify(path: Path, sha256: str) -> str:
-    """The file's SHA-256.
+    """The file's SHA-256; ``sha256`` is what it must be, or how it must begin.
 
     Raises:
         UserError: missing, too large, or not the expected hash.
@@ -26,54 +42,152 @@ def verify(path: Path, sha256: str) -> str:
         raise UserError(f"{path}: the checkpoint is missing; correct `file` in the manifest or put it there")
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path}: {path.stat().st_size} bytes; a checkpoint may have at most {MAX_BYTES}")
-    digest = artifacts.sha256(path)
-    if sha256 and digest != sha256:
+    digest = hashing.sha256(path)
+    if not digest.startswith(sha256):
         raise UserError(f"{path}: SHA-256 is {digest}, the manifest expects {sha256}; fetch the file again or correct the manifest")
     return digest
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from safetensors or a PyTorch file; the usual wrappers and DataParallel's prefix are taken off.
+    """Tensors by name from safetensors or a PyTorch file; the usual wrappers and the prefixes of DataParallel and compile are taken off.
+
+    Every tensor is dense, of real numbers, on the CPU; all together they are no larger than ``MAX_BYTES``.
 
     Raises:
         UserError: not a state dict, corrupt, too large, or a pickle with anything but tensors in it.
     """
-    tensors = artifacts.read_tensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    if len(tensors) > MAX_TENSORS:
-        raise UserError(f"{path}: {len(tensors)} tensors; a checkpoint may have at most {MAX_TENSORS}")
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    if not path.is_file():
+        raise UserError(f"{path}: the checkpoint is missing; correct `file` in the manifest or put it there")
+    try:
+        tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+        _check_tensors(tensors)
+    except Refused as reason:
+        raise UserError(f"{path}: {reason}") from None
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def rename(tensors: dict[str, Tensor], rules: keys.Rules, path: Path) -> dict[str, Tensor]:
+    """The tensors under the names that ``rules`` give them; see ``datafree.zoo.keys``.
+
+    Raises:
+        UserError: two would share a name.
+    """
+    try:
+        return {new: tensors[old] for old, new in keys.rename(tensors, rules).items()}
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            names = list(file.keys())
+            if len(names) > MAX_TENSORS:
+                raise Refused(f"{len(names)} tensors; a checkpoint may have at most {MAX_TENSORS}")
+            return {name: file.get_tensor(name) for name in names}
+    except Refused:
+        raise
+    except Exception as error:  # damaged headers can make the reader fail with any type of exception
+        what = "not a readable safetensors file" if isinstance(error, (SafetensorError, OSError, ValueError)) else "not readable"
+        raise Refused(f"{what} ({_line(error)}); fetch it again") from None
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
-                    raise UserError(f"{path}: unpacks to more than {MAX_BYTES} bytes; refused")
+        _inspect(path)
         value = torch.load(path, map_location="cpu", weights_only=True)
-    except UserError:
+    except Refused:
         raise
+    except pickles.Suspicious as error:
+        raise Refused(_not_a_state_dict(str(error))) from None
     except Exception as error:  # damaged bytes can make the readers fail with any type of exception
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"{path}: not a plain state dict ({reason}); save one with `safetensors.torch.save_file(model.state_dict(), ...)`"
-        ) from None
-    for wrapper in WRAPPERS:
-        if isinstance(value, dict) and isinstance(value.get(wrapper), dict):
-            value = value[wrapper]
-    if not isinstance(value, dict) or not value or not all(isinstance(tensor, Tensor) for tensor in value.values()):
-        raise UserError(f"{path}: expected a mapping from names to tensors; save `model.state_dict()`")
-    return {str(name): tensor for name, tensor in value.items()}
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if found:
+            raise Refused(
+                f"not a plain state dict but a pickle that runs code ({found[1][:80]}); it is not loaded. If you trust it, convert it "
+                f"elsewhere with {CONVERT}, or save it as safetensors"
+            ) from None
+        raise Refused(_not_a_state_dict(_line(error))) from None
+    return _unwrap(value)
+
+
+def _inspect(path: Path) -> None:
+    """Refuse archives that unpack to too much, and pickles that are made to exhaust their reader."""
+    with path.open("rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"
+        file.seek(0)
+        if zipped:
+            with zipfile.ZipFile(file) as archive:
+                _inspect_archive(archive)
+            return
+        for _ in range(LEGACY_PICKLES):
+            pickles.inspect(file)
+            if not file.peek(1):
+                return
+
+
+def _inspect_archive(archive: zipfile.ZipFile) -> None:
+    members = archive.infolist()
+    if sum(member.file_size for member in members) > MAX_BYTES:
+        raise Refused(f"unpacks to more than {MAX_BYTES} bytes; refused")
+    if len(members) > MAX_TENSORS + 100:
+        raise Refused(f"{len(members)} files inside; a checkpoint may have at most {MAX_TENSORS} tensors")
+    names = [member.filename.lower() for member in members]
+    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
+        raise Refused(
+            f"a TorchScript archive, which holds code; it is not loaded. If you trust it, convert it elsewhere with {CONVERT_SCRIPT}"
+        )
+    if len(set(names)) < len(names) or any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise Refused(_not_a_state_dict("an archive that PyTorch did not write"))
+    for member in members:
+        if member.filename.lower().endswith(".pkl"):
+            if member.file_size > MAX_PICKLE:
+                raise Refused(f"{member.filename} has {member.file_size} bytes; at most {MAX_PICKLE} may describe the tensors")
+            pickles.inspect(io.BytesIO(archive.read(member)))
+
+
+def _unwrap(value: Any) -> dict[str, Tensor]:
+    for _ in WRAPPERS:
+        inner = next((value[name] for name in WRAPPERS if isinstance(value, dict) and isinstance(value.get(name), dict)), None)
+        if inner is None:
+            break
+        value = inner
+    sound = isinstance(value, dict) and value and all(isinstance(name, str) for name in value)
+    if not sound or not all(isinstance(tensor, Tensor) for tensor in value.values()):
+        raise Refused("expected a mapping from names to tensors; save `model.state_dict()`")
+    return dict(value)
+
+
+def _check_tensors(tensors: dict[str, Tensor]) -> None:
+    if len(tensors) > MAX_TENSORS:
+        raise Refused(f"{len(tensors)} tensors; a checkpoint may have at most {MAX_TENSORS}")
+    total = 0
+    for name, tensor in tensors.items():
+        if len(name) > MAX_NAME:
+            raise Refused(f"a tensor's name has {len(name)} characters; allowed: at most {MAX_NAME}")
+        if tensor.layout != torch.strided or tensor.is_complex() or tensor.is_quantized or tensor.device.type != "cpu":
+            kind = f"{tensor.layout} {tensor.dtype}" if tensor.device.type == "cpu" else f"without values (device {tensor.device})"
+            raise Refused(f"`{name}` is {kind}; expected a dense tensor of real numbers")
+        if tensor.dim() > MAX_DIMENSIONS:
+            raise Refused(f"`{name}` has {tensor.dim()} dimensions; allowed: at most {MAX_DIMENSIONS}")
+        # By its shape: strides of zero can spread one stored value over any size.
+        total += tensor.numel() * tensor.element_size()
+        if total > MAX_BYTES:
+            raise Refused(f"the tensors up to `{name}`, of shape {list(tensor.shape)}, take more than {MAX_BYTES} bytes; refused")
 
 
 def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load tensors into a module, strictly.
+    """Copy tensors into a module, strictly; only a BatchNorm's count of batches may be missing, which evaluation does not need.
 
     Raises:
         UserError: missing or unexpected names, other shapes, or values that are not finite.
     """
     wanted = module.state_dict()
-    if missing := sorted(set(wanted) - set(tensors)):
+    needed = {name for name in wanted if not name.endswith("num_batches_tracked")}  # files from before PyTorch 0.4.1 have none
+    if missing := sorted(needed - set(tensors)):
         raise UserError(f"{path}: {len(missing)} tensors missing, first `{missing[0]}`; is `architecture` in the manifest right?")
     if extra := sorted(set(tensors) - set(wanted)):
         raise UserError(f"{path}: {len(extra)} unexpected tensors, first `{extra[0]}`; is `architecture` in the manifest right?")
@@ -84,4 +198,15 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
             raise UserError(f"{path}: `{name}` is {tensor.layout} {tensor.dtype}; expected a dense tensor of real numbers")
         if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
             raise UserError(f"{path}: `{name}` holds NaN or infinity; the checkpoint is damaged")
-    module.load_state_dict(tensors)
+    with torch.no_grad():
+        # Not load_state_dict: some modules of torchvision ask it for version numbers, which a safetensors file does not carry.
+        for name, tensor in tensors.items():
+            wanted[name].copy_(tensor)
+
+
+def _not_a_state_dict(reason: str) -> str:
+    return f"not a plain state dict ({reason}); save one with `safetensors.torch.save_file(model.state_dict(), ...)`"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]

@@ -7,24 +7,42 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 from omegaconf import OmegaConf
 
-from datafree.config import merge
+from datafree.config import BackboneConfig, merge
+from datafree.config.schema import BACKBONES, backbone_family
 from datafree.errors import UserError
+from datafree.zoo import keys
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 SHA256 = re.compile(r"[0-9a-f]{64}")
+TORCHVISION = re.compile(r"\w+_Weights\.\w+", re.ASCII)
+TIMM = re.compile(r"\w[\w.-]*", re.ASCII)
+HUB = re.compile(r"[\w.-]+/[\w.-]+(/[\w-][\w.-]*)+(@[\w.-]+)?", re.ASCII)
+
+SOURCES = ("file", "url", "torchvision", "timm", "hub", "train")
+IMAGENET_CLASSES = 1000  # every classifier that torchvision publishes distinguishes these
+MAX_BYTES = 16 * 2**20  # of a manifest
+MAX_VALUES = 50_000  # in one entry, with every use of a YAML alias counted
 
 
 @dataclass
 class Architecture:
+    """A name of ``datafree.config.schema.BACKBONES`` and the channels of the first stage; 0 = its usual width."""
+
     name: str = "conv4"
-    width: int = 32
+    width: int = 0
+
+    def backbone(self) -> BackboneConfig:
+        """What ``datafree.zoo.backbones.build`` takes, with the width resolved."""
+        return BackboneConfig(self.name, self.width or BACKBONES.get(backbone_family(self.name), 0))
 
 
 @dataclass
@@ -37,15 +55,19 @@ class TrainSource:
 
 @dataclass
 class Entry:
-    """One teacher. Exactly one of ``file``, ``url`` and ``train`` says where the weights come from."""
+    """One teacher. Exactly one of ``SOURCES`` says where the weights come from."""
 
     name: str = ""
     architecture: Architecture = field(default_factory=Architecture)
     file: str = ""  # a safetensors or PyTorch state dict; relative to the manifest
     url: str = ""  # http or https; needs sha256
-    sha256: str = ""  # of the file; required for url, checked for file when given
+    torchvision: str = ""  # published weights, such as ResNet18_Weights.IMAGENET1K_V1
+    timm: str = ""  # a pretrained model of timm, such as resnet18.a1_in1k; needs sha256 and the extra `timm`
+    hub: str = ""  # a file on the Hugging Face hub, owner/repository/file, then @revision if not the newest; needs sha256, extra `hub`
+    sha256: str = ""  # of the file; required for url, timm and hub, checked for file when given
     train: TrainSource | None = None
-    classes: list[str] = field(default_factory=list)  # in the order of the logits; for train they are drawn
+    keys: dict[str, str | None] = field(default_factory=dict)  # renames tensors, see datafree.zoo.keys
+    classes: list[str] = field(default_factory=list)  # in the order of the logits; drawn for train, may be left out for torchvision
     input: list[int] = field(default_factory=lambda: [3, 32, 32])  # channels, height, width
     mean: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])  # of images scaled to [0, 1]
     std: list[float] = field(default_factory=lambda: [0.25, 0.25, 0.25])
@@ -53,7 +75,17 @@ class Entry:
 
     @property
     def class_count(self) -> int:
-        return self.train.classes if self.train else len(self.classes)
+        if self.train:
+            return self.train.classes
+        return IMAGENET_CLASSES if self.torchvision and not self.classes else len(self.classes)
+
+    @property
+    def origin(self) -> str:
+        """Where the weights come from, in a few words, for the card."""
+        if self.train:
+            return "trained on the training split"
+        library = next((name for name in ("torchvision", "timm", "hub") if getattr(self, name)), "")
+        return f"{library}: {getattr(self, library)}" if library else self.url or self.file
 
 
 def read_manifest(path: str | Path, limit: int = 0) -> list[Entry]:
@@ -64,7 +96,11 @@ def read_manifest(path: str | Path, limit: int = 0) -> list[Entry]:
     """
     path = Path(path)
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path}: {path.stat().st_size} bytes; a manifest may have at most {MAX_BYTES}")
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"zoo.manifest: cannot read {path}: {error.strerror}") from None
     except Exception as error:  # PyYAML lets other errors through, such as a ValueError for the date 2020-13-45
@@ -75,52 +111,113 @@ def read_manifest(path: str | Path, limit: int = 0) -> list[Entry]:
         raise UserError(f"{path}: unknown key {sorted(unknown, key=str)[0]!r}; allowed: defaults, teachers")
     defaults = tree.get("defaults") or {}
     if not isinstance(defaults, dict):
-        raise UserError(f"{path}: defaults: expected a mapping, got {defaults!r}")
+        raise UserError(f"{path}: defaults: expected a mapping, got {_short(defaults)}")
     entries = [_entry(path, position, spec, defaults) for position, spec in enumerate(tree["teachers"])]
-    names = [entry.name for entry in entries]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"{path}: the teacher name {name!r} occurs {names.count(name)} times; names must differ")
+    name, count = Counter(entry.name for entry in entries).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"{path}: the teacher name {name!r} occurs {count} times; names must differ")
     return entries[: limit or None]
 
 
 def _entry(path: Path, position: int, spec: Any, defaults: dict[str, Any]) -> Entry:
     if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
-        raise UserError(f"{path}: teacher {position + 1}: expected a mapping with a `name`, got {spec!r}")
-    where = f"{path}: {spec['name']}"
+        raise UserError(f"{path}: teacher {position + 1}: expected a mapping with a `name`, got {_short(spec)}")
+    where = f"{path}: {spec['name'][:80]}"
     if not NAME.fullmatch(spec["name"]):
         raise UserError(f"{where}: a name may hold letters, digits, `_` and `-` only; it becomes a folder")
+    tree = _bounded(where, _with_defaults(spec, defaults))
+    _check_keys(where, tree.get("keys", {}))
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Entry), OmegaConf.create(merge(defaults, spec)))
+        merged = OmegaConf.merge(OmegaConf.structured(Entry), OmegaConf.create(tree))
         entry = OmegaConf.to_object(merged)
     except Exception as error:  # OmegaConf lets other errors through, such as a RecursionError
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0][:200]
         raise UserError(f"{where}: {getattr(error, 'full_key', '') or 'entry'}: {reason}") from None
     assert isinstance(entry, Entry)
-    _check(where, entry)
+    _check_source(where, entry)
+    _check_network(where, entry)
     return entry
 
 
-def _check(where: str, entry: Entry) -> None:
-    sources = [name for name in ("file", "url", "train") if getattr(entry, name)]
+def _with_defaults(spec: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """An entry that names its own architecture takes no width from the defaults; ``keys`` are taken as a whole."""
+    own = {"keys"} & set(spec)
+    if isinstance(spec.get("architecture"), dict) and "name" in spec["architecture"]:
+        own.add("architecture")
+    return merge({key: value for key, value in defaults.items() if key not in own}, spec)
+
+
+def _bounded(where: str, tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree itself, if writing it out without aliases stays small: aliases of aliases would fill the memory."""
+    waiting: list[Any] = [tree]
+    seen = 0
+    while waiting:
+        value = waiting.pop()
+        seen += 1
+        if isinstance(value, (dict, list)):
+            waiting.extend(value.values() if isinstance(value, dict) else value)
+        if seen + len(waiting) > MAX_VALUES:
+            raise UserError(f"{where}: more than {MAX_VALUES} values in one entry; write fewer, or fewer YAML aliases")
+    return tree
+
+
+def _short(value: Any) -> str:
+    """A value as it came, unless it is a collection, which may be without end."""
+    return f"a {type(value).__name__}" if isinstance(value, (dict, list)) else repr(value)[:80]
+
+
+def _check_source(where: str, entry: Entry) -> None:
+    sources = [name for name in SOURCES if getattr(entry, name)]
     if len(sources) != 1:
-        raise UserError(f"{where}: expected exactly one of file, url and train, got {', '.join(sources) or 'none'}")
-    if entry.url and not entry.url.startswith(("http://", "https://")):
-        raise UserError(f"{where}: url: got {entry.url!r}; allowed: http:// and https://")
-    if entry.url and not entry.sha256:
+        raise UserError(f"{where}: expected exactly one of {', '.join(SOURCES)}; got {', '.join(sources) or 'none'}")
+    if entry.url:
+        _check_url(where, entry.url)
+    if entry.torchvision and not TORCHVISION.fullmatch(entry.torchvision):
+        raise UserError(f"{where}: torchvision: got {entry.torchvision!r}; expected weights such as ResNet18_Weights.IMAGENET1K_V1")
+    if entry.timm and not TIMM.fullmatch(entry.timm):
+        raise UserError(f"{where}: timm: got {entry.timm!r}; expected a pretrained model such as resnet18.a1_in1k")
+    if entry.hub and (not HUB.fullmatch(entry.hub) or ".." in entry.hub):
+        raise UserError(f"{where}: hub: got {entry.hub!r}; expected owner/repository/file, then @revision if not the newest")
+    if (entry.url or entry.timm or entry.hub) and not entry.sha256:
         raise UserError(f"{where}: sha256: missing; a download must be checked, give the file's SHA-256")
     if entry.sha256 and not SHA256.fullmatch(entry.sha256):
         raise UserError(f"{where}: sha256: got {entry.sha256!r}; expected 64 hexadecimal digits in lower case")
-    if not entry.train and len(entry.classes) < 2:
-        raise UserError(f"{where}: classes: expected at least 2 names in the order of the logits, got {len(entry.classes)}")
-    if len(set(entry.classes)) < len(entry.classes):
-        raise UserError(f"{where}: classes: a name occurs twice; the names of one teacher must differ")
     if entry.train and entry.classes:
         raise UserError(f"{where}: classes: given, but a trained teacher draws its classes; remove one of the two")
     if entry.train and entry.train.classes < 2:
         raise UserError(f"{where}: train.classes: got {entry.train.classes}; allowed: at least 2")
-    if entry.architecture.width < 1:
-        raise UserError(f"{where}: architecture.width: got {entry.architecture.width}; allowed: at least 1")
+    if not entry.train and entry.class_count < 2:
+        raise UserError(f"{where}: classes: expected at least 2 names in the order of the logits, got {len(entry.classes)}")
+    if len(set(entry.classes)) < len(entry.classes):
+        raise UserError(f"{where}: classes: a name occurs twice; the names of one teacher must differ")
+
+
+def _check_url(where: str, url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        sound, parts = False, urlsplit("")
+    if not sound:
+        raise UserError(f"{where}: url: got {url!r}; allowed: http:// and https://")
+    if parts.username or parts.password:
+        raise UserError(f"{where}: url: holds a user or password, which the card would repeat; put them into ~/.netrc")
+
+
+def _check_keys(where: str, rules: Any) -> None:
+    try:
+        keys.check(rules)
+    except UserError as error:
+        raise UserError(f"{where}: keys: {error}") from None
+
+
+def _check_network(where: str, entry: Entry) -> None:
+    width, family = entry.architecture.width, backbone_family(entry.architecture.name)
+    if width < 0:
+        raise UserError(f"{where}: architecture.width: got {width}; allowed: at least 1, or 0 for the usual width")
+    if width and BACKBONES.get(family) == 0:
+        raise UserError(f"{where}: architecture.width: got {width}; {entry.architecture.name} has a width of its own, leave it out")
+    _check_keys(where, entry.keys)  # again: an interpolation may have brought in what was not there before
     if len(entry.input) != 3 or min(entry.input) < 1 or entry.input[1] != entry.input[2]:
         raise UserError(f"{where}: input: got {entry.input}; expected [channels, height, width] with height = width")
     finite = all(math.isfinite(value) for value in (*entry.mean, *entry.std))

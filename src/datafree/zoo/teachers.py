@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from datafree import artifacts
@@ -14,8 +15,9 @@ from datafree.config import BackboneConfig
 from datafree.devices import seeded_initialisation
 from datafree.errors import UserError
 from datafree.zoo import loading
-from datafree.zoo.backbones import Classifier, Normalise, build
+from datafree.zoo.backbones import Classifier, Normalise, batch_norm_layers, build, parameter_count
 from datafree.zoo.manifest import Entry
+from datafree.zoo.networks import multiply_adds
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,17 @@ class Teacher:
 
 
 def make_card(entry: Entry, classes: Sequence[str], source: str, sha256: str, accuracy: dict[str, Any] | None) -> dict[str, Any]:
-    """What is known of a teacher, as it is stored in card.json; ``accuracy`` is {mean, n} on held-out images, or None."""
+    """What is known of a teacher, as it is stored in card.json; ``accuracy`` is {mean, n} on held-out images, or None.
+
+    Without BatchNorm layers (``batch_norm_layers``: 0) an inversion loss on their statistics does not apply to the teacher.
+
+    Raises:
+        UserError: no architecture of that name, or one that cannot take the entry's input.
+    """
     return {
         "name": entry.name,
-        "architecture": {"name": entry.architecture.name, "width": entry.architecture.width},
+        "architecture": {"name": entry.architecture.name, "width": entry.architecture.backbone().width},
+        **_size(entry, len(classes)),
         "input": list(entry.input),
         "mean": list(entry.mean),
         "std": list(entry.std),
@@ -49,11 +58,46 @@ def make_card(entry: Entry, classes: Sequence[str], source: str, sha256: str, ac
     }
 
 
+def _size(entry: Entry, classes: int) -> dict[str, int]:
+    """Parameters, multiply-adds for one image, and BatchNorm layers, of a network without values."""
+    with torch.device("meta"):
+        network = empty_network(entry, classes)
+    try:
+        macs = multiply_adds(network, entry.input)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{entry.name}: input: {entry.architecture.name} cannot take images of {entry.input} ({reason})") from None
+    return {"parameters": parameter_count(network), "macs": macs, "batch_norm_layers": len(batch_norm_layers(network))}
+
+
+def load_checkpoint(entry: Entry, path: Path, classes: int) -> Classifier:
+    """The network of an entry with the weights of a checkpoint file, which may be foreign: see ``datafree.zoo.keys``.
+
+    Raises:
+        UserError: not a state dict, or not one of this architecture and number of classes.
+    """
+    network = empty_network(entry, classes)
+    tensors = loading.read_state_dict(path)
+    ours = all(name.startswith(("backbone.", "head.")) for name in tensors)
+    rules = entry.keys or ({} if ours else network.backbone.foreign_keys)
+    tensors = loading.rename(tensors, rules, path)
+    wanted = network.state_dict()
+    if not rules and not set(tensors) & set(wanted):
+        raise UserError(
+            f"{path}: its tensors have other names, such as `{next(iter(tensors))}`, than {entry.architecture.name}, such as "
+            f"`{next(iter(wanted))}`; give `keys` in the manifest"
+        )
+    head = tensors.get("head.weight")
+    if head is not None and head.dim() == 2 and head.shape[1] == network.head.in_features and len(head) != classes:
+        raise UserError(f"{path}: the checkpoint has {len(head)} classes, the manifest names {classes}; correct `classes`")
+    loading.fill(network, tensors, path)
+    return network
+
+
 def empty_network(entry_or_card: Entry | dict[str, Any], classes: int, seed: int = 0) -> Classifier:
     """An untrained network of a teacher's architecture."""
     if isinstance(entry_or_card, Entry):
-        architecture, shape = entry_or_card.architecture, entry_or_card.input
-        config = BackboneConfig(architecture.name, architecture.width)
+        shape, config = entry_or_card.input, entry_or_card.architecture.backbone()
     else:
         shape = entry_or_card["input"]
         config = BackboneConfig(entry_or_card["architecture"]["name"], entry_or_card["architecture"]["width"])

@@ -1,4 +1,4 @@
-"""Feature extractors by name. A new one is one file here and one line in ``BACKBONES``."""
+"""Feature extractors by name. A new one is one file here, one line in ``BACKBONES`` and one in ``datafree.config.schema.BACKBONES``."""
 
 from __future__ import annotations
 
@@ -8,32 +8,60 @@ from typing import Any
 import torch
 
 from datafree.config import BackboneConfig
+from datafree.config.schema import backbone_family
 from datafree.devices import seeded_initialisation
 from datafree.errors import UserError
-from datafree.zoo.backbones.base import Backbone, Classifier, Normalise
+from datafree.zoo.backbones.base import Backbone, Classifier, Normalise, batch_norm_layers
+from datafree.zoo.backbones.cifar_resnet import CifarResNet
 from datafree.zoo.backbones.conv4 import Conv4
+from datafree.zoo.backbones.few_shot_resnet import FewShotResNet, ResNet12
+from datafree.zoo.backbones.mobilenet_v2 import MobileNetV2
 from datafree.zoo.backbones.nasbench201 import NasBench201
 from datafree.zoo.backbones.resnet import ResNet8
+from datafree.zoo.backbones.timm_models import TimmModel
+from datafree.zoo.backbones.torchvision_models import TorchvisionModel
+from datafree.zoo.backbones.vgg import Vgg
+from datafree.zoo.backbones.wide_resnet import WideResNet
 
-# Each takes the configuration, the input channels and the image size in pixels.
+# Each takes the configuration, the input channels and the image size in pixels. What follows a slash is the library's own name.
 BACKBONES: dict[str, Callable[[BackboneConfig, int, int], Backbone]] = {
     "conv4": lambda config, channels, size: Conv4(config.width, channels, size),
     "conv4_strided": lambda config, channels, size: Conv4(config.width, channels, size, stride_stem=True),
     "resnet8": lambda config, channels, size: ResNet8(config.width, channels),
     "nasbench201": lambda config, channels, size: NasBench201(config.genotype, config.width, config.cells, channels),
+    "resnet10": lambda config, channels, size: FewShotResNet(1, config.width, channels),
+    "resnet12": lambda config, channels, size: ResNet12(config.width, channels),
+    "resnet18": lambda config, channels, size: FewShotResNet(2, config.width, channels),
+    "resnet20": lambda config, channels, size: CifarResNet(20, config.width, channels),
+    "resnet32": lambda config, channels, size: CifarResNet(32, config.width, channels),
+    "resnet44": lambda config, channels, size: CifarResNet(44, config.width, channels),
+    "resnet56": lambda config, channels, size: CifarResNet(56, config.width, channels),
+    "resnet110": lambda config, channels, size: CifarResNet(110, config.width, channels),
+    "wrn16": lambda config, channels, size: WideResNet(16, config.width, channels),
+    "wrn40": lambda config, channels, size: WideResNet(40, config.width, channels),
+    "vgg11": lambda config, channels, size: Vgg(11, config.width, channels),
+    "vgg13": lambda config, channels, size: Vgg(13, config.width, channels),
+    "vgg16": lambda config, channels, size: Vgg(16, config.width, channels),
+    "vgg19": lambda config, channels, size: Vgg(19, config.width, channels),
+    "mobilenetv2": lambda config, channels, size: MobileNetV2(config.width, channels),
+    "torchvision/*": lambda config, channels, size: TorchvisionModel(config.name.partition("/")[2], channels, size),
+    "timm/*": lambda config, channels, size: TimmModel(config.name.partition("/")[2], channels, size),
 }
 
 
 def build(config: BackboneConfig, channels: int, image_size: int, seed: int) -> Backbone:
-    """A freshly initialised backbone; the same seed gives the same weights.
+    """A freshly initialised backbone for images of [channels, image_size, image_size]; the same seed gives the same weights.
 
     Raises:
-        UserError: no backbone of that name.
+        UserError: no backbone of that name, or one that cannot take such images.
     """
-    if config.name not in BACKBONES:
+    family = backbone_family(config.name)
+    if family not in BACKBONES:
         raise UserError(f"backbone: got {config.name!r}; allowed: {', '.join(BACKBONES)}")
     with seeded_initialisation(seed):
-        return BACKBONES[config.name](config, channels, image_size).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        backbone = BACKBONES[family](config, channels, image_size).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    backbone.input = (channels, image_size, image_size)
+    return backbone
 
 
 def parameter_count(module: Any) -> int:
@@ -41,4 +69,4 @@ def parameter_count(module: Any) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-__all__ = ["BACKBONES", "Backbone", "Classifier", "Normalise", "build", "parameter_count"]
+__all__ = ["BACKBONES", "Backbone", "Classifier", "Normalise", "batch_norm_layers", "build", "parameter_count"]

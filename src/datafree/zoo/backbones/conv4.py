@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from datafree.errors import UserError
 from datafree.zoo.backbones.base import Backbone
 
 
 class Conv4(Backbone):
     """Four blocks of conv3x3 → BatchNorm → ReLU → max-pool 2; Vinyals et al., "Matching Networks", NeurIPS 2016.
 
-    At 32 px and width w the features are the flattened 2x2 map: 4w values. ``stride_stem`` halves the resolution in the first
-    convolution instead of the first pooling: a quarter of the cost of the first block.
+    At 32 px and width w the features are the flattened 2x2 map: 4w values; at 84 px 25w. ``stride_stem`` halves the resolution in the
+    first convolution instead of the first pooling: a quarter of the cost of the first block.
+
+    Raises:
+        UserError: images below 16 pixels.
     """
 
     def __init__(self, width: int, channels: int = 3, image_size: int = 32, stride_stem: bool = False) -> None:
         super().__init__()
         if image_size < 16:
-            raise ValueError(f"image_size: got {image_size}; four halvings need at least 16")
+            raise UserError(f"architecture conv4: got images of {image_size} pixels; its four halvings need at least 16")
         inputs = [channels, width, width, width]
         strided = [stride_stem, False, False, False]
         self.blocks = nn.ModuleList(ConvBlock(i, width, s) for i, s in zip(inputs, strided, strict=True))
-        self.feature_size = width * (image_size // 16) ** 2
+        first = (image_size + 1) // 2 if stride_stem else image_size // 2  # a strided convolution rounds up, pooling down
+        self.feature_size = width * (first // 8) ** 2
 
     def forward(self, images: Tensor) -> Tensor:
         for block in self.blocks:

@@ -1,0 +1,220 @@
+"""Fetching one file over http(s): resumed, bounded in size and time, verified.
+
+The file appears under its name only when its hash is right. What has arrived of it waits beside it, in a file that ends in ``.part``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import math
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+import requests
+import urllib3
+
+from datafree import artifacts
+from datafree.errors import UserError
+from datafree.progress import progress
+
+T = TypeVar("T")
+CHUNK = 2**16
+MEBIBYTE = 2**20
+REDIRECTS = 10
+WORTH_A_RETRY = (408, 425, 429, 500, 502, 503, 504)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much patience a download gets."""
+
+    stall: float = 30  # seconds until an answer must have begun, and between two pieces of it
+    total: float = 7200  # seconds for the whole file, all attempts together
+    attempts: int = 5
+    backoff: float = 1  # seconds before the second attempt; doubles with each further one, up to a minute
+
+
+class Interrupted(Exception):
+    """An attempt failed in a way that the next may not."""
+
+
+def download(url: str, target: Path, sha256: str, max_bytes: int, limits: Limits | None = None) -> Path:
+    """Fetch ``url`` to ``target``. ``sha256`` is the expected hash or its beginning; ``max_bytes`` bounds the file.
+
+    What an earlier call left unfinished is continued. Several processes may ask for the same file: one fetches it, the others wait.
+
+    Raises:
+        UserError: not reachable, too large, too slow, another file than expected, or a redirect to anything but http(s).
+    """
+    limits = limits or Limits()
+    deadline = time.monotonic() + limits.total
+    part = target.with_name(f"{target.name}.part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(part) as file:
+        try:
+            if not (target.is_file() and artifacts.sha256(target).startswith(sha256)):
+                _fetch(url, file, part, sha256, max_bytes, limits, deadline)
+                os.fsync(file.fileno())
+                part.chmod(0o644)
+                part.replace(target)
+        finally:
+            if part.is_file() and (part.stat().st_size == 0 or target.is_file()):
+                part.unlink()
+    return target
+
+
+@contextlib.contextmanager
+def _locked(part: Path) -> Iterator[BinaryIO]:
+    """The unfinished file, opened for appending, while no other process has it."""
+    while True:
+        with part.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Whoever held the lock before may have finished, and so have moved the file that was opened here.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(part.stat(), os.fstat(file.fileno())):
+                    yield file
+                    return
+
+
+def _fetch(url: str, file: BinaryIO, part: Path, sha256: str, max_bytes: int, limits: Limits, deadline: float) -> None:
+    reason = ""
+    for attempt in range(limits.attempts):
+        if attempt:
+            time.sleep(min(limits.backoff * 2 ** (attempt - 1), 60, max(0, deadline - time.monotonic())))
+        resumed = part.stat().st_size
+        if resumed and artifacts.sha256(part).startswith(sha256):
+            return
+        try:
+            _attempt(url, file, resumed, max_bytes, limits, deadline)
+        except Interrupted as interruption:
+            reason = str(interruption)
+            continue
+        digest = artifacts.sha256(part)
+        if digest.startswith(sha256):
+            return
+        file.truncate(0)
+        reason = f"not the file of the manifest, its SHA-256 is {digest}, expected {sha256}"
+        if not resumed:  # nothing old in it that could be wrong
+            raise UserError(f"{url}: {reason}; correct the address or the hash")
+    kept = part.stat().st_size
+    hint = f"{kept} bytes are kept, run again to continue" if kept else "check the address and the network"
+    raise UserError(f"{url}: download failed ({reason}); {hint}")
+
+
+def _attempt(url: str, file: BinaryIO, start: int, max_bytes: int, limits: Limits, deadline: float) -> None:
+    """Append to ``file`` what is missing; or begin anew if the server does not continue."""
+    with requests.Session() as session:
+        response = _within(limits.stall, lambda: _open(session, url, start, limits.stall))
+        with response:
+            if response.status_code in WORTH_A_RETRY:
+                raise Interrupted(f"{response.status_code} {response.reason}")
+            if response.status_code == 416 or (response.status_code == 206 and not _continues(response, start)):
+                file.truncate(0)
+                raise Interrupted("the server does not continue where it broke off")
+            if response.status_code not in (200, 206):
+                raise UserError(f"{url}: download failed ({response.status_code} {response.reason}); check the address and the network")
+            if response.status_code == 200:
+                file.truncate(0)
+                start = 0
+            length = response.headers.get("Content-Length", "")
+            whole = start + int(length) if length.isascii() and length.isdigit() else None
+            if whole is not None and whole > max_bytes:
+                raise UserError(f"{url}: {whole} bytes; a checkpoint may have at most {max_bytes}")
+            pieces = _receive(response, url, file, start, whole, max_bytes, deadline)
+            if whole is None:
+                for _ in pieces:
+                    pass
+            else:
+                name = urlsplit(url).path.rpartition("/")[2] or url
+                for _ in progress(pieces, math.ceil((whole - start) / MEBIBYTE), f"download {name} (MiB)"):
+                    pass
+
+
+def _continues(response: requests.Response, start: int) -> bool:
+    unit, _, span = response.headers.get("Content-Range", "").partition(" ")
+    return unit == "bytes" and span.partition("-")[0] == str(start)
+
+
+def _open(session: requests.Session, url: str, start: int, stall: float) -> requests.Response:
+    """The answer to a request for the bytes from ``start`` on, with redirects followed; its body is not read yet."""
+    # Without compression lengths and positions are those of the file.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    here = url
+    for _ in range(REDIRECTS):
+        try:
+            response = session.get(here, headers=headers, stream=True, timeout=stall, allow_redirects=False)
+        except (requests.ConnectionError, requests.Timeout) as error:
+            raise Interrupted(_line(error)) from None
+        except (requests.RequestException, ValueError) as error:  # urllib3 finds some addresses malformed that requests does not
+            raise UserError(f"{url}: download failed ({_line(error)}); check the address") from None
+        target = session.get_redirect_target(response)
+        if target is None:
+            return response
+        response.close()
+        here = urljoin(here, target)
+        if urlsplit(here).scheme not in ("http", "https"):
+            raise UserError(f"{url}: redirects to {here[:80]!r}; only http:// and https:// are followed")
+    raise UserError(f"{url}: redirects more than {REDIRECTS} times; check the address")
+
+
+def _receive(
+    response: requests.Response, url: str, file: BinaryIO, start: int, whole: int | None, max_bytes: int, deadline: float
+) -> Iterator[None]:
+    """Write the body to ``file`` as it arrives; yields once per MiB."""
+    received, told = start, start
+    while True:
+        try:
+            piece = response.raw.read1(CHUNK, decode_content=False)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            file.flush()
+            raise Interrupted(_line(error)) from None
+        if not piece:
+            break
+        received += len(piece)
+        if received > max_bytes:
+            file.truncate(0)
+            raise UserError(f"{url}: more than {max_bytes} bytes, the most that a checkpoint may have; the rest is not fetched")
+        file.write(piece)
+        while received - told >= MEBIBYTE:
+            told += MEBIBYTE
+            yield
+        if time.monotonic() > deadline:
+            file.flush()
+            raise UserError(f"{url}: too slow, {received} bytes within the time allowed; they are kept, run again to continue")
+    file.flush()
+    if whole is not None and received < whole:
+        raise Interrupted(f"broke off after {received} of {whole} bytes")
+    if received > told:
+        yield
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """The result of ``call``, or ``Interrupted`` if it takes longer: a socket's own timeout begins anew with every byte."""
+    outcomes: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            outcomes.put((call(), None))
+        except BaseException as error:
+            outcomes.put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        result, error = outcomes.get(timeout=seconds)
+    except queue.Empty:
+        raise Interrupted(f"no answer within {seconds:g} s") from None
+    if error is not None:
+        raise error
+    return result  # pyright: ignore[reportReturnType]
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]

@@ -1,0 +1,179 @@
+"""A web server whose every address misbehaves in a way of its own."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+import time
+
+import pytest
+
+CONTENT = bytes(range(256)) * 40
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """``/name`` calls the method ``name``; ``self.start`` is where the requested range begins."""
+
+    def do_GET(self):
+        self.server.requests.append((self.path, self.headers.get("Range")))
+        self.start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
+        getattr(self, self.path.strip("/").partition("?")[0].partition(".")[0], self.absent)()
+
+    def answer(self, status, body=b"", length=None, **headers):
+        self.send_response(status)
+        if length is not False:
+            self.send_header("Content-Length", str(len(body) if length is None else length))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def span(self, first=None):
+        first = self.start if first is None else first
+        return f"bytes {first}-{len(CONTENT) - 1}/{len(CONTENT)}"
+
+    def absent(self):
+        self.answer(404, b"no such file")
+
+    def good(self):
+        if self.start:
+            self.answer(206, CONTENT[self.start :], Content_Range=self.span())
+        else:
+            self.answer(200, CONTENT)
+
+    def drops(self):
+        """Breaks off half way, and continues on request."""
+        if self.start:
+            self.good()
+        else:
+            self.answer(200, CONTENT[: len(CONTENT) // 2], length=len(CONTENT))
+
+    def forgets(self):
+        """Breaks off half way at first, and always begins anew."""
+        first = sum(path == self.path for path, _ in self.server.requests) == 1
+        self.answer(200, CONTENT[: len(CONTENT) // 2] if first else CONTENT, length=len(CONTENT))
+
+    def misplaces(self):
+        """Says that it continues, from another place; begins anew properly."""
+        if self.start:
+            self.answer(206, CONTENT[7:], Content_Range=self.span(7))
+        else:
+            first = sum(path == self.path for path, _ in self.server.requests) == 1
+            self.answer(200, CONTENT[:100] if first else CONTENT, length=len(CONTENT))
+
+    def unsatisfiable(self):
+        if self.start:
+            self.answer(416)
+        else:
+            self.forgets()
+
+    def always_drops(self):
+        self.answer(200, CONTENT[:100], length=len(CONTENT))
+
+    def promises_less(self):
+        self.answer(200, CONTENT, length=len(CONTENT) - 1)
+
+    def promises_nonsense(self):
+        self.answer(200, CONTENT, length="a lot")
+
+    def promises_nothing(self):
+        self.answer(200, CONTENT, length=False)
+
+    def promises_too_much(self):
+        self.answer(200, CONTENT, length=10**15)
+
+    def endless(self):
+        self.answer(200, length=False)
+        while not self.server.stopping.is_set():
+            self.wfile.write(bytes(2**16))
+
+    def compressed(self):
+        import gzip
+
+        self.answer(200, gzip.compress(CONTENT), Content_Encoding="gzip")
+
+    def busy(self):
+        """Asks for patience twice."""
+        if sum(path == self.path for path, _ in self.server.requests) < 3:
+            self.answer(503 if self.server.requests.count((self.path, None)) == 1 else 429)
+        else:
+            self.good()
+
+    def broken(self):
+        self.answer(500)
+
+    def moved(self):
+        self.answer(302, Location="/good.pth")
+
+    def to_file(self):
+        self.answer(302, Location="file:///etc/passwd")
+
+    def to_ftp(self):
+        self.answer(301, Location="ftp://127.0.0.1/x")
+
+    def to_data(self):
+        self.answer(307, Location="data:,weights")
+
+    def circle(self):
+        self.answer(302, Location="/circle")
+
+    def silent(self):
+        self.server.stopping.wait(20)
+
+    def stalls(self):
+        self.answer(200, CONTENT[:1000], length=len(CONTENT))
+        self.server.stopping.wait(20)
+
+    def drips(self):
+        self.answer(200, length=len(CONTENT))
+        self.drip(CONTENT)
+
+    def drips_headers(self):
+        self.drip(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1000)
+
+    def drip(self, content):
+        for value in content:
+            if self.server.stopping.wait(0.05):
+                return
+            self.wfile.write(bytes([value]))
+            self.wfile.flush()
+
+    def garbage(self):
+        self.wfile.write(b"\x00\x01 what protocol is this\r\n\r\n")
+
+    def slow(self):
+        time.sleep(0.2)
+        self.good()
+
+    def log_message(self, *_):
+        pass
+
+
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        pass  # the client went away
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.requests = []
+        self.stopping = threading.Event()
+
+    def url(self, path):
+        return f"http://127.0.0.1:{self.server_port}{path}"
+
+
+@pytest.fixture
+def web(monkeypatch):
+    """A running server: ``url(path)``, and ``requests``, a list of (path, Range header). Its good content is ``content``."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    monkeypatch.delenv("DATAFREE_OFFLINE", raising=False)
+    with Server() as server:
+        server.content = CONTENT
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield server
+        server.stopping.set()
+        server.shutdown()
+        thread.join()
