@@ -3,18 +3,27 @@ BY_NAME = {teacher.name: teacher for teacher in teachers}
 
 
 def teacher_card(wildcards):
-    # A trained teacher depends on the training settings and the data; a given one on its manifest entry alone.
+    # A trained teacher depends on the training settings and the data; a given one on its manifest entry and its file.
     trained = bool(BY_NAME[wildcards.teacher].train)
-    keys = ["zoo.manifest", *(["seed", "device", "precision", "zoo.training"] if trained else [])]
+    keys = ["seed", "device", "precision", "zoo.training"] if trained else []
     entry = as_tree(BY_NAME[wildcards.teacher])
     return card("teacher", "artifacts/zoo/{teacher}", *keys, teacher=lambda _: entry)(wildcards)
+
+
+def teacher_files(wildcards):
+    entry = BY_NAME[wildcards.teacher]
+    if entry.train:
+        return {"train": rules.images.output.train}
+    if entry.file:
+        return {"file": os.path.relpath(Path(workflow.basedir, settings.zoo.manifest).parent / entry.file)}
+    return {}
 
 
 rule teacher:
     message:
         "teacher {wildcards.teacher}"
     input:
-        unpack(lambda wildcards: {"train": rules.images.output.train} if BY_NAME[wildcards.teacher].train else {}),
+        unpack(teacher_files),
         job=teacher_card,
     output:
         weights=update("artifacts/zoo/{teacher}/weights.safetensors"),

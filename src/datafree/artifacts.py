@@ -117,18 +117,22 @@ def write_json(path: str | Path, value: Any) -> None:
         part.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: str | Path) -> Any:
-    """Load JSON.
+def read_json(path: str | Path, *expected: str) -> Any:
+    """Load JSON; with ``expected`` keys, a mapping that has at least these.
 
     Raises:
-        UserError: missing or not JSON.
+        UserError: missing, not JSON, or without an expected key.
     """
     path = Path(path)
     _require(path, 64 * 2**20)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path}: not readable JSON ({_line(error)}); delete it and rerun") from None
+    for key in expected:
+        if not isinstance(value, dict) or key not in value:
+            raise UserError(f"{path}: expected a key `{key}`; delete the file and rerun")
+    return value
 
 
 def write_history(path: str | Path, rows: Sequence[Mapping[str, float | int]]) -> None:

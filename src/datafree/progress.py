@@ -1,13 +1,18 @@
-"""Progress of long work: a bar on a terminal, a plain line every few seconds in a log."""
+"""Progress of long work: a bar on a terminal, a plain line every few seconds in a log; and the end of work that diverged."""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from datafree.errors import UserError
+
 T = TypeVar("T")
+
+
 SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -29,3 +34,14 @@ def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
             last = now
         yield item
     print(f"{label}: {total}/{total}, {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
+
+
+def require_finite(label: str, step: int, **losses: float) -> None:
+    """Stop work that diverged while nothing is lost.
+
+    Raises:
+        UserError: a loss is NaN or infinite.
+    """
+    for name, value in losses.items():
+        if not math.isfinite(value):
+            raise UserError(f"{label}: {name} became {value} at step {step}; lower the learning rate")

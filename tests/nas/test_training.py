@@ -35,5 +35,5 @@ def test_the_rate_follows_the_schedule():
 
 
 def test_a_diverging_loss_is_refused_by_name_and_step():
-    with pytest.raises(UserError, match="fit: the loss became inf by step 1; lower the learning rate"):
+    with pytest.raises(UserError, match="fit: loss became inf at step 1; lower the learning rate"):
         _fit(5, target=1e30)

@@ -108,8 +108,8 @@ class Project:
 
     def _teacher(self, name: str) -> Job:
         entry = self.entries[name]
-        keys = ["zoo.manifest", *(["seed", "device", "precision", "zoo.training"] if entry.train else [])]
-        inputs = {"train": "artifacts/data/train.safetensors"} if entry.train else {}
+        keys = ["seed", "device", "precision", "zoo.training"] if entry.train else []
+        inputs = {"train": "artifacts/data/train.safetensors"} if entry.train else {"file": f"zoos/{entry.file}"}
         outputs = {"weights": "weights.safetensors", "card": "card.json"}
         return self._job("teacher", {"teacher": name}, f"artifacts/zoo/{name}", keys, {"teacher": as_tree(entry)}, inputs, outputs)
 

@@ -68,7 +68,9 @@ def test_a_given_teacher_is_taken_over_as_it_is(project):
 def test_a_mistake_in_the_manifest_is_one_line(project, tmp_path, name, change, message):
     job = project.job_of("teacher", name)
     entry = as_tree(dataclasses.replace(project.entries[name], **change))
-    broken = dataclasses.replace(job, config={**job.config, "teacher": entry}, outputs={n: str(tmp_path / n) for n in job.outputs})
+    inputs = {**job.inputs, "file": f"zoos/{entry['file']}"} if entry["file"] else job.inputs
+    outputs = {n: str(tmp_path / n) for n in job.outputs}
+    broken = dataclasses.replace(job, config={**job.config, "teacher": entry}, inputs=inputs, outputs=outputs)
     with pytest.raises(UserError, match=message):
         project.run(broken)
     assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import InversionConfig, OuterUpdate
 from datafree.inversion.adaptation import adapt
 from datafree.inversion.generator import Generator
-from datafree.progress import progress
+from datafree.progress import progress, require_finite
 from datafree.zoo.teachers import Teacher
 
 
@@ -59,6 +59,7 @@ def train_meta_generator(
             for parameter, value in zip(generator.parameters(), gradient, strict=True):
                 parameter.grad = value
             outer.step()
+        require_finite("meta-generator", step + 1, **{name: row[name] for name in ("cross_entropy", "batch_norm", "diversity")})
         history.append(row)
         checkpoint.save(step + 1, history, generator=generator, outer=outer)
     return history

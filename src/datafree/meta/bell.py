@@ -13,7 +13,7 @@ from datafree.config import BellArm
 from datafree.meta.classroom import Classroom
 from datafree.meta.learner import Learner
 from datafree.meta.losses import distillation_loss, episode_loss
-from datafree.progress import progress
+from datafree.progress import progress, require_finite
 from datafree.tasks.episodes import Episodes
 
 EPISODE_SCALE = 10.0  # inverse temperature of distances between unit-length features
@@ -47,6 +47,7 @@ def train(
             row["episode"] += episode.item() / len(tasks)
             row["distillation"] += distillation.item() / len(tasks)
         outer_step(learner, before, arm.outer_learning_rate * (1 - 0.9 * step / max(1, arm.steps - 1)))
+        require_finite("BELL", step + 1, episode=row["episode"], distillation=row["distillation"])
         history.append(row)
         checkpoint.save(step + 1, history, learner=learner, inner=inner)
     return history

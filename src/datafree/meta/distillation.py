@@ -10,7 +10,7 @@ from datafree.config import DistillationArm
 from datafree.meta.classroom import Classroom, mix
 from datafree.meta.learner import Learner
 from datafree.meta.losses import distillation_loss
-from datafree.progress import progress
+from datafree.progress import progress, require_finite
 from datafree.tasks.episodes import Episodes
 
 
@@ -49,5 +49,6 @@ def train(
         if step % 10 == 0 or step == arm.steps - 1:
             agreement = (logits.argmax(-1) == answers.argmax(-1)).float().mean().item()
             history.append({"step": step + 1, "distillation": loss.item(), "agreement": agreement})
+            require_finite("distillation", step + 1, loss=loss.item())
         checkpoint.save(step + 1, history, learner=learner, optimiser=optimiser, schedule=schedule)
     return history

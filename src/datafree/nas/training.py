@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from datafree.checkpoints import Checkpoint, HasState
-from datafree.errors import UserError
-from datafree.progress import progress
+from datafree.progress import progress, require_finite
 
 STEPS_PER_ROW = 10  # of a training curve
 
@@ -42,7 +40,6 @@ def minimise(
         schedule.step()
         if step % STEPS_PER_ROW == 0 or step == steps - 1:
             history.append({"step": step + 1, "loss": loss.item(), "learning_rate": rate})
-            if not math.isfinite(history[-1]["loss"]):
-                raise UserError(f"{label}: the loss became {loss.item()} by step {step + 1}; lower the learning rate")
+            require_finite(label, step + 1, loss=loss.item())
         checkpoint.save(step + 1, history, **states)
     return history

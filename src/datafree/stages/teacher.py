@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -21,18 +22,25 @@ CACHE = Path(".datafree/downloads")
 
 
 def run(job: Job) -> None:
-    """Input (trained teachers only): ``train``, an image set. Outputs: ``weights``, ``card``."""
+    """Input: ``train``, an image set, for a trained teacher; ``file``, the checkpoint, for a local one. Outputs: ``weights``, ``card``."""
     entry = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Entry), job.config["teacher"]))
     assert isinstance(entry, Entry)
     if entry.train:
         network, card = _train(entry, job)
     else:
-        path = sources.fetch(entry, Path(job.config["zoo.manifest"]).parent, CACHE)
+        path = _fetch(entry, job)
         classes = sources.class_names(entry)
         network = load_checkpoint(entry, path, len(classes))
         card = make_card(entry, classes, entry.origin, hashing.sha256(path), None)
     artifacts.write_tensors(job.output("weights"), network.state_dict())
     artifacts.write_json(job.output("card"), {**card, "sha256": card["sha256"] or artifacts.sha256(job.output("weights"))})
+
+
+def _fetch(entry: Entry, job: Job) -> Path:
+    if not entry.file:
+        return sources.fetch(entry, Path(), CACHE)
+    file = job.input("file")
+    return sources.fetch(dataclasses.replace(entry, file=file.name), file.parent, CACHE)
 
 
 def _train(entry: Entry, job: Job) -> tuple[Classifier, dict]:

@@ -25,7 +25,7 @@ class Pool:
 def read_pool(images: Path, card: Path) -> Pool:
     """Load the pool that the inversion stage wrote for a teacher."""
     tensors = artifacts.read_tensors(images, "images", "labels", "soft_labels")
-    return Pool(tensors["images"], tensors["labels"], tensors["soft_labels"], tuple(artifacts.read_json(card)["classes"]))
+    return Pool(tensors["images"], tensors["labels"], tensors["soft_labels"], tuple(artifacts.read_json(card, "classes")["classes"]))
 
 
 def read_pools(images: Sequence[Path], cards: Sequence[Path]) -> list[Pool]:

@@ -15,6 +15,8 @@ from datafree.config import BackboneConfig, as_tree, typed
 from datafree.zoo import loading
 from datafree.zoo.backbones import Backbone, Classifier, Normalise, build, parameter_count
 
+CARD_KEYS = ("backbone", "input", "mean", "std")
+
 
 def network_card(backbone: Backbone, config: BackboneConfig, shape: Sequence[int], mean: list[float], std: list[float]) -> dict[str, Any]:
     """What ``read_backbone`` needs, and the network's size: parameters, and multiply-adds for one image."""
@@ -34,7 +36,7 @@ def read_backbone(weights: Path, card_path: Path) -> tuple[Backbone, Normalise]:
     Raises:
         UserError: a missing or damaged file.
     """
-    card = artifacts.read_json(card_path)
+    card = artifacts.read_json(card_path, *CARD_KEYS)
     config = typed(BackboneConfig, card["backbone"])
     backbone = build(config, card["input"][0], card["input"][1], seed=0)
     loading.fill(backbone, artifacts.read_tensors(weights), weights)
@@ -43,7 +45,7 @@ def read_backbone(weights: Path, card_path: Path) -> tuple[Backbone, Normalise]:
 
 def read_classifier(weights: Path, card_path: Path) -> tuple[Classifier, Normalise]:
     """As ``read_backbone``, for a network whose weights include a head over the card's classes."""
-    card = artifacts.read_json(card_path)
+    card = artifacts.read_json(card_path, *CARD_KEYS, "classes")
     backbone = build(typed(BackboneConfig, card["backbone"]), card["input"][0], card["input"][1], seed=0)
     network = Classifier(backbone, len(card["classes"]))
     loading.fill(network, artifacts.read_tensors(weights), weights)

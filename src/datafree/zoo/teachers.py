@@ -112,7 +112,7 @@ def read_teacher(weights: Path, card_path: Path) -> Teacher:
     Raises:
         UserError: a missing or damaged file.
     """
-    card = artifacts.read_json(card_path)
+    card = artifacts.read_json(card_path, "name", "architecture", "input", "mean", "std", "classes")
     network = empty_network(card, len(card["classes"]))
     loading.fill(network, artifacts.read_tensors(weights), weights)
     return Teacher(card["name"], freeze(network), Normalise(card["mean"], card["std"]), tuple(card["classes"]), tuple(card["input"]))

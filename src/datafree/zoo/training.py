@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from datafree import devices
 from datafree.data.images import ImageSet
 from datafree.errors import UserError
-from datafree.progress import progress
+from datafree.progress import progress, require_finite
 from datafree.zoo.augmentation import random_affine
 from datafree.zoo.backbones import Classifier, Normalise
 
@@ -77,6 +77,7 @@ def train_classifier(
         if step % 20 == 0 or step == steps - 1:
             accuracy = (logits.argmax(1) == target).float().mean().item()
             history.append({"step": step + 1, "loss": loss.item(), "accuracy": accuracy})
+            require_finite(label, step + 1, loss=loss.item())
     network.eval()
     return history
 

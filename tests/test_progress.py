@@ -1,0 +1,30 @@
+"""Progress in a log, and the end of work that diverged."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from datafree import progress as module
+from datafree.errors import UserError
+from datafree.progress import progress, require_finite
+
+
+def test_every_item_comes_and_the_last_line_tells_the_end(capsys):
+    assert list(progress(iter("abc"), 3, "letters")) == ["a", "b", "c"]
+    assert capsys.readouterr().err.startswith("letters: 3/3, ")
+
+
+def test_long_work_tells_how_far_it_is(capsys, monkeypatch):
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.0)
+    list(progress(range(3), 3, "steps"))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["steps: 0/3", "steps: 1/3", "steps: 2/3", "steps: 3/3"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_diverged_is_one_line(value):
+    require_finite("bell", 3, episode=1.0)
+    with pytest.raises(UserError, match="bell: distillation became .* at step 3; lower the learning rate"):
+        require_finite("bell", 3, episode=1.0, distillation=value)
