@@ -26,7 +26,7 @@ def job(tmp_path, monkeypatch):
 
     def make(entry):
         # As it comes out of a job card: plain values, keys in alphabetical order.
-        return Job("teacher", {"teacher": "t"}, {"teacher": as_tree(entry), "zoo.manifest": "zoos/z.yaml"}, "", {}, outputs)
+        return Job("teacher", {"teacher": "t"}, {"teacher": as_tree(entry)}, "", {"file": f"zoos/{entry.file}"}, outputs)
 
     return make
 
