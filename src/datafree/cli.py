@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 
 from datafree.errors import UserError
+from datafree.zoo_cli import zoo_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(zoo_app, name="zoo")
 Files = Annotated[list[Path] | None, typer.Argument(help="YAML files, later over earlier; default: params.yaml")]
 
 
