@@ -78,7 +78,22 @@ def test_a_table_shows_brackets_as_they_are(run):
 
 def test_other_sources_and_keys(run):
     digest = "ab" * 32
-    run("add", "z.yaml", "--name", "a", "--url", "https://x/y.pth", "--sha256", digest, "--classes", "x,y", "--key", "fc=head", "--key", "aux=")
+    run(
+        "add",
+        "z.yaml",
+        "--name",
+        "a",
+        "--url",
+        "https://x/y.pth",
+        "--sha256",
+        digest,
+        "--classes",
+        "x,y",
+        "--key",
+        "fc=head",
+        "--key",
+        "aux=",
+    )
     run("add", "z.yaml", "--name", "b", "--torchvision", "ResNet18_Weights.IMAGENET1K_V1", "--architecture", "torchvision/resnet18")
     run("add", "z.yaml", "--name", "c", "--hub", "o/r/f.pth", "--sha256", digest, "--classes", "x,y")
     run("add", "z.yaml", "--name", "d", "--timm", "resnet18.a1_in1k", "--sha256", digest, "--classes", "x,y", "--width", "16")

@@ -1,0 +1,188 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from datafree.zoo.manifest import Architecture, Entry
+from datafree.zoo.plausibility import never_trained, never_updated, noise_images, problems, statistics_fit, watch
+from datafree.zoo.teachers import empty_network
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def trained_like(architecture="conv4", width=32, size=32, seed=0):
+    """A network whose normalisation layers were moved and whose statistics are those of its own activations."""
+    network = empty_network(Entry(architecture=Architecture(architecture, width), input=[3, size, size]), 5, seed)
+    draw = generator(seed)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):  # filters of different strength, as training leaves them
+                module.weight.mul_(torch.exp(0.5 * torch.randn(len(module.weight), 1, 1, 1, generator=draw)))
+            if isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
+                module.weight.mul_(1 + 0.1 * torch.randn(module.weight.shape, generator=draw))
+                module.bias.add_(0.1 * torch.randn(module.bias.shape, generator=draw))
+        network.train()
+        for _ in range(40):
+            network(torch.randn(16, 3, 1, 1, generator=draw) + torch.randn(16, 3, size, size, generator=draw))
+    return network.eval()
+
+
+def noise(count=48, size=32):
+    return noise_images((3, size, size), count) / 127.5 - 1
+
+
+# ---- noise ------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (4, 17, 17)])
+def test_noise_is_of_every_colour_and_grain(shape):
+    images = noise_images(shape, 60)
+    assert images.shape == (60, *shape) and images.dtype == torch.uint8
+    assert torch.equal(images, noise_images(shape, 60))
+    assert not torch.equal(images, noise_images(shape, 60, seed=1))
+    assert torch.equal(images[:12], noise_images(shape, 12))
+    colours = images.float().mean((2, 3))
+    assert (colours.amax(0) - colours.amin(0)).min() > 100
+    contrast = images.float().std((2, 3)).mean(1)
+    assert contrast.min() < 1 < 40 < contrast.max()
+
+
+# ---- sound networks raise no alarm ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("architecture", "width"), [("conv4", 32), ("conv4_strided", 16), ("resnet20", 16), ("vgg11", 16)])
+def test_a_trained_network_has_no_problem(architecture, width):
+    network = trained_like(architecture, width)
+    found, logits = problems(network, noise())
+    assert found == []
+    assert torch.allclose(logits, network(noise()), atol=1e-5)
+
+
+def test_looking_changes_nothing(state_of, assert_same_state):
+    network = trained_like("conv4", 16)
+    before = state_of(network)
+    problems(network, noise(12))
+    assert_same_state(state_of(network), before)
+
+
+def test_what_reaches_a_layer_is_measured():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten()).eval()
+    images = torch.randn(6, 3, 5, 5, generator=generator())
+    logits, (variance,) = watch(network, images)
+    inputs = network[0](images)
+    assert torch.allclose(variance, inputs.transpose(0, 1).flatten(1).var(1, correction=0), rtol=1e-4)
+    assert torch.equal(logits, network(images))
+
+
+# ---- untrained --------------------------------------------------------------------------------------------------------------------------
+
+
+class Layers(nn.Module):
+    """A classifier of some normalisation, or none."""
+
+    def __init__(self, norm=None):
+        super().__init__()
+        layers = [nn.Conv2d(3, 64, 3), norm or nn.Identity(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        self.layers = nn.Sequential(*layers, nn.Linear(64, 40))
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+NORMS = {"BatchNorm": lambda: nn.BatchNorm2d(64), "GroupNorm": lambda: nn.GroupNorm(4, 64), "none": lambda: None}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_fresh_network_is_found_out_and_one_step_of_training_acquits_it(norm):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Layers(NORMS[norm]())
+    assert "never trained" in never_trained(network)
+    assert any("never trained" in line for line in problems(network.eval(), noise(12))[0])
+    optimiser = torch.optim.SGD(network.parameters(), lr=1.0)
+    network(noise(12)).square().mean().backward()
+    optimiser.step()
+    assert never_trained(network) == ""
+
+
+def test_fresh_weights_are_found_out_whatever_their_initialisation():
+    network = Layers(nn.BatchNorm2d(64))
+    with torch.no_grad():
+        nn.init.orthogonal_(network.layers[0].weight)
+        nn.init.zeros_(network.layers[1].weight)  # as on residual branches
+        network.train()(noise(12))  # statistics alone are no training
+    assert "scale and shift of all 1 normalisation layers are as initialised" in never_trained(network)
+    bare = Layers(None)
+    with torch.no_grad():
+        for module in (bare.layers[0], bare.layers[-1]):
+            nn.init.kaiming_normal_(module.weight)
+            nn.init.zeros_(module.bias)
+    assert "distributed as initialised" in never_trained(bare)
+
+
+def test_nothing_is_said_of_layers_that_cannot_tell():
+    assert never_trained(nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4, affine=False))) == ""
+    assert never_trained(nn.Identity()) == never_updated(nn.Identity()) == ""
+
+
+def test_trained_weights_with_fresh_statistics_are_found_out():
+    network = trained_like()
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_running_stats()
+    (line,) = problems(network, noise())[0]
+    assert line == "the running statistics of all 4 BatchNorm layers are as initialised, mean 0 and variance 1"
+
+
+# ---- statistics of another origin -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("spoil", ["shuffled statistics", "drawn statistics", "shuffled filters"])
+def test_statistics_that_do_not_belong_to_the_weights_are_found_out(spoil, seed):
+    network, draw = trained_like(seed=seed), generator(seed)
+    with torch.no_grad():
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d) and spoil == "shuffled filters":
+                layer.weight.copy_(layer.weight[torch.randperm(len(layer.weight), generator=draw)])
+            if isinstance(layer, nn.BatchNorm2d) and spoil == "shuffled statistics":
+                order = torch.randperm(len(layer.running_var), generator=draw)
+                layer.running_mean.copy_(layer.running_mean[order])
+                layer.running_var.copy_(layer.running_var[order])
+            if isinstance(layer, nn.BatchNorm2d) and spoil == "drawn statistics":
+                layer.running_mean.copy_(torch.randn(layer.running_mean.shape, generator=draw))
+                layer.running_var.copy_(torch.rand(layer.running_var.shape, generator=draw) + 0.5)
+    (line,) = problems(network, noise())[0]
+    assert line.startswith("its BatchNorm statistics do not belong to its weights (correlation ")
+
+
+def test_the_fit_is_the_mean_correlation_of_logarithms_by_channels():
+    draw = generator(5)
+    layers, variances, expected = [], [], 0.0
+    for channels in (40, 60):
+        layer = nn.BatchNorm2d(channels)
+        layer.running_var.copy_(torch.rand(channels, generator=draw) + 0.1)
+        variance = layer.running_var * torch.exp(torch.randn(channels, generator=draw))
+        layers.append(layer)
+        variances.append(variance)
+        expected += channels / 100 * np.corrcoef(np.log(layer.running_var.numpy()), np.log(variance.numpy()))[0, 1]
+    assert statistics_fit(layers, variances) == pytest.approx(expected, abs=1e-5)
+    assert statistics_fit(layers, [7 * variance for variance in variances]) == pytest.approx(expected, abs=1e-5)
+    assert statistics_fit(layers[:1], variances[:1]) is None  # fewer than 64 channels say nothing
+    assert statistics_fit([], []) is None
+
+
+# ---- answers ----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("spoil", "message"), [("zero", "every image the same logits"), ("overflow", "logits for noise are not finite")])
+def test_useless_answers_are_found_out(spoil, message):
+    network = trained_like()
+    with torch.no_grad():
+        if spoil == "zero":
+            network.head.weight.zero_()
+        else:
+            network.head.weight.fill_(3e38)
+    assert [line for line in problems(network, noise())[0] if message in line]
