@@ -512,7 +512,9 @@ def test_a_hostile_manifest_is_refused(tmp_path, monkeypatch, kind):
     assert_refused(tmp_path, lambda: read_manifest(tmp_path / "z.yaml"), "z.yaml")
 
 
-@pytest.mark.parametrize("kind", ["folder", "name too long"])
+@pytest.mark.parametrize("kind", ["folder", "FIFO", "device", "name too long"])
 def test_a_manifest_that_is_no_file_is_refused(tmp_path, kind):
-    place = {"folder": tmp_path, "name too long": tmp_path / ("z" * 300)}[kind]
+    place = {"folder": tmp_path, "FIFO": tmp_path / "z.yaml", "device": Path("/dev/zero"), "name too long": tmp_path / ("z" * 300)}[kind]
+    if kind == "FIFO":
+        os.mkfifo(place)
     assert_refused(tmp_path, lambda: read_manifest(place), ": ")

@@ -36,16 +36,32 @@ def verify(path: Path, sha256: str) -> str:
     """The file's SHA-256; ``sha256`` is what it must be, or how it must begin.
 
     Raises:
-        UserError: missing, too large, or not the expected hash.
+        UserError: missing, not readable, too large, or not the expected hash.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: the checkpoint is missing; correct `file` in the manifest or put it there")
+    require_file(path)
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path}: {path.stat().st_size} bytes; a checkpoint may have at most {MAX_BYTES}")
-    digest = hashing.sha256(path)
+    try:
+        digest = hashing.sha256(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); change its permissions or `file` in the manifest") from None
     if not digest.startswith(sha256):
         raise UserError(f"{path}: SHA-256 is {digest}, the manifest expects {sha256}; fetch the file again or correct the manifest")
     return digest
+
+
+def require_file(path: Path) -> None:
+    """Make sure that there is an ordinary file.
+
+    Raises:
+        UserError: there is none, or it is out of reach.
+    """
+    try:
+        found = path.is_file()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); change its permissions or `file` in the manifest") from None
+    if not found:
+        raise UserError(f"{path}: the checkpoint is missing; correct `file` in the manifest or put it there")
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -56,8 +72,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: not a state dict, corrupt, too large, or a pickle with anything but tensors in it.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: the checkpoint is missing; correct `file` in the manifest or put it there")
+    require_file(path)
     try:
         tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
         _check_tensors(tensors)
@@ -183,7 +198,7 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Copy tensors into a module, strictly; only a BatchNorm's count of batches may be missing, which evaluation does not need.
 
     Raises:
-        UserError: missing or unexpected names, other shapes, or values that are not finite.
+        UserError: missing or unexpected names, other shapes, whole numbers for weights, values that are not finite, negative variances.
     """
     wanted = module.state_dict()
     needed = {name for name in wanted if not name.endswith("num_batches_tracked")}  # files from before PyTorch 0.4.1 have none
@@ -196,8 +211,12 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
             raise UserError(f"{path}: `{name}` has shape {list(tensor.shape)}, the architecture expects {list(wanted[name].shape)}")
         if tensor.layout != torch.strided or tensor.is_complex():
             raise UserError(f"{path}: `{name}` is {tensor.layout} {tensor.dtype}; expected a dense tensor of real numbers")
+        if wanted[name].is_floating_point() and not tensor.is_floating_point():
+            raise UserError(f"{path}: `{name}` is {tensor.dtype}; expected floating-point numbers, save the weights before quantisation")
         if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
             raise UserError(f"{path}: `{name}` holds NaN or infinity; the checkpoint is damaged")
+        if name.endswith("running_var") and (tensor.float() < 0).any():
+            raise UserError(f"{path}: `{name}` holds a negative variance; the checkpoint is damaged")
     with torch.no_grad():
         # Not load_state_dict: some modules of torchvision ask it for version numbers, which a safetensors file does not carry.
         for name, tensor in tensors.items():

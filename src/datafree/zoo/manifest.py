@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import stat
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,8 +97,11 @@ def read_manifest(path: str | Path, limit: int = 0) -> list[Entry]:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: {path.stat().st_size} bytes; a manifest may have at most {MAX_BYTES}")
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):  # a device may have no end, a pipe no beginning
+            raise UserError(f"zoo.manifest: cannot read {path}: not a file")
+        if facts.st_size > MAX_BYTES:
+            raise UserError(f"{path}: {facts.st_size} bytes; a manifest may have at most {MAX_BYTES}")
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except UserError:
         raise
@@ -148,12 +152,17 @@ def _with_defaults(spec: dict[str, Any], defaults: dict[str, Any]) -> dict[str, 
 
 
 def _bounded(where: str, tree: dict[str, Any]) -> dict[str, Any]:
-    """The tree itself, if writing it out without aliases stays small: aliases of aliases would fill the memory."""
+    """The tree itself, if writing it out without aliases stays small: aliases of aliases would fill the memory.
+
+    Nothing in it is looked up elsewhere: OmegaConf would put environment variables into the card.
+    """
     waiting: list[Any] = [tree]
     seen = 0
     while waiting:
         value = waiting.pop()
         seen += 1
+        if isinstance(value, str) and "${" in value:
+            raise UserError(f"{where}: got {value[:80]!r}; `${{` means nothing in a manifest, leave it out")
         if isinstance(value, (dict, list)):
             waiting.extend(value.values() if isinstance(value, dict) else value)
         if seen + len(waiting) > MAX_VALUES:

@@ -67,13 +67,17 @@ def local_file(file: str, manifest_folder: Path) -> Path:
     must not lead out of the manifest's folder, nor, for a file beside that, out of the folder that the manifest names.
 
     Raises:
-        UserError: a link leads out.
+        UserError: a link leads out or in a circle, or no file can have this path.
     """
     path = manifest_folder / file
     inside = Path(os.path.normpath(path)).is_relative_to(os.path.normpath(manifest_folder))
     home = manifest_folder if inside else path.parent
-    if not path.resolve().is_relative_to(home.resolve()):
-        raise UserError(f"{path}: a symbolic link that leads out of {home}, to {path.resolve()}; name the real path in the manifest")
+    try:
+        real, real_home = path.resolve(), home.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, links in a circle, a zero byte
+        raise UserError(f"{path}: not the path of a file ({str(error)[:60]}); correct `file` in the manifest") from None
+    if not real.is_relative_to(real_home):
+        raise UserError(f"{path}: a symbolic link that leads out of {home}, to {real}; name the real path in the manifest")
     return path
 
 
