@@ -6,7 +6,7 @@ rule meta_generator:
     message:
         "meta-generator across the teachers"
     input:
-        job=card("meta_generator", "artifacts/inversion/meta_generator", "seed", "device", "precision", *SHARED),
+        job=card("meta_generator", "artifacts/inversion/meta_generator", "seed", "device", "precision", "data.image_size", *SHARED),
         weights=WEIGHTS,
         cards=CARDS,
     output:

@@ -39,7 +39,7 @@ def untrained_teacher(
     """A teacher with random weights, opinions about its inputs, and running statistics that fit them."""
     entry = Entry(name=name, architecture=Architecture(architecture, width), input=[3, size, size])
     network = empty_network(entry, len(classes), seed)
-    normalise = Normalise([mean] * 3, [mean / 2] * 3)
+    normalise = Normalise([mean] * 3, [mean / 2] * 3, entry.input)
     images, _ = patterned(6, 8, size, seed)
     with torch.no_grad():
         network.head.weight.mul_(4)

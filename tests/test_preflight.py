@@ -88,7 +88,6 @@ GLYPHS = SMALL["data"]["glyphs"]
             {"data": {"glyphs": {**GLYPHS, "classes": {"train": 5, "validation": 10, "test": 10}}}},
             "zoo.manifest: one: train.classes is 6; allowed: at most data.glyphs.classes.train = 5",
         ),
-        ({"data": {"image_size": 64, "glyphs": GLYPHS}}, "zoo.manifest: one: input is .3, 32, 32., but data.image_size is 64"),
         ({"nas": {"algorithms": {"spos": {"max_macs": 9}}}}, "nas.algorithms.spos.max_macs: got 9; the smallest cell needs [0-9]+ with"),
         (
             {"meta": {"arms": {"bell": {"backbone": {"name": "nasbench201", "genotype": "|x~0|"}}}}},
@@ -109,8 +108,10 @@ def test_what_cannot_work_is_known_before_the_first_job(project, monkeypatch, ov
     ("teacher", "message"),
     [
         ("{name: x, file: absent.pth, classes: [a, b, c, d, e]}", "x: file: .*absent.pth does not exist; correct the path"),
-        ("{name: x, file: three.pth, classes: [a, b, c, d, e], input: [3, 64, 64]}", "x: input is .3, 64, 64., but data.image_size is 32"),
-        ("{name: x, file: three.pth, classes: [a, b, c, d, e], input: [1, 32, 32], mean: [0], std: [1]}", "x: input is .1, 32, 32., but"),
+        (
+            "{name: x, file: three.pth, classes: [a, b, c, d, e], input: [2, 32, 32], mean: [0, 0], std: [1, 1]}",
+            "x: input is .2, 32, 32.; allowed: images of 1 or 3 channels",
+        ),
         ("{name: x, train: {classes: 5}, architecture: {name: vgg}}", "x: architecture.name: got 'vgg'; allowed: .*conv4"),
         ("{name: x, train: {classes: 5}, architecture: {name: nasbench201}}", "x: architecture.name: got 'nasbench201'; allowed: .*conv4"),
     ],

@@ -64,10 +64,8 @@ def _check_networks(config: Config, teachers: list[Entry]) -> None:
         if backbone_family(teacher.architecture.name) not in allowed:
             name = teacher.architecture.name
             raise UserError(f"zoo.manifest: {teacher.name}: architecture.name: got {name!r}; allowed: {', '.join(allowed)}")
-        if teacher.input != [3, size, size]:
-            raise UserError(
-                f"zoo.manifest: {teacher.name}: input is {teacher.input}, but data.image_size is {size}, in three colours; make them equal"
-            )
+        if teacher.input[0] not in (1, 3):
+            raise UserError(f"zoo.manifest: {teacher.name}: input is {teacher.input}; allowed: images of 1 or 3 channels")
     for name, arm in config.meta.arms.items():
         if arm.backbone.name == "nasbench201" and arm.backbone.genotype != "searched":
             try:
@@ -99,8 +97,8 @@ def _check_classes(config: Config, teachers: list[Entry]) -> None:
 def _check_search(config: Config, teachers: list[Entry]) -> None:
     for name, algorithm in config.nas.algorithms.items():
         assert isinstance(algorithm, SposConfig)
-        channels, size, _ = teachers[0].input
-        smallest = space.smallest_macs(algorithm.channels, algorithm.cells, size, classes=0, image_channels=channels)
+        size = config.data.image_size
+        smallest = space.smallest_macs(algorithm.channels, algorithm.cells, size, classes=0, image_channels=3)
         if algorithm.max_macs < smallest:
             raise UserError(
                 f"nas.algorithms.{name}.max_macs: got {algorithm.max_macs}; the smallest cell needs {smallest} with "

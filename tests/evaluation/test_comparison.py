@@ -72,7 +72,7 @@ def test_an_untrained_networks_features_use_the_statistics_of_the_batch():
 
 
 def test_every_baseline_is_there(teachers):
-    found = {one.name: one for one in baselines(teachers, 0, CPU)}
+    found = {one.name: one for one in baselines(teachers, (3, 32, 32), 0, CPU)}
     singles = [f"{BEST}/{teacher.name}" for teacher in teachers]
     assert list(found) == ["pixels", "random", *singles, "all teachers", "averaged teachers"]
     assert {one.kind for one in found.values()} == {"baseline"}
@@ -86,7 +86,7 @@ def test_every_baseline_is_there(teachers):
 
 def test_an_average_of_different_architectures_has_no_row(teachers, make_teacher):
     mixed = [*teachers, make_teacher("other", ("a", "b"), 5, architecture="resnet8")]
-    found = {one.name: one for one in baselines(mixed, 0, CPU)}
+    found = {one.name: one for one in baselines(mixed, (3, 32, 32), 0, CPU)}
     assert "averaged teachers" not in found
     assert found[f"{BEST}/other"].parameters == parameter_count(mixed[3].network.backbone)
 

@@ -18,7 +18,6 @@ from datafree.inversion.agreement import (
     balanced_rows,
     compactness,
     excuse,
-    fitted,
     judge,
     linear_kernel,
     look,
@@ -124,16 +123,6 @@ def test_recovery_is_0_for_guessing_and_1_for_certainty(classes):
     labels = torch.arange(10) % classes
     assert recovery(torch.zeros(10, classes), labels) == pytest.approx(0, abs=1e-6)
     assert recovery(100.0 * torch.nn.functional.one_hot(labels, classes), labels) == pytest.approx(1)
-
-
-@pytest.mark.parametrize(("channels", "shape"), [(3, (3, 16, 16)), (3, (1, 20, 20)), (1, (3, 8, 8)), (3, (3, 24, 24))])
-def test_images_are_brought_to_a_teachers_input(channels, shape):
-    images = torch.randint(0, 256, (2, channels, 16, 16), dtype=torch.uint8, generator=generator())
-    brought = fitted(images, shape)
-    assert list(brought.shape[1:]) == list(shape)
-    assert brought.float().mean().item() == pytest.approx(images.float().mean().item(), abs=3)
-    grey = torch.full((1, channels, 16, 16), 77, dtype=torch.uint8)
-    assert torch.allclose(fitted(grey, shape).float(), torch.tensor(77.0))
 
 
 def test_looking_is_the_teachers_own_view(teachers, pools):

@@ -21,7 +21,7 @@ MANIFEST = """
 defaults: {architecture: {name: conv4_strided, width: 4}, input: [3, 16, 16], licence: CC0}
 teachers:
   - {name: alpha, train: {classes: 4, seed: 0}}
-  - {name: beta, train: {classes: 3, seed: 1}, mean: [0.4, 0.4, 0.4]}
+  - {name: beta, train: {classes: 3, seed: 1}, input: [1, 20, 20], mean: [0.4], std: [0.2]} # grey and larger than the data
   - {name: gamma, file: gamma.pth, classes: [real-2, real-0, real-5]}
 """
 SETTINGS = {
@@ -114,7 +114,7 @@ class Project:
         return self._job("teacher", {"teacher": name}, f"artifacts/zoo/{name}", keys, {"teacher": as_tree(entry)}, inputs, outputs)
 
     def _meta_generator(self) -> Job:
-        keys = ["seed", "device", "precision", "inversion.meta_generator", "inversion.loss", "inversion.shift"]
+        keys = ["seed", "device", "precision", "data.image_size", "inversion.meta_generator", "inversion.loss", "inversion.shift"]
         outputs = {"generator": "generator.safetensors", "history": "history.csv", "metrics": "metrics.json"}
         return self._job("meta_generator", {}, "artifacts/inversion/meta_generator", keys, {}, self._zoo(), outputs)
 

@@ -55,11 +55,6 @@ def test_a_given_teacher_is_taken_over_as_it_is(project):
     ("name", "change", "message"),
     [
         ("alpha", {"train": TrainSource(classes=7)}, "zoo.manifest: alpha: train.classes is 7; the training split has 6 classes"),
-        (
-            "alpha",
-            {"input": [3, 32, 32]},
-            "zoo.manifest: alpha: input is .3, 32, 32., but the data holds .3, 16, 16.; change data.image_size",
-        ),
         ("gamma", {"file": "absent.pth"}, "zoos/absent.pth: the checkpoint is missing"),
         ("gamma", {"sha256": "0" * 64}, "zoos/gamma.pth: SHA-256 is"),
         ("gamma", {"classes": ["a", "b"]}, "zoos/gamma.pth: the checkpoint has 3 classes, the manifest names 2"),

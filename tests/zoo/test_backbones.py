@@ -9,7 +9,7 @@ from torch import nn
 from datafree.config import BackboneConfig
 from datafree.config import schema as config_schema
 from datafree.errors import UserError
-from datafree.zoo.backbones import BACKBONES, Classifier, Normalise, batch_norm_layers, build, parameter_count
+from datafree.zoo.backbones import BACKBONES, Classifier, Normalise, batch_norm_layers, build, fitted, parameter_count
 from datafree.zoo.backbones.cifar_resnet import CifarResNet, PlainShortcutBlock
 from datafree.zoo.backbones.wide_resnet import PreActivationBlock, WideResNet
 from datafree.zoo.networks import multiply_adds
@@ -377,3 +377,26 @@ def test_normalising_is_per_channel_and_of_images_in_0_to_255():
     assert torch.allclose(normalise(images)[0, :, 0], expected)
     assert torch.equal(normalise(images), normalise(images.float()))
     assert list(normalise.state_dict()) == []  # the card holds it
+
+
+@pytest.mark.parametrize(("channels", "shape"), [(3, (3, 16, 16)), (3, (1, 20, 20)), (1, (3, 8, 8)), (3, (3, 24, 24))])
+def test_images_are_brought_to_a_teachers_input(channels, shape):
+    images = torch.randint(0, 256, (2, channels, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    brought = fitted(images, shape)
+    assert list(brought.shape[1:]) == list(shape)
+    assert brought.float().mean().item() == pytest.approx(images.float().mean().item(), abs=3)
+    grey = torch.full((1, channels, 16, 16), 77, dtype=torch.uint8)
+    assert torch.allclose(fitted(grey, shape).float(), torch.tensor(77.0))
+
+
+def test_images_that_fit_are_left_as_they_are():
+    images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    assert fitted(images, (3, 8, 8)) is images
+
+
+def test_normalisation_to_a_shape_is_differentiable():
+    images = torch.rand(2, 3, 8, 8, requires_grad=True)
+    seen = Normalise([0.5], [0.25], (1, 20, 20))(images * 255)
+    assert seen.shape == (2, 1, 20, 20)
+    seen.sum().backward()
+    assert images.grad is not None and (images.grad > 0).all()

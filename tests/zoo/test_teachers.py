@@ -8,7 +8,6 @@ from datafree import artifacts
 from datafree.errors import UserError
 from datafree.zoo.manifest import Architecture, Entry, TrainSource
 from datafree.zoo.teachers import (
-    common_input,
     common_normalisation,
     empty_network,
     load_checkpoint,
@@ -186,13 +185,13 @@ def test_teachers_are_read_in_pairs_and_moved_without_a_change(written):
         read_teachers([folder / "w"], [])
 
 
-def test_one_input_is_common_or_there_is_none(teachers):
-    assert common_input(teachers) == (3, 32, 32)
-    with pytest.raises(UserError, match="zoo.manifest: the teachers expect different inputs, .*3, 16, 16.*3, 32, 32"):
-        common_input([*teachers, dataclasses.replace(teachers[0], input=(3, 16, 16))])
-
-
 def test_the_common_normalisation_is_the_average_per_channel():
     mean, std = common_normalisation([{"mean": [0, 0.2], "std": [1, 2]}, {"mean": [1, 0.4], "std": [3, 2]}])
     assert mean == pytest.approx([0.5, 0.3])
     assert std == [2, 2]
+
+
+def test_a_grey_teachers_normalisation_counts_for_every_colour():
+    mean, std = common_normalisation([{"mean": [0.5], "std": [1]}, {"mean": [0.1, 0.3, 0.5], "std": [3, 1, 2]}])
+    assert mean == pytest.approx([0.3, 0.4, 0.5])
+    assert std == [2, 1, 1.5]

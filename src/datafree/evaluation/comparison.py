@@ -49,11 +49,10 @@ def learned(weights: Sequence[Path], cards: Sequence[Path], device: torch.device
     return entrants
 
 
-def baselines(teachers: Sequence[Teacher], seed: int, device: torch.device) -> list[Entrant]:
-    """What needs no recovered image. Every teacher is an entrant of its own; ``compare`` keeps the best."""
-    first = teachers[0]
-    normalise = Normalise(first.normalise.mean.flatten().tolist(), first.normalise.std.flatten().tolist())
-    random = build(BackboneConfig(), first.input[0], first.input[1], devices.derive_seed(seed, "random"))
+def baselines(teachers: Sequence[Teacher], shape: Sequence[int], seed: int, device: torch.device) -> list[Entrant]:
+    """What needs no recovered image, for images of ``shape`` [C, H, W]. Every teacher is an entrant; ``compare`` keeps the best."""
+    random = build(BackboneConfig(), shape[0], shape[1], devices.derive_seed(seed, "random"))
+    normalise = Normalise([0.5] * shape[0], [0.25] * shape[0])
     sizes = [parameter_count(teacher.network.backbone) for teacher in teachers]
     singles = [backbone_features(t.network.backbone, t.normalise, device) for t in teachers]
     entrants = [

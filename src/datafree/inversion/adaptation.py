@@ -38,6 +38,11 @@ def inversion_terms(
     return Terms(F.cross_entropy(logits.float(), labels), batch_norm, diversity_hinge(images, labels, weights.diversity_margin))
 
 
+def batch_labels(classes: int, count: int, draw: torch.Generator) -> Tensor:
+    """int64 [count]: balanced; a random choice of the classes where there are more of them than places."""
+    return balanced_labels(classes, count) if classes <= count else torch.randperm(classes, generator=draw)[:count]
+
+
 def balanced_labels(classes: int, count: int) -> Tensor:
     """int64 [count]: 0, 1, …, classes − 1, 0, 1, …"""
     return torch.arange(count) % classes
@@ -62,9 +67,9 @@ def adapt(
     adapted = copy.deepcopy(generator)
     device = next(adapted.parameters()).device
     optimiser = torch.optim.Adam(adapted.parameters(), lr=learning_rate, betas=(0.5, 0.999))
-    labels = balanced_labels(len(teacher.classes), batch_size).to(device)
     terms = None
     for _ in range(steps):
+        labels = batch_labels(len(teacher.classes), batch_size, draw).to(device)
         latent = torch.randn(batch_size, adapted.latent, generator=draw).to(device)
         down, right = torch.randint(-shift, shift + 1, (2,), generator=draw).tolist()
         terms = inversion_terms(adapted, teacher, latent, labels, weights, (down, right))

@@ -25,7 +25,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from datafree import devices
 from datafree.inversion.losses import BatchNormMatch
@@ -133,21 +132,12 @@ def balanced_rows(labels: Tensor, count: int, draw: torch.Generator) -> Tensor:
 
 
 def look(teacher: Teacher, images: Tensor, device: torch.device | str, batch_size: int = 200) -> tuple[Tensor, Tensor]:
-    """Features [N, D] and logits [N, K], float32 on the CPU, of uint8 images [N, C, H, W] of any size, brought to the teacher's input."""
+    """Features [N, D] and logits [N, K], float32 on the CPU, of uint8 images [N, C, H, W] of any size, as the teacher sees them."""
     features, logits = [], []
-    for part in fitted(images, teacher.input).split(batch_size):
+    for part in images.split(batch_size):
         features.append(teacher.network.backbone(teacher.normalise(part.to(device))).float())
         logits.append(teacher.network.head(features[-1]).float())
     return torch.cat(features).cpu(), torch.cat(logits).cpu()
-
-
-def fitted(images: Tensor, shape: Sequence[int]) -> Tensor:
-    """Images [N, C, H, W] as [N, *shape]: resized, averaged to grey, or grey repeated."""
-    if images.shape[1] != shape[0]:
-        images = images.float().mean(1, keepdim=True).expand(-1, shape[0], -1, -1)
-    if list(images.shape[2:]) != list(shape[1:]):
-        images = F.interpolate(images.float(), size=tuple(shape[1:]), mode="bilinear", antialias=True, align_corners=False)
-    return images
 
 
 def linear_kernel(features: Tensor) -> Tensor:

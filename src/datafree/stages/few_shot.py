@@ -24,7 +24,7 @@ def run(job: Job) -> None:
         teachers = [move(t, device) for t in read_teachers(job.input_list("weights"), job.input_list("cards"))]
         entrants: list[Entrant] = [
             *learned(job.input_list("learners"), job.input_list("learner_cards"), device),
-            *baselines(teachers, job.config["seed"], device),
+            *baselines(teachers, images.images.shape[1:], job.config["seed"], device),
         ]
         if "oracle" in job.inputs:
             entrants.append(oracle(job.input("oracle"), job.input("oracle_card"), device))

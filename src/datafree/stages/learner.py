@@ -14,7 +14,7 @@ from datafree.tasks.episodes import Episodes
 from datafree.tasks.pools import read_pools
 from datafree.zoo.backbones import Normalise, build
 from datafree.zoo.networks import network_card
-from datafree.zoo.teachers import common_input, common_normalisation, move, read_teachers
+from datafree.zoo.teachers import common_normalisation, move, read_teachers
 
 
 def run(job: Job) -> None:
@@ -25,7 +25,8 @@ def run(job: Job) -> None:
     arm = typed(ARM_TYPES[job.config["meta.arm"]["method"]], job.config["meta.arm"])
     seed = devices.derive_seed(job.config["seed"], "learner", int(job.wildcards["seed"]))
     teachers = read_teachers(job.input_list("weights"), job.input_list("cards"))
-    shape = common_input(teachers)
+    pools = read_pools(job.input_list("pools"), job.input_list("cards"))
+    shape = pools[0].images.shape[1:]
     backbone_config = _with_searched_cell(arm.backbone, job)
     mean, std = common_normalisation([artifacts.read_json(path) for path in job.input_list("cards")])
     backbone = build(backbone_config, shape[0], shape[1], seed)
@@ -37,7 +38,6 @@ def run(job: Job) -> None:
     checkpoint = checkpoints.of_job(job)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         learner.to(device)
-        pools = read_pools(job.input_list("pools"), job.input_list("cards"))
         classroom = Classroom([move(teacher, device) for teacher in teachers], pools, learner.normalise, device)
         history = ARMS[arm.method](learner, classroom, tasks, arm, seed, checkpoint)
     card = network_card(backbone, backbone_config, shape, mean, std)

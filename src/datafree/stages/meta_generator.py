@@ -7,7 +7,7 @@ from datafree.config import InversionConfig, typed
 from datafree.inversion.five import train_meta_generator
 from datafree.inversion.generator import new_generator
 from datafree.provenance import Job
-from datafree.zoo.teachers import common_input, move, read_teachers
+from datafree.zoo.teachers import move, read_teachers
 
 
 def run(job: Job) -> None:
@@ -17,9 +17,9 @@ def run(job: Job) -> None:
         {key: job.config[f"inversion.{key}"] for key in ("meta_generator", "loss", "shift")},
     )
     teachers = read_teachers(job.input_list("weights"), job.input_list("cards"))
-    channels, size, _ = common_input(teachers)
     classes = max(len(teacher.classes) for teacher in teachers)
-    shape = {"latent": config.meta_generator.latent, "width": config.meta_generator.width, "classes": classes, "channels": channels}
+    shape = {"latent": config.meta_generator.latent, "width": config.meta_generator.width, "classes": classes, "channels": 3}
+    size = job.config["data.image_size"]  # of the recovered images; every teacher sees them at a size of its own
     seed = devices.derive_seed(job.config["seed"], "meta_generator")
     generator = new_generator(**shape, size=size, seed=seed)
     checkpoint = checkpoints.of_job(job)

@@ -27,7 +27,7 @@ def run(job: Job) -> None:
     train, held = (part.of_classes(own) for part in hold_out(data, share, job.config["seed"]))
     seed = devices.derive_seed(job.config["seed"], *job.wildcards.values())
     mean, std = common_normalisation(cards)
-    config, shape = BACKBONES[job.wildcards["reference"]], cards[0]["input"]
+    config, shape = BACKBONES[job.wildcards["reference"]], data.images.shape[1:]
     backbone = build(config, shape[0], shape[1], seed)
     with devices.seeded_initialisation(seed):
         network = Classifier(backbone, len(train.classes))

@@ -50,7 +50,7 @@ def _train(entry: Entry, job: Job) -> tuple[Classifier, dict]:
     seed = devices.derive_seed(job.config["seed"], "teacher", entry.train.seed)
     classes = draw_classes(data, entry, seed)
     train, held = (part.of_classes(classes) for part in hold_out(data, settings.held_out, job.config["seed"]))
-    normalise = Normalise(entry.mean, entry.std)
+    normalise = Normalise(entry.mean, entry.std, entry.input)
     network = empty_network(entry, len(classes), seed)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         train_classifier(
@@ -67,10 +67,6 @@ def draw_classes(data: ImageSet, entry: Entry, seed: int) -> list[int]:
     import torch
 
     assert entry.train is not None
-    if list(data.images.shape[1:]) != entry.input:
-        raise UserError(
-            f"zoo.manifest: {entry.name}: input is {entry.input}, but the data holds {list(data.images.shape[1:])}; change data.image_size"
-        )
     if entry.train.classes > len(data.classes):
         raise UserError(
             f"zoo.manifest: {entry.name}: train.classes is {entry.train.classes}; the training split has {len(data.classes)} classes"

@@ -22,7 +22,10 @@ from datafree.zoo.networks import multiply_adds
 
 @dataclass(frozen=True)
 class Teacher:
-    """``network`` maps normalised float [B, C, H, W] to logits [B, classes]; it is frozen and in evaluation mode."""
+    """``network`` maps normalised float [B, *input] to logits [B, classes]; it is frozen and in evaluation mode.
+
+    ``normalise`` takes images of any size and of one or three channels to what the network expects: teachers of one zoo may differ.
+    """
 
     name: str
     network: Classifier
@@ -31,7 +34,7 @@ class Teacher:
     input: tuple[int, int, int]
 
     def features(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] → [B, feature_size]."""
+        """Images in [0, 255], [B, C, H, W] of any size → [B, feature_size]."""
         return self.network.backbone(self.normalise(images))
 
 
@@ -115,28 +118,22 @@ def read_teacher(weights: Path, card_path: Path) -> Teacher:
     card = artifacts.read_json(card_path, "name", "architecture", "input", "mean", "std", "classes")
     network = empty_network(card, len(card["classes"]))
     loading.fill(network, artifacts.read_tensors(weights), weights)
-    return Teacher(card["name"], freeze(network), Normalise(card["mean"], card["std"]), tuple(card["classes"]), tuple(card["input"]))
+    return Teacher(
+        card["name"], freeze(network), Normalise(card["mean"], card["std"], card["input"]), tuple(card["classes"]), tuple(card["input"])
+    )
 
 
 def read_teachers(weights: Sequence[Path], cards: Sequence[Path]) -> list[Teacher]:
     return [read_teacher(w, c) for w, c in zip(weights, cards, strict=True)]
 
 
-def common_input(teachers: Sequence[Teacher]) -> tuple[int, int, int]:
-    """The [channels, height, width] that all teachers share.
-
-    Raises:
-        UserError: they differ.
-    """
-    shapes = {teacher.input for teacher in teachers}
-    if len(shapes) > 1:
-        raise UserError(f"zoo.manifest: the teachers expect different inputs, {sorted(shapes)}; use one input size per zoo")
-    return shapes.pop()
-
-
 def common_normalisation(cards: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
-    """Mean and std for a network that learns from all teachers: the average of theirs, per channel."""
-    mean, std = ([sum(values) / len(cards) for values in zip(*(card[key] for card in cards), strict=True)] for key in ("mean", "std"))
+    """Mean and std for a network that learns from all teachers, on images in three colours: the average of theirs, per channel.
+
+    A grey teacher's one value counts for each colour.
+    """
+    coloured = {key: [card[key] * 3 if len(card[key]) == 1 else card[key] for card in cards] for key in ("mean", "std")}
+    mean, std = ([sum(values) / len(cards) for values in zip(*coloured[key], strict=True)] for key in ("mean", "std"))
     return mean, std
 
 

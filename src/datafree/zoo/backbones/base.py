@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Backbone(nn.Module):
@@ -38,16 +39,31 @@ def batch_norm_layers(network: nn.Module) -> list[nn.BatchNorm2d]:
     return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d) and module.track_running_stats]
 
 
+def fitted(images: Tensor, shape: Sequence[int]) -> Tensor:
+    """Images [B, C, H, W] as [B, *shape]: averaged to grey, grey repeated, resized. Differentiable; the images themselves if they fit."""
+    if images.shape[1] != shape[0]:
+        images = images.float().mean(1, keepdim=True).expand(-1, shape[0], -1, -1)
+    if list(images.shape[2:]) != list(shape[1:]):
+        images = F.interpolate(images.float(), size=tuple(shape[1:]), mode="bilinear", antialias=True, align_corners=False)
+    return images
+
+
 class Normalise(nn.Module):
-    """uint8 or [0, 255] float [B, C, H, W] → (x / 255 − mean) / std, per channel, in channels-last memory (faster convolutions)."""
+    """uint8 or [0, 255] float [B, C, H, W] → (x / 255 − mean) / std, per channel, in channels-last memory (faster convolutions).
+
+    With a ``shape`` [C, H, W] images of any size and of one or three channels are brought to it first; see ``fitted``.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: list[float], std: list[float]) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float], shape: Sequence[int] | None = None) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.shape = None if shape is None else tuple(shape)
+        self.register_buffer("mean", torch.tensor(list(mean)).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(list(std)).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.shape is not None:
+            images = fitted(images, self.shape)
         return ((images.float() / 255 - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
