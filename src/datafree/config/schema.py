@@ -113,6 +113,23 @@ class InversionMethodConfig:
 
 
 @dataclass
+class DeepInversionMethod:
+    """Pixel inversion: every image is a free variable (DeepInversion, CVPR 2020)."""
+
+    method: str = "deep_inversion"
+    steps: int = 200  # per batch; the paper takes 2000
+    batch_size: int = 200  # images that are made together, and whose statistics have to match
+    learning_rate: float = 0.1  # Adam, falls along a cosine; in units of normalised images
+    total_variation: float = 0.1  # weight of the roughness
+    l2: float = 0.0  # weight of the distance from mid-grey
+    flip: bool = False  # mirror half of the views; for images whose mirror image is of the same class
+    coarse: float = 0.4  # share of the steps at half the resolution
+    competition: float = 0.0  # weight of Adaptive DeepInversion's term: agreement with a student that learns alongside; 0 = no student
+    student_width: int = 32  # channels of the student's first stage
+    student_learning_rate: float = 0.003  # AdamW
+
+
+@dataclass
 class InversionConfig:
     images_per_class: int = 60
     shift: int = 2  # pixels of random translation before the teacher sees an image

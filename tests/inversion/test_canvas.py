@@ -1,0 +1,116 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from datafree import devices
+from datafree.inversion.canvas import CONTRAST, GREY, REACH, Canvas, root_mean_square, total_variation
+
+CPU = torch.device("cpu")
+
+
+def canvas(**changes) -> Canvas:
+    settings = {"device": CPU, "learning_rate": 0.1, "betas": (0.5, 0.9), **changes}
+    return Canvas(**settings)
+
+
+def draw():
+    return devices.generator(0, "canvas")
+
+
+def test_images_start_as_noise_within_black_and_white():
+    made = canvas()
+    made.start(5, 8, draw())
+    expected = torch.randn(5, 3, 8, 8, generator=draw()).clamp(-REACH, REACH)
+    assert torch.equal(made.images(), GREY + CONTRAST * expected)
+    assert made.images().min() >= 0
+    assert made.images().max() <= 1
+
+
+def test_a_step_is_adams_first_and_stays_within_reach():
+    made = canvas(learning_rate=0.1)
+    made.place(torch.tensor([0.0, REACH, -REACH, 0.5]).view(1, 1, 2, 2))
+    slope = torch.tensor([1.0, -1.0, 1.0, -2.0]).view(1, 1, 2, 2)
+    made.step((made.pixels * slope).sum(), 0.0)
+    assert torch.allclose(made.pixels, torch.tensor([-0.1, REACH, -REACH, 0.6]).view(1, 1, 2, 2), atol=1e-6)
+
+
+def test_the_rate_falls_along_a_cosine():
+    for share, rate in ((0, 0.1), (0.5, 0.05), (1, 0.0)):
+        made = canvas(learning_rate=0.1)
+        made.place(torch.zeros(1, 3, 2, 2))
+        made.step(-made.pixels.sum(), share)
+        assert torch.allclose(made.pixels, torch.full((1, 3, 2, 2), rate), atol=1e-6)
+
+
+def test_enlarging_keeps_what_is_drawn():
+    made = canvas()
+    made.place(torch.tensor([-1.0, 1.0]).view(1, 1, 1, 2).repeat_interleave(2, 2).expand(1, 3, 2, 2))
+    made.enlarge(8)
+    assert made.pixels.shape == (1, 3, 8, 8)
+    assert torch.allclose(made.pixels[..., 0], torch.tensor(-1.0))
+    assert torch.allclose(made.pixels[..., -1], torch.tensor(1.0))
+    assert made.optimiser.param_groups[0]["params"][0] is made.pixels
+
+
+def test_finished_images_are_rounded_and_kept():
+    made = canvas()
+    made.place(torch.full((2, 3, 2, 2), 0.5))
+    made.finish()
+    made.place(torch.full((1, 3, 2, 2), -9.0))
+    made.finish()
+    assert [part.dtype for part in made.finished] == [torch.uint8, torch.uint8]
+    assert torch.equal(made.finished[0], torch.full((2, 3, 2, 2), round(255 * (GREY + CONTRAST * 0.5)), dtype=torch.uint8))
+    assert torch.equal(made.finished[1], torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
+
+
+def test_some_images_move_and_others_stay():
+    made = canvas()
+    made.place(torch.zeros(4, 3, 2, 2))
+    made.step(made.images(torch.tensor([1, 3])).sum(), 0.0)
+    assert (made.pixels[[1, 3]] < 0).all()
+    assert (made.pixels[[0, 2]] == 0).all()
+
+
+def test_a_state_goes_on_as_if_nothing_had_happened():
+    first, second = canvas(), canvas()
+    first.start(3, 4, draw())
+    first.finish()
+    first.step(first.pixels.square().sum(), 0.1)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for made in (first, second):
+        made.step((made.pixels - 1).square().sum(), 0.2)
+        made.finish()
+    assert torch.equal(first.pixels, second.pixels)
+    assert torch.equal(torch.cat(first.finished), torch.cat(second.finished))
+    assert first.pixels.data_ptr() != second.pixels.data_ptr()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 4), (1, 1, 2, 2)])
+def test_total_variation_is_its_formula(shape):
+    images = torch.randn(shape, generator=draw())
+    x = images.double().numpy()
+    total = 0.0
+    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        pairs = [
+            [
+                x[n, c, i, j] - x[n, c, i + down, j + right]
+                for c in range(shape[1]) for i in range(shape[2]) for j in range(shape[3])
+                if i + down < shape[2] and 0 <= j + right < shape[3]
+            ]
+            for n in range(shape[0])
+        ]  # fmt: skip
+        total += np.mean([np.sqrt(np.mean(np.square(differences))) for differences in pairs])
+    assert total_variation(images).item() == pytest.approx(total, rel=1e-5)
+
+
+def test_even_images_have_no_variation_and_no_gradient_that_is_not_a_number():
+    images = torch.full((2, 3, 4, 4), 0.3, requires_grad=True)
+    total_variation(images).backward()
+    assert total_variation(images).item() < 1e-5
+    assert torch.equal(images.grad, torch.zeros_like(images))
+
+
+def test_the_root_mean_square_is_a_mean_over_images():
+    assert root_mean_square(torch.tensor([[3.0, -3.0], [1.0, 1.0]])).item() == pytest.approx(2)
