@@ -113,10 +113,10 @@ class InversionMethodConfig:
 
 
 @dataclass
-class DeepInversionMethod:
+class PixelInversion:
     """Pixel inversion: every image is a free variable (DeepInversion, CVPR 2020)."""
 
-    method: str = "deep_inversion"
+    method: str = "pixels"
     steps: int = 200  # per batch; the paper takes 2000
     batch_size: int = 200  # images that are made together, and whose statistics have to match
     learning_rate: float = 0.1  # Adam, falls along a cosine; in units of normalised images

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from datafree import devices
 from datafree.checkpoints import Checkpoint
-from datafree.config import BackboneConfig, DeepInversionMethod, InversionConfig
+from datafree.config import BackboneConfig, InversionConfig, PixelInversion
 from datafree.inversion.adaptation import balanced_labels, soft_labels
 from datafree.inversion.canvas import CONTRAST, GREY, Canvas, root_mean_square, total_variation
 from datafree.inversion.generator import Generator
@@ -30,7 +30,7 @@ TEMPERATURE = 3.0  # at which teacher and student are compared, as in the author
 
 def recover(
     teacher: Teacher,
-    method: DeepInversionMethod,
+    method: PixelInversion,
     shared: InversionConfig,
     *,
     size: int,
@@ -90,7 +90,7 @@ def terms(
     views: Tensor,
     target: Tensor,
     student: Student,
-    method: DeepInversionMethod,
+    method: PixelInversion,
     shared: InversionConfig,
 ) -> dict[str, Tensor]:
     """The unweighted terms of the loss, each a scalar.
@@ -111,7 +111,7 @@ def terms(
     }
 
 
-def weighted(losses: dict[str, Tensor], method: DeepInversionMethod, shared: InversionConfig) -> dict[str, Tensor]:
+def weighted(losses: dict[str, Tensor], method: PixelInversion, shared: InversionConfig) -> dict[str, Tensor]:
     """The terms times their weights: those of the classifier are shared by all methods, those of the pixels are this method's own."""
     own = {"total_variation": method.total_variation, "l2": method.l2, "competition": method.competition}
     return {name: value * (own[name] if name in own else getattr(shared.loss, name)) for name, value in losses.items()}
@@ -123,7 +123,7 @@ class Student:
     Images on which it does not agree with the teacher yet are those that teach it something: Adaptive DeepInversion asks for them.
     """
 
-    def __init__(self, teacher: Teacher, method: DeepInversionMethod, seed: int) -> None:
+    def __init__(self, teacher: Teacher, method: PixelInversion, seed: int) -> None:
         self.network: Classifier | None = None
         if method.competition == 0:
             return
