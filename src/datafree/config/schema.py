@@ -130,6 +130,19 @@ class PixelInversion:
 
 
 @dataclass
+class BlackBoxInversion:
+    """Recovery from answers alone, by estimated gradients (BiDf-MKD, ICML 2023)."""
+
+    method: str = "black_box"
+    steps: int = 200
+    batch_size: int = 50  # images per step
+    learning_rate: float = 0.01  # Adam, of the generator
+    directions: int = 20  # per image and step: as many more images to ask about
+    smoothing: float = 0.5  # length of a direction, in units of images in [0, 1]; all pixels together
+    block: int = 4  # pixels of a side of the squares that move together; 1 = every pixel by itself, as in the paper
+
+
+@dataclass
 class InversionConfig:
     images_per_class: int = 60
     shift: int = 2  # pixels of random translation before the teacher sees an image
