@@ -7,7 +7,7 @@ statistics are used, so the loss is cross-entropy and what can be told of images
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
