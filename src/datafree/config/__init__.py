@@ -3,6 +3,7 @@
 from datafree.config.schema import (
     ALGORITHM_TYPES,
     ARM_TYPES,
+    INVERSION_TYPES,
     BackboneConfig,
     BellArm,
     BlackBoxInversion,
@@ -10,11 +11,11 @@ from datafree.config.schema import (
     DataConfig,
     DistillationArm,
     EvaluationConfig,
+    GeneratorInversion,
     GlyphsConfig,
     Initialisation,
     InversionConfig,
     InversionLossConfig,
-    InversionMethodConfig,
     MetaGeneratorConfig,
     OuterUpdate,
     PixelInversion,
@@ -23,12 +24,14 @@ from datafree.config.schema import (
     SposConfig,
     TasksConfig,
     TeacherTrainingConfig,
+    starts_from_meta,
 )
 from datafree.config.validation import as_tree, load, merge, resolve, select, typed
 
 __all__ = [
     "ALGORITHM_TYPES",
     "ARM_TYPES",
+    "INVERSION_TYPES",
     "BackboneConfig",
     "BellArm",
     "BlackBoxInversion",
@@ -36,11 +39,11 @@ __all__ = [
     "DataConfig",
     "DistillationArm",
     "EvaluationConfig",
+    "GeneratorInversion",
     "GlyphsConfig",
     "Initialisation",
     "InversionConfig",
     "InversionLossConfig",
-    "InversionMethodConfig",
     "MetaGeneratorConfig",
     "OuterUpdate",
     "PixelInversion",
@@ -54,5 +57,6 @@ __all__ = [
     "merge",
     "resolve",
     "select",
+    "starts_from_meta",
     "typed",
 ]

@@ -87,6 +87,8 @@ class InversionLossConfig:
     batch_norm: float = 5.0  # distance of batch statistics to the teacher's running statistics, relative
     diversity: float = 5.0  # hinge against images of one class that look alike
     diversity_margin: float = 0.6  # mean absolute pixel distance, in units of the normalised image, below which the hinge acts
+    total_variation: float = 0.0  # squared differences of neighbouring pixels of the normalised image
+    squared_norm: float = 0.0  # squared pixels of the normalised image
 
 
 @dataclass
@@ -105,11 +107,24 @@ class MetaGeneratorConfig:
 
 
 @dataclass
-class InversionMethodConfig:
-    """One inversion method: an arm of the study."""
+class GeneratorInversion:
+    """A label-conditional generator, adapted to each teacher: from FIVE's meta-generator, or from weights of its own."""
 
+    method: str = "generator"
     steps: int = 5  # adaptation steps per teacher (k)
     initialisation: Initialisation = Initialisation.meta
+    learning_rate: float = 0.01  # Adam; from the meta-generator best as its `inner_learning_rate`
+    batch_size: int = 50  # images per step; from the meta-generator best as its `batch_size`
+    latent: int = 64  # dimension of the latent vector; with initialisation meta the meta-generator's counts
+    width: int = 32  # channels of the first feature map; with initialisation meta the meta-generator's counts
+
+
+INVERSION_TYPES: dict[str, type] = {"generator": GeneratorInversion}
+
+
+def starts_from_meta(method: Any) -> bool:
+    """Whether an inversion method begins with the meta-generator, which must be trained before."""
+    return getattr(method, "initialisation", None) is Initialisation.meta
 
 
 @dataclass
@@ -148,8 +163,8 @@ class InversionConfig:
     shift: int = 2  # pixels of random translation before the teacher sees an image
     loss: InversionLossConfig = field(default_factory=InversionLossConfig)
     meta_generator: MetaGeneratorConfig = field(default_factory=MetaGeneratorConfig)
-    methods: dict[str, InversionMethodConfig] = field(
-        default_factory=lambda: {"five": InversionMethodConfig(5), "five_quality": InversionMethodConfig(20)}
+    methods: dict[str, Any] = field(
+        default_factory=lambda: {"five": {"method": "generator"}, "five_quality": {"method": "generator", "steps": 20}}
     )
 
 
@@ -311,6 +326,10 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "inversion.meta_generator.batch_size": (2, None),
     "inversion.meta_generator.outer_learning_rate": (1e-8, 10),
     "inversion.methods.*.steps": (1, None),
+    "inversion.methods.*.learning_rate": (1e-8, 10),
+    "inversion.methods.*.batch_size": (2, None),
+    "inversion.methods.*.latent": (1, None),
+    "inversion.methods.*.width": (4, None),
     "tasks.way": (2, None),
     "tasks.shot": (1, None),
     "tasks.query": (1, None),
