@@ -12,11 +12,10 @@ from datafree.inversion.black_box import recover, recover_from_answers, zero_ord
 
 CPU = torch.device("cpu")
 SHARED = InversionConfig(images_per_class=4)
-SHARED.meta_generator.latent = SHARED.meta_generator.width = 16
 
 
 def method(**changes) -> BlackBoxInversion:
-    return BlackBoxInversion(**{"steps": 4, "batch_size": 6, "directions": 3, **changes})
+    return BlackBoxInversion(**{"steps": 4, "batch_size": 6, "directions": 3, "latent": 16, "width": 16, **changes})
 
 
 def pool(teacher, settings=None, seed=0, checkpoint=None):

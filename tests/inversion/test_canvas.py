@@ -1,11 +1,9 @@
 import copy
 
-import numpy as np
-import pytest
 import torch
 
 from datafree import devices
-from datafree.inversion.canvas import CONTRAST, GREY, REACH, Canvas, root_mean_square, total_variation
+from datafree.inversion.canvas import CONTRAST, GREY, REACH, Canvas
 
 CPU = torch.device("cpu")
 
@@ -85,32 +83,3 @@ def test_a_state_goes_on_as_if_nothing_had_happened():
     assert torch.equal(first.pixels, second.pixels)
     assert torch.equal(torch.cat(first.finished), torch.cat(second.finished))
     assert first.pixels.data_ptr() != second.pixels.data_ptr()
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 5, 4), (1, 1, 2, 2)])
-def test_total_variation_is_its_formula(shape):
-    images = torch.randn(shape, generator=draw())
-    x = images.double().numpy()
-    total = 0.0
-    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        pairs = [
-            [
-                x[n, c, i, j] - x[n, c, i + down, j + right]
-                for c in range(shape[1]) for i in range(shape[2]) for j in range(shape[3])
-                if i + down < shape[2] and 0 <= j + right < shape[3]
-            ]
-            for n in range(shape[0])
-        ]  # fmt: skip
-        total += np.mean([np.sqrt(np.mean(np.square(differences))) for differences in pairs])
-    assert total_variation(images).item() == pytest.approx(total, rel=1e-5)
-
-
-def test_even_images_have_no_variation_and_no_gradient_that_is_not_a_number():
-    images = torch.full((2, 3, 4, 4), 0.3, requires_grad=True)
-    total_variation(images).backward()
-    assert total_variation(images).item() < 1e-5
-    assert torch.equal(images.grad, torch.zeros_like(images))
-
-
-def test_the_root_mean_square_is_a_mean_over_images():
-    assert root_mean_square(torch.tensor([[3.0, -3.0], [1.0, 1.0]])).item() == pytest.approx(2)

@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from datafree.checkpoints import Checkpoint
-from datafree.config import INVERSION_TYPES, GeneratorInversion, Initialisation, InversionConfig, InversionLossConfig, starts_from_meta
+from datafree.config import (
+    INVERSION_TYPES,
+    BlackBoxInversion,
+    GeneratorInversion,
+    Initialisation,
+    InversionConfig,
+    InversionLossConfig,
+    LearnableSetInversion,
+    PixelInversion,
+    starts_from_meta,
+)
 from datafree.inversion import METHODS
 from datafree.inversion.adaptation import soft_labels
 from datafree.inversion.generator import new_generator
@@ -16,6 +26,10 @@ SHARED = InversionConfig(images_per_class=4, shift=1, loss=InversionLossConfig(t
 SMALL = {"steps": 4, "batch_size": 8}
 CASES = {
     "generator": GeneratorInversion(**SMALL),
+    "pixels": PixelInversion(**SMALL),
+    "pixels ahead of a student": PixelInversion(**SMALL, flip=True, competition=1.0, student_width=8),
+    "learnable set": LearnableSetInversion(steps=4, classes=3, shot=2, query=2, learner_width=8, patience=1, warm_up=0.0),
+    "black box": BlackBoxInversion(**SMALL, directions=4, latent=6, width=8),
     "generator of its own": GeneratorInversion(**SMALL, initialisation=Initialisation.random, latent=6, width=8),
 }
 

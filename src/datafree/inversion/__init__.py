@@ -8,9 +8,14 @@ are ``size`` pixels square; ``start`` is the meta-generator where the settings a
 
 from collections.abc import Callable
 
-from datafree.inversion import generator_engine
+from datafree.inversion import black_box, generator_engine, learnable_set, pixels
 from datafree.inversion.recovered import Recovered
 
-METHODS: dict[str, Callable[..., Recovered]] = {"generator": generator_engine.recover}
+METHODS: dict[str, Callable[..., Recovered]] = {
+    "generator": generator_engine.recover,
+    "pixels": pixels.recover,
+    "learnable_set": learnable_set.recover,
+    "black_box": black_box.recover,
+}
 
 __all__ = ["METHODS", "Recovered"]

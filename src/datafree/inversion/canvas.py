@@ -65,22 +65,3 @@ class Canvas:
         self.place(state_dict["pixels"])
         self.optimiser.load_state_dict(state_dict["optimiser"])
         self.finished = list(state_dict["finished"])
-
-
-def total_variation(images: Tensor) -> Tensor:
-    """Mean over images of the root mean square of pixel differences to the right, below, and along both diagonals; [B, C, H, W] → scalar.
-
-    DeepInversion's R_TV (Yin et al., CVPR 2020) made independent of the number and size of the images.
-    """
-    pairs = (
-        (images[..., 1:], images[..., :-1]),
-        (images[..., 1:, :], images[..., :-1, :]),
-        (images[..., 1:, 1:], images[..., :-1, :-1]),
-        (images[..., 1:, :-1], images[..., :-1, 1:]),
-    )
-    return torch.stack([root_mean_square(first - second) for first, second in pairs]).sum()
-
-
-def root_mean_square(values: Tensor) -> Tensor:
-    """Mean over the first dimension of the root mean square of the others, at least 1e-6: so the gradient at zero is zero."""
-    return values.float().square().flatten(1).mean(1).clamp_min(1e-12).sqrt().mean()

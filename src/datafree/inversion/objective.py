@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -14,7 +14,12 @@ from datafree.zoo.teachers import Teacher
 
 
 def image_terms(
-    images: Tensor, teacher: Teacher, labels: Tensor, weights: InversionLossConfig, move: tuple[int, int] = (0, 0)
+    images: Tensor,
+    teacher: Teacher,
+    labels: Tensor,
+    weights: InversionLossConfig,
+    move: tuple[int, int] = (0, 0),
+    further: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
 ) -> dict[str, Tensor]:
     """The terms of the loss, scalars before weighting, by their names in ``InversionLossConfig``; those of weight 0 may be absent.
 
@@ -22,10 +27,12 @@ def image_terms(
         images: float [B, C, S, S] in [0, 1], of any size.
         labels: int64 [B] in the teacher's order.
         move: the images are rolled by so many pixels (down, right) of the teacher's input before it sees them.
+        further: terms of a method's own, given what the teacher sees [B, *input] and its logits [B, K].
     """
     seen = teacher.normalise(255 * images)
     with BatchNormMatch(teacher.network) as match:
-        logits = teacher.network(torch.roll(seen, move, dims=(2, 3)))
+        views = torch.roll(seen, move, dims=(2, 3))
+        logits = teacher.network(views)
         statistics = match.distance()
     terms = {"cross_entropy": F.cross_entropy(logits.float(), labels), "batch_norm": statistics}
     terms["diversity"] = diversity_hinge(seen, labels, weights.diversity_margin)
@@ -33,7 +40,7 @@ def image_terms(
         terms["total_variation"] = total_variation(seen)
     if weights.squared_norm:
         terms["squared_norm"] = squared_norm(seen)
-    return terms
+    return terms | further(views, logits.float()) if further else terms
 
 
 def weighted(terms: Mapping[str, Tensor], weights: InversionLossConfig) -> Tensor:

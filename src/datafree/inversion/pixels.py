@@ -7,6 +7,7 @@ Yin et al., "Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,15 +17,14 @@ from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import BackboneConfig, InversionConfig, PixelInversion
 from datafree.inversion.adaptation import balanced_labels, soft_labels
-from datafree.inversion.canvas import CONTRAST, GREY, Canvas, root_mean_square, total_variation
+from datafree.inversion.canvas import Canvas
 from datafree.inversion.generator import Generator
-from datafree.inversion.losses import BatchNormMatch, diversity_hinge
+from datafree.inversion.objective import as_row, image_terms, weighted
 from datafree.inversion.recovered import Recovered
 from datafree.progress import progress, require_finite
 from datafree.zoo.backbones import Classifier, build
 from datafree.zoo.teachers import Teacher
 
-LOG_EVERY = 10  # steps
 TEMPERATURE = 3.0  # at which teacher and student are compared, as in the authors' code
 
 
@@ -43,78 +43,42 @@ def recover(
     The images are made in batches of about ``method.batch_size``, each from noise of its own. The first ``method.coarse`` of a batch's
     steps work on images of half the size, which the teacher sees enlarged; then the images are enlarged themselves. The authors show the
     teacher smaller images instead, which networks of a fixed input size cannot take.
+
+    Raises:
+        UserError: the loss became NaN or infinite.
     """
-    device = teacher.normalise.mean.device
+    weights = replace(shared.loss, total_variation=method.total_variation, squared_norm=method.squared_norm)
     labels = balanced_labels(len(teacher.classes), len(teacher.classes) * shared.images_per_class)
     # Equal parts: statistics are those of a batch, and a short last batch would match them worse.
     parts = labels.tensor_split(math.ceil(len(labels) / method.batch_size))
-    canvas = Canvas(device, method.learning_rate, betas=(0.5, 0.9))
+    canvas = Canvas(teacher.normalise.mean.device, method.learning_rate, betas=(0.5, 0.9))
     student = Student(teacher, method, seed)
     first, history = checkpoint.restore(canvas=canvas, student=student)
-    coarse_steps = min(round(method.coarse * method.steps), method.steps - 1)  # the last step is at full size
+    coarse = min(round(method.coarse * method.steps), method.steps - 1)  # steps; the last one is always at full size
     total = len(parts) * method.steps
-    for turn in progress(range(first, total), total - first, "pixels"):
+    for turn in progress(range(first, total), total - first, f"pixels of {teacher.name}"):
         part, step = divmod(turn, method.steps)
         draw = devices.generator(seed, "pixels", part, step)
         if step == 0:
-            canvas.start(len(parts[part]), size // 2 if coarse_steps else size, draw)
-        if step == coarse_steps > 0:
+            canvas.start(len(parts[part]), size // 2 if coarse else size, draw)
+        if step == coarse > 0:
             canvas.enlarge(size)
-        stage = (0, coarse_steps) if step < coarse_steps else (coarse_steps, method.steps)
-        views = look(teacher, canvas.images(), method.flip, shared.shift, draw)
-        losses = terms(teacher, canvas.images(), views, parts[part].to(device), student, method, shared)
-        canvas.step(torch.stack(list(weighted(losses, method, shared).values())).sum(), (step - stage[0]) / (stage[1] - stage[0]))
+        images = canvas.images()
+        if method.flip and torch.rand((), generator=draw) < 0.5:
+            images = images.flip(3)
+        down, right = torch.randint(-shared.shift, shared.shift + 1, (2,), generator=draw).tolist()
+        terms = image_terms(images, teacher, parts[part].to(canvas.device), weights, (down, right), student.compete)
+        stage = (0, coarse) if step < coarse else (coarse, method.steps)
+        loss = weighted({name: value for name, value in terms.items() if name != "competition"}, weights)
+        canvas.step(loss + method.competition * terms["competition"], (step - stage[0]) / (stage[1] - stage[0]))
         student.learn()
-        if step % LOG_EVERY == 0 or step == method.steps - 1:
-            row = {name: value.item() for name, value in losses.items()}
-            require_finite("pixels", turn + 1, **row)
-            history.append({"step": turn + 1, **row})
+        history.append(as_row(turn + 1, terms))
+        require_finite(f"pixels of {teacher.name}", **history[-1])
         if step == method.steps - 1:
             canvas.finish()
         checkpoint.save(turn + 1, history, canvas=canvas, student=student)
     images = torch.cat(canvas.finished)
     return Recovered(images, labels, soft_labels(teacher, images), history)
-
-
-def look(teacher: Teacher, images: Tensor, flip: bool, shift: int, draw: torch.Generator) -> Tensor:
-    """What the teacher sees of images [B, 3, S, S] in [0, 1]: normalised, rolled by up to ``shift`` pixels, mirrored half the time."""
-    views = teacher.normalise(255 * images)
-    down, right = torch.randint(-shift, shift + 1, (2,), generator=draw).tolist()
-    views = torch.roll(views, (down, right), dims=(2, 3))
-    return views.flip(3) if flip and torch.rand((), generator=draw) < 0.5 else views
-
-
-def terms(
-    teacher: Teacher,
-    images: Tensor,
-    views: Tensor,
-    target: Tensor,
-    student: Student,
-    method: PixelInversion,
-    shared: InversionConfig,
-) -> dict[str, Tensor]:
-    """The unweighted terms of the loss, each a scalar.
-
-    ``images`` [B, 3, S, S] in [0, 1] are what the priors judge, ``views`` what the teacher sees of them; ``target`` are labels int64 [B].
-    """
-    with BatchNormMatch(teacher.network) as match:
-        logits = teacher.network(views).float()
-        batch_norm = match.distance()
-    pixels = (images - GREY) / CONTRAST
-    return {
-        "cross_entropy": F.cross_entropy(logits, target),
-        "batch_norm": batch_norm.to(logits.device),
-        "diversity": diversity_hinge(teacher.normalise(255 * images), target, shared.loss.diversity_margin),
-        "total_variation": total_variation(pixels),
-        "l2": root_mean_square(pixels),
-        "competition": student.compete(views, logits),
-    }
-
-
-def weighted(losses: dict[str, Tensor], method: PixelInversion, shared: InversionConfig) -> dict[str, Tensor]:
-    """The terms times their weights: those of the classifier are shared by all methods, those of the pixels are this method's own."""
-    own = {"total_variation": method.total_variation, "l2": method.l2, "competition": method.competition}
-    return {name: value * (own[name] if name in own else getattr(shared.loss, name)) for name, value in losses.items()}
 
 
 class Student:
@@ -134,13 +98,13 @@ class Student:
             self.network = Classifier(backbone, len(teacher.classes)).to(teacher.normalise.mean.device)
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=method.student_learning_rate)
 
-    def compete(self, views: Tensor, logits: Tensor) -> Tensor:
-        """1 − JS(teacher ‖ student) in [0, 1], differentiable in views and logits; the student will ``learn`` from both."""
+    def compete(self, views: Tensor, logits: Tensor) -> dict[str, Tensor]:
+        """1 − JS(teacher ‖ student) in [0, 1] as ``competition``; the student will ``learn`` from these views and logits."""
         if self.network is None:
-            return logits.new_zeros(())
+            return {"competition": logits.new_zeros(())}
         self.seen = views.detach(), logits.detach()
         self.network.eval().requires_grad_(False)
-        return 1 - jensen_shannon(logits / TEMPERATURE, self.network(views).float() / TEMPERATURE)
+        return {"competition": 1 - jensen_shannon(logits / TEMPERATURE, self.network(views).float() / TEMPERATURE)}
 
     def learn(self) -> None:
         """One step towards the teacher on what both have seen last."""
