@@ -4,7 +4,7 @@ import os
 import subprocess
 
 from datafree import preflight, provenance
-from datafree.config import Source, as_tree, resolve, select
+from datafree.config import Source, as_tree, resolve, select, starts_from_meta
 from datafree.data.layout import listing_hash
 from datafree.errors import UserError
 from datafree.preflight import real_classes

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from datafree.config import Config, as_tree, load, merge, resolve
-from datafree.config.schema import ALGORITHM_TYPES, ARM_TYPES, BOUNDS
+from datafree.config.schema import ALGORITHM_TYPES, ARM_TYPES, BOUNDS, INVERSION_TYPES
 
 PROJECT = Path(__file__).parents[2]
 PARAMS = PROJECT / "params.yaml"
@@ -55,6 +55,7 @@ def test_a_preset_lies_over_params_yaml(preset):
 
 def test_every_number_has_bounds_and_every_bound_a_number():
     tree = as_tree(resolve({}))
+    tree["inversion"]["methods"] |= {name: as_tree(kind()) for name, kind in INVERSION_TYPES.items()}
     tree["meta"]["arms"] |= {name: as_tree(kind()) for name, kind in ARM_TYPES.items()}
     tree["nas"]["algorithms"] |= {name: as_tree(kind()) for name, kind in ALGORITHM_TYPES.items()}
     numbers = set()

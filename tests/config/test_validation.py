@@ -6,7 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datafree.config import as_tree, load, merge, resolve, select, typed
-from datafree.config.schema import ALGORITHM_TYPES, ARM_TYPES, BOUNDS, BackboneConfig, BellArm, Initialisation, InversionConfig
+from datafree.config.schema import (
+    ALGORITHM_TYPES,
+    ARM_TYPES,
+    BOUNDS,
+    INVERSION_TYPES,
+    BackboneConfig,
+    BellArm,
+    GeneratorInversion,
+    Initialisation,
+    InversionConfig,
+    starts_from_meta,
+)
 from datafree.errors import UserError
 
 DEFAULT = as_tree(resolve({}))
@@ -71,6 +82,7 @@ def test_an_unknown_key_is_named_with_a_suggestion(dotted, hint):
         ("meta.seeds", ["a"]),
         ("meta.arms", ["bell"]),
         ("meta.arms.bell", "bell"),
+        ("inversion.methods.five.method", "maml"),
         ("meta.arms.bell.method", "maml"),
         ("meta.arms.bell.method", ["bell"]),
         ("meta.arms.bell.augment", "sometimes"),
@@ -90,12 +102,11 @@ def test_a_value_of_the_wrong_type_is_named_by_its_dotted_key(dotted, value):
 
 
 def cases_of_bounds():
-    kinds = {"meta.arms": ARM_TYPES, "nas.algorithms": ALGORITHM_TYPES}
+    kinds = {"inversion.methods": INVERSION_TYPES, "meta.arms": ARM_TYPES, "nas.algorithms": ALGORITHM_TYPES}
     stars = {
         "data.glyphs.classes": "train",
         "data.glyphs.images_per_class": "train",
         "inversion.loss": "diversity",
-        "inversion.methods": "five",
     }
     for pattern, (low, high) in BOUNDS.items():
         before, star, after = pattern.partition("*")
@@ -165,10 +176,13 @@ IMPOSSIBLE = [
     ({"meta": {"arms": {"": {"method": "bell"}}}}, "meta.arms.: a name may hold letters"),
     ({"meta": {"arms": {None: {"method": "bell"}}}}, "meta.arms"),
     ({"nas": {"algorithms": {"a b": {"method": "spos"}}}}, "nas.algorithms.a b: a name may hold letters"),
-    ({"inversion": {"methods": {"a.b": {}}}}, "inversion.methods.a.b: a name may hold letters"),
-    ({"inversion": {"methods": {"meta_generator": {}}}}, "inversion.methods.meta_generator: this name is taken"),
-    ({"inversion": {"methods": {"meta_generator2": {}}}}, "inversion.methods.meta_generator2: "),  # its rule could not tell them apart
-    ({"inversion": {"methods": {"real": {}}}}, "inversion.methods.real: this name is taken"),  # the row of real images
+    ({"inversion": {"methods": {"a.b": {"method": "generator"}}}}, "inversion.methods.a.b: a name may hold letters"),
+    ({"inversion": {"methods": {"meta_generator": {"method": "generator"}}}}, "inversion.methods.meta_generator: this name is taken"),
+    (
+        {"inversion": {"methods": {"meta_generator2": {"method": "generator"}}}},
+        "inversion.methods.meta_generator2: ",
+    ),  # its rule could not tell them apart
+    ({"inversion": {"methods": {"real": {"method": "generator"}}}}, "inversion.methods.real: this name is taken"),  # the row of real images
     ({"meta": {"arms": {"pixels": {"method": "bell"}}}}, "meta.arms.pixels: this name is taken"),  # a baseline's row
     ({"meta": {"arms": {"random": {"method": "bell"}}}}, "meta.arms.random: this name is taken"),
     ({"meta": {"arms": {"split": {"method": "bell"}}}}, "meta.arms.split: this name is taken"),  # a key beside the arms in the metrics
@@ -196,18 +210,24 @@ def test_null_removes_an_arm_and_a_new_name_adds_one():
     overlay = {
         "meta": {"arms": {"bell": None, "slow_bell": {"method": "bell", "steps": 7}}},
         "nas": {"algorithms": {"spos": None}},
-        "inversion": {"methods": {"five": None, "fresh": {"initialisation": "random"}}},
+        "inversion": {"methods": {"five": None, "fresh": {"method": "generator", "initialisation": "random"}}},
     }
     config = resolve(merge(DEFAULT, overlay))
     assert list(config.meta.arms) == ["distillation", "slow_bell"]
     assert config.meta.arms["slow_bell"] == BellArm(steps=7)
     assert config.nas.algorithms == {}
     assert list(config.inversion.methods) == ["five_quality", "fresh"]
-    assert config.inversion.methods["fresh"].initialisation is Initialisation.random
+    assert config.inversion.methods["fresh"] == GeneratorInversion(initialisation=Initialisation.random)
 
 
 def test_an_arm_named_like_a_method_need_not_repeat_it():
     assert resolve({"meta": {"arms": {"bell": {"steps": 3}}}}).meta.arms == {"bell": BellArm(steps=3)}
+
+
+def test_what_starts_from_the_meta_generator_says_so():
+    assert starts_from_meta(GeneratorInversion())
+    assert not starts_from_meta(GeneratorInversion(initialisation=Initialisation.random))
+    assert not starts_from_meta(BellArm())  # settings without such a choice
 
 
 def test_every_arm_may_be_removed_but_not_every_inversion_method():
