@@ -35,9 +35,9 @@ def manifest(broken: int, defaults: dict[str, Any]) -> dict[str, Any]:
 
 
 def overlay(manifest_file: Path, check: bool, seeds: list[int]) -> dict[str, Any]:
-    """What the study changes in the default configuration; the oracle is not reported here, and not trained."""
+    """What the study changes in the default configuration: the better of its two arms alone; the oracle, not reported, is not trained."""
     evaluation = {"split": "validation", "oracle_steps": 1}
-    zoo, meta = {"manifest": str(manifest_file.resolve())}, {"seeds": seeds}
+    zoo, meta = {"manifest": str(manifest_file.resolve())}, {"seeds": seeds, "arms": {"bell": None}}
     return {"zoo": zoo, "tasks": {"check_teachers": check}, "meta": meta, "evaluation": evaluation, "tracking": {"enabled": False}}
 
 

@@ -91,7 +91,9 @@ def test_agreement_is_full_for_what_the_others_know_and_none_for_noise():
     kernels = [linear_kernel(shared @ torch.randn(6, 8, generator=draw)) for _ in range(3)]
     owner, fold = torch.arange(200) % 3, torch.arange(200) // 3 % 4
     assert agreement(kernels, 0, shared @ torch.randn(6, 5, generator=draw), owner, fold) > 0.99
-    assert agreement(kernels, 0, torch.randn(200, 5, generator=draw), owner, fold) < 0.1
+    assert 0 <= agreement(kernels, 0, torch.randn(200, 5, generator=draw), owner, fold) < 0.1
+    heavy = 100 * torch.randn(200, 5, generator=draw).pow(9)  # a few outliers, whose fit is worse than none
+    assert agreement(kernels, 0, heavy, owner, fold) == 0
     logits = shared @ torch.randn(6, 5, generator=draw)
     same = agreement(kernels, 0, logits + torch.randn(200, 1, generator=draw), owner, fold)  # a shift of all logits means nothing
     assert same == pytest.approx(agreement(kernels, 0, logits, owner, fold), abs=1e-5)

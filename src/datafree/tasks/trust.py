@@ -51,7 +51,7 @@ class TeacherTrust:
     Attributes:
         name: the teacher's.
         weight: 0 (drop it) to 1 (as good as any); how often to ask it, relative to others.
-        agreement: share of the variance of its logits on the others' images that the others' features predict, held out; at most 1.
+        agreement: share of the variance of its logits on the others' images that the others' features predict, held out; 0 to 1.
         compactness: share of the variance of its features over its own pool that lies between classes; 0 to 1.
         recovery: its mean probability of its own pool's labels, scaled so that guessing is 0 and certainty 1.
         strangeness: ``batch_norm_distance`` of the other teachers' images, the median over their pools; None without BatchNorm layers.
@@ -163,7 +163,8 @@ def agreement(kernels: Sequence[Tensor], place: int, logits: Tensor, owner: Tens
         coefficients = torch.linalg.solve(others[known][:, known] + ridge, target[known] - mean)
         wrong += (target[asked] - mean - others[asked][:, known] @ coefficients).square().sum().item()
         total += (target[asked] - mean).square().sum().item()
-    return 1 - wrong / max(total, 1e-12)
+    # Below zero, a fit that was worse than none, says no more than zero, and has no bound that a comparison could bear.
+    return max(1 - wrong / max(total, 1e-12), 0.0)
 
 
 def compactness(features: Tensor, labels: Tensor) -> float:
