@@ -126,7 +126,7 @@ class PixelInversion:
     method: str = "pixels"
     steps: int = 200  # per batch of images; the paper takes 2000
     batch_size: int = 100  # images that are made together, and whose statistics have to match
-    learning_rate: float = 0.1  # Adam, falls along a cosine; in units of normalised images
+    learning_rate: float = 0.2  # Adam, falls along a cosine; in units of normalised images
     total_variation: float = 0.02  # in place of `inversion.loss.total_variation`: free pixels need a prior, generators are one
     squared_norm: float = 0.0  # in place of `inversion.loss.squared_norm`
     flip: bool = False  # mirror half of the views; for images whose mirror image is of the same class
@@ -146,12 +146,13 @@ class LearnableSetInversion:
     way: int = 5  # classes of an episode
     shot: int = 5  # support images per class
     query: int = 5  # query images per class
-    learning_rate: float = 0.1  # Adam, of the images; falls along a cosine
+    learning_rate: float = 0.25  # Adam, of the images; falls along a cosine
+    coarse: float = 0.4  # share of the steps at half the resolution
     total_variation: float = 0.02  # in place of `inversion.loss.total_variation`
     squared_norm: float = 0.0  # in place of `inversion.loss.squared_norm`
     learner_width: int = 32  # channels of the learner's first stage
     learner_learning_rate: float = 0.003  # Adam
-    adversarial: float = 1.0  # weight with which a hard step raises the learner's loss; 0 = no curriculum
+    adversarial: float = 0.3  # weight with which a hard step raises the learner's loss; 0 = no curriculum
     warm_up: float = 0.3  # share of the steps before the first hard one
     patience: int = 6  # steps without a better accuracy of the learner before a hard one
 

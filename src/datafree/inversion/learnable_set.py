@@ -63,20 +63,24 @@ def recover(
     canvas = Canvas(teacher.normalise.mean.device, method.learning_rate, betas=(0.9, 0.999))
     learner = EpisodeLearner(teacher, method, seed)
     first, history = checkpoint.restore(canvas=canvas, learner=learner)
+    coarse = min(round(method.coarse * method.steps), method.steps - 1)  # steps; the last one is always at full size
     total = len(groups) * method.steps
     for turn in progress(range(first, total), total - first, f"learnable set of {teacher.name}"):
         part, step = divmod(turn, method.steps)
         draw = devices.generator(seed, "learnable_set", part, step)
         if step == 0:
-            canvas.start(len(groups[part]) * per_class, size, draw)
+            canvas.start(len(groups[part]) * per_class, size // 2 if coarse else size, draw)
             learner.forget()
+        if step == coarse > 0:
+            canvas.enlarge(size)
         chosen, rows = draw_episode(len(groups[part]), method.way, per_class, per_episode, draw)
         labels = groups[part][chosen].repeat_interleave(per_episode).to(canvas.device)
         down, right = torch.randint(-shared.shift, shared.shift + 1, (2,), generator=draw).tolist()
         learner.hard = method.adversarial > 0 and step >= method.warm_up * method.steps and learner.waited >= method.patience
         terms = image_terms(canvas.images(rows.flatten()), teacher, labels, weights, (down, right), learner.face)
         episode = terms.pop("episode")
-        canvas.step(weighted(terms, weights) - method.adversarial * episode, step / method.steps)
+        stage = (0, coarse) if step < coarse else (coarse, method.steps)
+        canvas.step(weighted(terms, weights) - method.adversarial * episode, (step - stage[0]) / (stage[1] - stage[0]))
         history.append({**as_row(turn + 1, terms), "hard": float(learner.hard), **learner.learn()})
         require_finite(f"learnable set of {teacher.name}", **history[-1])
         if step == method.steps - 1:
