@@ -165,8 +165,8 @@ class BlackBoxInversion:
     steps: int = 200
     batch_size: int = 50  # images per step
     learning_rate: float = 0.01  # Adam, of the generator
-    directions: int = 20  # per image and step: as many more images to ask about; the paper takes 100
-    smoothing: float = 0.5  # length of a direction, of all pixels together, in units of images in [0, 1]
+    directions: int = 10  # per image and step: as many more images to ask about; the paper takes 100
+    smoothing: float = 2.0  # length of a direction, of all pixels together, in units of images in [0, 1]
     block: int = 4  # pixels of a side of the squares that move together; 1 = every pixel by itself, as in the paper
     latent: int = 64  # dimension of the generator's latent vector
     width: int = 32  # channels of its first feature map
