@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from datafree.inversion.losses import (
     BatchNormMatch,
     batch_norm_distance,
+    boundary,
     diversity_hinge,
     soft_cross_entropy,
     squared_norm,
@@ -196,3 +197,19 @@ def test_priors_do_not_depend_on_the_number_of_images_and_are_zero_where_they_sh
         assert prior(torch.zeros(2, 3, 8, 8)) == 0
     assert total_variation(torch.full((2, 3, 8, 8), 0.7)) == 0
     assert squared_norm(torch.full((2, 3, 8, 8), 0.5)) == 0.25
+
+
+def test_the_boundary_term_is_the_divergence_where_both_agree():
+    draw = torch.Generator().manual_seed(2)
+    teacher, student = torch.randn(20, 3, generator=draw), torch.randn(20, 3, generator=draw)
+    expected, agreed = 0.0, 0
+    for t, s in zip(teacher.softmax(1).double(), student.softmax(1).double(), strict=True):
+        if t.argmax() == s.argmax():
+            agreed += 1
+            expected -= (t * (t / s).log()).sum().item() / 20
+    assert 0 < agreed < 20
+    assert boundary(teacher, student).item() == pytest.approx(expected, rel=1e-4)
+    assert boundary(teacher, teacher).item() == pytest.approx(0, abs=1e-6)
+    student = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    boundary(torch.tensor([[0.0, 1.0]]), student).backward()  # they name different classes: the image is as hard as it should be
+    assert torch.equal(student.grad, torch.zeros(1, 2))

@@ -93,3 +93,13 @@ def total_variation(images: Tensor) -> Tensor:
 def squared_norm(images: Tensor) -> Tensor:
     """The mean squared pixel: DeepInversion's ℓ2 prior, independent of the number and size of the images [B, C, H, W]."""
     return images.square().mean()
+
+
+def boundary(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """−mean_b 1[both name the same class] · KL(teacher ‖ student) of logits [B, K]: images move to where the student is still wrong.
+
+    The term of CMI and Fast-Datafree. FREE's released code feeds probabilities where log-probabilities belong, which makes it another one.
+    """
+    teacher, student = F.log_softmax(teacher_logits.float(), dim=1), F.log_softmax(student_logits.float(), dim=1)
+    agreed = teacher.argmax(1) == student.argmax(1)
+    return -(F.kl_div(student, teacher, reduction="none", log_target=True).sum(1) * agreed).mean()
