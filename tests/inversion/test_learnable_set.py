@@ -48,46 +48,54 @@ def test_the_loss_of_an_episode_is_that_of_a_plain_loop():
     assert accuracy == pytest.approx(right / 9)
 
 
-def test_the_learner_learns_what_it_faces(teachers, make_images):
+def learner_of(settings=None):
+    return EpisodeLearner(settings or method(), 32, torch.device("cpu"), seed=0)
+
+
+def test_the_learner_learns_what_it_faces(make_images):
     images, labels = make_images(3, 3, 32, seed=1)
-    views = teachers[0].normalise(images[labels.argsort(stable=True)])
-    learner = EpisodeLearner(teachers[0], method(), seed=0)
-    losses = []
-    for _ in range(40):
-        assert learner.face(views, views)["episode"].item() == 0  # an ordinary step does not ask for the images' gradient
-        losses.append(learner.learn()["episode_loss"])
+    episode = images[labels.argsort(stable=True)] / 255
+    learner = learner_of()
+    losses = [learner.learn(episode, hard=False)["episode_loss"] for _ in range(40)]
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_a_hard_step_has_a_gradient_for_the_images_and_none_for_the_learner(teachers):
-    learner = EpisodeLearner(teachers[0], method(), seed=0)
-    learner.hard = True
-    views = torch.randn(9, 3, 32, 32, generator=draw(), requires_grad=True)
-    found = learner.face(views, views)["episode"]
-    found.backward()
-    expected, _ = episode_loss(learner.network(views).unflatten(0, (3, 3)), 1)
+def test_difficulty_is_the_loss_with_a_gradient_for_the_images():
+    images = torch.rand(9, 3, 16, 16, generator=draw(), requires_grad=True)  # half the resolution
+    learner = learner_of()
+    found = learner.difficulty(images)
+    enlarged = torch.nn.functional.interpolate(images, size=(32, 32), mode="bilinear", antialias=True)
+    expected, accuracy = episode_loss(learner.network((enlarged - 0.5) / 0.25).unflatten(0, (3, 3)), 1)
     assert torch.allclose(found, expected)
-    assert views.grad.abs().sum() > 0
-    assert all(parameter.grad is None for parameter in learner.network.parameters())
+    found.backward()
+    assert images.grad.abs().sum() > 0
+    fresh = learner_of().learn(images, hard=False)
+    assert fresh == {"episode_loss": pytest.approx(expected.item(), rel=1e-4), "episode_accuracy": accuracy}
+    assert learner.learn(images, hard=False) == fresh  # what difficulty left behind does not count
+    for one, other in zip(learner.network.parameters(), learner_of_after(images).network.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
-def test_boredom_is_the_number_of_steps_without_a_better_accuracy(teachers, monkeypatch):
+def learner_of_after(images):
+    learner = learner_of()
+    learner.learn(images, hard=False)
+    return learner
+
+
+def test_the_wait_is_the_number_of_steps_without_a_better_accuracy(monkeypatch):
     accuracies = iter([0.2, 0.5, 0.5, 0.4, 0.6, 0.6, 0.6])
-    learner = EpisodeLearner(teachers[0], method(), seed=0)
+    learner, episode = learner_of(), torch.rand(9, 3, 32, 32, generator=draw())
     loss = learner._loss
-    monkeypatch.setattr(learner, "_loss", lambda views: (loss(views)[0], next(accuracies)))
+    monkeypatch.setattr(learner, "_loss", lambda images: (loss(images)[0], next(accuracies)))
     waited = []
-    views = torch.randn(9, 3, 32, 32, generator=draw())
     for _ in range(6):
-        learner.face(views, views)
-        learner.learn()
+        learner.learn(episode, hard=False)
         waited.append(learner.waited)
     assert waited == [0, 0, 1, 2, 0, 1]
-    learner.hard = True
-    learner.learn()
+    learner.learn(episode, hard=True)
     assert learner.waited == 0
     learner.forget()
-    assert (learner.best, learner.waited, learner.hard) == (0.0, 0, False)
+    assert (learner.best, learner.waited) == (0.0, 0)
 
 
 def test_hard_steps_come_when_the_learner_is_bored_and_not_before_the_warm_up(teachers):

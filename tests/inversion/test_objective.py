@@ -20,7 +20,7 @@ def images():
 
 def test_the_terms_are_those_of_what_the_teacher_sees(images, teachers):
     teacher, labels = teachers[1], torch.arange(8) % 4
-    terms = image_terms(images, teacher, labels, WEIGHTS, (1, -2))
+    terms = image_terms(images, teacher, labels, WEIGHTS, move=(1, -2))
     seen = (images - 0.4) / 0.2  # the second teacher's normalisation
     moved = seen.roll(1, 2).roll(-2, 3)
     assert torch.allclose(terms["cross_entropy"], F.cross_entropy(teacher.network(moved), labels), atol=1e-5)
