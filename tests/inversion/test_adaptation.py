@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 
 from datafree import devices
 from datafree.config import InversionConfig, InversionLossConfig
+from datafree.inversion import adaptation
 from datafree.inversion.adaptation import Inner, Slots, adapt, balanced_labels, batch_labels, draw_pool, soft_labels
 from datafree.inversion.generator import new_generator
 from datafree.inversion.objective import image_terms, weighted
 
 INNER = ("learning_rate", "batch_size", "latent_learning_rate")
 WEIGHTS = InversionLossConfig(cross_entropy=1.0, batch_norm=0.5, diversity=2.0, diversity_margin=0.6)
-SHARED = InversionConfig(shift=2, loss=WEIGHTS)
+SHARED = InversionConfig(shift=2, augmentation=0.0, loss=WEIGHTS)
 
 
 @pytest.fixture
@@ -99,6 +100,15 @@ def test_one_step_is_adams_first_and_its_gradient_stays(generator, teachers):
         assert torch.allclose(after.grad, slope, rtol=1e-4, atol=1e-7)
         step = rate * after.grad / (after.grad.abs() + 1e-8)
         assert torch.allclose(after, before - step, atol=1e-6)
+
+
+def test_views_differ_from_step_to_step(generator, teachers, monkeypatch):
+    seen = []
+    real = adaptation.image_terms
+    monkeypatch.setattr(adaptation, "image_terms", lambda *a, **k: seen.append((k["move"], k["region"])) or real(*a, **k))
+    adapt(generator, teachers[0], Inner(12, 0.01, 4), dataclasses.replace(SHARED, region=0.5), seed=0)
+    assert len({move for move, _ in seen}) > 6
+    assert len({region for _, region in seen}) > 6
 
 
 def test_latents_are_optimised_along_only_if_asked(generator, teachers):

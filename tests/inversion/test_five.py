@@ -23,7 +23,7 @@ def config(update=OuterUpdate.reptile, **changes) -> InversionConfig:
         "batch_size": 10, "outer_learning_rate": 0.5 if update is OuterUpdate.reptile else 0.01, **changes,
     }  # fmt: skip
     loss = InversionLossConfig(cross_entropy=1.0, batch_norm=0.5, diversity=2.0, diversity_margin=0.6)
-    return InversionConfig(shift=1, loss=loss, meta_generator=MetaGeneratorConfig(update=update, **settings))
+    return InversionConfig(shift=1, augmentation=0.0, loss=loss, meta_generator=MetaGeneratorConfig(update=update, **settings))
 
 
 def fresh():

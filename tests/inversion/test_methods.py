@@ -22,7 +22,7 @@ from datafree.inversion.adaptation import soft_labels
 from datafree.inversion.generator import new_generator
 
 SIZE = 16
-SHARED = InversionConfig(images_per_class=4, shift=1, loss=InversionLossConfig(total_variation=0.01, squared_norm=0.001))
+SHARED = InversionConfig(images_per_class=4, shift=1, region=0.75, loss=InversionLossConfig(total_variation=0.01, squared_norm=0.001))
 OWN = {"initialisation": Initialisation.random, "latent": 6, "width": 8}
 SMALL = {"steps": 4, "batch_size": 8}
 CASES = {

@@ -203,6 +203,9 @@ def starts_from_meta(method: Any) -> bool:
 class InversionConfig:
     images_per_class: int = 60
     shift: int = 2  # pixels of random translation before the teacher sees an image
+    augmentation: float = (
+        1.0  # of each image before the teacher sees it: 1 = up to 15° of rotation, 15 % of size, 10 % of the side; 0 = none
+    )
     region: float = 1.0  # share of each side that a step updates, at a random place; 1 = whole images
     loss: InversionLossConfig = field(default_factory=InversionLossConfig)
     meta_generator: MetaGeneratorConfig = field(default_factory=MetaGeneratorConfig)
@@ -359,6 +362,7 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "zoo.training.held_out": (0.01, 0.9),
     "inversion.images_per_class": (2, None),
     "inversion.shift": (0, 16),
+    "inversion.augmentation": (0, 4),
     "inversion.region": (0.1, 1),
     "inversion.loss.*": (0, None),
     "inversion.meta_generator.latent": (1, None),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -12,7 +13,11 @@ from torch.nn import functional as F
 from datafree.config import InversionConfig, InversionLossConfig
 from datafree.inversion.losses import BatchNormMatch, diversity_hinge, soft_cross_entropy, squared_norm, total_variation
 from datafree.inversion.regions import Region, crop, random_region
+from datafree.zoo.augmentation import random_affine
 from datafree.zoo.teachers import Teacher
+
+# Largest rotation, relative change of size, and move as a share of the side, at `inversion.augmentation` = 1.
+DEGREES, SCALE, SHIFT = 15.0, 0.15, 0.1
 
 
 class ExtraTerm(Protocol):
@@ -41,6 +46,7 @@ def image_terms(
     *,
     move: tuple[int, int] = (0, 0),
     region: Region | None = None,
+    augment: Callable[[Tensor], Tensor] | None = None,
     targets: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The terms of the loss, scalars before weighting, by their names in ``InversionLossConfig``; those of weight 0 may be absent.
@@ -50,12 +56,14 @@ def image_terms(
         labels: int64 [B] in the teacher's order.
         move: the images are rolled by so many pixels (down, right) of the teacher's input before it sees them.
         region: the part of the images that counts at this step; None for all of them.
+        augment: what else happens to the normalised images before the teacher sees them.
         targets: float [B, K], probabilities to aim at instead of the labels.
     """
     seen = teacher.normalise(255 * (images if region is None else crop(images, region)))
     with BatchNormMatch(teacher.network) as match:
-        logits = teacher.network(torch.roll(seen, move, dims=(2, 3)))
-        statistics = match.distance()
+        view = torch.roll(seen, move, dims=(2, 3))
+        logits = teacher.network(view if augment is None else augment(view))
+        statistics = match.distance().to(logits.device)
     entropy = F.cross_entropy(logits.float(), labels) if targets is None else soft_cross_entropy(logits, targets)
     terms = {"cross_entropy": entropy, "batch_norm": statistics}
     return terms | prior_terms(seen, labels, weights)
@@ -72,18 +80,22 @@ def prior_terms(images: Tensor, labels: Tensor, weights: InversionLossConfig) ->
 
 
 def random_view(size: int, shared: InversionConfig, draw: torch.Generator) -> dict[str, Any]:
-    """``move`` and ``region`` for one step on square images of ``size`` pixels, as ``inversion.shift`` and ``inversion.region`` say."""
+    """``move``, ``region`` and ``augment`` for one step on square images of ``size`` pixels, as ``inversion`` says."""
     down, right = torch.randint(-shared.shift, shared.shift + 1, (2,), generator=draw).tolist()
     region = random_region(size, size, shared.region, draw) if shared.region < 1 else None
-    return {"move": (down, right), "region": region}
+    strength = shared.augmentation
+    warp = {"degrees": strength * DEGREES, "scale": strength * SCALE, "shift": strength * SHIFT}
+    augment = functools.partial(random_affine, generator=draw, **warp) if strength else None
+    return {"move": (down, right), "region": region, "augment": augment}
 
 
 def weighted(terms: Mapping[str, Tensor], weights: InversionLossConfig, extras: Sequence[ExtraTerm] = ()) -> Tensor:
     """The sum of the terms, each times its weight: of ``weights``, or its own for an extra term."""
     own = {extra.name: extra.weight for extra in extras}
-    return torch.stack([(own[name] if name in own else getattr(weights, name)) * value for name, value in terms.items()]).sum()
+    return torch.stack([(own[name] if name in own else getattr(weights, name)) * value.float() for name, value in terms.items()]).sum()
 
 
 def as_row(step: int, terms: Mapping[str, Tensor]) -> dict[str, float]:
     """A line of the history; ``step`` counts from 1."""
-    return {"step": step, **{name: value.item() for name, value in terms.items()}}
+    values = torch.stack([value.detach().float() for value in terms.values()]).tolist()  # a GPU is waited for once
+    return {"step": step, **dict(zip(terms, values, strict=True))}
