@@ -214,10 +214,11 @@ def test_diversity_counts_without_a_teacher():
     assert distances[1] < distances[0]
 
 
-def test_what_is_asked_about_is_moved_and_may_be_a_part():
+def test_what_is_asked_about_is_moved_augmented_and_may_be_a_part():
     images = torch.rand(2, 3, 8, 8, generator=devices.generator(0, "images"))
-    assert torch.equal(look(images, {"move": (0, 0), "region": None}), images)
-    assert torch.equal(look(images, {"move": (1, -2), "region": None}), images.roll(1, 2).roll(-2, 3))
-    region = Region(2, 3, 4, 4)
+    plain = {"move": (0, 0), "region": None, "augment": None}
+    assert torch.equal(look(images, plain), images)
+    assert torch.equal(look(images, {**plain, "move": (1, -2)}), images.roll(1, 2).roll(-2, 3))
     enlarged = F.interpolate(images[:, :, 2:6, 3:7], size=(8, 8), mode="bilinear", antialias=True)
-    assert torch.allclose(look(images, {"move": (0, 1), "region": region}), enlarged.roll(1, 3))
+    changed = {"move": (0, 1), "region": Region(2, 3, 4, 4), "augment": lambda moved: moved / 2}
+    assert torch.allclose(look(images, changed), enlarged.roll(1, 3) / 2)

@@ -14,7 +14,7 @@ from datafree.inversion.calibration import calibrated_targets
 from datafree.inversion.losses import jensen_shannon
 from datafree.inversion.pixels import Competitor, recover
 
-SHARED = InversionConfig(images_per_class=4, shift=1)
+SHARED = InversionConfig(images_per_class=4, shift=1, augmentation=0.0)
 
 
 def method(**changes) -> PixelInversion:

@@ -97,9 +97,10 @@ def recover_from_answers(
 
 
 def look(images: Tensor, view: dict[str, Any]) -> Tensor:
-    """What is shown of images [B, C, S, S]: the ``region`` of a ``random_view``, enlarged, rolled by its ``move``; differentiable."""
+    """What is shown of images [B, C, S, S] by a ``random_view``: its region, enlarged, moved and augmented; differentiable."""
     part = images if view["region"] is None else fitted(crop(images, view["region"]), images.shape[1:])
-    return torch.roll(part, view["move"], dims=(2, 3))
+    moved = torch.roll(part, view["move"], dims=(2, 3))
+    return moved if view["augment"] is None else view["augment"](moved)
 
 
 def zero_order_gradient(

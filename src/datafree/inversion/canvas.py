@@ -60,7 +60,7 @@ class Canvas:
         with torch.no_grad():
             self.pixels.clamp_(-REACH, REACH)
             if region is not None:
-                mask = region_mask(*before.shape[2:], region).to(self.device)
+                mask = region_mask(before.shape[2], before.shape[3], region).to(self.device)
                 self.pixels.copy_(torch.where((mask.flip(3) if mirrored else mask) > 0, self.pixels, before))
 
     @torch.no_grad()
