@@ -253,7 +253,7 @@ def zoo(make_images):
             )
         teacher = Teacher(entry.name, freeze(network), normalise, own.classes, (3, 16, 16))
         draw = devices.generator(number, "draw")
-        adapted = adapt(start, teacher, Inner(40, 0.01, 32), InversionConfig(shift=1), seed=number).generator
+        adapted = adapt(start, teacher, Inner(40, 0.01, 32), InversionConfig(shift=1, augmentation=0.0), seed=number).generator
         found, names = draw_pool(adapted, teacher, 20, 40, draw)
         teachers.append(teacher)
         pools.append(Pool(found, names, soft_labels(teacher, found), own.classes))

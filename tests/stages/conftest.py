@@ -125,6 +125,7 @@ class Project:
             "inversion.meta_generator",
             "inversion.loss",
             "inversion.shift",
+            "inversion.augmentation",
             "inversion.region",
         ]
         outputs = {"generator": "generator.safetensors", "history": "history.csv", "metrics": "metrics.json"}
@@ -138,6 +139,7 @@ class Project:
             "data.image_size",
             "inversion.loss",
             "inversion.shift",
+            "inversion.augmentation",
             "inversion.region",
             "inversion.images_per_class",
         ]
