@@ -36,7 +36,7 @@ def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
     print(f"{label}: {total}/{total}, {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
 
 
-def require_finite(label: str, step: int, **losses: float) -> None:
+def require_finite(label: str, step: float, **losses: float) -> None:
     """Stop work that diverged while nothing is lost.
 
     Raises:

@@ -188,6 +188,19 @@ IMPOSSIBLE = [
     ({"meta": {"arms": {"split": {"method": "bell"}}}}, "meta.arms.split: this name is taken"),  # a key beside the arms in the metrics
     ({"inversion": {"methods": {"five": None, "five_quality": None}}}, "inversion.methods: empty"),
     ({"inversion": {"methods": {}}}, "inversion.methods: empty"),
+    ({"inversion": {"meta_generator": {"conditional": False}}}, "inversion.meta_generator.latent_learning_rate: got 0.0; allowed: above 0"),
+    (
+        {"inversion": {"meta_generator": {"conditional": False, "latent_learning_rate": 0.1}}},
+        "inversion.methods.five.latent_learning_rate: got 0.0; allowed: above 0, as its generator is not conditional",
+    ),
+    (
+        {"inversion": {"methods": {"five": {"initialisation": "random", "conditional": False}}}},
+        "inversion.methods.five.latent_learning_rate: got 0.0",
+    ),
+    (
+        {"inversion": {"methods": {"five": {"latent_learning_rate": 0.1, "calibration_rounds": 3}}}},
+        "inversion.methods.five.calibration_rounds: got 3; allowed: 1",
+    ),
 ]
 
 

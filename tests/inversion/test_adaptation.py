@@ -1,15 +1,20 @@
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from datafree import devices
-from datafree.config import InversionLossConfig
-from datafree.inversion.adaptation import adapt, balanced_labels, batch_labels, draw_pool, soft_labels
+from datafree.config import InversionConfig, InversionLossConfig
+from datafree.inversion import adaptation
+from datafree.inversion.adaptation import Inner, Slots, adapt, balanced_labels, batch_labels, draw_pool, soft_labels
 from datafree.inversion.generator import new_generator
 from datafree.inversion.objective import image_terms, weighted
 
+INNER = ("learning_rate", "batch_size", "latent_learning_rate")
 WEIGHTS = InversionLossConfig(cross_entropy=1.0, batch_norm=0.5, diversity=2.0, diversity_margin=0.6)
+SHARED = InversionConfig(shift=2, augmentation=0.0, loss=WEIGHTS)
 
 
 @pytest.fixture
@@ -22,8 +27,9 @@ def draw(name="draw"):
 
 
 def adapted(generator, teacher, steps=3, **changes):
-    settings = {"learning_rate": 0.01, "batch_size": 12, "shift": 2, "weights": WEIGHTS, "seed": 0, **changes}
-    return adapt(generator, teacher, steps=steps, **settings)
+    inner = {"learning_rate": 0.01, "batch_size": 12, **{name: changes.pop(name) for name in INNER if name in changes}}
+    found = adapt(generator, teacher, Inner(steps, **inner), SHARED, **{"seed": 0, **changes})
+    return found.generator, found.history
 
 
 def values(module):
@@ -87,7 +93,7 @@ def test_one_step_is_adams_first_and_its_gradient_stays(generator, teachers):
     source = devices.generator(0, "adapt", 0)
     latent, labels = torch.randn(12, 8, generator=source), balanced_labels(4, 12)
     move = tuple(torch.randint(-2, 3, (2,), generator=source).tolist())
-    expected = image_terms(generator(latent, labels), teachers[1], labels, WEIGHTS, move)
+    expected = image_terms(generator(latent, labels), teachers[1], labels, WEIGHTS, move=move)
     gradient = torch.autograd.grad(weighted(expected, WEIGHTS), list(generator.parameters()))
     assert history == [{"step": 1, **{name: value.item() for name, value in expected.items()}}]
     for before, after, slope in zip(generator.parameters(), copy.parameters(), gradient, strict=True):
@@ -96,15 +102,38 @@ def test_one_step_is_adams_first_and_its_gradient_stays(generator, teachers):
         assert torch.allclose(after, before - step, atol=1e-6)
 
 
-def test_without_shift_the_images_stay_where_they_are(generator, teachers, monkeypatch):
+def test_views_differ_from_step_to_step(generator, teachers, monkeypatch):
     seen = []
-    real = torch.roll
-    monkeypatch.setattr(torch, "roll", lambda images, move, dims: seen.append(tuple(move)) or real(images, move, dims))
-    adapted(generator, teachers[0], steps=4, shift=0)
-    assert set(seen) == {(0, 0)}
-    adapted(generator, teachers[0], steps=40, shift=2, batch_size=3)
-    moves = {place for move in seen for place in move}
-    assert moves == {-2, -1, 0, 1, 2}
+    real = adaptation.image_terms
+    monkeypatch.setattr(adaptation, "image_terms", lambda *a, **k: seen.append((k["move"], k["region"])) or real(*a, **k))
+    adapt(generator, teachers[0], Inner(12, 0.01, 4), dataclasses.replace(SHARED, region=0.5), seed=0)
+    assert len({move for move, _ in seen}) > 6
+    assert len({region for _, region in seen}) > 6
+
+
+def test_latents_are_optimised_along_only_if_asked(generator, teachers):
+    plain, optimised = (
+        adapt(generator, teachers[0], Inner(3, 0.01, 12, rate), SHARED, seed=0, labels=balanced_labels(3, 6)) for rate in (0.0, 0.05)
+    )
+    start = adapt(generator, teachers[0], Inner(0, 0.01, 12, 0.05), SHARED, seed=0, labels=balanced_labels(3, 6)).latents
+    assert start.shape == (6, 8)
+    moved = (optimised.latents - start).abs()
+    assert 0.04 < moved.max() < 0.2  # three Adam steps of 0.05
+    assert optimised.labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert plain.labels.tolist() == balanced_labels(3, 12).tolist()  # of the last step's batch
+
+
+def test_slots_are_the_batches_and_their_targets_are_aimed_at(generator, teachers):
+    draw = devices.generator(0, "slots")
+    targets = torch.tensor([[0.2, 0.7, 0.1]]).expand(6, 3)
+    slots = Slots(torch.randn(6, 8, generator=draw), torch.ones(6, dtype=torch.int64), targets)
+    found = adapt(generator, teachers[0], Inner(60, 0.01, 12), dataclasses.replace(SHARED, shift=0), seed=0, slots=slots)
+    with torch.no_grad():
+        images = found.generator(slots.latents, slots.labels)
+        answers = teachers[0].network(teachers[0].normalise(255 * images)).softmax(1)
+    assert (answers.mean(0) - targets[0]).abs().max() < 0.15
+    entropy = -(targets[0] * targets[0].log()).sum()
+    assert found.history[-1]["cross_entropy"] == pytest.approx(entropy.item(), abs=0.15)
 
 
 @pytest.mark.parametrize(("per_class", "batch_size"), [(3, 5), (4, 100), (1, 2), (7, 4)])

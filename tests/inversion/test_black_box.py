@@ -8,7 +8,8 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import BlackBoxInversion, InversionConfig, InversionLossConfig
 from datafree.errors import UserError
 from datafree.inversion import black_box
-from datafree.inversion.black_box import recover, recover_from_answers, zero_order_gradient
+from datafree.inversion.black_box import look, recover, recover_from_answers, zero_order_gradient
+from datafree.inversion.regions import Region
 
 CPU = torch.device("cpu")
 SHARED = InversionConfig(images_per_class=4)
@@ -211,3 +212,13 @@ def test_diversity_counts_without_a_teacher():
         )  # fmt: skip
         distances.append(found.history[-1]["diversity"])
     assert distances[1] < distances[0]
+
+
+def test_what_is_asked_about_is_moved_augmented_and_may_be_a_part():
+    images = torch.rand(2, 3, 8, 8, generator=devices.generator(0, "images"))
+    plain = {"move": (0, 0), "region": None, "augment": None}
+    assert torch.equal(look(images, plain), images)
+    assert torch.equal(look(images, {**plain, "move": (1, -2)}), images.roll(1, 2).roll(-2, 3))
+    enlarged = F.interpolate(images[:, :, 2:6, 3:7], size=(8, 8), mode="bilinear", antialias=True)
+    changed = {"move": (0, 1), "region": Region(2, 3, 4, 4), "augment": lambda moved: moved / 2}
+    assert torch.allclose(look(images, changed), enlarged.roll(1, 3) / 2)

@@ -1,9 +1,11 @@
 import copy
 
+import pytest
 import torch
 
 from datafree import devices
-from datafree.inversion.canvas import CONTRAST, GREY, REACH, Canvas
+from datafree.inversion.canvas import CONTRAST, GREY, REACH, Canvas, coarse_steps, stage_share
+from datafree.inversion.regions import Region, crop
 
 CPU = torch.device("cpu")
 
@@ -55,12 +57,15 @@ def test_enlarging_keeps_what_is_drawn():
 def test_finished_images_are_rounded_and_kept():
     made = canvas()
     made.place(torch.full((2, 3, 2, 2), 0.5))
-    made.finish()
+    made.finish(0)
     made.place(torch.full((1, 3, 2, 2), -9.0))
-    made.finish()
+    made.finish(1)
     assert [part.dtype for part in made.finished] == [torch.uint8, torch.uint8]
     assert torch.equal(made.finished[0], torch.full((2, 3, 2, 2), round(255 * (GREY + CONTRAST * 0.5)), dtype=torch.uint8))
     assert torch.equal(made.finished[1], torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
+    made.finish(0)  # made anew
+    assert len(made.finished) == 2
+    assert torch.equal(made.finished[0], made.finished[1])
 
 
 def test_some_images_move_and_others_stay():
@@ -74,12 +79,32 @@ def test_some_images_move_and_others_stay():
 def test_a_state_goes_on_as_if_nothing_had_happened():
     first, second = canvas(), canvas()
     first.start(3, 4, draw())
-    first.finish()
+    first.finish(0)
     first.step(first.pixels.square().sum(), 0.1)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     for made in (first, second):
         made.step((made.pixels - 1).square().sum(), 0.2)
-        made.finish()
+        made.finish(1)
     assert torch.equal(first.pixels, second.pixels)
     assert torch.equal(torch.cat(first.finished), torch.cat(second.finished))
     assert first.pixels.data_ptr() != second.pixels.data_ptr()
+
+
+def test_outside_its_region_a_step_changes_nothing():
+    made = canvas()
+    made.start(2, 6, draw())
+    made.step(made.pixels.square().sum(), 0.0)  # from now on Adam has momentum everywhere
+    before, region = made.pixels.detach().clone(), Region(1, 2, 3, 4)
+    made.step((crop(made.images(), region)).sum(), 0.0, region)
+    moved = (made.pixels != before).all(0).all(0)
+    expected = torch.zeros(6, 6, dtype=torch.bool)
+    expected[1:4, 2:6] = True
+    assert torch.equal(moved, expected)
+    assert torch.equal(made.pixels != before, expected.expand(2, 3, 6, 6))
+
+
+@pytest.mark.parametrize(("share", "steps", "coarse"), [(0.4, 10, 4), (0.0, 10, 0), (0.95, 10, 9), (0.95, 2, 1), (0.9, 1, 0)])
+def test_the_last_step_is_never_a_coarse_one_and_each_stage_starts_anew(share, steps, coarse):
+    assert coarse_steps(share, steps) == coarse
+    shares = [stage_share(step, coarse, steps) for step in range(steps)]
+    assert shares == [step / coarse for step in range(coarse)] + [step / (steps - coarse) for step in range(steps - coarse)]

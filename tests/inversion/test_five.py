@@ -1,3 +1,5 @@
+import dataclasses
+import functools
 import itertools
 
 import pytest
@@ -7,8 +9,8 @@ from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import InversionConfig, InversionLossConfig, MetaGeneratorConfig, OuterUpdate
 from datafree.inversion import five
-from datafree.inversion.adaptation import adapt, balanced_labels
-from datafree.inversion.five import train_meta_generator
+from datafree.inversion.adaptation import Inner, adapt, balanced_labels
+from datafree.inversion.five import Gradients, train_meta_generator
 from datafree.inversion.generator import new_generator
 from datafree.inversion.objective import image_terms, weighted
 
@@ -21,7 +23,7 @@ def config(update=OuterUpdate.reptile, **changes) -> InversionConfig:
         "batch_size": 10, "outer_learning_rate": 0.5 if update is OuterUpdate.reptile else 0.01, **changes,
     }  # fmt: skip
     loss = InversionLossConfig(cross_entropy=1.0, batch_norm=0.5, diversity=2.0, diversity_margin=0.6)
-    return InversionConfig(shift=1, loss=loss, meta_generator=MetaGeneratorConfig(update=update, **settings))
+    return InversionConfig(shift=1, augmentation=0.0, loss=loss, meta_generator=MetaGeneratorConfig(update=update, **settings))
 
 
 def fresh():
@@ -65,7 +67,7 @@ def test_one_outer_step_is_its_formula(teachers, update, per_step):
         labels = balanced_labels(len(teachers[index].classes), 10)
         latent = torch.randn(10, 8, generator=draw)
         move = tuple(torch.randint(-1, 2, (2,), generator=draw).tolist())
-        terms = image_terms(start(latent, labels), teachers[index], labels, settings.loss, move)
+        terms = image_terms(start(latent, labels), teachers[index], labels, settings.loss, move=move)
         gradients.append(torch.autograd.grad(weighted(terms, settings.loss), list(start.parameters())))
         losses.append(terms["cross_entropy"].item())
     assert history[0]["cross_entropy"] == pytest.approx(sum(losses) / per_step, rel=1e-5)
@@ -140,7 +142,7 @@ def test_training_makes_a_better_start(teachers, update):
     def loss_after_adapting(start):
         found = []
         for seed, teacher in itertools.product(range(4), teachers):
-            _, history = adapt(start, teacher, steps=2, learning_rate=0.01, batch_size=20, shift=1, weights=settings.loss, seed=seed)
+            history = adapt(start, teacher, Inner(2, 0.01, 20), settings, seed=seed).history
             found.append(sum(getattr(settings.loss, name) * value for name, value in history[-1].items() if name != "step"))
         return sum(found) / len(found)
 
@@ -149,9 +151,65 @@ def test_training_makes_a_better_start(teachers, update):
 
 def test_reptiles_rate_falls_linearly_to_a_tenth(teachers, monkeypatch):
     rates = []
-    monkeypatch.setattr(five, "_interpolate", lambda generator, before, target, rate: rates.append(rate))
+    monkeypatch.setattr(five, "_interpolate", lambda generator, displacement, rate: rates.append(rate))
     train(teachers, config(outer_steps=4, inner_steps=1))
     assert rates == pytest.approx([0.5, 0.35, 0.2, 0.05])
     rates.clear()
     train(teachers, config(outer_steps=1, inner_steps=1))
     assert rates == [0.5]
+
+
+def test_maml_follows_the_last_inner_gradient_or_the_mean_of_all(teachers):
+    start, inner = fresh(), Inner(3, 0.01, 10)
+    found = {}
+    for update in (OuterUpdate.fomaml, OuterUpdate.fomaml_mean):
+        settings = config(update, teachers_per_step=2)
+        gradients, noted = Gradients(start, update), []
+        for index in (0, 2):
+            steps = []
+
+            def note(adapted, gradients=gradients, steps=steps):
+                gradients.note(adapted)
+                steps.append([parameter.grad.clone() for parameter in adapted.parameters()])
+
+            adapt(start, teachers[index], inner, settings, seed=index, each_step=note)
+            gradients.close()
+            noted.append(steps)
+        chosen = [[steps[-1]] if update is OuterUpdate.fomaml else steps for steps in noted]
+        for slot, total in enumerate(gradients.total):
+            expected = sum(torch.stack([step[slot] for step in steps]).mean(0) for steps in chosen)
+            assert torch.allclose(total, expected, atol=1e-6)
+        found[update] = gradients.total[0]
+    assert not torch.allclose(*found.values())
+
+
+def test_a_fresh_outer_optimiser_moves_every_weight_by_its_rate(teachers):
+    moved = {}
+    for fresh_optimiser in (True, False):
+        settings = config(OuterUpdate.fomaml, outer_steps=3, fresh_optimiser=fresh_optimiser)
+        before = train(teachers, dataclasses.replace(settings, meta_generator=dataclasses.replace(settings.meta_generator, outer_steps=2)))[
+            0
+        ]
+        after = train(teachers, settings)[0]
+        moved[fresh_optimiser] = (after.expand.weight - before.expand.weight).abs()
+    assert moved[True].median().item() == pytest.approx(0.01, rel=0.01)
+    assert moved[False].median().item() != pytest.approx(0.01, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"latent_learning_rate": 0.02}, {"adversarial": 0.5}, {"latent_learning_rate": 0.02, "conditional": False}]
+)
+def test_options_train_repeat_and_resume(teachers, changes, tmp_path):
+    settings = config(outer_steps=3, **changes)
+    start = functools.partial(new_generator, 8, 8, 5, 3, 32, seed=0, conditional=settings.meta_generator.conditional)
+    whole = start()
+    history = train_meta_generator(whole, teachers, settings, 0, Checkpoint(None))
+    plain, _ = train(teachers, config(outer_steps=3))
+    assert ("adversarial" in history[0]) == ("adversarial" in changes)
+    assert not torch.equal(whole.expand.weight[:1], plain.expand.weight[:1, : whole.expand.in_features])
+    with pytest.raises(Interrupted):
+        train_meta_generator(start(), teachers, settings, 0, Interrupting(tmp_path / "c.pt", 2))
+    resumed = start()
+    curve = train_meta_generator(resumed, teachers, settings, 0, Interrupting(tmp_path / "c.pt"))
+    assert same(whole, resumed)
+    assert curve == history

@@ -33,6 +33,14 @@ def test_label_and_latent_both_shape_the_image():
     assert not torch.allclose(images, generator(latent.roll(1, 0), torch.tensor([0, 1, 2, 3, 4, 0])))
 
 
+def test_an_unconditional_one_ignores_the_label():
+    generator, latent = new_generator(6, 8, 5, 3, 16, seed=0, conditional=False), torch.randn(6, 6)
+    images = generator(latent, torch.arange(6) % 5)
+    assert torch.equal(images, generator(latent, torch.zeros(6, dtype=torch.int64)))
+    assert not torch.allclose(images, generator(latent.roll(1, 0), torch.arange(6) % 5))
+    assert not any("embedding" in name for name in generator.state_dict())
+
+
 def test_it_has_no_mode_and_no_memory():
     generator, latent, labels = make(), torch.randn(6, 6), torch.arange(6) % 5
     before = {name: value.clone() for name, value in generator.state_dict().items()}

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from datafree.inversion.losses import (
     BatchNormMatch,
     batch_norm_distance,
+    boundary,
     diversity_hinge,
+    jensen_shannon,
     soft_cross_entropy,
     squared_norm,
     total_variation,
@@ -196,3 +198,32 @@ def test_priors_do_not_depend_on_the_number_of_images_and_are_zero_where_they_sh
         assert prior(torch.zeros(2, 3, 8, 8)) == 0
     assert total_variation(torch.full((2, 3, 8, 8), 0.7)) == 0
     assert squared_norm(torch.full((2, 3, 8, 8), 0.5)) == 0.25
+
+
+def test_the_boundary_term_is_the_divergence_where_both_agree():
+    draw = torch.Generator().manual_seed(2)
+    teacher, student = torch.randn(20, 3, generator=draw), torch.randn(20, 3, generator=draw)
+    expected, agreed = 0.0, 0
+    for t, s in zip(teacher.softmax(1).double(), student.softmax(1).double(), strict=True):
+        if t.argmax() == s.argmax():
+            agreed += 1
+            expected -= (t * (t / s).log()).sum().item() / 20
+    assert 0 < agreed < 20
+    assert boundary(teacher, student).item() == pytest.approx(expected, rel=1e-4)
+    assert boundary(teacher, teacher).item() == pytest.approx(0, abs=1e-6)
+    student = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    boundary(torch.tensor([[0.0, 1.0]]), student).backward()  # they name different classes: the image is as hard as it should be
+    assert torch.equal(student.grad, torch.zeros(1, 2))
+
+
+def test_the_divergence_is_0_at_equality_1_at_exclusion_and_symmetric():
+    draw = torch.Generator().manual_seed(0)
+    one, two = torch.randn(5, 4, generator=draw), torch.randn(5, 4, generator=draw)
+    assert jensen_shannon(one, one + 3).item() == pytest.approx(0, abs=1e-6)
+    sure = torch.tensor([[50.0, 0.0, 0.0]])
+    assert jensen_shannon(sure, sure.roll(1, 1)).item() == pytest.approx(1)
+    assert jensen_shannon(one, two).item() == pytest.approx(jensen_shannon(two, one).item())
+    p, q = one.softmax(1).double(), two.softmax(1).double()
+    middle = (p + q) / 2
+    expected = ((p * (p / middle).log2()).sum(1) + (q * (q / middle).log2()).sum(1)).mean() / 2
+    assert jensen_shannon(one, two).item() == pytest.approx(expected.item(), rel=1e-5)

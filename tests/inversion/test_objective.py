@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from datafree.config import InversionLossConfig
+from datafree import devices
+from datafree.config import InversionConfig, InversionLossConfig
 from datafree.inversion.losses import within_class_distance
-from datafree.inversion.objective import as_row, image_terms, weighted
+from datafree.inversion.objective import as_row, image_terms, random_view, weighted
+from datafree.inversion.regions import Region
+from datafree.zoo.augmentation import random_affine
 
 WEIGHTS = InversionLossConfig(cross_entropy=1.0, batch_norm=0.5, diversity=2.0, diversity_margin=0.6)
 
@@ -20,7 +23,7 @@ def images():
 
 def test_the_terms_are_those_of_what_the_teacher_sees(images, teachers):
     teacher, labels = teachers[1], torch.arange(8) % 4
-    terms = image_terms(images, teacher, labels, WEIGHTS, (1, -2))
+    terms = image_terms(images, teacher, labels, WEIGHTS, move=(1, -2))
     seen = (images - 0.4) / 0.2  # the second teacher's normalisation
     moved = seen.roll(1, 2).roll(-2, 3)
     assert torch.allclose(terms["cross_entropy"], F.cross_entropy(teacher.network(moved), labels), atol=1e-5)
@@ -60,3 +63,48 @@ def test_every_term_reaches_the_images(images, teachers):
     for name, value in image_terms(images, teachers[0], torch.arange(8) % 3, weights).items():
         (gradient,) = torch.autograd.grad(value, images, retain_graph=True)
         assert gradient.abs().sum() > 0, name
+
+
+def test_only_the_region_counts_and_the_teacher_sees_it_at_its_own_size(images, teachers):
+    teacher, labels, region = teachers[1], torch.arange(8) % 4, Region(4, 8, 16, 16)
+    weights = dataclasses.replace(WEIGHTS, total_variation=0.1)
+    images = images.requires_grad_()
+    terms = image_terms(images, teacher, labels, weights, region=region)
+    part = F.interpolate(images[:, :, 4:20, 8:24] * 255, size=(32, 32), mode="bilinear", antialias=True)
+    alone = image_terms(part / 255, teacher, labels, weights)
+    assert all(torch.allclose(terms[name], alone[name], rtol=1e-4) for name in alone)
+    (gradient,) = torch.autograd.grad(weighted(terms, weights), images)
+    assert gradient[:, :, 4:20, 8:24].abs().min(0).values.max() > 0
+    gradient[:, :, 4:20, 8:24] = 0
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def test_targets_take_the_place_of_the_labels(images, teachers):
+    labels, targets = torch.arange(8) % 4, torch.full((8, 4), 0.25)
+    found = image_terms(images, teachers[1], labels, WEIGHTS, targets=targets)["cross_entropy"]
+    logits = teachers[1].network(teachers[1].normalise(255 * images))
+    assert torch.allclose(found, -0.25 * logits.log_softmax(1).sum(1).mean(), atol=1e-5)
+
+
+def test_what_is_augmented_is_what_the_teacher_sees_and_nothing_else(images, teachers):
+    labels = torch.arange(8) % 4
+    plain = image_terms(images, teachers[1], labels, WEIGHTS)
+    dark = image_terms(images, teachers[1], labels, WEIGHTS, augment=torch.zeros_like)
+    logits = teachers[1].network(torch.zeros(8, 3, 32, 32))
+    assert torch.allclose(dark["cross_entropy"], F.cross_entropy(logits, labels), atol=1e-5)
+    assert torch.equal(dark["diversity"], plain["diversity"])
+
+
+def test_a_view_is_drawn_as_the_settings_say(images):
+    def view(**changes):
+        shared = InversionConfig(**{"shift": 0, "augmentation": 0.0, "region": 1.0, **changes})
+        return random_view(32, shared, devices.generator(0, "view"))
+
+    assert view() == {"move": (0, 0), "region": None, "augment": None}
+    assert view(region=0.5)["region"].height == 16
+    moves = [random_view(32, InversionConfig(shift=2), devices.generator(seed, "view"))["move"] for seed in range(60)]
+    assert {place for move in moves for place in move} == {-2, -1, 0, 1, 2}
+    found = view(augmentation=2.0)["augment"](images)
+    draw = devices.generator(0, "view")
+    torch.randint(0, 1, (2,), generator=draw)
+    assert torch.equal(found, random_affine(images, draw, degrees=30.0, scale=0.3, shift=0.2))

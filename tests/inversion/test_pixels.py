@@ -1,3 +1,5 @@
+import dataclasses
+import itertools
 import math
 
 import pytest
@@ -8,13 +10,15 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import InversionConfig, InversionLossConfig, PixelInversion
 from datafree.errors import UserError
 from datafree.inversion import pixels
-from datafree.inversion.pixels import Student, jensen_shannon, recover
+from datafree.inversion.calibration import calibrated_targets
+from datafree.inversion.losses import jensen_shannon
+from datafree.inversion.pixels import Competitor, recover
 
-SHARED = InversionConfig(images_per_class=4, shift=1)
+SHARED = InversionConfig(images_per_class=4, shift=1, augmentation=0.0)
 
 
 def method(**changes) -> PixelInversion:
-    return PixelInversion(**{"steps": 6, "batch_size": 7, "student_width": 8, **changes})
+    return PixelInversion(**{"steps": 6, "batch_size": 7, **changes})
 
 
 def pool(teacher, settings=None, shared=SHARED, seed=0, size=32, checkpoint=None):
@@ -53,12 +57,12 @@ def test_another_size_and_grey_teachers_are_served(make_teacher):
 
 @pytest.fixture
 def seen(monkeypatch):
-    """What image_terms is asked about: (images, weights, move) of every step."""
+    """What image_terms is asked about: (images, weights, its further arguments) of every step."""
     calls, original = [], pixels.image_terms
 
-    def watch(images, teacher, labels, weights, move, further):
-        calls.append((images.detach().clone(), weights, move))
-        return original(images, teacher, labels, weights, move, further)
+    def watch(images, teacher, labels, weights, **view):
+        calls.append((images.detach().clone(), weights, view))
+        return original(images, teacher, labels, weights, **view)
 
     monkeypatch.setattr(pixels, "image_terms", watch)
     return calls
@@ -84,7 +88,7 @@ def test_priors_are_the_methods_own_and_views_are_moved(teachers, seen):
     pool(teachers[0], method(steps=40, batch_size=100, total_variation=0.7, squared_norm=0.3))
     weights = {(w.total_variation, w.squared_norm, w.batch_norm) for _, w, _ in seen}
     assert weights == {(0.7, 0.3, SHARED.loss.batch_norm)}
-    assert {place for _, _, move in seen for place in move} == {-1, 0, 1}
+    assert {place for _, _, view in seen for place in view["move"]} == {-1, 0, 1}
 
 
 def test_half_of_the_views_are_mirrored(teachers, seen):
@@ -99,49 +103,53 @@ def test_half_of_the_views_are_mirrored(teachers, seen):
     assert all((images - seen[0][0]).abs().max() < 1e-3 for images, _, _ in seen)
 
 
-def test_the_divergence_is_0_at_equality_1_at_exclusion_and_symmetric():
-    draw = devices.generator(0, "logits")
-    one, two = torch.randn(5, 4, generator=draw), torch.randn(5, 4, generator=draw)
-    assert jensen_shannon(one, one + 3).item() == pytest.approx(0, abs=1e-6)
-    sure = torch.tensor([[50.0, 0.0, 0.0]])
-    assert jensen_shannon(sure, sure.roll(1, 1)).item() == pytest.approx(1)
-    assert jensen_shannon(one, two).item() == pytest.approx(jensen_shannon(two, one).item())
-    p, q = one.softmax(1).double(), two.softmax(1).double()
-    middle = (p + q) / 2
-    expected = ((p * (p / middle).log2()).sum(1) + (q * (q / middle).log2()).sum(1)).mean() / 2
-    assert jensen_shannon(one, two).item() == pytest.approx(expected.item(), rel=1e-5)
+def test_only_the_region_changes_even_in_a_mirror(teachers, seen):
+    shared = dataclasses.replace(SHARED, region=0.5)
+    pool(teachers[0], method(steps=20, batch_size=100, coarse=0.0, flip=True), shared)
+    mirrored = 0
+    for (before, _, view), (after, _, _) in itertools.pairwise(seen):
+        region = view["region"]
+        outside = torch.ones(32, 32, dtype=torch.bool)
+        outside[region.top : region.top + 16, region.left : region.left + 16] = False
+        same = any(torch.equal(before[..., outside], other[..., outside]) for other in (after, after.flip(3)))
+        assert same
+        assert not torch.equal(before, after)
+        mirrored += torch.equal(before[..., outside], after.flip(3)[..., outside])
+    assert 3 < mirrored < 16
 
 
-def test_the_student_learns_and_the_images_keep_ahead_of_it(teachers):
-    teacher, images = teachers[0], torch.rand(12, 3, 32, 32, generator=devices.generator(0, "images"))
-    student = Student(teacher, method(competition=1.0), seed=0)
-    views = teacher.normalise(255 * images)
-    logits = teacher.network(views)
-    before = student.compete(views, logits)["competition"].item()
-    for _ in range(60):
-        student.learn()
-    assert student.compete(views, logits)["competition"].item() > max(before, 0.9)
-    alone, ahead = (pool(teacher, method(steps=60, batch_size=12, competition=weight)) for weight in (0.001, 20.0))
-    agreement = [result.history[-1]["competition"] for result in (alone, ahead)]
-    assert agreement[1] < agreement[0]
-
-
-def test_the_competition_has_a_gradient_for_both_networks_inputs(teachers):
+def test_later_rounds_aim_at_what_the_teacher_said_of_the_last_ones_images(teachers, seen):
     teacher = teachers[0]
-    student = Student(teacher, method(competition=1.0), seed=0)
-    views = torch.randn(4, 3, 32, 32, generator=devices.generator(0, "views"), requires_grad=True)
-    logits = teacher.network(views).detach().requires_grad_()
-    student.compete(views, logits)["competition"].backward()
-    assert views.grad.abs().sum() > 0
-    assert logits.grad.abs().sum() > 0
-    assert all(parameter.grad is None for parameter in student.network.parameters())
+    once = pool(teacher, method(steps=4))
+    twice = pool(teacher, method(steps=4, calibration_rounds=2))
+    targets = [view["targets"] for _, _, view in seen]
+    assert targets[:16] == [None] * 16
+    expected = calibrated_targets(once.labels, once.soft_labels, 3).split(6)
+    for step, found in enumerate(targets[16:]):
+        assert torch.allclose(found, expected[step // 4], atol=2e-3)
+    assert len(targets) == 24
+    assert not torch.equal(seen[8][0], seen[16][0])  # new noise
+    assert twice.images.shape == once.images.shape
+    assert len(twice.history) == 16
 
 
-def test_without_competition_there_is_no_student(teachers):
-    student = Student(teachers[0], method(), seed=0)
-    student.learn()
-    student.load_state_dict(student.state_dict())
-    assert student.network is None
+def test_the_competition_is_what_the_student_does_not_see_as_the_teacher_does(teachers):
+    teacher, images = teachers[0], torch.rand(12, 3, 32, 32, generator=devices.generator(0, "images"))
+    student = Competitor([teacher], 1.0, 32, 0)
+    found = student.term(images, torch.zeros(12), teacher, torch.Generator())
+    logits = teacher.network(teacher.normalise(255 * images))
+    assert torch.allclose(found, 1 - jensen_shannon(logits / 3, student(images, teacher) / 3))
+    for _ in range(60):
+        student.learn(images, teacher)
+    assert student.term(images, torch.zeros(12), teacher, torch.Generator()) > found
+    assert student.term(images[..., ::2, ::2], torch.zeros(12), teacher, torch.Generator()).isfinite()  # half the resolution will do
+
+
+def test_images_keep_ahead_of_the_student(teachers):
+    agreement = []
+    for weight in (0.001, 20.0):
+        agreement.append(pool(teachers[0], method(steps=60, batch_size=12, competition=weight)).history[-1]["competition"])
+    assert agreement[1] < agreement[0]
 
 
 def test_work_that_diverges_stops(teachers):

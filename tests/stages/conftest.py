@@ -117,12 +117,32 @@ class Project:
         return self._job("teacher", {"teacher": name}, f"artifacts/zoo/{name}", keys, {"teacher": as_tree(entry)}, inputs, outputs)
 
     def _meta_generator(self) -> Job:
-        keys = ["seed", "device", "precision", "data.image_size", "inversion.meta_generator", "inversion.loss", "inversion.shift"]
+        keys = [
+            "seed",
+            "device",
+            "precision",
+            "data.image_size",
+            "inversion.meta_generator",
+            "inversion.loss",
+            "inversion.shift",
+            "inversion.augmentation",
+            "inversion.region",
+        ]
         outputs = {"generator": "generator.safetensors", "history": "history.csv", "metrics": "metrics.json"}
         return self._job("meta_generator", {}, "artifacts/inversion/meta_generator", keys, {}, self._zoo(), outputs)
 
     def _invert(self, method: str, teacher: str) -> Job:
-        keys = ["seed", "device", "precision", "data.image_size", "inversion.loss", "inversion.shift", "inversion.images_per_class"]
+        keys = [
+            "seed",
+            "device",
+            "precision",
+            "data.image_size",
+            "inversion.loss",
+            "inversion.shift",
+            "inversion.augmentation",
+            "inversion.region",
+            "inversion.images_per_class",
+        ]
         derived = {"inversion.method": as_tree(self.settings.inversion.methods[method])}
         inputs = {name: self._path(name, "teacher", teacher) for name in ("weights", "card")}
         if starts_from_meta(self.settings.inversion.methods[method]):

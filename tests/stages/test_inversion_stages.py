@@ -16,7 +16,7 @@ METHODS, TEACHERS = ("five", "fresh"), ("alpha", "beta", "gamma")
 def test_the_generator_comes_with_its_shape(project):
     outputs = project.outputs("meta_generator")
     shape = artifacts.read_metadata(outputs["generator"])
-    assert shape == {"latent": 6, "width": 8, "classes": 4, "channels": 3, "size": 16}
+    assert shape == {"latent": 6, "width": 8, "classes": 4, "channels": 3, "size": 16, "conditional": True}
     generator = new_generator(**shape, seed=0)
     generator.load_state_dict(artifacts.read_tensors(outputs["generator"]))
     history = artifacts.read_history(outputs["history"])

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datafree import devices
-from datafree.config import InversionLossConfig
+from datafree.config import InversionConfig
 from datafree.data.images import ImageSet
-from datafree.inversion.adaptation import adapt, draw_pool, soft_labels
+from datafree.inversion.adaptation import Inner, adapt, draw_pool, soft_labels
 from datafree.inversion.generator import new_generator
 from datafree.inversion.losses import BatchNormMatch
 from datafree.tasks import trust as module
@@ -259,7 +259,7 @@ def zoo(make_images):
             )
         teacher = Teacher(entry.name, freeze(network), normalise, own.classes, (3, 16, 16))
         draw = devices.generator(number, "draw")
-        adapted, _ = adapt(start, teacher, steps=40, learning_rate=0.01, batch_size=32, shift=1, weights=InversionLossConfig(), seed=number)
+        adapted = adapt(start, teacher, Inner(40, 0.01, 32), InversionConfig(shift=1, augmentation=0.0), seed=number).generator
         found, names = draw_pool(adapted, teacher, 20, 40, draw)
         teachers.append(teacher)
         pools.append(Pool(found, names, soft_labels(teacher, found), own.classes))

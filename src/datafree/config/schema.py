@@ -23,10 +23,14 @@ class Precision(Enum):
 
 
 class OuterUpdate(Enum):
-    """How the meta-generator's shared weights move after the inner steps."""
+    """How the meta-generator's shared weights move after the inner steps.
+
+    Towards the adapted weights (Reptile), or along a first-order MAML gradient: of the last inner step, or the mean over all of them.
+    """
 
     reptile = "reptile"
     fomaml = "fomaml"
+    fomaml_mean = "fomaml_mean"
 
 
 class Initialisation(Enum):
@@ -97,13 +101,17 @@ class MetaGeneratorConfig:
 
     latent: int = 64  # dimension of the latent vector
     width: int = 32  # channels of the first feature map
+    conditional: bool = True  # the label is an input; without it only optimised latents tell the classes apart
     outer_steps: int = 70  # each visits one teacher per `teachers_per_step`
     teachers_per_step: int = 1
     inner_steps: int = 5
     inner_learning_rate: float = 0.01  # Adam
+    latent_learning_rate: float = 0.0  # Adam; 0 = fresh latents at every inner step, otherwise one batch of them is optimised along
     batch_size: int = 50  # images per inner step
     update: OuterUpdate = OuterUpdate.reptile
     outer_learning_rate: float = 0.65  # Reptile: interpolation, falls linearly to a tenth; FOMAML: Adam's rate
+    fresh_optimiser: bool = False  # FOMAML: a new Adam at every outer step, which then moves every weight by about its rate
+    adversarial: float = 0.0  # weight of the boundary term against a student that is taught along
 
 
 @dataclass
@@ -117,6 +125,13 @@ class GeneratorInversion:
     batch_size: int = 50  # images per step; from the meta-generator best as its `batch_size`
     latent: int = 64  # dimension of the latent vector; with initialisation meta the meta-generator's counts
     width: int = 32  # channels of the first feature map; with initialisation meta the meta-generator's counts
+    conditional: bool = True  # the label is an input; with initialisation meta the meta-generator's counts
+    latent_learning_rate: float = 0.0  # 0 = one generator draws all images; otherwise each batch is recovered with latents of its own
+    calibration_rounds: int = 1  # recoveries in a row, each aiming at what the teacher said of the last one's images; 1 = labels alone
+    adversarial: float = 0.0  # weight of the boundary term against a student that is taught along
+    contrastive: float = 0.0  # weight of CMI's contrastive term: every image differs from all others, earlier ones included
+    contrastive_temperature: float = 0.2
+    contrastive_memory: int = 2048  # earlier images to differ from
 
 
 @dataclass
@@ -126,14 +141,13 @@ class PixelInversion:
     method: str = "pixels"
     steps: int = 200  # per batch of images; the paper takes 2000
     batch_size: int = 100  # images that are made together, and whose statistics have to match
-    learning_rate: float = 0.1  # Adam, falls along a cosine; in units of normalised images
+    learning_rate: float = 0.2  # Adam, falls along a cosine; in units of normalised images
     total_variation: float = 0.02  # in place of `inversion.loss.total_variation`: free pixels need a prior, generators are one
     squared_norm: float = 0.0  # in place of `inversion.loss.squared_norm`
     flip: bool = False  # mirror half of the views; for images whose mirror image is of the same class
     coarse: float = 0.4  # share of the steps at half the resolution
-    competition: float = 0.0  # weight of Adaptive DeepInversion's term, agreement with a student that learns alongside; 0 = no student
-    student_width: int = 32  # channels of the student's first stage
-    student_learning_rate: float = 0.003  # AdamW
+    calibration_rounds: int = 1  # recoveries in a row, each aiming at what the teacher said of the last one's images; 1 = labels alone
+    competition: float = 0.0  # weight of Adaptive DeepInversion's term: agreement with a student that is taught along
 
 
 @dataclass
@@ -146,12 +160,13 @@ class LearnableSetInversion:
     way: int = 5  # classes of an episode
     shot: int = 5  # support images per class
     query: int = 5  # query images per class
-    learning_rate: float = 0.1  # Adam, of the images; falls along a cosine
+    learning_rate: float = 0.25  # Adam, of the images; falls along a cosine
+    coarse: float = 0.4  # share of the steps at half the resolution
     total_variation: float = 0.02  # in place of `inversion.loss.total_variation`
     squared_norm: float = 0.0  # in place of `inversion.loss.squared_norm`
     learner_width: int = 32  # channels of the learner's first stage
     learner_learning_rate: float = 0.003  # Adam
-    adversarial: float = 1.0  # weight with which a hard step raises the learner's loss; 0 = no curriculum
+    adversarial: float = 0.3  # weight with which a hard step raises the learner's loss; 0 = no curriculum
     warm_up: float = 0.3  # share of the steps before the first hard one
     patience: int = 6  # steps without a better accuracy of the learner before a hard one
 
@@ -164,8 +179,8 @@ class BlackBoxInversion:
     steps: int = 200
     batch_size: int = 50  # images per step
     learning_rate: float = 0.01  # Adam, of the generator
-    directions: int = 20  # per image and step: as many more images to ask about; the paper takes 100
-    smoothing: float = 0.5  # length of a direction, of all pixels together, in units of images in [0, 1]
+    directions: int = 10  # per image and step: as many more images to ask about; the paper takes 100
+    smoothing: float = 2.0  # length of a direction, of all pixels together, in units of images in [0, 1]
     block: int = 4  # pixels of a side of the squares that move together; 1 = every pixel by itself, as in the paper
     latent: int = 64  # dimension of the generator's latent vector
     width: int = 32  # channels of its first feature map
@@ -188,6 +203,10 @@ def starts_from_meta(method: Any) -> bool:
 class InversionConfig:
     images_per_class: int = 60
     shift: int = 2  # pixels of random translation before the teacher sees an image
+    augmentation: float = (
+        1.0  # of each image before the teacher sees it: 1 = up to 15° of rotation, 15 % of size, 10 % of the side; 0 = none
+    )
+    region: float = 1.0  # share of each side that a step updates, at a random place; 1 = whole images
     loss: InversionLossConfig = field(default_factory=InversionLossConfig)
     meta_generator: MetaGeneratorConfig = field(default_factory=MetaGeneratorConfig)
     methods: dict[str, Any] = field(
@@ -344,6 +363,8 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "zoo.training.held_out": (0.01, 0.9),
     "inversion.images_per_class": (2, None),
     "inversion.shift": (0, 16),
+    "inversion.augmentation": (0, 4),
+    "inversion.region": (0.1, 1),
     "inversion.loss.*": (0, None),
     "inversion.meta_generator.latent": (1, None),
     "inversion.meta_generator.width": (4, None),
@@ -353,24 +374,29 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "inversion.meta_generator.inner_learning_rate": (1e-8, 10),
     "inversion.meta_generator.batch_size": (2, None),
     "inversion.meta_generator.outer_learning_rate": (1e-8, 10),
+    "inversion.meta_generator.latent_learning_rate": (0, 10),
+    "inversion.meta_generator.adversarial": (0, None),
     "inversion.methods.*.steps": (1, None),
     "inversion.methods.*.learning_rate": (1e-8, 10),
     "inversion.methods.*.batch_size": (2, None),
     "inversion.methods.*.latent": (1, None),
     "inversion.methods.*.width": (4, None),
+    "inversion.methods.*.latent_learning_rate": (0, 10),
+    "inversion.methods.*.calibration_rounds": (1, None),
+    "inversion.methods.*.adversarial": (0, None),
+    "inversion.methods.*.contrastive": (0, None),
+    "inversion.methods.*.contrastive_temperature": (0.001, 100),
+    "inversion.methods.*.contrastive_memory": (1, None),
     "inversion.methods.*.total_variation": (0, None),
     "inversion.methods.*.squared_norm": (0, None),
     "inversion.methods.*.coarse": (0, 0.95),
     "inversion.methods.*.competition": (0, None),
-    "inversion.methods.*.student_width": (4, 1024),
-    "inversion.methods.*.student_learning_rate": (1e-8, 10),
     "inversion.methods.*.classes": (2, None),
     "inversion.methods.*.way": (2, None),
     "inversion.methods.*.shot": (1, None),
     "inversion.methods.*.query": (1, None),
     "inversion.methods.*.learner_width": (4, 1024),
     "inversion.methods.*.learner_learning_rate": (1e-8, 10),
-    "inversion.methods.*.adversarial": (0, None),
     "inversion.methods.*.warm_up": (0, 1),
     "inversion.methods.*.patience": (1, None),
     "inversion.methods.*.directions": (1, None),

@@ -18,7 +18,18 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from datafree.config.schema import ALGORITHM_TYPES, ARM_TYPES, BACKBONES, BOUNDS, INVERSION_TYPES, Config, Source, backbone_family
+from datafree.config.schema import (
+    ALGORITHM_TYPES,
+    ARM_TYPES,
+    BACKBONES,
+    BOUNDS,
+    INVERSION_TYPES,
+    Config,
+    GeneratorInversion,
+    Source,
+    backbone_family,
+    starts_from_meta,
+)
 from datafree.errors import UserError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -212,6 +223,7 @@ def _check_combinations(config: Config) -> None:
     for name in config.inversion.methods:
         if name.startswith("meta_generator"):
             raise UserError(f"inversion.methods.{name}: this name is taken by the generator itself; choose another")
+    _check_latents(config)
     if not config.meta.seeds or len(set(config.meta.seeds)) != len(config.meta.seeds):
         raise UserError(f"meta.seeds: got {config.meta.seeds}; allowed: at least one seed, each once")
     for family, members in (("meta.arms", config.meta.arms), ("nas.algorithms", config.nas.algorithms)):
@@ -233,6 +245,23 @@ def _check_combinations(config: Config) -> None:
             )
     if config.data.source is Source.glyphs:
         _check_glyphs(config)
+
+
+def _check_latents(config: Config) -> None:
+    """Without the label as an input, only optimised latents can tell the classes apart."""
+    shared = config.inversion.meta_generator
+    if not shared.conditional and not shared.latent_learning_rate:
+        raise UserError("inversion.meta_generator.latent_learning_rate: got 0.0; allowed: above 0, as `conditional` is false")
+    for name, method in config.inversion.methods.items():
+        if not isinstance(method, GeneratorInversion):
+            continue
+        dotted = f"inversion.methods.{name}"
+        conditional = shared.conditional if starts_from_meta(method) else method.conditional
+        if not conditional and not method.latent_learning_rate:
+            raise UserError(f"{dotted}.latent_learning_rate: got 0.0; allowed: above 0, as its generator is not conditional")
+        if method.latent_learning_rate and method.calibration_rounds > 1:
+            rounds = method.calibration_rounds
+            raise UserError(f"{dotted}.calibration_rounds: got {rounds}; allowed: 1, as latent_learning_rate is above 0")
 
 
 def _check_glyphs(config: Config) -> None:

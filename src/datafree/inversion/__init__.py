@@ -2,7 +2,8 @@
 
 A new one is one file here with a function ``recover``, its settings in ``datafree.config.schema``, and one line in ``METHODS``. All are
 called as ``recover(teacher, method, shared, *, size, start, seed, checkpoint)``: the teacher is on the device to use and stays as it
-is; ``method`` holds the method's own settings and ``shared`` those of all methods (``loss``, ``shift``, ``images_per_class``); images
+is; ``method`` holds the method's own settings and ``shared`` those of all methods (``loss``, ``shift``, ``augmentation``,
+``region``, ``images_per_class``); images
 are ``size`` pixels square; ``start`` is the meta-generator where the settings ask for it (``starts_from_meta``), otherwise None.
 """
 

@@ -8,6 +8,7 @@ statistics are used, so the loss is cross-entropy and what can be told of images
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +20,11 @@ from datafree.config import BlackBoxInversion, InversionConfig
 from datafree.inversion.adaptation import balanced_labels, batch_labels
 from datafree.inversion.canvas import CONTRAST, GREY
 from datafree.inversion.generator import Generator, new_generator
-from datafree.inversion.losses import diversity_hinge
+from datafree.inversion.objective import as_row, prior_terms, random_view, weighted
 from datafree.inversion.recovered import Recovered
+from datafree.inversion.regions import crop
 from datafree.progress import progress, require_finite
+from datafree.zoo.backbones import fitted
 from datafree.zoo.teachers import Teacher
 
 SMALLEST_PROBABILITY = 1e-7  # of an answer, so that its logarithm is finite
@@ -75,22 +78,29 @@ def recover_from_answers(
         draw = devices.generator(seed, "black_box", step)
         labels = batch_labels(classes, method.batch_size, draw).to(device)
         images = generator(torch.randn(len(labels), generator.latent, generator=draw).to(device), labels)
+        views = look(images, random_view(size, shared, draw))
         losses, gradient = zero_order_gradient(
-            _surprise(probabilities, labels), images.detach(), directions=method.directions, smoothing=method.smoothing,
+            _surprise(probabilities, labels), views.detach(), directions=method.directions, smoothing=method.smoothing,
             block=method.block, draw=draw,
         )  # fmt: skip
-        diversity = diversity_hinge((images - GREY) / CONTRAST, labels, shared.loss.diversity_margin)
-        # A sum whose gradient by the images is the estimate.
-        recognition = (images * gradient).sum() / len(labels)
+        priors = prior_terms((images - GREY) / CONTRAST, labels, shared.loss)
+        # A sum whose gradient by the views is the estimate.
+        recognition = shared.loss.cross_entropy * (views * gradient).sum() / len(labels)
         optimiser.zero_grad(set_to_none=True)
-        (shared.loss.cross_entropy * recognition + shared.loss.diversity * diversity).backward()
+        (recognition + weighted(priors, shared.loss)).backward()
         optimiser.step()
         queries += len(labels) * (1 + method.directions)
-        row = {"cross_entropy": losses.mean().item(), "diversity": diversity.item()}
-        require_finite("black box", step + 1, **row)
-        history.append({"step": step + 1, **row, "queries": queries})
+        history.append({**as_row(step + 1, {"cross_entropy": losses.mean(), **priors}), "queries": queries})
+        require_finite("black box", **history[-1])
         checkpoint.save(step + 1, history, generator=generator, optimiser=optimiser)
     return _pool(generator, probabilities, classes, method, shared, history, seed)
+
+
+def look(images: Tensor, view: dict[str, Any]) -> Tensor:
+    """What is shown of images [B, C, S, S] by a ``random_view``: its region, enlarged, moved and augmented; differentiable."""
+    part = images if view["region"] is None else fitted(crop(images, view["region"]), images.shape[1:])
+    moved = torch.roll(part, view["move"], dims=(2, 3))
+    return moved if view["augment"] is None else view["augment"](moved)
 
 
 def zero_order_gradient(

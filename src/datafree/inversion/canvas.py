@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from datafree.inversion.regions import Region, region_mask
+
 GREY, CONTRAST = 0.5, 0.25  # image = GREY + CONTRAST · pixels: about the unit of a normalised image, so the field's rates apply
 REACH = 2.0  # largest absolute value of a pixel: black and white
 
@@ -44,19 +46,27 @@ class Canvas:
         """The images at work, or some of them, float [B, 3, S, S] in [0, 1]; differentiable."""
         return GREY + CONTRAST * (self.pixels if rows is None else self.pixels[rows])
 
-    def step(self, loss: Tensor, share: float) -> None:
-        """One Adam step down ``loss``; the rate falls along a cosine with ``share``, the part of the work that is done, in [0, 1]."""
+    def step(self, loss: Tensor, share: float, region: Region | None = None, mirrored: bool = False) -> None:
+        """One Adam step down ``loss``; the rate falls along a cosine with ``share``, the part of the work that is done, in [0, 1].
+
+        Only pixels of the ``region`` move, a place in the images or, if ``mirrored``, in their mirror images: Adam's momentum would move
+        those without a gradient, too.
+        """
         self.optimiser.param_groups[0]["lr"] = self.learning_rate * (1 + math.cos(math.pi * share)) / 2
+        before = self.pixels.detach().clone()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
         with torch.no_grad():
             self.pixels.clamp_(-REACH, REACH)
+            if region is not None:
+                mask = region_mask(before.shape[2], before.shape[3], region).to(self.device)
+                self.pixels.copy_(torch.where((mask.flip(3) if mirrored else mask) > 0, self.pixels, before))
 
     @torch.no_grad()
-    def finish(self) -> None:
-        """Put the images at work among the finished ones, as uint8 on the CPU."""
-        self.finished.append((255 * self.images()).round().to(torch.uint8).cpu())
+    def finish(self, part: int) -> None:
+        """Keep the images at work as finished part ``part``, in place of what it was before: uint8 on the CPU."""
+        self.finished[part : part + 1] = [(255 * self.images()).round().to(torch.uint8).cpu()]
 
     def state_dict(self) -> dict[str, Any]:
         return {"pixels": self.pixels.detach(), "optimiser": self.optimiser.state_dict(), "finished": self.finished}
@@ -65,3 +75,13 @@ class Canvas:
         self.place(state_dict["pixels"])
         self.optimiser.load_state_dict(state_dict["optimiser"])
         self.finished = list(state_dict["finished"])
+
+
+def coarse_steps(share: float, steps: int) -> int:
+    """How many of ``steps`` are done at half the resolution; the last one never is."""
+    return min(round(share * steps), steps - 1)
+
+
+def stage_share(step: int, coarse: int, steps: int) -> float:
+    """The share of its stage, coarse or fine, that is done before ``step``."""
+    return step / coarse if step < coarse else (step - coarse) / (steps - coarse)

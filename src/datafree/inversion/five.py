@@ -1,7 +1,8 @@
 """FIVE: train one generator so that a few steps adapt it to any teacher of a zoo.
 
 FREE, "Faster and Better Data-Free Meta-Learning", CVPR 2024. The outer update is Reptile by default (the shared weights move towards
-the adapted ones) or first-order MAML (they follow the gradient of the last inner step).
+the adapted ones) or first-order MAML: along the gradient of the last inner step, as in FREE's released code, or the mean over all
+inner steps, as in Fast-Datafree (Fang et al., AAAI 2022).
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import torch
 
 from datafree import devices
 from datafree.checkpoints import Checkpoint
-from datafree.config import InversionConfig, OuterUpdate
-from datafree.inversion.adaptation import adapt
+from datafree.config import InversionConfig, MetaGeneratorConfig, OuterUpdate
+from datafree.inversion.adaptation import Inner, adapt
 from datafree.inversion.generator import Generator
+from datafree.inversion.student import Student
 from datafree.progress import progress
 from datafree.zoo.teachers import Teacher
 
@@ -25,49 +27,74 @@ def train_meta_generator(
     """Train ``generator`` in place across the teachers; returns the curve of the last inner step's terms.
 
     The teachers are visited in random order, each once before any comes again.
+
+    Raises:
+        UserError: the loss became NaN or infinite.
     """
     settings = config.meta_generator
-    outer = torch.optim.Adam(generator.parameters(), lr=settings.outer_learning_rate, betas=(0.5, 0.999))
-    start, history = checkpoint.restore(generator=generator, outer=outer)
+    inner = Inner(settings.inner_steps, settings.inner_learning_rate, settings.batch_size, settings.latent_learning_rate)
+    outer = _outer_optimiser(generator, settings)
+    extras = []
+    if settings.adversarial:
+        extras.append(Student(teachers, settings.adversarial, generator.size, devices.derive_seed(seed, "student")))
+    start, history = checkpoint.restore(generator=generator, outer=outer, **{extra.name: extra for extra in extras})
     for step in progress(range(start, settings.outer_steps), settings.outer_steps - start, "meta-generator"):
-        before = [parameter.detach().clone() for parameter in generator.parameters()]
-        gradient = [torch.zeros_like(parameter) for parameter in before]
-        target = [torch.zeros_like(parameter) for parameter in before]
+        displacement = [torch.zeros_like(parameter) for parameter in generator.parameters()]
+        gradients = Gradients(generator, settings.update)
         chosen = _teachers_of_step(len(teachers), settings.teachers_per_step, step, seed)
         rows = []
         for index in chosen:
-            adapted, curve = adapt(
-                generator,
-                teachers[index],
-                steps=settings.inner_steps,
-                learning_rate=settings.inner_learning_rate,
-                batch_size=settings.batch_size,
-                shift=config.shift,
-                weights=config.loss,
-                seed=devices.derive_seed(seed, "meta_generator", step, index),
-            )
-            for slot, parameter in enumerate(adapted.parameters()):
-                target[slot] += parameter.detach() / len(chosen)
-                if parameter.grad is not None:
-                    gradient[slot] += parameter.grad / len(chosen)
-            rows.append(curve[-1])
+            name = devices.derive_seed(seed, "meta_generator", step, index)
+            adapted = adapt(generator, teachers[index], inner, config, seed=name, extras=extras, each_step=gradients.note)
+            gradients.close()
+            for slot, old, new in zip(displacement, generator.parameters(), adapted.generator.parameters(), strict=True):
+                slot += (new.detach() - old.detach()) / len(chosen)
+            rows.append(adapted.history[-1])
         if settings.update is OuterUpdate.reptile:
-            rate = settings.outer_learning_rate * (1 - 0.9 * step / max(1, settings.outer_steps - 1))
-            _interpolate(generator, before, target, rate)
+            _interpolate(generator, displacement, settings.outer_learning_rate * (1 - 0.9 * step / max(1, settings.outer_steps - 1)))
         else:
-            for parameter, value in zip(generator.parameters(), gradient, strict=True):
-                parameter.grad = value
+            if settings.fresh_optimiser:
+                outer = _outer_optimiser(generator, settings)
+            for parameter, total in zip(generator.parameters(), gradients.total, strict=True):
+                parameter.grad = total / len(chosen)
             outer.step()
         history.append({name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} | {"step": step + 1})
-        checkpoint.save(step + 1, history, generator=generator, outer=outer)
+        checkpoint.save(step + 1, history, generator=generator, outer=outer, **{extra.name: extra for extra in extras})
     return history
 
 
+class Gradients:
+    """Sums first-order MAML's gradient over the teachers of an outer step: of each one's last inner step, or its mean over all."""
+
+    def __init__(self, generator: Generator, update: OuterUpdate) -> None:
+        self.update = update
+        self.total = [torch.zeros_like(parameter) for parameter in generator.parameters()]
+        self._steps: list[list[torch.Tensor]] = []
+
+    def note(self, adapted: Generator) -> None:
+        """Take in the gradients of one inner step."""
+        if self.update is OuterUpdate.reptile:
+            return
+        found = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in adapted.parameters()]
+        self._steps = [*self._steps, found] if self.update is OuterUpdate.fomaml_mean else [found]
+
+    def close(self) -> None:
+        """The teacher's inner steps are over."""
+        for gradients in self._steps:
+            for slot, gradient in zip(self.total, gradients, strict=True):
+                slot += gradient / len(self._steps)
+        self._steps = []
+
+
+def _outer_optimiser(generator: Generator, settings: MetaGeneratorConfig) -> torch.optim.Adam:
+    return torch.optim.Adam(generator.parameters(), lr=settings.outer_learning_rate, betas=(0.5, 0.999))
+
+
 @torch.no_grad()
-def _interpolate(generator: Generator, before: list[torch.Tensor], target: list[torch.Tensor], rate: float) -> None:
+def _interpolate(generator: Generator, displacement: list[torch.Tensor], rate: float) -> None:
     """Reptile (Nichol et al., 2018): θ ← θ + rate · (θ′ − θ)."""
-    for parameter, old, new in zip(generator.parameters(), before, target, strict=True):
-        parameter.copy_(old + rate * (new - old))
+    for parameter, way in zip(generator.parameters(), displacement, strict=True):
+        parameter += rate * way
 
 
 def _teachers_of_step(count: int, per_step: int, step: int, seed: int) -> list[int]:

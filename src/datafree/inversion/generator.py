@@ -17,18 +17,21 @@ class Generator(nn.Module):
     The label enters through an embedding of its own position, so that one class of one teacher has a consistent place while the
     classes of different teachers may share it; which class that is, the adaptation has to find out. Always in training mode: its
     BatchNorm uses batch statistics, as in FREE's generator.
+
+    Not ``conditional`` it ignores the label, as FREE's does: only latents that are optimised along can tell the classes apart.
     """
 
-    def __init__(self, latent: int, width: int, classes: int, channels: int, size: int) -> None:
+    def __init__(self, latent: int, width: int, classes: int, channels: int, size: int, conditional: bool = True) -> None:
         super().__init__()
         if size % 8:
             raise UserError(f"data.image_size: got {size}; the generator doubles the resolution three times, use a multiple of 8")
         self.latent = latent
+        self.size = size
         self.classes = classes
         self.start = size // 8
         self.width = width
-        self.embedding = nn.Embedding(classes, latent)
-        self.expand = nn.Linear(2 * latent, width * self.start**2)
+        self.embedding = nn.Embedding(classes, latent) if conditional else None
+        self.expand = nn.Linear(2 * latent if conditional else latent, width * self.start**2)
         widths = [width, width, 3 * width // 4, 3 * width // 8]
         self.normalise = nn.BatchNorm2d(width, track_running_stats=False)
         self.blocks = nn.ModuleList(UpBlock(i, o) for i, o in pairwise(widths))
@@ -36,7 +39,7 @@ class Generator(nn.Module):
         self.spread = nn.BatchNorm2d(channels, track_running_stats=False)
 
     def forward(self, latent: Tensor, labels: Tensor) -> Tensor:
-        code = torch.cat([latent, self.embedding(labels)], dim=1)
+        code = latent if self.embedding is None else torch.cat([latent, self.embedding(labels)], dim=1)
         maps = self.normalise(self.expand(code).view(-1, self.width, self.start, self.start))
         maps = maps.contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
@@ -57,8 +60,8 @@ class UpBlock(nn.Module):
         return nn.functional.leaky_relu(self.norm(self.conv(maps)), 0.2)
 
 
-def new_generator(latent: int, width: int, classes: int, channels: int, size: int, seed: int) -> Generator:
+def new_generator(latent: int, width: int, classes: int, channels: int, size: int, seed: int, conditional: bool = True) -> Generator:
     """A freshly initialised generator for teachers with at most ``classes`` classes."""
     with seeded_initialisation(seed):
-        generator = Generator(latent, width, classes, channels, size)
+        generator = Generator(latent, width, classes, channels, size, conditional)
         return generator.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

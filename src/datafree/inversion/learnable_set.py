@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,12 +24,12 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import BackboneConfig, InversionConfig, LearnableSetInversion
 from datafree.errors import UserError
 from datafree.inversion.adaptation import soft_labels
-from datafree.inversion.canvas import Canvas
+from datafree.inversion.canvas import CONTRAST, GREY, Canvas, coarse_steps, stage_share
 from datafree.inversion.generator import Generator
-from datafree.inversion.objective import as_row, image_terms, weighted
+from datafree.inversion.objective import as_row, image_terms, random_view, weighted
 from datafree.inversion.recovered import Recovered
 from datafree.progress import progress, require_finite
-from datafree.zoo.backbones import build
+from datafree.zoo.backbones import build, fitted
 from datafree.zoo.teachers import Teacher
 
 SCALE = 10.0  # inverse temperature of distances between unit-length features
@@ -61,26 +62,32 @@ def recover(
     weights = replace(shared.loss, total_variation=method.total_variation, squared_norm=method.squared_norm)
     groups = torch.arange(len(teacher.classes)).tensor_split(math.ceil(len(teacher.classes) / method.classes))
     canvas = Canvas(teacher.normalise.mean.device, method.learning_rate, betas=(0.9, 0.999))
-    learner = EpisodeLearner(teacher, method, seed)
+    learner = EpisodeLearner(method, size, canvas.device, devices.derive_seed(seed, "learner"))
     first, history = checkpoint.restore(canvas=canvas, learner=learner)
+    coarse = coarse_steps(method.coarse, method.steps)
     total = len(groups) * method.steps
     for turn in progress(range(first, total), total - first, f"learnable set of {teacher.name}"):
         part, step = divmod(turn, method.steps)
         draw = devices.generator(seed, "learnable_set", part, step)
         if step == 0:
-            canvas.start(len(groups[part]) * per_class, size, draw)
+            canvas.start(len(groups[part]) * per_class, size // 2 if coarse else size, draw)
             learner.forget()
+        if step == coarse > 0:
+            canvas.enlarge(size)
         chosen, rows = draw_episode(len(groups[part]), method.way, per_class, per_episode, draw)
         labels = groups[part][chosen].repeat_interleave(per_episode).to(canvas.device)
-        down, right = torch.randint(-shared.shift, shared.shift + 1, (2,), generator=draw).tolist()
-        learner.hard = method.adversarial > 0 and step >= method.warm_up * method.steps and learner.waited >= method.patience
-        terms = image_terms(canvas.images(rows.flatten()), teacher, labels, weights, (down, right), learner.face)
-        episode = terms.pop("episode")
-        canvas.step(weighted(terms, weights) - method.adversarial * episode, step / method.steps)
-        history.append({**as_row(turn + 1, terms), "hard": float(learner.hard), **learner.learn()})
+        images = canvas.images(rows.flatten())
+        view = random_view(images.shape[-1], shared, draw)
+        terms = image_terms(images, teacher, labels, weights, **view)
+        loss = weighted(terms, weights)
+        hard = method.adversarial > 0 and step >= method.warm_up * method.steps and learner.waited >= method.patience
+        if hard:
+            loss = loss - method.adversarial * learner.difficulty(images)
+        canvas.step(loss, stage_share(step, coarse, method.steps), view["region"])
+        history.append({**as_row(turn + 1, terms), "hard": float(hard), **learner.learn(images, hard)})
         require_finite(f"learnable set of {teacher.name}", **history[-1])
         if step == method.steps - 1:
-            canvas.finish()
+            canvas.finish(part)
         checkpoint.save(turn + 1, history, canvas=canvas, learner=learner)
     images, labels = torch.cat(canvas.finished), torch.arange(len(teacher.classes)).repeat_interleave(per_class)
     return Recovered(images, labels, soft_labels(teacher, images), history)
@@ -106,14 +113,12 @@ def episode_loss(features: Tensor, shot: int) -> tuple[Tensor, float]:
 
 
 class EpisodeLearner:
-    """The few-shot learner whose progress sets the curriculum."""
+    """The few-shot learner whose progress sets the curriculum. Its images are of any size, float in [0, 1], and in order of class."""
 
-    def __init__(self, teacher: Teacher, method: LearnableSetInversion, seed: int) -> None:
-        channels, height, _ = teacher.input
+    def __init__(self, method: LearnableSetInversion, size: int, device: torch.device, seed: int) -> None:
         self.method = method
-        self.network = build(
-            BackboneConfig("conv4_strided", method.learner_width), channels, height, devices.derive_seed(seed, "learner")
-        ).to(teacher.normalise.mean.device)
+        self.size = size
+        self.network = build(BackboneConfig("conv4_strided", method.learner_width), 3, size, seed).to(device)
         self.network.train()
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=method.learner_learning_rate)
         self.forget()
@@ -122,34 +127,30 @@ class EpisodeLearner:
         """A new set begins: how well the learner did on the last one says nothing of this one."""
         self.best = 0.0
         self.waited = 0  # steps without a better accuracy
-        self.hard = False
 
-    def face(self, views: Tensor, _: Tensor) -> dict[str, Tensor]:
-        """The loss on an episode [way · images, C, H, W], class by class, as ``episode``; zero unless the step is ``hard``."""
-        self.seen = views.detach()
-        self.network.requires_grad_(False)
-        return {"episode": self._loss(views)[0] if self.hard else views.new_zeros(())}
+    def difficulty(self, images: Tensor) -> Tensor:
+        """The loss on an episode [way · images per class, 3, S, S], differentiable in the images."""
+        return self._loss(images)[0]
 
-    def learn(self) -> dict[str, float]:
-        """One step on the last episode; ``episode_loss`` and ``episode_accuracy`` on it before the step."""
-        self.network.requires_grad_(True)
-        loss, accuracy = self._loss(self.seen)
-        self.optimiser.zero_grad(set_to_none=True)
+    def learn(self, images: Tensor, hard: bool) -> dict[str, float]:
+        """One step on an episode; ``episode_loss`` and ``episode_accuracy`` on it before the step. After a hard step the wait is over."""
+        loss, accuracy = self._loss(images.detach())
+        self.optimiser.zero_grad(set_to_none=True)  # what ``difficulty`` has left
         loss.backward()
         self.optimiser.step()
-        self.waited = 0 if self.hard or accuracy > self.best else self.waited + 1
+        self.waited = 0 if hard or accuracy > self.best else self.waited + 1
         self.best = max(self.best, accuracy)
         return {"episode_loss": loss.item(), "episode_accuracy": accuracy}
 
-    def _loss(self, views: Tensor) -> tuple[Tensor, float]:
-        per_class = self.method.shot + self.method.query
-        return episode_loss(self.network(views).unflatten(0, (-1, per_class)), self.method.shot)
+    def _loss(self, images: Tensor) -> tuple[Tensor, float]:
+        features = self.network((fitted(images, (3, self.size, self.size)) - GREY) / CONTRAST)
+        return episode_loss(features.unflatten(0, (-1, self.method.shot + self.method.query)), self.method.shot)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         state = {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict()}
         return {**state, "best": self.best, "waited": self.waited}
 
-    def load_state_dict(self, state_dict: dict) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.network.load_state_dict(state_dict["network"])
         self.optimiser.load_state_dict(state_dict["optimiser"])
         self.best, self.waited = state_dict["best"], state_dict["waited"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 
 import torch
@@ -93,3 +94,21 @@ def total_variation(images: Tensor) -> Tensor:
 def squared_norm(images: Tensor) -> Tensor:
     """The mean squared pixel: DeepInversion's ℓ2 prior, independent of the number and size of the images [B, C, H, W]."""
     return images.square().mean()
+
+
+def boundary(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """−mean_b 1[both name the same class] · KL(teacher ‖ student) of logits [B, K]: images move to where the student is still wrong.
+
+    The term of CMI and Fast-Datafree. FREE's released code feeds probabilities where log-probabilities belong, which makes it another one.
+    """
+    teacher, student = F.log_softmax(teacher_logits.float(), dim=1), F.log_softmax(student_logits.float(), dim=1)
+    agreed = teacher.argmax(1) == student.argmax(1)
+    return -(F.kl_div(student, teacher, reduction="none", log_target=True).sum(1) * agreed).mean()
+
+
+def jensen_shannon(first: Tensor, second: Tensor) -> Tensor:
+    """Mean Jensen–Shannon divergence of two sets of logits [B, K], in bits: 0 where they agree, 1 where they exclude each other."""
+    one, two = F.log_softmax(first.float(), dim=1), F.log_softmax(second.float(), dim=1)
+    middle = torch.logaddexp(one, two) - math.log(2)
+    divergences = [F.kl_div(middle, side, reduction="none", log_target=True).sum(1) for side in (one, two)]
+    return (divergences[0] + divergences[1]).mean() / (2 * math.log(2))

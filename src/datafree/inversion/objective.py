@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datafree.config import InversionLossConfig
-from datafree.inversion.losses import BatchNormMatch, diversity_hinge, squared_norm, total_variation
+from datafree.config import InversionConfig, InversionLossConfig
+from datafree.inversion.losses import BatchNormMatch, diversity_hinge, soft_cross_entropy, squared_norm, total_variation
+from datafree.inversion.regions import Region, crop, random_region
+from datafree.zoo.augmentation import random_affine
 from datafree.zoo.teachers import Teacher
+
+# Largest rotation, relative change of size, and move as a share of the side, at `inversion.augmentation` = 1.
+DEGREES, SCALE, SHIFT = 15.0, 0.15, 0.1
+
+
+class ExtraTerm(Protocol):
+    """A term that learns along with the images, such as a memory or a student; its state is part of a checkpoint.
+
+    ``term`` gives a scalar for images float [B, 3, S, S] in [0, 1] before a step, ``learn`` follows the step.
+    """
+
+    name: str
+    weight: float
+
+    def term(self, images: Tensor, labels: Tensor, teacher: Teacher, draw: torch.Generator) -> Tensor: ...
+
+    def learn(self, images: Tensor, teacher: Teacher) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
 
 
 def image_terms(
@@ -18,8 +43,11 @@ def image_terms(
     teacher: Teacher,
     labels: Tensor,
     weights: InversionLossConfig,
+    *,
     move: tuple[int, int] = (0, 0),
-    further: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
+    region: Region | None = None,
+    augment: Callable[[Tensor], Tensor] | None = None,
+    targets: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The terms of the loss, scalars before weighting, by their names in ``InversionLossConfig``; those of weight 0 may be absent.
 
@@ -27,27 +55,47 @@ def image_terms(
         images: float [B, C, S, S] in [0, 1], of any size.
         labels: int64 [B] in the teacher's order.
         move: the images are rolled by so many pixels (down, right) of the teacher's input before it sees them.
-        further: terms of a method's own, given what the teacher sees [B, *input] and its logits [B, K].
+        region: the part of the images that counts at this step; None for all of them.
+        augment: what else happens to the normalised images before the teacher sees them.
+        targets: float [B, K], probabilities to aim at instead of the labels.
     """
-    seen = teacher.normalise(255 * images)
+    seen = teacher.normalise(255 * (images if region is None else crop(images, region)))
     with BatchNormMatch(teacher.network) as match:
-        views = torch.roll(seen, move, dims=(2, 3))
-        logits = teacher.network(views)
-        statistics = match.distance()
-    terms = {"cross_entropy": F.cross_entropy(logits.float(), labels), "batch_norm": statistics}
-    terms["diversity"] = diversity_hinge(seen, labels, weights.diversity_margin)
+        view = torch.roll(seen, move, dims=(2, 3))
+        logits = teacher.network(view if augment is None else augment(view))
+        statistics = match.distance().to(logits.device)
+    entropy = F.cross_entropy(logits.float(), labels) if targets is None else soft_cross_entropy(logits, targets)
+    terms = {"cross_entropy": entropy, "batch_norm": statistics}
+    return terms | prior_terms(seen, labels, weights)
+
+
+def prior_terms(images: Tensor, labels: Tensor, weights: InversionLossConfig) -> dict[str, Tensor]:
+    """What images float [B, C, H, W], about normalised, should be like by themselves; terms of weight 0 may be absent."""
+    terms = {"diversity": diversity_hinge(images, labels, weights.diversity_margin)}
     if weights.total_variation:
-        terms["total_variation"] = total_variation(seen)
+        terms["total_variation"] = total_variation(images)
     if weights.squared_norm:
-        terms["squared_norm"] = squared_norm(seen)
-    return terms | further(views, logits.float()) if further else terms
+        terms["squared_norm"] = squared_norm(images)
+    return terms
 
 
-def weighted(terms: Mapping[str, Tensor], weights: InversionLossConfig) -> Tensor:
-    """The sum of the terms, each times its weight."""
-    return torch.stack([getattr(weights, name) * value for name, value in terms.items()]).sum()
+def random_view(size: int, shared: InversionConfig, draw: torch.Generator) -> dict[str, Any]:
+    """``move``, ``region`` and ``augment`` for one step on square images of ``size`` pixels, as ``inversion`` says."""
+    down, right = torch.randint(-shared.shift, shared.shift + 1, (2,), generator=draw).tolist()
+    region = random_region(size, size, shared.region, draw) if shared.region < 1 else None
+    strength = shared.augmentation
+    warp = {"degrees": strength * DEGREES, "scale": strength * SCALE, "shift": strength * SHIFT}
+    augment = functools.partial(random_affine, generator=draw, **warp) if strength else None
+    return {"move": (down, right), "region": region, "augment": augment}
+
+
+def weighted(terms: Mapping[str, Tensor], weights: InversionLossConfig, extras: Sequence[ExtraTerm] = ()) -> Tensor:
+    """The sum of the terms, each times its weight: of ``weights``, or its own for an extra term."""
+    own = {extra.name: extra.weight for extra in extras}
+    return torch.stack([(own[name] if name in own else getattr(weights, name)) * value.float() for name, value in terms.items()]).sum()
 
 
 def as_row(step: int, terms: Mapping[str, Tensor]) -> dict[str, float]:
     """A line of the history; ``step`` counts from 1."""
-    return {"step": step, **{name: value.item() for name, value in terms.items()}}
+    values = torch.stack([value.detach().float() for value in terms.values()]).tolist()  # a GPU is waited for once
+    return {"step": step, **dict(zip(terms, values, strict=True))}

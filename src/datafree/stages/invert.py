@@ -23,7 +23,9 @@ def run(job: Job) -> None:
 
     Outputs: ``images``, ``history``, ``metrics``, ``preview``.
     """
-    shared = typed(InversionConfig, {key: job.config[f"inversion.{key}"] for key in ("loss", "shift", "images_per_class")})
+    shared = typed(
+        InversionConfig, {key: job.config[f"inversion.{key}"] for key in ("loss", "shift", "augmentation", "region", "images_per_class")}
+    )
     method = typed(INVERSION_TYPES[job.config["inversion.method"]["method"]], job.config["inversion.method"])
     teacher = read_teacher(job.input("weights"), job.input("card"))
     if shared.loss.batch_norm and not batch_norm_layers(teacher.network):

@@ -14,11 +14,12 @@ def run(job: Job) -> None:
     """Inputs: ``weights`` and ``cards``, one per teacher. Outputs: ``generator``, ``history``, ``metrics``."""
     config = typed(
         InversionConfig,
-        {key: job.config[f"inversion.{key}"] for key in ("meta_generator", "loss", "shift")},
+        {key: job.config[f"inversion.{key}"] for key in ("meta_generator", "loss", "shift", "augmentation", "region")},
     )
     teachers = read_teachers(job.input_list("weights"), job.input_list("cards"))
     classes = max(len(teacher.classes) for teacher in teachers)
     shape = {"latent": config.meta_generator.latent, "width": config.meta_generator.width, "classes": classes, "channels": 3}
+    shape["conditional"] = config.meta_generator.conditional
     size = job.config["data.image_size"]  # of the recovered images; every teacher sees them at a size of its own
     seed = devices.derive_seed(job.config["seed"], "meta_generator")
     generator = new_generator(**shape, size=size, seed=seed)

@@ -1,0 +1,63 @@
+"""A student that is taught along with the inversion, so that images go where it still disagrees with the teachers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from datafree.config import BackboneConfig
+from datafree.devices import seeded_initialisation
+from datafree.inversion.losses import boundary
+from datafree.zoo.backbones import Normalise, build
+from datafree.zoo.teachers import Teacher
+
+BACKBONE = BackboneConfig("conv4_strided", 16)
+LEARNING_RATE = 1e-3
+
+
+class Student(nn.Module):
+    """A small network with a head per teacher, distilled on the images of every step; its disagreement is the adversarial term.
+
+    DeepInversion's competition, CMI's and FREE's boundary term in one form: on images that teacher and student name alike, push their
+    answers apart.
+    """
+
+    name = "adversarial"
+
+    def __init__(self, teachers: Sequence[Teacher], weight: float, size: int, seed: int) -> None:
+        super().__init__()
+        self.weight = weight
+        self.backbone = build(BACKBONE, 3, size, seed)
+        with seeded_initialisation(seed):
+            self.heads = nn.ModuleDict({teacher.name: nn.Linear(self.backbone.feature_size, len(teacher.classes)) for teacher in teachers})
+        self.normalise = Normalise([0.5] * 3, [0.25] * 3, [3, size, size])
+        self.to(teachers[0].normalise.mean.device)
+        self.optimiser = torch.optim.Adam(self.parameters(), lr=LEARNING_RATE)
+
+    def forward(self, images: Tensor, teacher: Teacher) -> Tensor:
+        """Logits [B, classes] of images float [B, 3, S, S] in [0, 1] for one teacher's classes."""
+        return self.heads[teacher.name](self.backbone(self.normalise(255 * images)))
+
+    def term(self, images: Tensor, labels: Tensor, teacher: Teacher, draw: torch.Generator) -> Tensor:
+        """The loss of images float [B, 3, S, S] in [0, 1]: negative, the lower the more the student disagrees."""
+        return boundary(teacher.network(teacher.normalise(255 * images)), self(images, teacher))
+
+    def learn(self, images: Tensor, teacher: Teacher) -> None:
+        """One step of distillation on these images."""
+        images = images.detach()
+        with torch.no_grad():
+            answers = teacher.network(teacher.normalise(255 * images)).float().softmax(1)
+        self.optimiser.zero_grad(set_to_none=True)  # what the term has left
+        F.kl_div(F.log_softmax(self(images, teacher).float(), dim=1), answers, reduction="batchmean").backward()
+        self.optimiser.step()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return self.optimiser.state_dict()
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        self.optimiser.load_state_dict(copy.deepcopy(dict(state)))  # it would keep the given tensors

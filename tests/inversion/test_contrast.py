@@ -1,0 +1,75 @@
+import math
+
+import pytest
+import torch
+
+from datafree import devices
+from datafree.inversion.contrast import ContrastiveMemory, contrastive_loss
+
+
+@pytest.fixture
+def images():
+    return torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def memory_of(teacher, size=8):
+    return ContrastiveMemory(teacher, 0.8, 0.2, size, seed=0)
+
+
+def test_the_loss_is_its_formula():
+    draw = torch.Generator().manual_seed(0)
+    views, others = torch.randn(3, 4, generator=draw, dtype=torch.float64), torch.randn(5, 4, generator=draw, dtype=torch.float64)
+    expected = 0.0
+    for number, view in enumerate(views):
+        likeness = [math.exp(torch.nn.functional.cosine_similarity(view, other, dim=0).item() / 0.3) for other in others]
+        expected -= math.log(likeness[number] / sum(likeness)) / 3
+    assert contrastive_loss(views, others, 0.3).item() == pytest.approx(expected, rel=1e-5)
+    assert contrastive_loss(torch.eye(4), torch.eye(4), 0.01).item() == pytest.approx(0, abs=1e-6)  # all told apart
+
+
+def test_the_memory_keeps_the_latest_features(images, teachers):
+    memory, draw = memory_of(teachers[0]), devices.generator(0, "views")
+    assert len(memory.remembered()) == 0
+    memory.term(images, torch.zeros(6), teachers[0], draw)
+    first = memory.remembered()
+    assert len(first) == 6
+    assert not first.requires_grad
+    memory.term(images.flip(0), torch.zeros(6), teachers[0], draw)
+    second = memory.remembered()
+    assert len(second) == 8
+    assert torch.equal(second[4:6], first[4:6])  # not yet overwritten
+    assert not torch.equal(second[:4], first[:4])
+
+
+def test_a_batch_larger_than_the_memory_is_allowed(images, teachers):
+    memory = memory_of(teachers[0], size=4)
+    memory.term(images, torch.zeros(6), teachers[0], devices.generator(0, "views"))
+    assert len(memory.remembered()) == 4
+
+
+def test_images_that_are_alike_cost_more_and_the_gradient_parts_them(images, teachers):
+    def cost(some):
+        return memory_of(teachers[0]).term(some, torch.zeros(6), teachers[0], devices.generator(0, "views"))
+
+    alike = images[:1] + 0.001 * images
+    assert cost(alike) > cost(images)
+    alike = alike.requires_grad_()
+    (slope,) = torch.autograd.grad(cost(alike), alike)
+    assert slope.abs().sum() > 0
+
+
+def test_the_projection_learns_and_its_state_comes_back(images, teachers):
+    memory, draw = memory_of(teachers[0]), devices.generator(0, "views")
+    before = memory.projection[0].weight.clone()
+    memory.term(images, torch.zeros(6), teachers[0], draw).backward()
+    memory.learn(images, teachers[0])
+    assert not torch.equal(memory.projection[0].weight, before)
+    again = memory_of(teachers[0])
+    again.load_state_dict(memory.state_dict())
+    results = []
+    for one in (memory, again):
+        draw = devices.generator(1, "views")
+        one.term(images, torch.zeros(6), teachers[0], draw).backward()
+        one.learn(images, teachers[0])
+        results.append(one.term(images, torch.zeros(6), teachers[0], draw).item())
+    assert results[0] == results[1]
