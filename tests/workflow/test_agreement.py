@@ -72,3 +72,11 @@ def test_any_target_can_be_asked_for_in_a_fresh_folder(empty_project: Project, t
     shutil.rmtree(project.folder / ".datafree", ignore_errors=True)
     planned = project.run("snakemake", "--dry-run", "--", target).stdout
     assert "meta-generator across the teachers" in planned
+
+
+def test_the_meta_generator_is_trained_only_for_methods_that_start_from_it(empty_project: Project, tmp_path: Path) -> None:
+    project = empty_project.copy(tmp_path / "project")
+    project.change("inversion.methods.five.initialisation", "random")
+    commands = re.findall(r"datafree stage --job (.*)", project.run("snakemake", "--dry-run", "--printshellcmds").stdout)
+    assert any("jobs/invert.five.glyphs-00" in command for command in commands)
+    assert not [command for command in commands if "generator" in command]
