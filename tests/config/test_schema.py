@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from datafree.config import Config, as_tree, load, merge, resolve
-from datafree.config.schema import ALGORITHM_TYPES, ARM_TYPES, BOUNDS
+from datafree.config import ARM_TYPES
+from datafree.config.schema import ALGORITHM_TYPES, BOUNDS
 
 PROJECT = Path(__file__).parents[2]
 PARAMS = PROJECT / "params.yaml"

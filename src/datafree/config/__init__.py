@@ -1,13 +1,20 @@
 """Configuration: the typed schema of ``params.yaml`` (``schema``) and the one place that validates it (``validation``)."""
 
+from datafree.config.arms import (
+    ARM_TYPES,
+    AdaptationConfig,
+    AdaptedPart,
+    AnilArm,
+    BellArm,
+    DistillationArm,
+    MamlArm,
+    ProtoNetArm,
+)
 from datafree.config.schema import (
     ALGORITHM_TYPES,
-    ARM_TYPES,
     BackboneConfig,
-    BellArm,
     Config,
     DataConfig,
-    DistillationArm,
     EvaluationConfig,
     GlyphsConfig,
     Initialisation,
@@ -27,6 +34,9 @@ from datafree.config.validation import as_tree, load, merge, resolve, select, ty
 __all__ = [
     "ALGORITHM_TYPES",
     "ARM_TYPES",
+    "AdaptationConfig",
+    "AdaptedPart",
+    "AnilArm",
     "BackboneConfig",
     "BellArm",
     "Config",
@@ -38,8 +48,10 @@ __all__ = [
     "InversionConfig",
     "InversionLossConfig",
     "InversionMethodConfig",
+    "MamlArm",
     "MetaGeneratorConfig",
     "OuterUpdate",
+    "ProtoNetArm",
     "Source",
     "Splits",
     "SposConfig",

@@ -157,41 +157,6 @@ class BackboneConfig:
 
 
 @dataclass
-class DistillationArm:
-    """Joint distillation: one network, one head per teacher, soft labels, augmentation and mixup."""
-
-    method: str = "distillation"
-    inversion: str = "five_quality"  # whose pools
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    steps: int = 400
-    teachers_per_step: int = 8
-    images_per_teacher: int = 16
-    learning_rate: float = 0.004  # peak of a one-cycle schedule (AdamW)
-    temperature: float = 4.0
-    augment: bool = True
-    mixup: bool = True  # on every other step
-
-
-@dataclass
-class BellArm:
-    """BELL: sequential steps over several teachers' tasks, outer step along the displacement."""
-
-    method: str = "bell"
-    inversion: str = "five_quality"  # whose pools
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    steps: int = 100  # outer steps
-    tasks_per_step: int = 4  # sequential inner steps per outer step, each on another task
-    inner_learning_rate: float = 0.002  # Adam, state kept across outer steps
-    outer_learning_rate: float = 1.0  # share of the displacement that is kept; falls linearly to a tenth
-    temperature: float = 4.0
-    distillation: float = 0.7  # weight of the teacher's soft labels; the rest is the episode's own loss
-    augment: bool = True
-
-
-ARM_TYPES: dict[str, type] = {"distillation": DistillationArm, "bell": BellArm}
-
-
-@dataclass
 class MetaConfig:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # every arm runs once per seed
     arms: dict[str, Any] = field(default_factory=lambda: {"bell": {"method": "bell"}, "distillation": {"method": "distillation"}})
@@ -226,6 +191,12 @@ class NasConfig:
     algorithms: dict[str, Any] = field(default_factory=lambda: {"spos": {"method": "spos"}})
 
 
+# BatchNorm at test time: running statistics of the training, or those of the episode's own images, queries included (as the papers do).
+INFERENCE = ("inductive", "transductive")
+# What tells the classes of a new task apart by a network's features.
+CLASSIFIERS = ("nearest_centroid", "logistic")
+
+
 @dataclass
 class EvaluationConfig:
     split: str = "test"  # `validation` while choosing settings; `test` once, for the table
@@ -233,6 +204,8 @@ class EvaluationConfig:
     shots: list[int] = field(default_factory=lambda: [1, 5])
     query: int = 15  # per class
     episodes: int = 600
+    inference: list[str] = field(default_factory=lambda: ["inductive"])  # of INFERENCE; a row for each of them per learner
+    classifiers: list[str] = field(default_factory=lambda: ["nearest_centroid"])  # of CLASSIFIERS; a row for each per feature extractor
     oracle_steps: int = 300  # training on the teachers' real classes: the ceiling, and the independent classifier
 
 
@@ -294,6 +267,9 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "meta.arms.*.learning_rate": (1e-8, 10),
     "meta.arms.*.inner_learning_rate": (1e-8, 10),
     "meta.arms.*.outer_learning_rate": (1e-8, 1),
+    "meta.arms.*.inner_steps": (1, 100),
+    "meta.arms.*.adaptation.steps": (1, None),
+    "meta.arms.*.adaptation.learning_rate": (1e-8, 10),
     "meta.arms.*.temperature": (0.1, 100),
     "meta.arms.*.distillation": (0, 1),
     "meta.arms.*.backbone.width": (4, 1024),

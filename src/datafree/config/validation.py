@@ -18,7 +18,8 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from datafree.config.schema import ALGORITHM_TYPES, ARM_TYPES, BACKBONES, BOUNDS, Config, Source, backbone_family
+from datafree.config.arms import ARM_TYPES, AdaptedPart
+from datafree.config.schema import ALGORITHM_TYPES, BACKBONES, BOUNDS, CLASSIFIERS, INFERENCE, Config, Source, backbone_family
 from datafree.errors import UserError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -203,6 +204,10 @@ def _check_combinations(config: Config) -> None:
         raise UserError(f"evaluation.split: got {config.evaluation.split!r}; allowed: validation, test")
     if not config.evaluation.shots:
         raise UserError("evaluation.shots: empty; name at least one number of support images per class, such as [1, 5]")
+    for key, allowed in (("inference", INFERENCE), ("classifiers", CLASSIFIERS)):
+        chosen = getattr(config.evaluation, key)
+        if not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= set(allowed):
+            raise UserError(f"evaluation.{key}: got {chosen}; allowed: at least one of {', '.join(allowed)}, each once")
     for family, members in (
         ("inversion.methods", config.inversion.methods),
         ("meta.arms", config.meta.arms),
@@ -232,6 +237,9 @@ def _check_combinations(config: Config) -> None:
             raise UserError(f"meta.arms.{name}.backbone.genotype: empty; give a cell, or `searched` for the one the nas stage finds")
         if arm.backbone.genotype == "searched" and not config.nas.algorithms:
             raise UserError(f"meta.arms.{name}.backbone.genotype: `searched`, but nas.algorithms is empty; add one, or give a cell")
+        part = {"maml": AdaptedPart.network, "anil": AdaptedPart.head}.get(arm.method)
+        if part is not None and arm.adaptation.part is not part:
+            raise UserError(f"meta.arms.{name}.adaptation.part: got {arm.adaptation.part.value}; {arm.method} is {part.value} by definition")
     for name, algorithm in config.nas.algorithms.items():
         if algorithm.parents > algorithm.population:
             raise UserError(

@@ -12,11 +12,9 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import BellArm
 from datafree.meta.classroom import Classroom
 from datafree.meta.learner import Learner
-from datafree.meta.losses import distillation_loss, episode_loss
+from datafree.meta.losses import EPISODE_SCALE, distillation_loss, episode_loss
 from datafree.progress import progress, require_finite
-from datafree.tasks.episodes import Episodes
-
-EPISODE_SCALE = 10.0  # inverse temperature of distances between unit-length features
+from datafree.tasks.episodes import Episodes, episode_images
 
 
 def train(
@@ -57,11 +55,9 @@ def task_losses(
     learner: Learner, classroom: Classroom, episodes: Episodes, task: int, asked: Sequence[int], arm: BellArm, draw: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """(episode loss, distillation loss from the asked teachers) of one episode, both scalars, from one forward pass."""
-    index, teachers = episodes.index[task], episodes.teacher[task]
-    images = torch.cat([classroom.pools[int(t)].images[i] for t, i in zip(teachers, index, strict=True)])
-    views = classroom.views(images, draw, arm.augment)
+    views = classroom.views(episode_images(classroom.pools, episodes, task), draw, arm.augment)
     features = learner.backbone(views).float()
-    by_class = features.view(*index.shape, -1)
+    by_class = features.view(*episodes.index.shape[1:], -1)
     episode = episode_loss(by_class[:, : episodes.shot], by_class[:, episodes.shot :], EPISODE_SCALE)
     distillation = distillation_loss(learner.heads(features, asked), classroom.ask(views, asked), arm.temperature)
     return episode, distillation

@@ -7,7 +7,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 ABSENT = -1e4  # logit of a class that a teacher does not have: probability zero, and no NaN in a loss
+EPISODE_SCALE = 10.0  # inverse temperature of distances between unit-length features
 SMALLEST_PROBABILITY = 2.0**-24  # the smallest positive float16: what a stored probability of zero may have been
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """What autocast made half precision as float32; float64 stays."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def divergence(logits: Tensor, teacher_probabilities: Tensor, temperature: float) -> Tensor:

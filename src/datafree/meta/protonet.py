@@ -1,0 +1,55 @@
+"""Prototypical networks: plain episodic training on recovered tasks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from datafree import devices
+from datafree.checkpoints import Checkpoint
+from datafree.config import ProtoNetArm
+from datafree.meta import alignment
+from datafree.meta.classroom import Classroom
+from datafree.meta.learner import Learner
+from datafree.meta.losses import EPISODE_SCALE, at_least_float32, episode_loss
+from datafree.progress import progress, require_finite
+from datafree.tasks.episodes import Episodes, episode_images
+
+
+def train(
+    learner: Learner, classroom: Classroom, episodes: Episodes, arm: ProtoNetArm, seed: int, checkpoint: Checkpoint
+) -> list[dict[str, float]]:
+    """Train the backbone of ``learner`` in place on episodes alone; Snell et al., NeurIPS 2017, on unit-length features.
+
+    A step averages the losses of several tasks. Support and queries of a task pass through BatchNorm together. No teacher is asked.
+    """
+    optimiser = torch.optim.AdamW(learner.backbone.parameters(), lr=arm.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, arm.learning_rate, total_steps=max(arm.steps, 2))
+    start, history = checkpoint.restore(learner=learner, optimiser=optimiser, schedule=schedule)
+    learner.train()
+
+    def features_of(task: int, draw: torch.Generator) -> Tensor:
+        views = classroom.views(episode_images(classroom.pools, episodes, task), draw, arm.augment)
+        return at_least_float32(learner.backbone(views)).unflatten(0, (episodes.index.shape[1], -1))
+
+    def loss_of(features: Tensor) -> Tensor:
+        return episode_loss(features[:, : episodes.shot], features[:, episodes.shot :], EPISODE_SCALE)
+
+    for step in progress(range(start, arm.steps), arm.steps - start, "protonet"):
+        draw = devices.generator(seed, "protonet", step)
+        row = {"step": step + 1, "episode": 0.0}
+        if alignment.due(step, arm.steps):
+            measured = devices.generator(seed, "alignment", step)
+            tasks = alignment.tasks_of_teachers(episodes, measured)
+            row |= alignment.gradient_cosine(learner.backbone, [lambda task=task: loss_of(features_of(task, measured)) for task in tasks])
+        optimiser.zero_grad(set_to_none=True)
+        for task in torch.randint(len(episodes), (arm.tasks_per_step,), generator=draw).tolist():
+            loss = loss_of(features_of(task, draw))
+            (loss / arm.tasks_per_step).backward()
+            row["episode"] += loss.item() / arm.tasks_per_step
+        optimiser.step()
+        schedule.step()
+        require_finite("protonet", step + 1, episode=row["episode"])
+        history.append(row)
+        checkpoint.save(step + 1, history, learner=learner, optimiser=optimiser, schedule=schedule)
+    return history
