@@ -12,6 +12,7 @@ rule report_page:
         real_preview=rules.inversion_quality.output.preview,
         data_preview=rules.images.output.preview,
         cards=CARDS,
+        trust=[trust_of(method) for method in METHODS],
         generator_history=rules.meta_generator.output.history,
         histories=expand("artifacts/meta/{arm}/seed{seed}/history.csv", arm=ARMS, seed=SEEDS),
         architectures=expand("artifacts/nas/{algorithm}/architecture.json", algorithm=ALGORITHMS),

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datafree.config import as_tree, load, merge, resolve, select, typed
-from datafree.config.schema import ALGORITHM_TYPES, ARM_TYPES, BOUNDS, BackboneConfig, BellArm, Initialisation, InversionConfig
+from datafree.config.arms import ARM_TYPES, BellArm
+from datafree.config.schema import ALGORITHM_TYPES, BOUNDS, BackboneConfig, Initialisation, InversionConfig
 from datafree.errors import UserError
 
 DEFAULT = as_tree(resolve({}))

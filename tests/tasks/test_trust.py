@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 from datafree import devices
 from datafree.config import InversionLossConfig
 from datafree.data.images import ImageSet
-from datafree.inversion import agreement as module
 from datafree.inversion.adaptation import adapt, draw_pool, soft_labels
-from datafree.inversion.agreement import (
+from datafree.inversion.generator import new_generator
+from datafree.inversion.losses import BatchNormMatch
+from datafree.tasks import trust as module
+from datafree.tasks.pools import Pool
+from datafree.tasks.trust import (
     EXCUSE,
     FLOOR,
     agreement,
@@ -24,10 +27,8 @@ from datafree.inversion.agreement import (
     middle_and_deviation,
     recovery,
     teacher_weights,
+    unrecognised,
 )
-from datafree.inversion.generator import new_generator
-from datafree.inversion.losses import BatchNormMatch
-from datafree.tasks.pools import Pool
 from datafree.zoo.backbones import Normalise
 from datafree.zoo.manifest import Architecture, Entry
 from datafree.zoo.teachers import Teacher, empty_network, freeze
@@ -210,8 +211,11 @@ def test_few_teachers_are_not_compared_but_an_untrained_one_is_dropped():
     assert [trust.score for trust in verdicts] == [0, 0, 0]
 
 
-def test_a_zoo_of_untrained_teachers_is_dropped_as_a_whole():
-    assert all(trust.weight == 0 for trust in weights_of([BAD["random"]] * 6).values())
+def test_where_most_pools_are_not_recognised_nobody_is_dropped_for_it():
+    for random, fault in ((7, True), (6, False)):
+        verdicts = list(weights_of([*GOOD[:6], *[BAD["random"]] * random]).values())
+        assert unrecognised(verdicts) is fault
+        assert [trust.weight for trust in verdicts[6:]] == [float(fault)] * random
 
 
 @given(st.permutations(range(14)))
