@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from datafree.config import Config, as_tree, load, merge, resolve
-from datafree.config import ARM_TYPES
+from datafree.config import ARM_TYPES, Config, as_tree, load, merge, resolve
 from datafree.config.schema import ALGORITHM_TYPES, BOUNDS
 
 PROJECT = Path(__file__).parents[2]

@@ -24,7 +24,7 @@ TASKS = TasksConfig(way=3, shot=2, query=2, episodes=12, mixed=0.5)
 def arm(request):
     """The arm's own settings with little work."""
     settings = ARM_TYPES[request.param](steps=6)
-    small = {"tasks_per_step": 2, "teachers_per_step": 2, "images_per_teacher": 8}
+    small = {"tasks_per_step": 2, "teachers_per_step": 2, "images_per_teacher": 8, "inner_steps": 2}
     return dataclasses.replace(settings, **{name: value for name, value in small.items() if hasattr(settings, name)})
 
 
@@ -99,7 +99,11 @@ def teachers_loss(learner, teachers, pools) -> float:
         return distillation_loss(logits, classroom.ask(views, [0, 1, 2]), 4.0).item()
 
 
-def test_the_learner_comes_closer_to_its_teachers(arm, train, teachers, pools):
+TAUGHT = [name for name, settings in ARM_TYPES.items() if hasattr(settings(), "temperature")]  # others learn from episodes alone
+
+
+@pytest.mark.parametrize("arm", TAUGHT, indirect=True)
+def test_a_learner_that_is_taught_comes_closer_to_its_teachers(arm, train, teachers, pools):
     longer = dataclasses.replace(arm, steps=30)
     learner, _ = train(longer)
     assert teachers_loss(learner, teachers, pools) < 0.8 * teachers_loss(fresh_learner(), teachers, pools)
@@ -108,11 +112,20 @@ def test_the_learner_comes_closer_to_its_teachers(arm, train, teachers, pools):
 def test_the_backbone_learns_all_the_way_down(arm, train):
     learner, _ = train(dataclasses.replace(arm, steps=2))
     start = fresh_learner()
-    for (name, after), before in zip(learner.named_parameters(), start.parameters(), strict=True):
+    for (name, after), before in zip(learner.backbone.named_parameters(), start.backbone.parameters(), strict=True):
         if not name.endswith("conv.bias"):  # before a normalisation
             assert not torch.equal(after, before), name
+    assert torch.equal(learner.heads.weight, start.heads.weight) != (arm.method in TAUGHT)
     assert all(torch.isfinite(value).all() for value in learner.state_dict().values())
     assert not torch.equal(learner.backbone.blocks[0].norm.running_mean, start.backbone.blocks[0].norm.running_mean)
+
+
+def test_training_lowers_the_loss(arm, train):
+    _, history = train(dataclasses.replace(arm, steps=40))
+    name = next(name for name in history[0] if name not in ("step", "gradient_cosine"))
+    values = [row[name] for row in history]
+    third = max(1, len(values) // 3)
+    assert sum(values[-third:]) < 0.9 * sum(values[:third])
 
 
 @pytest.mark.parametrize("steps", [1, 2])

@@ -239,7 +239,9 @@ def _check_combinations(config: Config) -> None:
             raise UserError(f"meta.arms.{name}.backbone.genotype: `searched`, but nas.algorithms is empty; add one, or give a cell")
         part = {"maml": AdaptedPart.network, "anil": AdaptedPart.head}.get(arm.method)
         if part is not None and arm.adaptation.part is not part:
-            raise UserError(f"meta.arms.{name}.adaptation.part: got {arm.adaptation.part.value}; {arm.method} is {part.value} by definition")
+            raise UserError(
+                f"meta.arms.{name}.adaptation.part: got {arm.adaptation.part.value}; {arm.method} is {part.value} by definition"
+            )
     for name, algorithm in config.nas.algorithms.items():
         if algorithm.parents > algorithm.population:
             raise UserError(

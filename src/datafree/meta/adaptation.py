@@ -63,6 +63,13 @@ def fit_head(
     return head
 
 
+def describe(rule: AdaptationConfig) -> str:
+    """How a learner classifies at test time, in words."""
+    if rule.part is AdaptedPart.nothing:
+        return "nearest centroid"
+    return f"{rule.steps} gradient steps of {rule.learning_rate:g} on the {'whole network' if rule.part is AdaptedPart.network else 'head'}"
+
+
 def zero_head(way: int, features: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Weight [way, features] and bias [way] of zeros, on the device of ``like`` and at least float32."""
     kind = torch.promote_types(like.dtype, torch.float32)

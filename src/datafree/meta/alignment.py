@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from datafree import devices
 from datafree.tasks.episodes import Episodes
 
 TASKS = 4  # tasks of as many teachers that enter one measurement
@@ -18,6 +20,18 @@ MEASUREMENTS = 5  # in one training, before the last step's: each costs about as
 def due(step: int, steps: int) -> bool:
     """Whether the agreement is measured at this step (0 to steps − 1): at regular distances, and at the last one."""
     return step % max(1, -(-steps // MEASUREMENTS)) == 0 or step == steps - 1
+
+
+def of_tasks(
+    network: nn.Module, episodes: Episodes, loss_of: Callable[[int, torch.Generator], Tensor], seed: int, step: int
+) -> dict[str, float]:
+    """The ``gradient_cosine`` of the losses of tasks of different teachers, drawn for this step alone: training does not notice.
+
+    ``loss_of`` takes a task and a generator for its views.
+    """
+    draw = devices.generator(seed, "alignment", step)
+    tasks = tasks_of_teachers(episodes, draw)
+    return gradient_cosine(network, [functools.partial(loss_of, task, draw) for task in tasks])
 
 
 def tasks_of_teachers(episodes: Episodes, draw: torch.Generator) -> list[int]:

@@ -41,9 +41,7 @@ def train(
         draw = devices.generator(seed, arm.method, step)
         row = {"step": step + 1, "query_loss": 0.0, "query_accuracy": 0.0}
         if alignment.due(step, arm.steps):
-            measured = devices.generator(seed, "alignment", step)
-            tasks = alignment.tasks_of_teachers(episodes, measured)
-            row |= alignment.gradient_cosine(learner.backbone, [lambda task=task: of_task(task, measured)[0] for task in tasks])
+            row |= alignment.of_tasks(learner.backbone, episodes, lambda task, views: of_task(task, views)[0], seed, step)
         optimiser.zero_grad(set_to_none=True)
         for task in torch.randint(len(episodes), (arm.tasks_per_step,), generator=draw).tolist():
             loss, right = of_task(task, draw)

@@ -39,9 +39,7 @@ def train(
         draw = devices.generator(seed, "protonet", step)
         row = {"step": step + 1, "episode": 0.0}
         if alignment.due(step, arm.steps):
-            measured = devices.generator(seed, "alignment", step)
-            tasks = alignment.tasks_of_teachers(episodes, measured)
-            row |= alignment.gradient_cosine(learner.backbone, [lambda task=task: loss_of(features_of(task, measured)) for task in tasks])
+            row |= alignment.of_tasks(learner.backbone, episodes, lambda task, views: loss_of(features_of(task, views)), seed, step)
         optimiser.zero_grad(set_to_none=True)
         for task in torch.randint(len(episodes), (arm.tasks_per_step,), generator=draw).tolist():
             loss = loss_of(features_of(task, draw))
