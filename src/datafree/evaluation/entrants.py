@@ -66,21 +66,20 @@ def _evaluations(
     found = []
     for inference in config.inference:
         transductive = inference == "transductive"
-        network = batch_statistics(backbone) if transductive else backbone
-        word = ["transductive"] if transductive else []
+        words = ["transductive"] if transductive else []
         if rule.part is AdaptedPart.nothing:
+            network = batch_statistics(backbone) if transductive else backbone
             for name in config.classifiers:
                 solve = transductive_solver(network, normalise, CLASSIFIERS[name]) if transductive else None
-                variant = " ".join(word + [name] * (name != "nearest_centroid"))
+                variant = " ".join([*words, *([] if name == "nearest_centroid" else [name])])
                 found.append(dataclasses.replace(plain, variant=variant, classify=CLASSIFIERS[name], solve=solve))
-            continue
-        by_features = rule.part is AdaptedPart.head and not transductive
-        found.append(
-            dataclasses.replace(
-                plain, description=f"{plain.description}; {describe(rule)}", variant=" ".join(word), classify=adapting_head(rule),
-                solve=None if by_features else adapting_solver(network, normalise, rule),
+        else:
+            by_features = rule.part is AdaptedPart.head and not transductive
+            solve = None if by_features else adapting_solver(backbone, normalise, rule, transductive=transductive)
+            description = f"{plain.description}; {describe(rule)}"
+            found.append(
+                dataclasses.replace(plain, description=description, variant=" ".join(words), classify=adapting_head(rule), solve=solve)
             )
-        )  # fmt: skip
     return found
 
 
