@@ -1,12 +1,19 @@
 # Recovering training images from teachers: one shared meta-generator, then one pool per method and teacher.
-SHARED = ["inversion.meta_generator", "inversion.loss", "inversion.shift"]
-
-
 rule meta_generator:
     message:
         "meta-generator across the teachers"
     input:
-        job=card("meta_generator", "artifacts/inversion/meta_generator", "seed", "device", "precision", "data.image_size", *SHARED),
+        job=card(
+            "meta_generator",
+            "artifacts/inversion/meta_generator",
+            "seed",
+            "device",
+            "precision",
+            "data.image_size",
+            "inversion.loss",
+            "inversion.shift",
+            "inversion.meta_generator",
+        ),
         weights=WEIGHTS,
         cards=CARDS,
     output:
@@ -24,25 +31,33 @@ rule meta_generator:
         STAGE
 
 
+def starting_point(wildcards):
+    # Only a method that starts from the meta-generator waits for it.
+    return {"generator": rules.meta_generator.output.generator} if starts_from_meta(settings.inversion.methods[wildcards.method]) else {}
+
+
 rule invert:
     message:
         "pool of {wildcards.teacher} by {wildcards.method}"
     input:
+        unpack(starting_point),
         job=card(
             "invert",
             "artifacts/inversion/{method}/{teacher}",
             "seed",
             "device",
             "precision",
-            *SHARED,
+            "data.image_size",
+            "inversion.loss",
+            "inversion.shift",
             "inversion.images_per_class",
             inversion__method=lambda wildcards: as_tree(settings.inversion.methods[wildcards.method]),
         ),
         weights="artifacts/zoo/{teacher}/weights.safetensors",
         card="artifacts/zoo/{teacher}/card.json",
-        generator=rules.meta_generator.output.generator,
     output:
         images=update("artifacts/inversion/{method}/{teacher}/images.safetensors"),
+        history=update("artifacts/inversion/{method}/{teacher}/history.csv"),
         metrics=update("artifacts/inversion/{method}/{teacher}/metrics.json"),
         preview=update("artifacts/inversion/{method}/{teacher}/preview.png"),
         provenance=update("artifacts/inversion/{method}/{teacher}/provenance.json"),

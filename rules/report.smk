@@ -2,10 +2,16 @@
 EVERYTHING = ["seed", "device", "precision", "data", "zoo", "inversion", "tasks", "meta", "nas", "evaluation"]
 
 
+def generator_history():
+    trained = any(map(starts_from_meta, settings.inversion.methods.values()))
+    return {"generator_history": rules.meta_generator.output.history} if trained else {}
+
+
 rule report_page:
     message:
         "the report"
     input:
+        **generator_history(),
         job=card("report_page", "artifacts/report", *EVERYTHING),
         few_shot=rules.few_shot.output.results,
         quality=rules.inversion_quality.output.quality,
@@ -13,7 +19,6 @@ rule report_page:
         data_preview=rules.images.output.preview,
         cards=CARDS,
         trust=[trust_of(method) for method in METHODS],
-        generator_history=rules.meta_generator.output.history,
         histories=expand("artifacts/meta/{arm}/seed{seed}/history.csv", arm=ARMS, seed=SEEDS),
         architectures=expand("artifacts/nas/{algorithm}/architecture.json", algorithm=ALGORITHMS),
         drawings=expand("artifacts/nas/{algorithm}/cell.png", algorithm=ALGORITHMS),

@@ -34,19 +34,27 @@ def patterned(classes: int, per_class: int, size: int, seed: int, noise: float =
 
 
 def untrained_teacher(
-    name: str, classes: tuple[str, ...], seed: int, *, architecture: str = "conv4", width: int = 8, size: int = 32, mean: float = 0.5
+    name: str,
+    classes: tuple[str, ...],
+    seed: int,
+    *,
+    architecture: str = "conv4",
+    width: int = 8,
+    size: int = 32,
+    channels: int = 3,
+    mean: float = 0.5,
 ) -> Teacher:
     """A teacher with random weights, opinions about its inputs, and running statistics that fit them."""
-    entry = Entry(name=name, architecture=Architecture(architecture, width), input=[3, size, size])
+    entry = Entry(name=name, architecture=Architecture(architecture, width), input=[channels, size, size])
     network = empty_network(entry, len(classes), seed)
-    normalise = Normalise([mean] * 3, [mean / 2] * 3, entry.input)
+    normalise = Normalise([mean] * channels, [mean / 2] * channels, entry.input)
     images, _ = patterned(6, 8, size, seed)
     with torch.no_grad():
         network.head.weight.mul_(4)
         network.train()
         for _ in range(30):
             network(normalise(images))
-    return Teacher(name, freeze(network), normalise, classes, (3, size, size))
+    return Teacher(name, freeze(network), normalise, classes, (channels, size, size))
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from datafree.config import ARM_TYPES, Config, as_tree, load, merge, resolve
-from datafree.config.schema import ALGORITHM_TYPES, BOUNDS
+from datafree.config import Config, as_tree, load, merge, resolve
+from datafree.config.arms import ARM_BOUNDS, ARM_TYPES
+from datafree.config.schema import ALGORITHM_TYPES, BOUNDS, INVERSION_TYPES
 
 PROJECT = Path(__file__).parents[2]
 PARAMS = PROJECT / "params.yaml"
@@ -55,6 +56,7 @@ def test_a_preset_lies_over_params_yaml(preset):
 
 def test_every_number_has_bounds_and_every_bound_a_number():
     tree = as_tree(resolve({}))
+    tree["inversion"]["methods"] |= {name: as_tree(kind()) for name, kind in INVERSION_TYPES.items()}
     tree["meta"]["arms"] |= {name: as_tree(kind()) for name, kind in ARM_TYPES.items()}
     tree["nas"]["algorithms"] |= {name: as_tree(kind()) for name, kind in ALGORITHM_TYPES.items()}
     numbers = set()
@@ -67,8 +69,8 @@ def test_every_number_has_bounds_and_every_bound_a_number():
         parts = list(zip(pattern.split("."), key.split("."), strict=False))
         return pattern.count(".") == key.count(".") and all(p in ("*", k) for p, k in parts)
 
-    assert {key for key in numbers if not any(fits(pattern, key) for pattern in BOUNDS)} == set()
-    assert {pattern for pattern in BOUNDS if not any(fits(pattern, key) for key in numbers)} == set()
+    assert {key for key in numbers if not any(fits(pattern, key) for pattern in BOUNDS | ARM_BOUNDS)} == set()
+    assert {pattern for pattern in BOUNDS | ARM_BOUNDS if not any(fits(pattern, key) for key in numbers)} == set()
 
 
 def test_two_configurations_share_nothing():

@@ -6,8 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datafree.config import as_tree, load, merge, resolve, select, typed
-from datafree.config.arms import ARM_TYPES, BellArm
-from datafree.config.schema import ALGORITHM_TYPES, BOUNDS, BackboneConfig, Initialisation, InversionConfig
+from datafree.config.arms import ARM_BOUNDS, ARM_TYPES, BellArm
+from datafree.config.schema import (
+    ALGORITHM_TYPES,
+    BOUNDS,
+    INVERSION_TYPES,
+    BackboneConfig,
+    GeneratorInversion,
+    Initialisation,
+    InversionConfig,
+    starts_from_meta,
+)
 from datafree.errors import UserError
 
 DEFAULT = as_tree(resolve({}))
@@ -72,6 +81,7 @@ def test_an_unknown_key_is_named_with_a_suggestion(dotted, hint):
         ("meta.seeds", ["a"]),
         ("meta.arms", ["bell"]),
         ("meta.arms.bell", "bell"),
+        ("inversion.methods.five.method", "maml"),
         ("meta.arms.bell.method", "unheard-of"),
         ("meta.arms.bell.method", ["bell"]),
         ("meta.arms.bell.augment", "sometimes"),
@@ -91,14 +101,13 @@ def test_a_value_of_the_wrong_type_is_named_by_its_dotted_key(dotted, value):
 
 
 def cases_of_bounds():
-    kinds = {"meta.arms": ARM_TYPES, "nas.algorithms": ALGORITHM_TYPES}
+    kinds = {"inversion.methods": INVERSION_TYPES, "meta.arms": ARM_TYPES, "nas.algorithms": ALGORITHM_TYPES}
     stars = {
         "data.glyphs.classes": "train",
         "data.glyphs.images_per_class": "train",
         "inversion.loss": "diversity",
-        "inversion.methods": "five",
     }
-    for pattern, (low, high) in BOUNDS.items():
+    for pattern, (low, high) in (BOUNDS | ARM_BOUNDS).items():
         before, star, after = pattern.partition("*")
         before = before.rstrip(".")
         if before in kinds:
@@ -174,10 +183,13 @@ IMPOSSIBLE = [
     ({"meta": {"arms": {"": {"method": "bell"}}}}, "meta.arms.: a name may hold letters"),
     ({"meta": {"arms": {None: {"method": "bell"}}}}, "meta.arms"),
     ({"nas": {"algorithms": {"a b": {"method": "spos"}}}}, "nas.algorithms.a b: a name may hold letters"),
-    ({"inversion": {"methods": {"a.b": {}}}}, "inversion.methods.a.b: a name may hold letters"),
-    ({"inversion": {"methods": {"meta_generator": {}}}}, "inversion.methods.meta_generator: this name is taken"),
-    ({"inversion": {"methods": {"meta_generator2": {}}}}, "inversion.methods.meta_generator2: "),  # its rule could not tell them apart
-    ({"inversion": {"methods": {"real": {}}}}, "inversion.methods.real: this name is taken"),  # the row of real images
+    ({"inversion": {"methods": {"a.b": {"method": "generator"}}}}, "inversion.methods.a.b: a name may hold letters"),
+    ({"inversion": {"methods": {"meta_generator": {"method": "generator"}}}}, "inversion.methods.meta_generator: this name is taken"),
+    (
+        {"inversion": {"methods": {"meta_generator2": {"method": "generator"}}}},
+        "inversion.methods.meta_generator2: ",
+    ),  # its rule could not tell them apart
+    ({"inversion": {"methods": {"real": {"method": "generator"}}}}, "inversion.methods.real: this name is taken"),  # the row of real images
     ({"meta": {"arms": {"pixels": {"method": "bell"}}}}, "meta.arms.pixels: this name is taken"),  # a baseline's row
     ({"meta": {"arms": {"random": {"method": "bell"}}}}, "meta.arms.random: this name is taken"),
     ({"meta": {"arms": {"split": {"method": "bell"}}}}, "meta.arms.split: this name is taken"),  # a key beside the arms in the metrics
@@ -205,18 +217,24 @@ def test_null_removes_an_arm_and_a_new_name_adds_one():
     overlay = {
         "meta": {"arms": {"bell": None, "slow_bell": {"method": "bell", "steps": 7}}},
         "nas": {"algorithms": {"spos": None}},
-        "inversion": {"methods": {"five": None, "fresh": {"initialisation": "random"}}},
+        "inversion": {"methods": {"five": None, "fresh": {"method": "generator", "initialisation": "random"}}},
     }
     config = resolve(merge(DEFAULT, overlay))
     assert list(config.meta.arms) == ["distillation", "slow_bell"]
     assert config.meta.arms["slow_bell"] == BellArm(steps=7)
     assert config.nas.algorithms == {}
     assert list(config.inversion.methods) == ["five_quality", "fresh"]
-    assert config.inversion.methods["fresh"].initialisation is Initialisation.random
+    assert config.inversion.methods["fresh"] == GeneratorInversion(initialisation=Initialisation.random)
 
 
 def test_an_arm_named_like_a_method_need_not_repeat_it():
     assert resolve({"meta": {"arms": {"bell": {"steps": 3}}}}).meta.arms == {"bell": BellArm(steps=3)}
+
+
+def test_what_starts_from_the_meta_generator_says_so():
+    assert starts_from_meta(GeneratorInversion())
+    assert not starts_from_meta(GeneratorInversion(initialisation=Initialisation.random))
+    assert not starts_from_meta(BellArm())  # settings without such a choice
 
 
 def test_every_arm_may_be_removed_but_not_every_inversion_method():
@@ -300,7 +318,8 @@ scalars = st.one_of(
     st.sampled_from(["bell", "spos", "five", "folder", "auto", "???", "${seed}", "${", "${oc.env:HOME}", "a\nb", "1e-3", "searched"]),
 )  # fmt: skip
 keys = st.one_of(
-    st.sampled_from(sorted({part for pattern in BOUNDS for part in pattern.split(".")} | {"method", "name", "backbone"})), scalars
+    st.sampled_from(sorted({part for key in BOUNDS | ARM_BOUNDS for part in key.split(".")} | {"method", "name", "backbone"})),
+    scalars,
 )
 anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=10)
 

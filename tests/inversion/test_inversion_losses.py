@@ -1,9 +1,19 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datafree.inversion.losses import BatchNormMatch, batch_norm_distance, diversity_hinge, within_class_distance
+from datafree.inversion.losses import (
+    BatchNormMatch,
+    batch_norm_distance,
+    diversity_hinge,
+    soft_cross_entropy,
+    squared_norm,
+    total_variation,
+    within_class_distance,
+)
 
 
 def statistics(seed, channels=5):
@@ -147,3 +157,42 @@ def test_following_the_hinge_drives_images_apart():
     identical = torch.zeros(4, 1, 2, 2, requires_grad=True)
     diversity_hinge(identical, torch.zeros(4, dtype=torch.int64), 0.6).backward()
     assert torch.isfinite(identical.grad).all()
+
+
+def test_soft_cross_entropy_is_its_formula_and_least_at_equality():
+    draw = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(4, 3, generator=draw), torch.rand(4, 3, generator=draw)
+    targets = targets / targets.sum(1, keepdim=True)
+    expected = 0.0
+    for row, target in zip(logits.double().tolist(), targets.tolist(), strict=True):
+        normaliser = math.log(sum(math.exp(z) for z in row))
+        expected -= sum(t * (z - normaliser) for t, z in zip(target, row, strict=True)) / 4
+    assert soft_cross_entropy(logits, targets).item() == pytest.approx(expected, rel=1e-5)
+    entropy = -(targets * targets.log()).sum(1).mean()
+    assert soft_cross_entropy(targets.log() + 5, targets).item() == pytest.approx(entropy.item(), rel=1e-5)
+    assert soft_cross_entropy(logits, targets) > entropy
+    one_hot = torch.eye(3)[[0, 2, 1, 1]]
+    assert torch.allclose(soft_cross_entropy(logits, one_hot), torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2, 1, 1])))
+
+
+def test_total_variation_is_its_formula():
+    images = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    expected = 0.0
+    for down, right in ((1, 0), (0, 1), (1, 1), (1, -1)):
+        differences = [
+            (images[b, c, y + down, x + right] - images[b, c, y, x]).item() ** 2
+            for b in range(2) for c in range(3) for y in range(4) for x in range(5)
+            if y + down < 4 and 0 <= x + right < 5
+        ]  # fmt: skip
+        expected += sum(differences) / len(differences)
+    assert total_variation(images).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_priors_do_not_depend_on_the_number_of_images_and_are_zero_where_they_should_be():
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    for prior in (total_variation, squared_norm):
+        assert prior(images.repeat(3, 1, 1, 1)).item() == pytest.approx(prior(images).item(), rel=1e-5)
+        assert prior(3 * images).item() == pytest.approx(9 * prior(images).item(), rel=1e-5)
+        assert prior(torch.zeros(2, 3, 8, 8)) == 0
+    assert total_variation(torch.full((2, 3, 8, 8), 0.7)) == 0
+    assert squared_norm(torch.full((2, 3, 8, 8), 0.5)) == 0.25

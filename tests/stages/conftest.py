@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from datafree.config import as_tree, resolve, select
+from datafree.config import as_tree, resolve, select, starts_from_meta
 from datafree.data.images import ImageSet, write_image_set
 from datafree.provenance import Job
 from datafree.zoo.manifest import Entry, read_manifest
@@ -33,7 +33,10 @@ SETTINGS = {
         "images_per_class": 6,
         "shift": 1,
         "meta_generator": {"latent": 6, "width": 8, "outer_steps": 2, "inner_steps": 1, "batch_size": 8},
-        "methods": {"five": {"steps": 1}, "fresh": {"steps": 2, "initialisation": "random"}},
+        "methods": {
+            "five": {"method": "generator", "steps": 1},
+            "fresh": {"method": "generator", "steps": 2, "initialisation": "random", "width": 8},
+        },
     },
     "tasks": {"way": 3, "shot": 2, "query": 2, "episodes": 8},
     "meta": {
@@ -119,19 +122,12 @@ class Project:
         return self._job("meta_generator", {}, "artifacts/inversion/meta_generator", keys, {}, self._zoo(), outputs)
 
     def _invert(self, method: str, teacher: str) -> Job:
-        keys = [
-            "seed",
-            "device",
-            "precision",
-            "inversion.meta_generator",
-            "inversion.loss",
-            "inversion.shift",
-            "inversion.images_per_class",
-        ]
+        keys = ["seed", "device", "precision", "data.image_size", "inversion.loss", "inversion.shift", "inversion.images_per_class"]
         derived = {"inversion.method": as_tree(self.settings.inversion.methods[method])}
         inputs = {name: self._path(name, "teacher", teacher) for name in ("weights", "card")}
-        inputs["generator"] = self._path("generator", "meta_generator")
-        outputs = {"images": "images.safetensors", "metrics": "metrics.json", "preview": "preview.png"}
+        if starts_from_meta(self.settings.inversion.methods[method]):
+            inputs["generator"] = self._path("generator", "meta_generator")
+        outputs = {"images": "images.safetensors", "history": "history.csv", "metrics": "metrics.json", "preview": "preview.png"}
         folder = f"artifacts/inversion/{method}/{teacher}"
         return self._job("invert", {"method": method, "teacher": teacher}, folder, keys, derived, inputs, outputs)
 

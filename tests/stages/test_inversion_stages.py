@@ -6,6 +6,7 @@ from PIL import Image
 
 from datafree import artifacts, checkpoints
 from datafree.inversion.generator import new_generator
+from datafree.stages import invert
 from datafree.tasks.pools import read_pool
 from datafree.zoo.teachers import read_teacher
 
@@ -30,7 +31,7 @@ def test_a_killed_meta_generator_goes_on_to_the_same_bytes(project, monkeypatch)
     def save_and_die(self, step, history, **objects):
         self.seconds_between = 0
         real(self, step, history, **objects)
-        if step == 1:
+        if self.path is not None and step == 1:
             raise KeyboardInterrupt
 
     real = checkpoints.Checkpoint.save
@@ -76,17 +77,36 @@ def test_a_pool_does_not_depend_on_the_other_teachers_beyond_the_generator(proje
     assert not any("alpha" in path or "gamma" in path for path in job.input_paths())
 
 
-def test_a_fresh_start_does_not_use_the_trained_weights(project, tmp_path):
-    job = project.job_of("invert", "fresh", "beta")
+def test_only_what_starts_from_the_meta_generator_reads_it(project, tmp_path):
+    assert set(project.job_of("invert", "fresh", "beta").inputs) == {"weights", "card"}
+    job = project.job_of("invert", "five", "beta")
     generator = project.root / job.inputs["generator"]
     zeros = {name: torch.zeros_like(value) for name, value in artifacts.read_tensors(generator).items()}
     artifacts.write_tensors(tmp_path / "zeros", zeros, **artifacts.read_metadata(generator))
     other = dataclasses.replace(
         job, inputs={**job.inputs, "generator": str(tmp_path / "zeros")}, outputs={n: f"f/{n}" for n in job.outputs}
     )
-    assert project.run(other)["images"] == project.outputs("invert", "fresh", "beta")["images"].read_bytes()
-    job = project.job_of("invert", "five", "beta")
-    other = dataclasses.replace(
-        job, inputs={**job.inputs, "generator": str(tmp_path / "zeros")}, outputs={n: f"f/{n}" for n in job.outputs}
-    )
     assert project.run(other)["images"] != project.outputs("invert", "five", "beta")["images"].read_bytes()
+
+
+def test_the_curve_of_a_pool_ends_in_its_metrics(project):
+    outputs = project.outputs("invert", "fresh", "alpha")
+    history, metrics = artifacts.read_history(outputs["history"]), artifacts.read_json(outputs["metrics"])
+    assert [row["step"] for row in history] == [1, 2]
+    final = {name.removeprefix("final_"): value for name, value in metrics.items() if name.startswith("final_")}
+    assert final == {name: pytest.approx(value, rel=1e-5) for name, value in history[-1].items() if name != "step"}
+
+
+def test_a_teacher_without_batch_norm_is_told_of(project, monkeypatch, capsys):
+    project.outputs("invert", "fresh", "alpha")
+    job = project.job_of("invert", "fresh", "alpha")
+    job = dataclasses.replace(job, outputs={name: f"told/{name}" for name in job.outputs})
+    project.run(job)
+    assert "BatchNorm" not in capsys.readouterr().err
+    monkeypatch.setattr(invert, "batch_norm_layers", lambda network: [])
+    project.run(job)
+    said = [line for line in capsys.readouterr().err.splitlines() if "BatchNorm" in line]
+    assert said == ["alpha: no BatchNorm layer; the term inversion.loss.batch_norm does not apply to it"]
+    monkeypatch.setitem(job.config["inversion.loss"], "batch_norm", 0.0)
+    project.run(job)
+    assert "BatchNorm" not in capsys.readouterr().err

@@ -257,7 +257,7 @@ def zoo(make_images):
             )
         teacher = Teacher(entry.name, freeze(network), normalise, own.classes, (3, 16, 16))
         draw = devices.generator(number, "draw")
-        adapted, _ = adapt(start, teacher, steps=40, learning_rate=0.02, batch_size=32, shift=1, weights=InversionLossConfig(), draw=draw)
+        adapted, _ = adapt(start, teacher, steps=40, learning_rate=0.01, batch_size=32, shift=1, weights=InversionLossConfig(), seed=number)
         found, names = draw_pool(adapted, teacher, 20, 40, draw)
         teachers.append(teacher)
         pools.append(Pool(found, names, soft_labels(teacher, found), own.classes))

@@ -1,4 +1,4 @@
-"""The settings of every meta-learning arm, one dataclass each. Bounds are in ``datafree.config.schema``."""
+"""The settings of every meta-learning arm, one dataclass each, and their bounds."""
 
 from __future__ import annotations
 
@@ -100,4 +100,22 @@ ARM_TYPES: dict[str, type] = {
     "protonet": ProtoNetArm,
     "maml": MamlArm,
     "anil": AnilArm,
+}
+
+# As datafree.config.schema.BOUNDS.
+ARM_BOUNDS: dict[str, tuple[float | None, float | None]] = {
+    "meta.arms.*.steps": (1, None),
+    "meta.arms.*.teachers_per_step": (1, None),
+    "meta.arms.*.tasks_per_step": (1, None),
+    "meta.arms.*.images_per_teacher": (2, None),
+    "meta.arms.*.learning_rate": (1e-8, 10),
+    "meta.arms.*.inner_learning_rate": (1e-8, 10),
+    "meta.arms.*.outer_learning_rate": (1e-8, 1),
+    "meta.arms.*.inner_steps": (1, 100),
+    "meta.arms.*.adaptation.steps": (1, None),
+    "meta.arms.*.adaptation.learning_rate": (1e-8, 10),
+    "meta.arms.*.temperature": (0.1, 100),
+    "meta.arms.*.distillation": (0, 1),
+    "meta.arms.*.backbone.width": (4, 1024),
+    "meta.arms.*.backbone.cells": (1, None),
 }

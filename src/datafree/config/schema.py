@@ -87,6 +87,8 @@ class InversionLossConfig:
     batch_norm: float = 5.0  # distance of batch statistics to the teacher's running statistics, relative
     diversity: float = 5.0  # hinge against images of one class that look alike
     diversity_margin: float = 0.6  # mean absolute pixel distance, in units of the normalised image, below which the hinge acts
+    total_variation: float = 0.0  # squared differences of neighbouring pixels of the normalised image
+    squared_norm: float = 0.0  # squared pixels of the normalised image
 
 
 @dataclass
@@ -105,11 +107,81 @@ class MetaGeneratorConfig:
 
 
 @dataclass
-class InversionMethodConfig:
-    """One inversion method: an arm of the study."""
+class GeneratorInversion:
+    """A label-conditional generator, adapted to each teacher: from FIVE's meta-generator, or from weights of its own."""
 
+    method: str = "generator"
     steps: int = 5  # adaptation steps per teacher (k)
     initialisation: Initialisation = Initialisation.meta
+    learning_rate: float = 0.01  # Adam; from the meta-generator best as its `inner_learning_rate`
+    batch_size: int = 50  # images per step; from the meta-generator best as its `batch_size`
+    latent: int = 64  # dimension of the latent vector; with initialisation meta the meta-generator's counts
+    width: int = 32  # channels of the first feature map; with initialisation meta the meta-generator's counts
+
+
+@dataclass
+class PixelInversion:
+    """DeepInversion: every image is a free variable."""
+
+    method: str = "pixels"
+    steps: int = 200  # per batch of images; the paper takes 2000
+    batch_size: int = 100  # images that are made together, and whose statistics have to match
+    learning_rate: float = 0.1  # Adam, falls along a cosine; in units of normalised images
+    total_variation: float = 0.02  # in place of `inversion.loss.total_variation`: free pixels need a prior, generators are one
+    squared_norm: float = 0.0  # in place of `inversion.loss.squared_norm`
+    flip: bool = False  # mirror half of the views; for images whose mirror image is of the same class
+    coarse: float = 0.4  # share of the steps at half the resolution
+    competition: float = 0.0  # weight of Adaptive DeepInversion's term, agreement with a student that learns alongside; 0 = no student
+    student_width: int = 32  # channels of the student's first stage
+    student_learning_rate: float = 0.003  # AdamW
+
+
+@dataclass
+class LearnableSetInversion:
+    """PURER: a data set of free images whose episodes become harder as a learner masters them."""
+
+    method: str = "learnable_set"
+    steps: int = 400  # per set of at most `classes` classes, each on one episode
+    classes: int = 20  # of one set; a teacher of more has several, one after the other
+    way: int = 5  # classes of an episode
+    shot: int = 5  # support images per class
+    query: int = 5  # query images per class
+    learning_rate: float = 0.1  # Adam, of the images; falls along a cosine
+    total_variation: float = 0.02  # in place of `inversion.loss.total_variation`
+    squared_norm: float = 0.0  # in place of `inversion.loss.squared_norm`
+    learner_width: int = 32  # channels of the learner's first stage
+    learner_learning_rate: float = 0.003  # Adam
+    adversarial: float = 1.0  # weight with which a hard step raises the learner's loss; 0 = no curriculum
+    warm_up: float = 0.3  # share of the steps before the first hard one
+    patience: int = 6  # steps without a better accuracy of the learner before a hard one
+
+
+@dataclass
+class BlackBoxInversion:
+    """BiDf-MKD: recovery from a teacher's answers alone, by estimated gradients."""
+
+    method: str = "black_box"
+    steps: int = 200
+    batch_size: int = 50  # images per step
+    learning_rate: float = 0.01  # Adam, of the generator
+    directions: int = 20  # per image and step: as many more images to ask about; the paper takes 100
+    smoothing: float = 0.5  # length of a direction, of all pixels together, in units of images in [0, 1]
+    block: int = 4  # pixels of a side of the squares that move together; 1 = every pixel by itself, as in the paper
+    latent: int = 64  # dimension of the generator's latent vector
+    width: int = 32  # channels of its first feature map
+
+
+INVERSION_TYPES: dict[str, type] = {
+    "generator": GeneratorInversion,
+    "pixels": PixelInversion,
+    "learnable_set": LearnableSetInversion,
+    "black_box": BlackBoxInversion,
+}
+
+
+def starts_from_meta(method: Any) -> bool:
+    """Whether an inversion method begins with the meta-generator, which must be trained before."""
+    return getattr(method, "initialisation", None) is Initialisation.meta
 
 
 @dataclass
@@ -118,8 +190,8 @@ class InversionConfig:
     shift: int = 2  # pixels of random translation before the teacher sees an image
     loss: InversionLossConfig = field(default_factory=InversionLossConfig)
     meta_generator: MetaGeneratorConfig = field(default_factory=MetaGeneratorConfig)
-    methods: dict[str, InversionMethodConfig] = field(
-        default_factory=lambda: {"five": InversionMethodConfig(5), "five_quality": InversionMethodConfig(20)}
+    methods: dict[str, Any] = field(
+        default_factory=lambda: {"five": {"method": "generator"}, "five_quality": {"method": "generator", "steps": 20}}
     )
 
 
@@ -231,7 +303,7 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
-# Inclusive bounds by dotted key; `*` stands for any one name. None = unbounded.
+# Inclusive bounds by dotted key, those of the arms in datafree.config.arms; `*` stands for any one name. None = unbounded.
 BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "seed": (0, 2**31 - 1),
     "data.image_size": (16, 1024),
@@ -255,26 +327,34 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "inversion.meta_generator.batch_size": (2, None),
     "inversion.meta_generator.outer_learning_rate": (1e-8, 10),
     "inversion.methods.*.steps": (1, None),
+    "inversion.methods.*.learning_rate": (1e-8, 10),
+    "inversion.methods.*.batch_size": (2, None),
+    "inversion.methods.*.latent": (1, None),
+    "inversion.methods.*.width": (4, None),
+    "inversion.methods.*.total_variation": (0, None),
+    "inversion.methods.*.squared_norm": (0, None),
+    "inversion.methods.*.coarse": (0, 0.95),
+    "inversion.methods.*.competition": (0, None),
+    "inversion.methods.*.student_width": (4, 1024),
+    "inversion.methods.*.student_learning_rate": (1e-8, 10),
+    "inversion.methods.*.classes": (2, None),
+    "inversion.methods.*.way": (2, None),
+    "inversion.methods.*.shot": (1, None),
+    "inversion.methods.*.query": (1, None),
+    "inversion.methods.*.learner_width": (4, 1024),
+    "inversion.methods.*.learner_learning_rate": (1e-8, 10),
+    "inversion.methods.*.adversarial": (0, None),
+    "inversion.methods.*.warm_up": (0, 1),
+    "inversion.methods.*.patience": (1, None),
+    "inversion.methods.*.directions": (1, None),
+    "inversion.methods.*.smoothing": (1e-4, 100),
+    "inversion.methods.*.block": (1, None),
     "tasks.way": (2, None),
     "tasks.shot": (1, None),
     "tasks.query": (1, None),
     "tasks.episodes": (1, None),
     "tasks.mixed": (0, 1),
     "meta.seeds.*": (0, 2**31 - 1),
-    "meta.arms.*.steps": (1, None),
-    "meta.arms.*.teachers_per_step": (1, None),
-    "meta.arms.*.tasks_per_step": (1, None),
-    "meta.arms.*.images_per_teacher": (2, None),
-    "meta.arms.*.learning_rate": (1e-8, 10),
-    "meta.arms.*.inner_learning_rate": (1e-8, 10),
-    "meta.arms.*.outer_learning_rate": (1e-8, 1),
-    "meta.arms.*.inner_steps": (1, 100),
-    "meta.arms.*.adaptation.steps": (1, None),
-    "meta.arms.*.adaptation.learning_rate": (1e-8, 10),
-    "meta.arms.*.temperature": (0.1, 100),
-    "meta.arms.*.distillation": (0, 1),
-    "meta.arms.*.backbone.width": (4, 1024),
-    "meta.arms.*.backbone.cells": (1, None),
     "nas.algorithms.*.channels": (4, None),
     "nas.algorithms.*.cells": (1, None),
     "nas.algorithms.*.supernet_steps": (1, None),

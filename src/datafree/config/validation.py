@@ -18,12 +18,24 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from datafree.config.arms import ARM_TYPES, AdaptedPart
-from datafree.config.schema import ALGORITHM_TYPES, BACKBONES, BOUNDS, CLASSIFIERS, INFERENCE, Config, Source, backbone_family
+from datafree.config.arms import ARM_BOUNDS, ARM_TYPES, AdaptedPart
+from datafree.config.schema import (
+    ALGORITHM_TYPES,
+    BACKBONES,
+    BOUNDS,
+    CLASSIFIERS,
+    INFERENCE,
+    INVERSION_TYPES,
+    Config,
+    Source,
+    backbone_family,
+)
 from datafree.errors import UserError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
+# Mappings from a name to a method's settings, whose type the member's `method` decides.
+FAMILIES = {("inversion", "methods"): INVERSION_TYPES, ("meta", "arms"): ARM_TYPES, ("nas", "algorithms"): ALGORITHM_TYPES}
 # Names of other rows in the tables that an arm or a method would share.
 TAKEN = {"inversion.methods": ("real",), "meta.arms": ("pixels", "random", "split"), "nas.algorithms": ()}
 
@@ -61,20 +73,14 @@ def resolve(tree: dict[str, Any]) -> Config:
         UserError: unknown key, wrong type, value out of bounds, or an impossible combination.
     """
     tree = _without_null_arms(tree)
-    arms = _typed_family(tree, ("meta", "arms"), ARM_TYPES)
-    algorithms = _typed_family(tree, ("nas", "algorithms"), ALGORITHM_TYPES)
-    plain = {key: value for key, value in tree.items() if key not in ("meta", "nas")}
-    for section, family in (("meta", "arms"), ("nas", "algorithms")):
+    members = {path: _typed_family(tree, path, types) for path, types in FAMILIES.items()}
+    plain = dict(tree)
+    for section, family in FAMILIES:
         if isinstance(tree.get(section), dict):
             plain[section] = {key: value for key, value in tree[section].items() if key != family}
-        elif section in tree:
-            plain[section] = tree[section]
     config = _typed(Config, plain, "")
-    config.meta.arms = arms
-    config.nas.algorithms = algorithms
-    methods = tree.get("inversion", {}).get("methods")
-    if methods is not None:
-        config.inversion.methods = {name: config.inversion.methods[name] for name in methods}
+    for (section, family), typed_members in members.items():
+        setattr(getattr(config, section), family, typed_members)
     _check_bounds(config)
     _check_combinations(config)
     return config
@@ -112,7 +118,7 @@ def typed(kind: type, tree: dict[str, Any]) -> Any:
 
 def _without_null_arms(tree: dict[str, Any]) -> dict[str, Any]:
     tree = dict(tree)
-    for section, family in (("inversion", "methods"), ("meta", "arms"), ("nas", "algorithms")):
+    for section, family in FAMILIES:
         if isinstance(tree.get(section), dict) and isinstance(tree[section].get(family), dict):
             kept = {name: spec for name, spec in tree[section][family].items() if spec is not None}
             tree[section] = {**tree[section], family: kept}
@@ -162,19 +168,17 @@ def _refuse_unknown(kind: Any, tree: Any, dotted: str) -> None:
         inner = hints[key]
         if dataclasses.is_dataclass(inner):
             _refuse_unknown(inner, value, here)
-        elif typing.get_origin(inner) is list:
-            if not isinstance(value, list) or any(isinstance(entry, (list, dict)) for entry in value):
-                raise UserError(f"{here}: expected a plain list, got {value!r}")
-        elif typing.get_origin(inner) is dict and dataclasses.is_dataclass(typing.get_args(inner)[1]):
-            if not isinstance(value, dict):
-                raise UserError(f"{here}: expected a mapping from name to settings, got {value!r}")
-            for name, spec in value.items():
-                _refuse_unknown(typing.get_args(inner)[1], spec, f"{here}.{name}")
+        elif typing.get_origin(inner) is list and not _is_plain_list(value):
+            raise UserError(f"{here}: expected a plain list, got {value!r}")
+
+
+def _is_plain_list(value: Any) -> bool:
+    return isinstance(value, list) and not any(isinstance(entry, (list, dict)) for entry in value)
 
 
 def _check_bounds(config: Config) -> None:
     for dotted, value in _leaves(as_tree(config), ()):
-        for pattern, (low, high) in BOUNDS.items():
+        for pattern, (low, high) in (BOUNDS | ARM_BOUNDS).items():
             parts = pattern.split(".")
             if len(parts) != len(dotted) or any(p not in ("*", d) for p, d in zip(parts, dotted, strict=True)):
                 continue
@@ -219,7 +223,7 @@ def _check_combinations(config: Config) -> None:
             if name in TAKEN[family]:
                 raise UserError(f"{family}.{name}: this name is taken by a row of the results; choose another")
     if not config.inversion.methods:
-        raise UserError("inversion.methods: empty; name at least one method, such as `five: {steps: 5}`")
+        raise UserError("inversion.methods: empty; name at least one method, such as `five: {method: generator, steps: 5}`")
     for name in config.inversion.methods:
         if name.startswith("meta_generator"):
             raise UserError(f"inversion.methods.{name}: this name is taken by the generator itself; choose another")
@@ -239,9 +243,7 @@ def _check_combinations(config: Config) -> None:
             raise UserError(f"meta.arms.{name}.backbone.genotype: `searched`, but nas.algorithms is empty; add one, or give a cell")
         part = {"maml": AdaptedPart.network, "anil": AdaptedPart.head}.get(arm.method)
         if part is not None and arm.adaptation.part is not part:
-            raise UserError(
-                f"meta.arms.{name}.adaptation.part: got {arm.adaptation.part.value}; {arm.method} is {part.value} by definition"
-            )
+            raise UserError(f"meta.arms.{name}.adaptation.part: got {arm.adaptation.part.value}; allowed: {part.value}, as in {arm.method}")
     for name, algorithm in config.nas.algorithms.items():
         if algorithm.parents > algorithm.population:
             raise UserError(

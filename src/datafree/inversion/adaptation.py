@@ -3,44 +3,27 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from datafree import devices
+from datafree.checkpoints import Checkpoint
 from datafree.config import InversionLossConfig
 from datafree.inversion.generator import Generator
-from datafree.inversion.losses import BatchNormMatch, diversity_hinge
+from datafree.inversion.objective import as_row, image_terms, weighted
+from datafree.progress import progress, require_finite
 from datafree.zoo.teachers import Teacher
 
-
-@dataclass(frozen=True)
-class Terms:
-    """The parts of an inversion loss, each a scalar tensor before weighting."""
-
-    cross_entropy: Tensor
-    batch_norm: Tensor
-    diversity: Tensor
-
-    def total(self, weights: InversionLossConfig) -> Tensor:
-        return weights.cross_entropy * self.cross_entropy + weights.batch_norm * self.batch_norm + weights.diversity * self.diversity
-
-
-def inversion_terms(
-    generator: Generator, teacher: Teacher, latent: Tensor, labels: Tensor, weights: InversionLossConfig, move: tuple[int, int]
-) -> Terms:
-    """The terms for one batch; ``move`` rolls the images by so many pixels (down, right) before the teacher sees them."""
-    images = teacher.normalise(255 * generator(latent, labels))
-    with BatchNormMatch(teacher.network) as match:
-        logits = teacher.network(torch.roll(images, move, dims=(2, 3)))
-        batch_norm = match.distance()
-    return Terms(F.cross_entropy(logits.float(), labels), batch_norm, diversity_hinge(images, labels, weights.diversity_margin))
+QUIET = Checkpoint(None)  # for adaptations that are part of something that keeps checkpoints itself
 
 
 def batch_labels(classes: int, count: int, draw: torch.Generator) -> Tensor:
-    """int64 [count]: balanced; a random choice of the classes where there are more of them than places."""
-    return balanced_labels(classes, count) if classes <= count else torch.randperm(classes, generator=draw)[:count]
+    """int64 [count]: balanced; where the classes do not fit twice, a random choice of them, each twice, so that diversity has a meaning."""
+    if 2 * classes <= count:
+        return balanced_labels(classes, count)
+    chosen = torch.randperm(classes, generator=draw)[: max(1, count // 2)]
+    return chosen[balanced_labels(len(chosen), count)]
 
 
 def balanced_labels(classes: int, count: int) -> Tensor:
@@ -57,27 +40,35 @@ def adapt(
     batch_size: int,
     shift: int,
     weights: InversionLossConfig,
-    draw: torch.Generator,
-) -> tuple[Generator, Terms]:
-    """A copy of ``generator`` after ``steps`` Adam steps on one teacher, and the terms of the last step.
+    seed: int,
+    checkpoint: Checkpoint = QUIET,
+) -> tuple[Generator, list[dict[str, float]]]:
+    """A copy of ``generator`` after ``steps`` Adam steps on one teacher, and the terms of every step.
 
     FREE (CVPR 2024), FIVE's inner loop: fresh latents and a fresh Adam (betas .5, .999) per teacher. Gradients of the last step stay in
     the copy's ``.grad``: first-order MAML reads them.
+
+    Raises:
+        UserError: the loss became NaN or infinite.
     """
     adapted = copy.deepcopy(generator)
     device = next(adapted.parameters()).device
     optimiser = torch.optim.Adam(adapted.parameters(), lr=learning_rate, betas=(0.5, 0.999))
-    terms = None
-    for _ in range(steps):
+    start, history = checkpoint.restore(generator=adapted, optimiser=optimiser)
+    steps_to_do = range(start, steps)
+    for step in steps_to_do if checkpoint is QUIET else progress(steps_to_do, len(steps_to_do), f"adapting to {teacher.name}"):
+        draw = devices.generator(seed, "adapt", step)
         labels = batch_labels(len(teacher.classes), batch_size, draw).to(device)
         latent = torch.randn(batch_size, adapted.latent, generator=draw).to(device)
         down, right = torch.randint(-shift, shift + 1, (2,), generator=draw).tolist()
-        terms = inversion_terms(adapted, teacher, latent, labels, weights, (down, right))
+        terms = image_terms(adapted(latent, labels), teacher, labels, weights, (down, right))
         optimiser.zero_grad(set_to_none=True)
-        terms.total(weights).backward()
+        weighted(terms, weights).backward()
         optimiser.step()
-    assert terms is not None
-    return adapted, terms
+        history.append(as_row(step + 1, terms))
+        require_finite(f"inversion of {teacher.name}", **history[-1])
+        checkpoint.save(step + 1, history, generator=adapted, optimiser=optimiser)
+    return adapted, history
 
 
 @torch.no_grad()

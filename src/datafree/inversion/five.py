@@ -15,7 +15,7 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import InversionConfig, OuterUpdate
 from datafree.inversion.adaptation import adapt
 from datafree.inversion.generator import Generator
-from datafree.progress import progress, require_finite
+from datafree.progress import progress
 from datafree.zoo.teachers import Teacher
 
 
@@ -34,9 +34,9 @@ def train_meta_generator(
         gradient = [torch.zeros_like(parameter) for parameter in before]
         target = [torch.zeros_like(parameter) for parameter in before]
         chosen = _teachers_of_step(len(teachers), settings.teachers_per_step, step, seed)
-        row = {"step": step + 1, "cross_entropy": 0.0, "batch_norm": 0.0, "diversity": 0.0}
+        rows = []
         for index in chosen:
-            adapted, terms = adapt(
+            adapted, curve = adapt(
                 generator,
                 teachers[index],
                 steps=settings.inner_steps,
@@ -44,14 +44,13 @@ def train_meta_generator(
                 batch_size=settings.batch_size,
                 shift=config.shift,
                 weights=config.loss,
-                draw=devices.generator(seed, "meta_generator", step, index),
+                seed=devices.derive_seed(seed, "meta_generator", step, index),
             )
             for slot, parameter in enumerate(adapted.parameters()):
                 target[slot] += parameter.detach() / len(chosen)
                 if parameter.grad is not None:
                     gradient[slot] += parameter.grad / len(chosen)
-            for name in ("cross_entropy", "batch_norm", "diversity"):
-                row[name] += getattr(terms, name).item() / len(chosen)
+            rows.append(curve[-1])
         if settings.update is OuterUpdate.reptile:
             rate = settings.outer_learning_rate * (1 - 0.9 * step / max(1, settings.outer_steps - 1))
             _interpolate(generator, before, target, rate)
@@ -59,8 +58,7 @@ def train_meta_generator(
             for parameter, value in zip(generator.parameters(), gradient, strict=True):
                 parameter.grad = value
             outer.step()
-        require_finite("meta-generator", step + 1, **{name: row[name] for name in ("cross_entropy", "batch_norm", "diversity")})
-        history.append(row)
+        history.append({name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} | {"step": step + 1})
         checkpoint.save(step + 1, history, generator=generator, outer=outer)
     return history
 

@@ -6,6 +6,7 @@ from types import TracebackType
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def batch_norm_distance(mean: Tensor, variance: Tensor, running_mean: Tensor, running_variance: Tensor) -> Tensor:
@@ -59,9 +60,9 @@ def within_class_distance(images: Tensor, labels: Tensor) -> Tensor:
     Zero when no class has two images.
     """
     flat = images.flatten(1)
-    distances = torch.cdist(flat, flat, p=1) / flat.shape[1]
-    same = (labels[:, None] == labels[None, :]).triu(diagonal=1)
-    return distances[same].mean() if same.any() else images.new_zeros(())
+    # Class by class: of all pairs of a batch most are of two classes.
+    distances = torch.cat([torch.pdist(flat[labels == label], p=1) for label in labels.unique().tolist()])
+    return distances.mean() / flat.shape[1] if len(distances) else images.new_zeros(())
 
 
 def diversity_hinge(images: Tensor, labels: Tensor, margin: float) -> Tensor:
@@ -70,3 +71,25 @@ def diversity_hinge(images: Tensor, labels: Tensor, margin: float) -> Tensor:
     Without it cross-entropy and batch statistics are satisfied by one image per class: the dominant failure of generators.
     """
     return (margin - within_class_distance(images, labels)).clamp_min(0)
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """−mean_b Σ_c t_c log softmax(z)_c of logits and target probabilities, both [B, K]: the entropy of the targets at equality."""
+    return -(targets * F.log_softmax(logits.float(), dim=1)).sum(1).mean()
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Squared differences of neighbouring pixels, averaged over images, channels and places, summed over the four directions.
+
+    The input-level prior of DeepInversion (Yin et al., CVPR 2020, eq. 3) in a form that does not depend on the number or size of the
+    images [B, C, H, W]; zero for images of one colour.
+    """
+    down, right = images[:, :, 1:] - images[:, :, :-1], images[:, :, :, 1:] - images[:, :, :, :-1]
+    diagonal = images[:, :, 1:, 1:] - images[:, :, :-1, :-1]
+    other = images[:, :, 1:, :-1] - images[:, :, :-1, 1:]
+    return torch.stack([difference.square().mean() for difference in (down, right, diagonal, other)]).sum()
+
+
+def squared_norm(images: Tensor) -> Tensor:
+    """The mean squared pixel: DeepInversion's ℓ2 prior, independent of the number and size of the images [B, C, H, W]."""
+    return images.square().mean()

@@ -2,47 +2,52 @@
 
 from __future__ import annotations
 
-from datafree import artifacts, devices
-from datafree.config import Initialisation, InversionConfig, InversionMethodConfig, typed
+import sys
+from pathlib import Path
+
+from datafree import artifacts, checkpoints, devices
+from datafree.config import INVERSION_TYPES, InversionConfig, typed
 from datafree.data.images import class_sheet
 from datafree.evaluation.inversion_quality import spread, teacher_belief
-from datafree.inversion.adaptation import adapt, draw_pool, soft_labels
+from datafree.inversion import METHODS
 from datafree.inversion.generator import Generator, new_generator
 from datafree.provenance import Job
+from datafree.zoo.backbones import batch_norm_layers
 from datafree.zoo.teachers import move, read_teacher
 
 PREVIEW_COLUMNS = 12  # images per class in the preview
 
 
 def run(job: Job) -> None:
-    """Inputs: ``weights``, ``card``, ``generator``. Outputs: ``images``, ``metrics``, ``preview``."""
-    shared = ("loss", "shift", "images_per_class", "meta_generator")
-    config = typed(InversionConfig, {key: job.config[f"inversion.{key}"] for key in shared})
-    method = typed(InversionMethodConfig, job.config["inversion.method"])
+    """Inputs: ``weights``, ``card``, and ``generator`` for a method that starts from it.
+
+    Outputs: ``images``, ``history``, ``metrics``, ``preview``.
+    """
+    shared = typed(InversionConfig, {key: job.config[f"inversion.{key}"] for key in ("loss", "shift", "images_per_class")})
+    method = typed(INVERSION_TYPES[job.config["inversion.method"]["method"]], job.config["inversion.method"])
     teacher = read_teacher(job.input("weights"), job.input("card"))
+    if shared.loss.batch_norm and not batch_norm_layers(teacher.network):
+        print(f"{teacher.name}: no BatchNorm layer; the term inversion.loss.batch_norm does not apply to it", file=sys.stderr)
+    start = _read_generator(job.input("generator")) if "generator" in job.inputs else None
     seed = devices.derive_seed(job.config["seed"], "invert", *job.wildcards.values())
-    draw = devices.generator(seed, "draw")
+    checkpoint = checkpoints.of_job(job)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         teacher = move(teacher, device)
-        adapted, terms = adapt(
-            _initial(job, method, seed).to(device), teacher, steps=method.steps, batch_size=config.meta_generator.batch_size,
-            learning_rate=config.meta_generator.inner_learning_rate, shift=config.shift, weights=config.loss, draw=draw,
-        )  # fmt: skip
-        images, labels = draw_pool(adapted, teacher, config.images_per_class, config.meta_generator.batch_size, draw)
-        soft = soft_labels(teacher, images)
-        belief = teacher_belief(teacher, images, labels, device)
-    pool = {"images": images, "labels": labels, "soft_labels": soft}
+        found = METHODS[method.method](
+            teacher, method, shared, size=job.config["data.image_size"], start=start, seed=seed, checkpoint=checkpoint
+        )
+        belief = teacher_belief(teacher, found.images, found.labels, device)
+    pool = {"images": found.images, "labels": found.labels, "soft_labels": found.soft_labels}
     artifacts.write_tensors(job.output("images"), pool, teacher=teacher.name, method=job.wildcards["method"], seed=job.config["seed"])
-    losses = {"cross_entropy": terms.cross_entropy, "batch_norm": terms.batch_norm, "diversity": terms.diversity}
-    metrics = {**belief, **spread(teacher, images, labels), **{f"final_{k}": v.item() for k, v in losses.items()}}
-    artifacts.write_json(job.output("metrics"), {**metrics, "images": len(images)})
-    artifacts.write_image(job.output("preview"), class_sheet(images, labels, PREVIEW_COLUMNS))
+    artifacts.write_history(job.output("history"), found.history)
+    final = {f"final_{name}": value for name, value in found.history[-1].items() if name != "step"}
+    metrics = {**belief, **spread(teacher, found.images, found.labels), **final, "images": len(found.images)}
+    artifacts.write_json(job.output("metrics"), metrics)
+    artifacts.write_image(job.output("preview"), class_sheet(found.images, found.labels, PREVIEW_COLUMNS))
+    checkpoint.clear()
 
 
-def _initial(job: Job, method: InversionMethodConfig, seed: int) -> Generator:
-    """The generator to adapt: the meta-generator, or one of its shape with fresh weights."""
-    shape = artifacts.read_metadata(job.input("generator"))
-    generator = new_generator(**shape, seed=seed)
-    if method.initialisation is Initialisation.meta:
-        generator.load_state_dict(artifacts.read_tensors(job.input("generator")))
+def _read_generator(path: Path) -> Generator:
+    generator = new_generator(**artifacts.read_metadata(path), seed=0)
+    generator.load_state_dict(artifacts.read_tensors(path))
     return generator

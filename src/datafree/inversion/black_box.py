@@ -1,0 +1,150 @@
+"""Recovery from a teacher that is only an interface: images go in, probabilities come out.
+
+BiDf-MKD (Hu et al., "Learning to Learn from APIs: Black-Box Data-Free Meta-Learning", ICML 2023): a generator of fresh weights per
+interface, whose gradient is estimated from the answers to slightly changed images. Neither the teacher's gradient nor its BatchNorm
+statistics are used, so the loss is cross-entropy and what can be told of images without the teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from datafree import devices
+from datafree.checkpoints import Checkpoint
+from datafree.config import BlackBoxInversion, InversionConfig
+from datafree.inversion.adaptation import balanced_labels, batch_labels
+from datafree.inversion.canvas import CONTRAST, GREY
+from datafree.inversion.generator import Generator, new_generator
+from datafree.inversion.losses import diversity_hinge
+from datafree.inversion.recovered import Recovered
+from datafree.progress import progress, require_finite
+from datafree.zoo.teachers import Teacher
+
+SMALLEST_PROBABILITY = 1e-7  # of an answer, so that its logarithm is finite
+
+Probabilities = Callable[[Tensor], Tensor]  # float [B, 3, S, S] in [0, 255] → [B, K], non-negative, summing to 1
+
+
+def recover(
+    teacher: Teacher,
+    method: BlackBoxInversion,
+    shared: InversionConfig,
+    *,
+    size: int,
+    start: Generator | None,
+    seed: int,
+    checkpoint: Checkpoint,
+) -> Recovered:
+    """As ``recover_from_answers``, of a teacher that is asked for probabilities and nothing else; ``start`` is not used."""
+    device = teacher.normalise.mean.device
+
+    def answer(images: Tensor) -> Tensor:
+        # In bfloat16 the answers to two images that hardly differ would be the same.
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            return teacher.network(teacher.normalise(images)).softmax(1)
+
+    return recover_from_answers(answer, len(teacher.classes), method, shared, size=size, seed=seed, checkpoint=checkpoint, device=device)
+
+
+def recover_from_answers(
+    probabilities: Probabilities,
+    classes: int,
+    method: BlackBoxInversion,
+    shared: InversionConfig,
+    *,
+    size: int,
+    seed: int,
+    checkpoint: Checkpoint,
+    device: torch.device,
+) -> Recovered:
+    """A pool of ``shared.images_per_class`` images for each of ``classes`` classes, ``size`` pixels square.
+
+    Every step asks about ``batch_size`` · (1 + ``directions``) images. The history counts the images asked about so far as ``queries``;
+    its last row includes those of the soft labels.
+    """
+    shape = {"latent": method.latent, "width": method.width, "classes": classes, "channels": 3}
+    generator = new_generator(**shape, size=size, seed=devices.derive_seed(seed, "black_box")).to(device)
+    optimiser = torch.optim.Adam(generator.parameters(), lr=method.learning_rate, betas=(0.5, 0.999))
+    first, history = checkpoint.restore(generator=generator, optimiser=optimiser)
+    queries = history[-1]["queries"] if history else 0
+    for step in progress(range(first, method.steps), method.steps - first, "black box"):
+        draw = devices.generator(seed, "black_box", step)
+        labels = batch_labels(classes, method.batch_size, draw).to(device)
+        images = generator(torch.randn(len(labels), generator.latent, generator=draw).to(device), labels)
+        losses, gradient = zero_order_gradient(
+            _surprise(probabilities, labels), images.detach(), directions=method.directions, smoothing=method.smoothing,
+            block=method.block, draw=draw,
+        )  # fmt: skip
+        diversity = diversity_hinge((images - GREY) / CONTRAST, labels, shared.loss.diversity_margin)
+        # A sum whose gradient by the images is the estimate.
+        recognition = (images * gradient).sum() / len(labels)
+        optimiser.zero_grad(set_to_none=True)
+        (shared.loss.cross_entropy * recognition + shared.loss.diversity * diversity).backward()
+        optimiser.step()
+        queries += len(labels) * (1 + method.directions)
+        row = {"cross_entropy": losses.mean().item(), "diversity": diversity.item()}
+        require_finite("black box", step + 1, **row)
+        history.append({"step": step + 1, **row, "queries": queries})
+        checkpoint.save(step + 1, history, generator=generator, optimiser=optimiser)
+    return _pool(generator, probabilities, classes, method, shared, history, seed)
+
+
+def zero_order_gradient(
+    function: Callable[[Tensor], Tensor], images: Tensor, *, directions: int, smoothing: float, block: int, draw: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Values [B] of ``function`` at images [B, C, H, W], and an estimate of its gradient there, from its values alone.
+
+    (d / q) Σ_i u_i (f(x + μ u_i) − f(x)) / μ with q = ``directions`` random unit vectors u_i per image, d dimensions and μ =
+    ``smoothing``: the gradient's expectation for a smooth function and a small μ. The error falls with q / d. A ``block`` above 1 draws
+    directions in which squares of so many pixels move together: d falls by the square of ``block``, and what is estimated is the part of
+    the gradient that such directions span.
+
+    Every image must have a value of its own: ``function`` treats the images of a batch independently.
+    """
+    values = function(images)
+    batch, channels, height, width = images.shape
+    coarse = (channels, -(-height // block), -(-width // block))
+    gradient = torch.zeros_like(images)
+    for _ in range(directions):
+        direction = torch.randn(batch, *coarse, generator=draw).to(images.device)
+        direction = F.interpolate(direction, scale_factor=block, mode="nearest")[..., :height, :width]
+        direction = direction / direction.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        slope = (function(images + smoothing * direction) - values) / smoothing
+        gradient += slope.view(-1, 1, 1, 1) * direction
+    return values, gradient * (channels * coarse[1] * coarse[2] / directions)
+
+
+def _surprise(probabilities: Probabilities, labels: Tensor) -> Callable[[Tensor], Tensor]:
+    """−log of the probability of each image's label, of images in [0, 1]; what is asked about stays within black and white."""
+
+    def of(images: Tensor) -> Tensor:
+        answers = probabilities(255 * images.clamp(0, 1)).float()
+        return -answers.gather(1, labels[:, None])[:, 0].clamp_min(SMALLEST_PROBABILITY).log()
+
+    return of
+
+
+@torch.no_grad()
+def _pool(
+    generator: Generator,
+    probabilities: Probabilities,
+    classes: int,
+    method: BlackBoxInversion,
+    shared: InversionConfig,
+    history: list[dict[str, float]],
+    seed: int,
+) -> Recovered:
+    draw, device = devices.generator(seed, "black_box", "pool"), next(generator.parameters()).device
+    labels = balanced_labels(classes, classes * shared.images_per_class)
+    images, answers = [], []
+    for part in labels.tensor_split(max(1, round(len(labels) / method.batch_size))):
+        made = generator(torch.randn(len(part), generator.latent, generator=draw).to(device), part.to(device))
+        images.append((255 * made).round().to(torch.uint8))
+        answers.append(probabilities(images[-1].float()))
+    last = {**history[-1], "queries": history[-1]["queries"] + len(labels)}
+    soft = torch.cat(answers).cpu().to(torch.float16)
+    return Recovered(torch.cat(images).cpu(), labels, soft, [*history[:-1], last])

@@ -1,0 +1,158 @@
+"""What every inversion method must do. A new one is registered in ``METHODS`` and gets its settings for these tests in ``CASES``."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from datafree.checkpoints import Checkpoint
+from datafree.config import (
+    INVERSION_TYPES,
+    BlackBoxInversion,
+    GeneratorInversion,
+    Initialisation,
+    InversionConfig,
+    InversionLossConfig,
+    LearnableSetInversion,
+    PixelInversion,
+    starts_from_meta,
+)
+from datafree.inversion import METHODS
+from datafree.inversion.adaptation import soft_labels
+from datafree.inversion.generator import new_generator
+
+SIZE = 16
+SHARED = InversionConfig(images_per_class=4, shift=1, loss=InversionLossConfig(total_variation=0.01, squared_norm=0.001))
+SMALL = {"steps": 4, "batch_size": 8}
+CASES = {
+    "generator": GeneratorInversion(**SMALL),
+    "pixels": PixelInversion(**SMALL),
+    "pixels ahead of a student": PixelInversion(**SMALL, flip=True, competition=1.0, student_width=8),
+    "learnable set": LearnableSetInversion(steps=4, classes=3, shot=2, query=2, learner_width=8, patience=1, warm_up=0.0),
+    "black box": BlackBoxInversion(**SMALL, directions=4, latent=6, width=8),
+    "generator of its own": GeneratorInversion(**SMALL, initialisation=Initialisation.random, latent=6, width=8),
+}
+
+
+@pytest.fixture(params=CASES)
+def method(request):
+    return CASES[request.param]
+
+
+@pytest.fixture(scope="module")
+def odd_teachers(make_teacher):
+    """What a zoo may hold beside the usual: grey and larger images, no BatchNorm layer, more classes than a batch has images."""
+    grey = make_teacher("grey", ("ant", "bee"), 4, size=24, channels=1)
+    plain = make_teacher("plain", ("ant", "bee", "cat"), 5, size=SIZE)
+    for module in plain.network.modules():
+        for name, layer in module.named_children():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                setattr(module, name, torch.nn.GroupNorm(1, layer.num_features))
+    many = make_teacher("many", tuple(f"class-{label}" for label in range(19)), 6, size=SIZE)
+    return {"grey": grey, "plain": plain, "many": many}
+
+
+def recover(teacher, method, seed=0, checkpoint=None, shared=SHARED):
+    start = new_generator(6, 8, max(3, len(teacher.classes)), 3, SIZE, seed=0) if starts_from_meta(method) else None
+    return METHODS[method.method](teacher, method, shared, size=SIZE, start=start, seed=seed, checkpoint=checkpoint or Checkpoint(None))
+
+
+def check(found, teacher, shared=SHARED):
+    count = len(teacher.classes)
+    assert found.images.dtype == torch.uint8
+    assert found.images.shape == (shared.images_per_class * count, 3, SIZE, SIZE)
+    assert found.images.float().std() > 5
+    assert found.labels.dtype == torch.int64
+    assert torch.bincount(found.labels).tolist() == [shared.images_per_class] * count
+    assert found.soft_labels.dtype == torch.float16
+    assert torch.equal(found.soft_labels, soft_labels(teacher, found.images))
+    assert [row["step"] for row in found.history] == list(range(1, len(found.history) + 1))
+    assert all(row.keys() == found.history[0].keys() for row in found.history)
+    assert len(found.images.flatten(1).unique(dim=0)) == len(found.images)
+
+
+def same(first, second):
+    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("images", "labels", "soft_labels"))
+
+
+def test_every_registered_method_has_settings_and_is_tested():
+    assert METHODS.keys() == INVERSION_TYPES.keys() == {method.method for method in CASES.values()}
+    for name, kind in INVERSION_TYPES.items():
+        assert kind().method == name
+
+
+def test_a_pool_is_whole_balanced_and_what_the_teacher_says_and_the_teacher_stays(method, teachers, state_of, assert_same_state):
+    teacher = teachers[0]
+    before = state_of(teacher.network)
+    check(recover(teacher, method), teacher)
+    assert_same_state(state_of(teacher.network), before)
+
+
+def test_the_seed_decides_the_images(method, teachers):
+    first, second, other = (recover(teachers[1], method, seed) for seed in (0, 0, 1))
+    assert same(first, second)
+    assert first.history == second.history
+    assert not torch.equal(first.images, other.images)
+
+
+def test_global_randomness_is_neither_read_nor_changed(method, teachers):
+    torch.manual_seed(1)
+    first, state = recover(teachers[0], method), torch.random.get_rng_state()
+    torch.manual_seed(2)
+    second = recover(teachers[0], method)
+    assert same(first, second)
+    assert torch.equal(torch.random.get_rng_state(), torch.manual_seed(2).get_state())
+    assert torch.equal(state, torch.manual_seed(1).get_state())
+
+
+@pytest.mark.parametrize("kind", ["grey", "plain", "many"])
+def test_any_teacher_will_do(method, odd_teachers, kind):
+    teacher = odd_teachers[kind]
+    found = recover(teacher, method)
+    check(found, teacher)
+    if kind == "plain":
+        assert all(row.get("batch_norm", 0.0) == 0 for row in found.history)
+
+
+def test_more_steps_lower_the_cross_entropy(method, teachers):
+    method = dataclasses.replace(method, steps=25)
+    history = recover(teachers[2], method, shared=dataclasses.replace(SHARED, shift=0)).history
+    losses = [row["cross_entropy"] for row in history]
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+
+
+class Killed(Exception):
+    pass
+
+
+class Fragile(Checkpoint):
+    """Saves at every occasion, dies after so many, and tells where the work went on."""
+
+    def __init__(self, path, saves=None):
+        super().__init__(path, "work", seconds_between=0)
+        self.saves = saves
+        self.resumed_at = []
+
+    def save(self, step, history, **objects):
+        super().save(step, history, **objects)
+        if self.saves is not None:
+            self.saves -= 1
+            if self.saves == 0:
+                raise Killed
+
+    def restore(self, **objects):
+        found = super().restore(**objects)
+        self.resumed_at.append(found[0])
+        return found
+
+
+@pytest.mark.parametrize("saves", [1, 3])
+def test_a_killed_recovery_goes_on_to_the_same_bytes(method, teachers, tmp_path, saves):
+    whole = recover(teachers[0], method)
+    with pytest.raises(Killed):
+        recover(teachers[0], method, checkpoint=Fragile(tmp_path / "c.pt", saves))
+    checkpoint = Fragile(tmp_path / "c.pt")
+    resumed = recover(teachers[0], method, checkpoint=checkpoint)
+    assert any(checkpoint.resumed_at)
+    assert same(whole, resumed)
+    assert whole.history == resumed.history
