@@ -12,7 +12,7 @@ from datafree.config import ARM_TYPES, BackboneConfig, BellArm, TasksConfig
 from datafree.meta import ARMS, bell
 from datafree.meta.classroom import Classroom
 from datafree.meta.learner import Learner, TeacherHeads
-from datafree.meta.losses import distillation_loss
+from datafree.meta.losses import EPISODE_SCALE, distillation_loss
 from datafree.tasks.episodes import sample_episodes
 from datafree.zoo.backbones import Normalise, build
 
@@ -33,8 +33,9 @@ def episodes(pools):
     return sample_episodes(pools, [1.0] * len(pools), TASKS, seed=0)
 
 
-def fresh_learner() -> Learner:
-    backbone = build(BackboneConfig("conv4_strided", 8), 3, 32, seed=0)
+def fresh_learner(method="bell") -> Learner:
+    # Weights are fused into a network like the teachers.
+    backbone = build(BackboneConfig("conv4" if method == "dro" else "conv4_strided", 8), 3, 32, seed=0)
     with devices.seeded_initialisation(0):
         heads = TeacherHeads(backbone.feature_size, [3, 4, 5])
     return Learner(backbone, heads, Normalise([0.45] * 3, [0.22] * 3))
@@ -43,7 +44,7 @@ def fresh_learner() -> Learner:
 @pytest.fixture
 def train(teachers, pools, episodes):
     def run(arm, seed=0, checkpoint=None):
-        learner = fresh_learner()
+        learner = fresh_learner(arm.method)
         classroom = Classroom(teachers, pools, learner.normalise, CPU, torch.ones(len(teachers)))
         history = ARMS[arm.method](learner, classroom, episodes, arm, seed, checkpoint or Checkpoint(None))
         return learner, history
@@ -111,7 +112,7 @@ def test_a_learner_that_is_taught_comes_closer_to_its_teachers(arm, train, teach
 
 def test_the_backbone_learns_all_the_way_down(arm, train):
     learner, _ = train(dataclasses.replace(arm, steps=2))
-    start = fresh_learner()
+    start = fresh_learner(arm.method)
     for (name, after), before in zip(learner.backbone.named_parameters(), start.backbone.parameters(), strict=True):
         if not name.endswith("conv.bias"):  # before a normalisation
             assert not torch.equal(after, before), name
@@ -228,7 +229,7 @@ def test_a_tasks_losses_are_of_its_own_images_and_labels(teachers, pools, episod
         features = torch.stack([learner.features(pools[teacher].images[places]) for teacher, places in rows])
         unit = features / features.norm(dim=-1, keepdim=True)
         means, queries = unit[:, :2].mean(1), unit[:, 2:].flatten(0, 1)
-        scores = -bell.EPISODE_SCALE * ((queries[:, None] - means[None]) ** 2).sum(-1)
+        scores = -EPISODE_SCALE * ((queries[:, None] - means[None]) ** 2).sum(-1)
         picked = scores.log_softmax(1)[torch.arange(6), torch.arange(3).repeat_interleave(2)]
         assert found.item() == pytest.approx(-picked.mean().item(), rel=1e-4)
         images = torch.cat(

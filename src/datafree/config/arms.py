@@ -25,6 +25,31 @@ class AdaptationConfig:
     learning_rate: float = 0.01
 
 
+class Divergence(Enum):
+    """How far a student is from a teacher; ``released`` is what the released code of FREE computes, see datafree.meta.losses."""
+
+    kl = "kl"
+    released = "released"
+
+
+class BellUpdate(Enum):
+    """``interpolation`` moves along the displacement. ``adam``, as the released code: 67 times the displacement is the gradient of a
+    second Adam, which the replay shares, and the inner Adam starts anew at every outer step."""
+
+    interpolation = "interpolation"
+    adam = "adam"
+
+
+@dataclass
+class ReplayConfig:
+    """Second-order MAML on episodes of the pools, after every outer step."""
+
+    episodes: int = 0  # per meta-batch; 0 = no replay
+    patience: int = 0  # meta-batches without a better accuracy before the next outer step; 0 = one meta-batch
+    inner_steps: int = 5
+    learning_rate: float = 0.05  # of the inner steps, on the whole network; the outer ones are Adam's
+
+
 @dataclass
 class DistillationArm:
     """Joint distillation: one network, one head per teacher, soft labels, augmentation and mixup."""
@@ -51,10 +76,16 @@ class BellArm:
     steps: int = 100  # outer steps
     tasks_per_step: int = 4  # sequential inner steps per outer step, each on another task
     inner_learning_rate: float = 0.002  # Adam, state kept across outer steps
-    outer_learning_rate: float = 1.0  # share of the displacement that is kept; falls linearly to a tenth
-    temperature: float = 4.0
+    outer_learning_rate: float = 1.0  # share of the displacement that is kept; falls linearly to a tenth. With `update: adam` its rate
+    temperature: float = 4.0  # of no effect with `divergence: released`
     distillation: float = 0.7  # weight of the teacher's soft labels; the rest is the episode's own loss
     augment: bool = True
+    update: BellUpdate = BellUpdate.interpolation
+    divergence: Divergence = Divergence.kl
+    cross_task: bool = True  # every teacher of the step is asked about every task; false: tasks of one teacher, which alone is asked
+    one_head: bool = False  # one head for all teachers: their class orders conflict
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
 
 
 @dataclass
@@ -68,6 +99,7 @@ class ProtoNetArm:
     tasks_per_step: int = 1
     learning_rate: float = 0.002  # peak of a one-cycle schedule (AdamW)
     augment: bool = True
+    task_mixup: float = 0.0  # share of the tasks that are mixtures of two tasks' features, as in TEAPOT
 
 
 @dataclass
@@ -94,12 +126,47 @@ class AnilArm(MamlArm):
     adaptation: AdaptationConfig = field(default_factory=lambda: AdaptationConfig(AdaptedPart.head, 10, 0.05))
 
 
+@dataclass
+class IgrArm:
+    """Explicit gradient regularisation (TGR): a step on several tasks at once, with a price on the variance of their gradients."""
+
+    method: str = "igr"
+    inversion: str = "five_quality"  # whose pools
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    steps: int = 100
+    tasks_per_step: int = 4
+    learning_rate: float = 0.004  # peak of a one-cycle schedule (AdamW)
+    regularisation: float = 0.001  # λ; 0 = plain joint training
+    temperature: float = 4.0
+    distillation: float = 0.7  # weight of the teachers' soft labels; the rest is the episode's own loss
+    augment: bool = True
+
+
+@dataclass
+class DroArm:
+    """Fusion of the teachers' weights by a distributionally robust hyper-network; learns from no image."""
+
+    method: str = "dro"
+    inversion: str = "five_quality"  # whose pools: for the statistics of BatchNorm, and for whom to trust
+    backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig("conv4_strided", 32))  # the teachers' own
+    steps: int = 500
+    learning_rate: float = 0.003  # Adam
+    embedding: int = 50  # dimension of a teacher's embedding
+    perturbation: float = 0.1  # length of a step towards the worst embedding
+    perturbation_steps: int = 3
+    robustness: float = 2.0  # γ, the price of the squared distance to the worst embedding; large = not robust
+    held_out: float = 0.2  # share of the teachers that the upper level is measured on
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
+
+
 ARM_TYPES: dict[str, type] = {
     "distillation": DistillationArm,
     "bell": BellArm,
     "protonet": ProtoNetArm,
     "maml": MamlArm,
     "anil": AnilArm,
+    "igr": IgrArm,
+    "dro": DroArm,
 }
 
 # As datafree.config.schema.BOUNDS.
@@ -118,4 +185,15 @@ ARM_BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "meta.arms.*.distillation": (0, 1),
     "meta.arms.*.backbone.width": (4, 1024),
     "meta.arms.*.backbone.cells": (1, None),
+    "meta.arms.*.replay.episodes": (0, None),
+    "meta.arms.*.replay.patience": (0, None),
+    "meta.arms.*.replay.inner_steps": (1, 100),
+    "meta.arms.*.replay.learning_rate": (1e-8, 10),
+    "meta.arms.*.task_mixup": (0, 1),
+    "meta.arms.*.regularisation": (0, 10),
+    "meta.arms.*.embedding": (1, None),
+    "meta.arms.*.perturbation": (1e-8, 10),
+    "meta.arms.*.perturbation_steps": (0, None),
+    "meta.arms.*.robustness": (0, None),
+    "meta.arms.*.held_out": (0.01, 0.9),
 }

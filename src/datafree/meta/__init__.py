@@ -1,6 +1,6 @@
 """Meta-learning arms by name. A new one is one file here, its settings in ``datafree.config.schema``, and one line in ``ARMS``."""
 
-from datafree.meta import bell, distillation, maml, protonet
+from datafree.meta import bell, distillation, dro, igr, maml, protonet
 
 ARMS = {
     "bell": bell.train,
@@ -8,6 +8,8 @@ ARMS = {
     "protonet": protonet.train,
     "maml": maml.train,
     "anil": maml.train,
+    "igr": igr.train,
+    "dro": dro.train,
 }
 
 __all__ = ["ARMS"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -22,6 +24,7 @@ def train(
     """Train the backbone of ``learner`` in place on episodes alone; Snell et al., NeurIPS 2017, on unit-length features.
 
     A step averages the losses of several tasks. Support and queries of a task pass through BatchNorm together. No teacher is asked.
+    A share ``arm.task_mixup`` of the tasks are mixtures of two tasks' features (``mix_tasks``).
     """
     optimiser = torch.optim.AdamW(learner.backbone.parameters(), lr=arm.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, arm.learning_rate, total_steps=max(arm.steps, 2))
@@ -42,7 +45,11 @@ def train(
             row |= alignment.of_tasks(learner.backbone, episodes, lambda task, views: loss_of(features_of(task, views)), seed, step)
         optimiser.zero_grad(set_to_none=True)
         for task in torch.randint(len(episodes), (arm.tasks_per_step,), generator=draw).tolist():
-            loss = loss_of(features_of(task, draw))
+            features = features_of(task, draw)
+            if arm.task_mixup and torch.rand((), generator=draw) < arm.task_mixup:
+                partner = int(torch.randint(len(episodes), (), generator=draw))
+                features = mix_tasks(features, features_of(partner, draw), draw)
+            loss = loss_of(features)
             (loss / arm.tasks_per_step).backward()
             row["episode"] += loss.item() / arm.tasks_per_step
         optimiser.step()
@@ -51,3 +58,12 @@ def train(
         history.append(row)
         checkpoint.save(step + 1, history, learner=learner, optimiser=optimiser, schedule=schedule)
     return history
+
+
+def mix_tasks(first: Tensor, second: Tensor, draw: torch.Generator) -> Tensor:
+    """A new task: class w is λ · class w of the first + (1 − λ) · class w of the second, image by image, in feature space.
+
+    Both [way, shot + query, D]; λ ~ Beta(½, ½), one for the task. TEAPOT (arXiv 2311.14756), without its selection of teachers.
+    """
+    share = math.sin(math.pi / 2 * float(torch.rand((), generator=draw, dtype=torch.float64))) ** 2  # the arcsine law is Beta(½, ½)
+    return share * first + (1 - share) * second

@@ -33,7 +33,7 @@ def run(job: Job) -> None:
     mean, std = common_normalisation([artifacts.read_json(path) for path in job.input_list("cards")])
     backbone = build(backbone_config, shape[0], shape[1], seed)
     with devices.seeded_initialisation(seed):
-        heads = TeacherHeads(backbone.feature_size, [len(teacher.classes) for teacher in teachers])
+        heads = TeacherHeads(backbone.feature_size, [len(t.classes) for t in teachers], shared=getattr(arm, "one_head", False))
     learner = Learner(backbone, heads, Normalise(mean, std))
     episodes = artifacts.read_tensors(job.input("episodes"), "index", "teacher", "label")
     tasks = Episodes(**episodes, shot=artifacts.read_metadata(job.input("episodes"))["shot"])
