@@ -52,7 +52,7 @@ def train(
     networks = [classroom.teachers[index].network.backbone for index in trusted]
     if len({str(network) for network in [*networks, learner.backbone]}) > 1:
         raise UserError(
-            "arm dro: weights can be fused between equal architectures only; expected teachers of one, and `backbone` to name it"
+            "method dro: only networks of one architecture can be fused; expected `backbone` and every teacher to have the same"
         )
     stacked = torch.stack([flat(network) for network in networks])
     centre, spread = stacked.mean(0), spreads(learner.backbone, stacked)

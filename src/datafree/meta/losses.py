@@ -42,7 +42,7 @@ def released_divergence(logits: Tensor, teacher_probabilities: Tensor) -> Tensor
     Its gradient is that of −mean p_student · p_teacher. The minimum is certainty in the teacher's first choice, not agreement. For
     comparison only.
     """
-    return F.kl_div(logits.softmax(-1), teacher_probabilities.to(logits.dtype), reduction="mean")
+    return F.kl_div(logits.softmax(-1), teacher_probabilities.to(logits.dtype), reduction="none").mean()
 
 
 def prototype_logits(support: Tensor, query: Tensor) -> Tensor:
