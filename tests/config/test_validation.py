@@ -6,13 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datafree.config import as_tree, load, merge, resolve, select, typed
+from datafree.config.arms import ARM_BOUNDS, ARM_TYPES, BellArm
 from datafree.config.schema import (
     ALGORITHM_TYPES,
-    ARM_TYPES,
     BOUNDS,
     INVERSION_TYPES,
     BackboneConfig,
-    BellArm,
     GeneratorInversion,
     Initialisation,
     InversionConfig,
@@ -83,7 +82,7 @@ def test_an_unknown_key_is_named_with_a_suggestion(dotted, hint):
         ("meta.arms", ["bell"]),
         ("meta.arms.bell", "bell"),
         ("inversion.methods.five.method", "maml"),
-        ("meta.arms.bell.method", "maml"),
+        ("meta.arms.bell.method", "unheard-of"),
         ("meta.arms.bell.method", ["bell"]),
         ("meta.arms.bell.augment", "sometimes"),
         ("nas.algorithms.spos.method", 3),
@@ -108,7 +107,7 @@ def cases_of_bounds():
         "data.glyphs.images_per_class": "train",
         "inversion.loss": "diversity",
     }
-    for pattern, (low, high) in BOUNDS.items():
+    for pattern, (low, high) in (BOUNDS | ARM_BOUNDS).items():
         before, star, after = pattern.partition("*")
         before = before.rstrip(".")
         if before in kinds:
@@ -157,6 +156,14 @@ IMPOSSIBLE = [
         {"evaluation": {"query": 16, "shots": [5, 1]}, "data": {"glyphs": {"images_per_class": {"test": 20}}}},
         "evaluation.query: 16 and 5 shots",
     ),
+    ({"evaluation": {"inference": []}}, "evaluation.inference: got \\[\\]; allowed: at least one of inductive, transductive, each once"),
+    ({"evaluation": {"inference": ["inductive", "inductive"]}}, "evaluation.inference: got .* each once"),
+    ({"evaluation": {"classifiers": ["svm"]}}, "evaluation.classifiers: got \\['svm'\\]; allowed: .* nearest_centroid, logistic"),
+    (
+        {"meta": {"arms": {"a": {"method": "maml", "adaptation": {"part": "head"}}}}},
+        "meta.arms.a.adaptation.part: got head; allowed: network",
+    ),
+    ({"meta": {"arms": {"a": {"method": "anil", "adaptation": {"part": "nothing"}}}}}, "meta.arms.a.adaptation.part: .*allowed: head"),
     ({"meta": {"seeds": []}}, "meta.seeds: got \\[\\]"),
     ({"meta": {"seeds": [1, 2, 1]}}, "meta.seeds: got \\[1, 2, 1\\]; .* each once"),
     ({"meta": {"arms": {"bell": {"inversion": "six"}}}}, "meta.arms.bell.inversion: got 'six'; allowed: five, five_quality"),
@@ -324,7 +331,8 @@ scalars = st.one_of(
     st.sampled_from(["bell", "spos", "five", "folder", "auto", "???", "${seed}", "${", "${oc.env:HOME}", "a\nb", "1e-3", "searched"]),
 )  # fmt: skip
 keys = st.one_of(
-    st.sampled_from(sorted({part for pattern in BOUNDS for part in pattern.split(".")} | {"method", "name", "backbone"})), scalars
+    st.sampled_from(sorted({part for key in BOUNDS | ARM_BOUNDS for part in key.split(".")} | {"method", "name", "backbone"})),
+    scalars,
 )
 anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=10)
 

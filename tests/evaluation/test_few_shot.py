@@ -1,68 +1,16 @@
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
+from datafree import devices
 from datafree.data.images import ImageSet
-from datafree.evaluation import few_shot
-from datafree.evaluation.few_shot import concatenated, embed, enough_images, episode_accuracies, nearest_centroid
+from datafree.evaluation.classifiers import nearest_centroid
+from datafree.evaluation.few_shot import concatenated, embed, enough_images, episode_accuracies, episode_rows, solved_episodes
 
 CPU = torch.device("cpu")
 
 
 def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-# ---- the classifier ---------------------------------------------------------------------------------------------------------------------
-
-
-@given(st.integers(2, 5), st.integers(1, 4), st.integers(0, 99))
-def test_predictions_are_those_of_a_plain_loop(way, shot, seed):
-    support, query = normal(way, shot, 4, seed=seed) + 2, normal(9, 4, seed=seed + 100) + 2
-    centre = sum(support[w, s] for w in range(way) for s in range(shot)) / (way * shot)
-
-    def unit(vector):
-        return vector / vector.norm()
-
-    expected = []
-    for q in query:
-        scores = []
-        for w in range(way):
-            mean = sum(unit(support[w, s] - centre) for s in range(shot)) / shot
-            scores.append(float(unit(q - centre) @ unit(mean)))
-        expected.append(scores.index(max(scores)))
-    assert nearest_centroid(support, query).tolist() == expected
-
-
-def test_separable_classes_are_told_apart():
-    centres = 5 * torch.eye(6, dtype=torch.float64)
-    support = centres[:, None] + 0.1 * normal(6, 3, 6)
-    query = centres.repeat_interleave(4, 0) + 0.1 * normal(24, 6, seed=1)
-    assert nearest_centroid(support, query).tolist() == torch.arange(6).repeat_interleave(4).tolist()
-
-
-@given(st.permutations(range(4)), st.floats(0.01, 100))
-def test_scale_shift_and_the_order_of_classes_do_not_matter(order, scale):
-    support, query = normal(4, 3, 5), normal(12, 5, seed=1)
-    plain = nearest_centroid(support, query)
-    assert torch.equal(nearest_centroid(scale * support, scale * query), plain)
-    assert torch.equal(nearest_centroid(support + scale, query + scale), plain)
-    permuted = nearest_centroid(support[order], query)
-    assert [order[place] for place in permuted.tolist()] == plain.tolist()
-
-
-def test_a_query_is_classified_without_regard_to_the_others():
-    support, query = normal(4, 3, 5), normal(12, 5, seed=1)
-    alone = torch.cat([nearest_centroid(support, one[None]) for one in query])
-    assert torch.equal(nearest_centroid(support, query), alone)
-
-
-def test_the_precision_of_the_products_does_not_decide():
-    support, query = normal(5, 5, 64).float() * 0.2, normal(400, 64, seed=1).float() * 0.2
-    with torch.autocast("cpu", torch.bfloat16):
-        found = nearest_centroid(support, query)
-    assert torch.equal(found, nearest_centroid(support, query))
 
 
 # ---- the episodes -----------------------------------------------------------------------------------------------------------------------
@@ -77,13 +25,9 @@ def met(features, seed=0, labels=LABELS, **changes):
 
     def watch(support, query):
         seen.append((support.clone(), query.clone()))
-        return real(support, query)
+        return nearest_centroid(support, query)
 
-    real, few_shot.nearest_centroid = few_shot.nearest_centroid, watch
-    try:
-        return seen, episode_accuracies(features, labels, seed=seed, **{**SETTINGS, **changes})
-    finally:
-        few_shot.nearest_centroid = real
+    return seen, episode_accuracies(features, labels, seed=seed, classify=watch, **{**SETTINGS, **changes})
 
 
 PLACES = torch.arange(float(len(LABELS)))[:, None]  # features that tell which image they are of
@@ -134,10 +78,33 @@ def test_features_that_tell_the_class_are_right_and_random_ones_at_chance():
     assert constant == [pytest.approx(0.2)] * 200
 
 
-def test_an_accuracy_is_the_share_of_right_queries(monkeypatch):
-    monkeypatch.setattr(few_shot, "nearest_centroid", lambda support, query: torch.tensor([0, 0, 1, 0, 1, 1, 1, 1, 2, 2, 0, 1]))
-    found = episode_accuracies(PLACES, LABELS, seed=0, **SETTINGS)
+def test_an_accuracy_is_the_share_of_right_queries():
+    answers = torch.tensor([0, 0, 1, 0, 1, 1, 1, 1, 2, 2, 0, 1])
+    found = episode_accuracies(PLACES, LABELS, seed=0, classify=lambda support, query: answers, **SETTINGS)
     assert found == [pytest.approx(9 / 12)] * 25
+
+
+def test_a_solver_of_images_meets_the_same_episodes_as_a_classifier_of_features(image_set):
+    settings = {"way": 4, "shot": 2, "query": 3, "episodes": 10, "seed": 3}
+    rows = episode_rows(image_set.labels, **settings)
+    assert rows.shape == (10, 4, 5)
+    assert (image_set.labels[rows] == image_set.labels[rows][..., :1]).all()
+    seen = []
+
+    def solve(support, query):
+        assert (support.shape, query.shape, support.dtype) == ((4, 2, 3, 32, 32), (12, 3, 32, 32), torch.uint8)
+        seen.append((support, query))
+        return nearest_centroid(support.flatten(2).float(), query.flatten(1).float())
+
+    noisy = ImageSet(
+        torch.rand(image_set.images.shape, generator=devices.generator(0)).mul(255).byte(), image_set.labels, image_set.classes
+    )
+    found = solved_episodes(solve, noisy, device=CPU, **settings)
+    assert found == episode_accuracies(noisy.images.flatten(1).float(), noisy.labels, **settings)
+    assert len(set(found)) > 1
+    for (support, query), chosen in zip(seen, rows, strict=True):
+        assert torch.equal(support, noisy.images[chosen[:, :2]])
+        assert torch.equal(query, noisy.images[chosen[:, 2:].flatten()])
 
 
 # ---- features and checks ----------------------------------------------------------------------------------------------------------------

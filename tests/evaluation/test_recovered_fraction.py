@@ -57,7 +57,9 @@ def test_pools_of_noise_and_of_real_images_are_the_teachers(teachers):
         assert pool.classes == teacher.classes
 
 
-def test_downstream_accuracies_depend_on_the_pools_and_repeat(teachers, pools, image_set):
+def test_downstream_accuracies_depend_on_the_pools_and_repeat(teachers, pools, make_images):
+    images, labels = make_images(12, 10, 32, seed=5, noise=1.0)  # hard to tell apart, so that accuracies differ
+    image_set = ImageSet(images, labels, tuple(map(str, range(12))))
     settings = {"normalise": Normalise([0.5] * 3, [0.25] * 3), "seed": 0, "device": CPU}
     first = downstream_accuracies(teachers, pools, ARM, image_set, EVALUATION, **settings)
     assert {shot: len(values) for shot, values in first.items()} == {1: 10, 2: 10}

@@ -94,3 +94,11 @@ def test_fresh_heads_are_spread_like_linear_layers():
     assert heads.weight.abs().max() <= 1 / 8
     assert heads.weight.std().item() == pytest.approx(1 / 8 / 3**0.5, rel=0.05)
     assert torch.equal(heads.bias, torch.zeros(20, 8))
+
+
+def test_a_shared_head_answers_alike_for_every_teacher_up_to_the_classes_that_it_has():
+    heads, features = TeacherHeads(6, [3, 5], shared=True), torch.randn(4, 6, generator=draw())
+    logits = heads(features, [0, 1])
+    assert torch.equal(logits[:, 0, :3], logits[:, 1, :3])
+    assert (logits[:, 0, 3:] < -1000).all()
+    assert (logits[:, 1].abs() < 1000).all()

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datafree.meta.losses import ABSENT, distillation_loss, episode_loss, prototype_logits
+from datafree.meta.losses import ABSENT, distillation_loss, episode_loss, prototype_logits, released_divergence
 
 TEMPERATURES = [0.5, 1.0, 4.0]
 
@@ -90,6 +90,21 @@ def test_certainty_on_either_side_is_finite():
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(logits.grad).all()
+
+
+# ---- the released code's divergence -----------------------------------------------------------------------------------------------------
+
+
+def test_the_released_divergence_pulls_towards_certainty_not_agreement():
+    logits, teacher = normal(6, 4).requires_grad_(), normal(6, 4, seed=1).softmax(-1)
+    (gradient,) = torch.autograd.grad(released_divergence(logits, teacher), logits)
+    (overlap,) = torch.autograd.grad(-(logits.softmax(-1) * teacher).mean(), logits)
+    assert torch.allclose(gradient, overlap)
+    agreed = teacher.log().requires_grad_()
+    (pull,) = torch.autograd.grad(released_divergence(agreed, teacher), agreed)
+    assert pull.abs().max() > 1e-3  # a divergence would be at its minimum
+    certain = torch.nn.functional.one_hot(teacher.argmax(1), 4).double() * 50
+    assert released_divergence(certain, teacher) < released_divergence(teacher.log(), teacher)
 
 
 # ---- prototypes -------------------------------------------------------------------------------------------------------------------------

@@ -249,41 +249,6 @@ class BackboneConfig:
 
 
 @dataclass
-class DistillationArm:
-    """Joint distillation: one network, one head per teacher, soft labels, augmentation and mixup."""
-
-    method: str = "distillation"
-    inversion: str = "five_quality"  # whose pools
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    steps: int = 400
-    teachers_per_step: int = 8
-    images_per_teacher: int = 16
-    learning_rate: float = 0.004  # peak of a one-cycle schedule (AdamW)
-    temperature: float = 4.0
-    augment: bool = True
-    mixup: bool = True  # on every other step
-
-
-@dataclass
-class BellArm:
-    """BELL: sequential steps over several teachers' tasks, outer step along the displacement."""
-
-    method: str = "bell"
-    inversion: str = "five_quality"  # whose pools
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    steps: int = 100  # outer steps
-    tasks_per_step: int = 4  # sequential inner steps per outer step, each on another task
-    inner_learning_rate: float = 0.002  # Adam, state kept across outer steps
-    outer_learning_rate: float = 1.0  # share of the displacement that is kept; falls linearly to a tenth
-    temperature: float = 4.0
-    distillation: float = 0.7  # weight of the teacher's soft labels; the rest is the episode's own loss
-    augment: bool = True
-
-
-ARM_TYPES: dict[str, type] = {"distillation": DistillationArm, "bell": BellArm}
-
-
-@dataclass
 class MetaConfig:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # every arm runs once per seed
     arms: dict[str, Any] = field(default_factory=lambda: {"bell": {"method": "bell"}, "distillation": {"method": "distillation"}})
@@ -318,6 +283,12 @@ class NasConfig:
     algorithms: dict[str, Any] = field(default_factory=lambda: {"spos": {"method": "spos"}})
 
 
+# BatchNorm at test time: running statistics of the training, or those of the episode's own images, queries included (as the papers do).
+INFERENCE = ("inductive", "transductive")
+# What tells the classes of a new task apart by a network's features.
+CLASSIFIERS = ("nearest_centroid", "logistic")
+
+
 @dataclass
 class EvaluationConfig:
     split: str = "test"  # `validation` while choosing settings; `test` once, for the table
@@ -325,6 +296,8 @@ class EvaluationConfig:
     shots: list[int] = field(default_factory=lambda: [1, 5])
     query: int = 15  # per class
     episodes: int = 600
+    inference: list[str] = field(default_factory=lambda: ["inductive"])  # of INFERENCE; a row for each of them per learner
+    classifiers: list[str] = field(default_factory=lambda: ["nearest_centroid"])  # of CLASSIFIERS; a row for each per feature extractor
     oracle_steps: int = 300  # training on the teachers' real classes: the ceiling, and the independent classifier
 
 
@@ -349,7 +322,7 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
-# Inclusive bounds by dotted key; `*` stands for any one name. None = unbounded.
+# Inclusive bounds by dotted key, those of the arms in datafree.config.arms; `*` stands for any one name. None = unbounded.
 BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "seed": (0, 2**31 - 1),
     "data.image_size": (16, 1024),
@@ -408,17 +381,6 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "tasks.episodes": (1, None),
     "tasks.mixed": (0, 1),
     "meta.seeds.*": (0, 2**31 - 1),
-    "meta.arms.*.steps": (1, None),
-    "meta.arms.*.teachers_per_step": (1, None),
-    "meta.arms.*.tasks_per_step": (1, None),
-    "meta.arms.*.images_per_teacher": (2, None),
-    "meta.arms.*.learning_rate": (1e-8, 10),
-    "meta.arms.*.inner_learning_rate": (1e-8, 10),
-    "meta.arms.*.outer_learning_rate": (1e-8, 1),
-    "meta.arms.*.temperature": (0.1, 100),
-    "meta.arms.*.distillation": (0, 1),
-    "meta.arms.*.backbone.width": (4, 1024),
-    "meta.arms.*.backbone.cells": (1, None),
     "nas.algorithms.*.channels": (4, None),
     "nas.algorithms.*.cells": (1, None),
     "nas.algorithms.*.supernet_steps": (1, None),

@@ -18,11 +18,13 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from datafree.config.arms import ARM_BOUNDS, ARM_TYPES, AdaptedPart
 from datafree.config.schema import (
     ALGORITHM_TYPES,
-    ARM_TYPES,
     BACKBONES,
     BOUNDS,
+    CLASSIFIERS,
+    INFERENCE,
     INVERSION_TYPES,
     Config,
     GeneratorInversion,
@@ -178,7 +180,7 @@ def _is_plain_list(value: Any) -> bool:
 
 def _check_bounds(config: Config) -> None:
     for dotted, value in _leaves(as_tree(config), ()):
-        for pattern, (low, high) in BOUNDS.items():
+        for pattern, (low, high) in (BOUNDS | ARM_BOUNDS).items():
             parts = pattern.split(".")
             if len(parts) != len(dotted) or any(p not in ("*", d) for p, d in zip(parts, dotted, strict=True)):
                 continue
@@ -208,6 +210,10 @@ def _check_combinations(config: Config) -> None:
         raise UserError(f"evaluation.split: got {config.evaluation.split!r}; allowed: validation, test")
     if not config.evaluation.shots:
         raise UserError("evaluation.shots: empty; name at least one number of support images per class, such as [1, 5]")
+    for key, allowed in (("inference", INFERENCE), ("classifiers", CLASSIFIERS)):
+        chosen = getattr(config.evaluation, key)
+        if not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= set(allowed):
+            raise UserError(f"evaluation.{key}: got {chosen}; allowed: at least one of {', '.join(allowed)}, each once")
     for family, members in (
         ("inversion.methods", config.inversion.methods),
         ("meta.arms", config.meta.arms),
@@ -238,6 +244,11 @@ def _check_combinations(config: Config) -> None:
             raise UserError(f"meta.arms.{name}.backbone.genotype: empty; give a cell, or `searched` for the one the nas stage finds")
         if arm.backbone.genotype == "searched" and not config.nas.algorithms:
             raise UserError(f"meta.arms.{name}.backbone.genotype: `searched`, but nas.algorithms is empty; add one, or give a cell")
+        if arm.method == "bell" and not arm.cross_task and config.tasks.mixed == 1:
+            raise UserError(f"meta.arms.{name}.cross_task: false, but no task is of one teacher; set tasks.mixed below 1")
+        part = {"maml": AdaptedPart.network, "anil": AdaptedPart.head}.get(arm.method)
+        if part is not None and arm.adaptation.part is not part:
+            raise UserError(f"meta.arms.{name}.adaptation.part: got {arm.adaptation.part.value}; allowed: {part.value}, as in {arm.method}")
     for name, algorithm in config.nas.algorithms.items():
         if algorithm.parents > algorithm.population:
             raise UserError(

@@ -10,20 +10,10 @@ from torch.nn import functional as F
 
 from datafree import devices
 from datafree.data.images import ImageSet
+from datafree.evaluation.classifiers import Classifier, nearest_centroid
 
 Embedding = Callable[[Tensor], Tensor]  # uint8 [B, C, H, W] → float [B, D]
-
-
-def nearest_centroid(support: Tensor, query: Tensor) -> Tensor:
-    """Predicted class of each query by the nearest class mean of centred, unit-length features; SimpleShot (Wang et al., 2019).
-
-    ``support`` [way, shot, D], ``query`` [Q, D] → int64 [Q]. The centre is the mean of the support alone: inductive, no query is
-    looked at to classify another.
-    """
-    centre = support.flatten(0, 1).mean(0)
-    means = F.normalize(F.normalize(support - centre, dim=-1).mean(1), dim=-1)
-    # A distance rather than a product: autocast leaves it in float32, and rounding decides no tie.
-    return torch.cdist(F.normalize(query - centre, dim=-1), means).argmin(1)
+Solver = Callable[[Tensor, Tensor], Tensor]  # support uint8 [way, shot, C, H, W], query uint8 [Q, C, H, W] → int64 [Q]
 
 
 @torch.no_grad()
@@ -32,22 +22,41 @@ def embed(embedding: Embedding, images: Tensor, device: torch.device, batch_size
     return torch.cat([embedding(part.to(device)).float().cpu() for part in images.split(batch_size)])
 
 
-def episode_accuracies(features: Tensor, labels: Tensor, *, way: int, shot: int, query: int, episodes: int, seed: int) -> list[float]:
-    """Accuracy in [0, 1] of every episode; features [N, D] and labels [N] of the split's images.
+def episode_rows(labels: Tensor, *, way: int, shot: int, query: int, episodes: int, seed: int) -> Tensor:
+    """The images of every episode, int64 [episodes, way, shot + query], as positions in ``labels`` [N]: the first ``shot`` are support.
 
     The episodes depend on the labels, the counts and the seed alone, so every method meets the same ones.
     """
     members = [torch.nonzero(labels == label).flatten() for label in labels.unique().tolist()]
     draw = devices.generator(seed, "evaluation", way, shot, query)
-    target = torch.arange(way).repeat_interleave(query)
-    accuracies = []
+    chosen = []
     for _ in range(episodes):
         classes = torch.randperm(len(members), generator=draw)[:way].tolist()
-        rows = torch.stack([members[c][torch.randperm(len(members[c]), generator=draw)[: shot + query]] for c in classes])
-        chosen = features[rows]
-        predicted = nearest_centroid(chosen[:, :shot], chosen[:, shot:].flatten(0, 1))
-        accuracies.append((predicted == target).float().mean().item())
-    return accuracies
+        chosen.append(torch.stack([members[c][torch.randperm(len(members[c]), generator=draw)[: shot + query]] for c in classes]))
+    return torch.stack(chosen)
+
+
+def episode_accuracies(
+    features: Tensor, labels: Tensor, *, way: int, shot: int, query: int, episodes: int, seed: int,
+    classify: Classifier = nearest_centroid,
+) -> list[float]:  # fmt: skip
+    """Accuracy in [0, 1] of every episode; features [N, D] and labels [N] of the split's images."""
+    rows = episode_rows(labels, way=way, shot=shot, query=query, episodes=episodes, seed=seed)
+    return [_share_right(classify, features[chosen], shot) for chosen in rows]
+
+
+def solved_episodes(
+    solve: Solver, images: ImageSet, *, way: int, shot: int, query: int, episodes: int, seed: int, device: torch.device
+) -> list[float]:
+    """As ``episode_accuracies``, for a method that must see an episode's images together: it adapts to them, or takes their statistics."""
+    rows = episode_rows(images.labels, way=way, shot=shot, query=query, episodes=episodes, seed=seed)
+    return [_share_right(solve, images.images[chosen].to(device), shot) for chosen in rows]
+
+
+def _share_right(solve: Solver, chosen: Tensor, shot: int) -> float:
+    """``chosen`` [way, shot + query, ...]: images or features, class by class."""
+    target = torch.arange(chosen.shape[0]).repeat_interleave(chosen.shape[1] - shot)
+    return (solve(chosen[:, :shot], chosen[:, shot:].flatten(0, 1)).cpu() == target).float().mean().item()
 
 
 def concatenated(embeddings: Sequence[Embedding]) -> Embedding:

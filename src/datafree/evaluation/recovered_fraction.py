@@ -46,8 +46,9 @@ def downstream_accuracies(
     with devices.seeded_initialisation(seed):
         heads = TeacherHeads(backbone.feature_size, [len(teacher.classes) for teacher in teachers])
     learner = Learner(backbone, heads, normalise).to(device)
-    episodes = sample_episodes(pools, TasksConfig(way=2, shot=1, query=1, episodes=1), seed)  # joint distillation uses none
-    distillation.train(learner, Classroom(teachers, pools, normalise, device), episodes, arm, seed, Checkpoint(None))
+    odds = torch.ones(len(teachers), dtype=torch.float64)
+    episodes = sample_episodes(pools, odds.tolist(), TasksConfig(way=2, shot=1, query=1, episodes=1), seed)  # joint distillation uses none
+    distillation.train(learner, Classroom(teachers, pools, normalise, device, odds), episodes, arm, seed, Checkpoint(None))
     features = embed(backbone_features(backbone, normalise, device), images.images, device)
     return {
         shot: episode_accuracies(

@@ -1,7 +1,15 @@
 """Meta-learning arms by name. A new one is one file here, its settings in ``datafree.config.schema``, and one line in ``ARMS``."""
 
-from datafree.meta import bell, distillation
+from datafree.meta import bell, distillation, dro, igr, maml, protonet
 
-ARMS = {"bell": bell.train, "distillation": distillation.train}
+ARMS = {
+    "bell": bell.train,
+    "distillation": distillation.train,
+    "protonet": protonet.train,
+    "maml": maml.train,
+    "anil": maml.train,
+    "igr": igr.train,
+    "dro": dro.train,
+}
 
 __all__ = ["ARMS"]

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from datafree import devices
 from datafree.checkpoints import Checkpoint
-from datafree.config import BellArm
+from datafree.config import AdaptationConfig, AdaptedPart, BellArm, BellUpdate
+from datafree.meta import alignment
 from datafree.meta.classroom import Classroom
 from datafree.meta.learner import Learner
-from datafree.meta.losses import distillation_loss, episode_loss
+from datafree.meta.lessons import joined, losses, prepare
+from datafree.meta.maml import query_loss
 from datafree.progress import progress, require_finite
-from datafree.tasks.episodes import Episodes
+from datafree.tasks.episodes import Episodes, episode_images
 
-EPISODE_SCALE = 10.0  # inverse temperature of distances between unit-length features
+RELEASED_SCALE = 67.0  # of the displacement as a gradient; it matters only against the gradients of the replay, which share the Adam
 
 
 def train(
@@ -28,28 +30,47 @@ def train(
     displacement: φ ← φ + rate · (φ_n − φ). In expectation this follows Σ g_i − β/2 · Σ_{i<j} ∇(g_i · g_j): beside lowering every task's
     loss it raises the inner products of the tasks' gradients, without second derivatives. A task's loss joins the episode's own
     (prototypes of its support, queries) with distillation across tasks: every teacher of the outer step is asked about every task's
-    images, by a true KL divergence.
+    images, by a true KL divergence. With one task per step it is Reptile: interpolation, and nothing to align.
+
+    ``arm.update: adam``, ``divergence: released``, ``cross_task: false``, ``one_head`` and ``replay`` are the released code's ways.
     """
+    released = arm.update is BellUpdate.adam
     inner = torch.optim.Adam(learner.parameters(), lr=arm.inner_learning_rate)
-    start, history = checkpoint.restore(learner=learner, inner=inner)
+    outer = torch.optim.Adam(learner.parameters(), lr=arm.outer_learning_rate if released else arm.inner_learning_rate)
+    start, history = checkpoint.restore(learner=learner, inner=inner, outer=outer)
     learner.train()
+    candidates = torch.arange(len(episodes)) if arm.cross_task else tasks_of_one_teacher(episodes)
+
+    def own_loss(task: int, draw: torch.Generator) -> Tensor:
+        own = episodes.teacher[task].unique().tolist()
+        return joined(task_losses(learner, classroom, episodes, task, own, arm, draw), arm.distillation)
+
     for step in progress(range(start, arm.steps), arm.steps - start, "BELL"):
         draw = devices.generator(seed, "bell", step)
         before = [parameter.detach().clone() for parameter in learner.parameters()]
         row = {"step": step + 1, "episode": 0.0, "distillation": 0.0}
-        tasks = torch.randint(len(episodes), (arm.tasks_per_step,), generator=draw).tolist()
-        asked = episodes.teacher[tasks].unique().tolist()
+        if alignment.due(step, arm.steps):
+            row |= alignment.of_tasks(learner.backbone, episodes, own_loss, seed, step)
+        if released:
+            inner = torch.optim.Adam(learner.parameters(), lr=arm.inner_learning_rate)
+        tasks = candidates[torch.randint(len(candidates), (arm.tasks_per_step,), generator=draw)].tolist()
         for task in tasks:
-            episode, distillation = task_losses(learner, classroom, episodes, task, asked, arm, draw)
+            asked = episodes.teacher[tasks if arm.cross_task else task].unique().tolist()
+            parts = task_losses(learner, classroom, episodes, task, asked, arm, draw)
             inner.zero_grad(set_to_none=True)
-            ((1 - arm.distillation) * episode + arm.distillation * distillation).backward()
+            joined(parts, arm.distillation).backward()
             inner.step()
-            row["episode"] += episode.item() / len(tasks)
-            row["distillation"] += distillation.item() / len(tasks)
-        outer_step(learner, before, arm.outer_learning_rate * (1 - 0.9 * step / max(1, arm.steps - 1)))
-        require_finite("BELL", step + 1, episode=row["episode"], distillation=row["distillation"])
+            row["episode"] += parts[0].item() / len(tasks)
+            row["distillation"] += parts[1].item() / len(tasks)
+        if released:
+            released_step(learner, before, outer)
+        else:
+            outer_step(learner, before, arm.outer_learning_rate * (1 - 0.9 * step / max(1, arm.steps - 1)))
+        if arm.replay.episodes:
+            row |= replay(learner, classroom, episodes, arm, outer, draw)
+        require_finite("BELL", step + 1, **{name: row[name] for name in row if name != "step"})
         history.append(row)
-        checkpoint.save(step + 1, history, learner=learner, inner=inner)
+        checkpoint.save(step + 1, history, learner=learner, inner=inner, outer=outer)
     return history
 
 
@@ -57,18 +78,50 @@ def task_losses(
     learner: Learner, classroom: Classroom, episodes: Episodes, task: int, asked: Sequence[int], arm: BellArm, draw: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """(episode loss, distillation loss from the asked teachers) of one episode, both scalars, from one forward pass."""
-    index, teachers = episodes.index[task], episodes.teacher[task]
-    images = torch.cat([classroom.pools[int(t)].images[i] for t, i in zip(teachers, index, strict=True)])
-    views = classroom.views(images, draw, arm.augment)
-    features = learner.backbone(views).float()
-    by_class = features.view(*index.shape, -1)
-    episode = episode_loss(by_class[:, : episodes.shot], by_class[:, episodes.shot :], EPISODE_SCALE)
-    distillation = distillation_loss(learner.heads(features, asked), classroom.ask(views, asked), arm.temperature)
-    return episode, distillation
+    return losses(learner, prepare(classroom, episodes, task, asked, arm.augment, draw), arm)
+
+
+def tasks_of_one_teacher(episodes: Episodes) -> Tensor:
+    """The episodes that mix no teachers, int64."""
+    return torch.nonzero((episodes.teacher == episodes.teacher[:, :1]).all(1)).flatten()
 
 
 @torch.no_grad()
-def outer_step(learner: Learner, before: list[Tensor], rate: float) -> None:
+def outer_step(learner: nn.Module, before: list[Tensor], rate: float) -> None:
     """φ ← φ + rate · (φ_n − φ); with rate 1 and one task this is a plain step."""
     for parameter, old in zip(learner.parameters(), before, strict=True):
         parameter.copy_(old + rate * (parameter - old))
+
+
+@torch.no_grad()
+def released_step(learner: nn.Module, before: list[Tensor], outer: torch.optim.Optimizer) -> None:
+    """Back to φ, and one step of ``outer`` with 67 · (φ − φ_n) for a gradient."""
+    for parameter, old in zip(learner.parameters(), before, strict=True):
+        parameter.grad = RELEASED_SCALE * (old - parameter)
+        parameter.copy_(old)
+    outer.step()
+
+
+def replay(
+    learner: Learner, classroom: Classroom, episodes: Episodes, arm: BellArm, outer: torch.optim.Optimizer, draw: torch.Generator
+) -> dict[str, float]:
+    """Second-order MAML on episodes of the pools, until as many meta-batches as ``patience`` in a row were no better than the best.
+
+    Returns {"replay": mean query loss of the last meta-batch}. Only the backbone learns: a task's head starts at zero.
+    """
+    rule = AdaptationConfig(AdaptedPart.network, arm.replay.inner_steps, arm.replay.learning_rate)
+    best, without_gain, mean = -1.0, 0, 0.0
+    while best < 0 or without_gain < arm.replay.patience:
+        outer.zero_grad(set_to_none=True)
+        right = mean = 0.0
+        for task in torch.randint(len(episodes), (arm.replay.episodes,), generator=draw).tolist():
+            views = classroom.views(episode_images(classroom.pools, episodes, task), draw, arm.augment)
+            loss, accuracy = query_loss(
+                learner.backbone, views.unflatten(0, (episodes.index.shape[1], -1)), episodes.shot, rule, rule.steps, second_order=True
+            )
+            loss.backward()
+            right, mean = right + accuracy, mean + loss.item() / arm.replay.episodes
+        outer.step()
+        without_gain = 0 if right > best else without_gain + 1
+        best = max(best, right)
+    return {"replay": mean}

@@ -8,28 +8,29 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from datafree.meta.losses import ABSENT
+from datafree.meta.losses import ABSENT, at_least_float32
 from datafree.zoo.backbones import Backbone, Normalise
 
 
 class TeacherHeads(nn.Module):
-    """One linear head per teacher over shared features."""
+    """One linear head per teacher over shared features; or one for all, class k of every teacher at its output k (``shared``)."""
 
     absent: Tensor
 
-    def __init__(self, features: int, classes: Sequence[int]) -> None:
+    def __init__(self, features: int, classes: Sequence[int], shared: bool = False) -> None:
         super().__init__()
-        bound = 1 / math.sqrt(features)
-        self.weight = nn.Parameter(torch.empty(len(classes), max(classes), features).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.zeros(len(classes), max(classes)))
+        bound, count = 1 / math.sqrt(features), 1 if shared else len(classes)
+        self.shared = shared
+        self.weight = nn.Parameter(torch.empty(count, max(classes), features).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(count, max(classes)))
         absent = torch.arange(max(classes))[None, :] >= torch.tensor(list(classes))[:, None]
         self.register_buffer("absent", absent, persistent=False)
 
     def forward(self, features: Tensor, asked: Sequence[int]) -> Tensor:
         """features [B, D] → logits [B, asked, most classes] of the asked teachers' heads; ``ABSENT`` where a teacher has fewer."""
-        heads = list(asked)
-        logits = torch.einsum("bd,tkd->btk", features, self.weight[heads]).float() + self.bias[heads]
-        return logits.masked_fill(self.absent[heads], ABSENT)
+        heads = [0] * len(asked) if self.shared else list(asked)
+        logits = at_least_float32(torch.einsum("bd,tkd->btk", features, self.weight[heads])) + self.bias[heads]
+        return logits.masked_fill(self.absent[list(asked)], ABSENT)
 
 
 class Learner(nn.Module):
@@ -40,6 +41,11 @@ class Learner(nn.Module):
         self.backbone = backbone
         self.heads = heads
         self.normalise = normalise
+
+    def forward(self, views: Tensor, asked: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Normalised images [B, C, H, W] → features [B, D], at least float32, and the logits of the asked teachers' heads."""
+        features = at_least_float32(self.backbone(views))
+        return features, self.heads(features, asked)
 
     def features(self, images: Tensor) -> Tensor:
         """uint8 [B, C, H, W] → [B, D]."""

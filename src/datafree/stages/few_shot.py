@@ -6,7 +6,8 @@ from datafree import artifacts, devices
 from datafree.config import EvaluationConfig, typed
 from datafree.data.images import ImageSet, read_image_set
 from datafree.errors import UserError
-from datafree.evaluation.comparison import Entrant, baselines, compare, learned, oracle
+from datafree.evaluation.comparison import compare
+from datafree.evaluation.entrants import Entrant, baselines, learned, oracle
 from datafree.evaluation.few_shot import enough_images
 from datafree.provenance import Job
 from datafree.zoo.teachers import move, read_teachers
@@ -23,11 +24,11 @@ def run(job: Job) -> None:
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         teachers = [move(t, device) for t in read_teachers(job.input_list("weights"), job.input_list("cards"))]
         entrants: list[Entrant] = [
-            *learned(job.input_list("learners"), job.input_list("learner_cards"), device),
-            *baselines(teachers, images.images.shape[1:], job.config["seed"], device),
+            *learned(job.input_list("learners"), job.input_list("learner_cards"), config, device),
+            *baselines(teachers, images.images.shape[1:], config, job.config["seed"], device),
         ]
         if "oracle" in job.inputs:
-            entrants.append(oracle(job.input("oracle"), job.input("oracle_card"), device))
+            entrants += oracle(job.input("oracle"), job.input("oracle_card"), config, device)
         rows = compare(entrants, images, config, job.config["seed"], device)
     settings = {"split": config.split, "way": config.way, "query": config.query, "episodes": config.episodes}
     artifacts.write_json(job.output("results"), {**settings, "rows": rows})

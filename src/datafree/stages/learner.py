@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from datafree import artifacts, checkpoints, devices
-from datafree.config import ARM_TYPES, BackboneConfig, typed
+from datafree.config import ARM_TYPES, AdaptationConfig, BackboneConfig, as_tree, typed
 from datafree.meta import ARMS
+from datafree.meta.adaptation import describe
 from datafree.meta.classroom import Classroom
 from datafree.meta.learner import Learner, TeacherHeads
 from datafree.provenance import Job
@@ -32,7 +33,7 @@ def run(job: Job) -> None:
     mean, std = common_normalisation([artifacts.read_json(path) for path in job.input_list("cards")])
     backbone = build(backbone_config, shape[0], shape[1], seed)
     with devices.seeded_initialisation(seed):
-        heads = TeacherHeads(backbone.feature_size, [len(teacher.classes) for teacher in teachers])
+        heads = TeacherHeads(backbone.feature_size, [len(t.classes) for t in teachers], shared=getattr(arm, "one_head", False))
     learner = Learner(backbone, heads, Normalise(mean, std))
     episodes = artifacts.read_tensors(job.input("episodes"), "index", "teacher", "label")
     tasks = Episodes(**episodes, shot=artifacts.read_metadata(job.input("episodes"))["shot"])
@@ -44,8 +45,9 @@ def run(job: Job) -> None:
         history = ARMS[arm.method](learner, classroom, tasks, arm, seed, checkpoint)
     card = network_card(backbone, backbone_config, shape, mean, std)
     artifacts.write_tensors(job.output("learner"), backbone.state_dict())
-    arm_card = {"arm": job.wildcards["arm"], "seed": int(job.wildcards["seed"]), "classifier": "nearest centroid"}
-    arm_card |= {"method": arm.method, "inversion": arm.inversion}
+    arm_card = {"arm": job.wildcards["arm"], "seed": int(job.wildcards["seed"]), "method": arm.method, "inversion": arm.inversion}
+    adaptation = getattr(arm, "adaptation", AdaptationConfig())
+    arm_card |= {"classifier": describe(adaptation), "adaptation": as_tree(adaptation)}
     artifacts.write_json(job.output("card"), {**card, **arm_card})
     artifacts.write_history(job.output("history"), history)
     artifacts.write_json(job.output("metrics"), {f"final_{key}": value for key, value in history[-1].items() if key != "step"})

@@ -64,6 +64,11 @@ def sample_episodes(pools: Sequence[Pool], weights: Sequence[float], config: Tas
     return Episodes(index, teacher, label, config.shot)
 
 
+def episode_images(pools: Sequence[Pool], episodes: Episodes, task: int) -> Tensor:
+    """The images of one episode, uint8 [way · (shot + query), C, H, W]: class by class, the support of each before its queries."""
+    return torch.cat([pools[int(t)].images[i] for t, i in zip(episodes.teacher[task], episodes.index[task], strict=True)])
+
+
 def _classes_of_one(pools: Sequence[Pool], odds: Tensor, way: int, draw: torch.Generator) -> list[tuple[int, int]]:
     (teacher,) = random_teachers(odds, 1, draw)
     return [(teacher, label) for label in torch.randperm(len(pools[teacher].classes), generator=draw)[:way].tolist()]

@@ -1,0 +1,125 @@
+"""Who enters the few-shot table: the learners, what is to be had without them, and what real data gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from datafree import artifacts, devices
+from datafree.config import AdaptationConfig, AdaptedPart, BackboneConfig, EvaluationConfig, typed
+from datafree.evaluation.adapting import adapting_head, adapting_solver, batch_statistics, transductive_solver
+from datafree.evaluation.baselines import average_weights, backbone_features, batch_statistics_features, pixels
+from datafree.evaluation.classifiers import CLASSIFIERS, Classifier, nearest_centroid
+from datafree.evaluation.few_shot import Embedding, Solver, concatenated
+from datafree.meta.adaptation import describe
+from datafree.zoo.backbones import Backbone, Normalise, build, parameter_count
+from datafree.zoo.networks import read_backbone, read_classifier
+from datafree.zoo.teachers import Teacher
+
+BEST = "best teacher"
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """Something that solves episodes. Several entrants of one name are its seeds.
+
+    ``kind`` is arm, baseline or oracle; ``networks`` counts the networks that one image passes through. Features (``embedding``) are
+    classified by ``classify``, unless there is a ``solve``, which takes the images of an episode together.
+    ``variant`` tells apart the rows of one learner: how it was evaluated, where that is not the plain way.
+    """
+
+    name: str
+    kind: str
+    description: str
+    embedding: Embedding
+    networks: int
+    parameters: int
+    seed: int = 0
+    variant: str = ""
+    classify: Classifier = nearest_centroid
+    solve: Solver | None = None
+
+
+def learned(weights: Sequence[Path], cards: Sequence[Path], config: EvaluationConfig, device: torch.device) -> list[Entrant]:
+    """The meta-learners: per arm and seed an entrant for each way of evaluating it that ``config`` asks for."""
+    entrants = []
+    for path, card_path in zip(weights, cards, strict=True):
+        card = artifacts.read_json(card_path, "adaptation")
+        backbone, normalise = read_backbone(path, card_path)
+        rule = typed(AdaptationConfig, card["adaptation"])
+        description = f"{card['method']} on images recovered by {card['inversion']}; {card['backbone']['name']}"
+        plain = Entrant(
+            card["arm"], "arm", description, backbone_features(backbone, normalise, device), 1, card["parameters"], card["seed"]
+        )
+        entrants += _evaluations(plain, backbone, normalise, rule, config)
+    return entrants
+
+
+def _evaluations(
+    plain: Entrant, backbone: Backbone, normalise: Normalise, rule: AdaptationConfig, config: EvaluationConfig
+) -> list[Entrant]:
+    """One entrant per inference, and per classifier if the network is a feature extractor; the network is on its device already."""
+    found = []
+    for inference in config.inference:
+        transductive = inference == "transductive"
+        words = ["transductive"] if transductive else []
+        if rule.part is AdaptedPart.nothing:
+            network = batch_statistics(backbone) if transductive else backbone
+            for name in config.classifiers:
+                solve = transductive_solver(network, normalise, CLASSIFIERS[name]) if transductive else None
+                variant = " ".join([*words, *([] if name == "nearest_centroid" else [name])])
+                found.append(dataclasses.replace(plain, variant=variant, classify=CLASSIFIERS[name], solve=solve))
+        else:
+            by_features = rule.part is AdaptedPart.head and not transductive
+            solve = None if by_features else adapting_solver(backbone, normalise, rule, transductive=transductive)
+            description = f"{plain.description}; {describe(rule)}"
+            found.append(
+                dataclasses.replace(plain, description=description, variant=" ".join(words), classify=adapting_head(rule), solve=solve)
+            )
+    return found
+
+
+def baselines(
+    teachers: Sequence[Teacher], shape: Sequence[int], config: EvaluationConfig, seed: int, device: torch.device
+) -> list[Entrant]:
+    """What needs no recovered image, for images of ``shape`` [C, H, W], with each classifier that ``config`` asks for.
+
+    Every teacher is an entrant; ``compare`` keeps the best. All are inductive.
+    """
+    random = build(BackboneConfig(), shape[0], shape[1], devices.derive_seed(seed, "random"))
+    normalise = Normalise([0.5] * shape[0], [0.25] * shape[0])
+    sizes = [parameter_count(teacher.network.backbone) for teacher in teachers]
+    singles = [backbone_features(t.network.backbone, t.normalise, device) for t in teachers]
+    entrants = [
+        Entrant("pixels", "baseline", "the image itself", pixels, 0, 0),
+        Entrant(
+            "random", "baseline", "untrained network", batch_statistics_features(random, normalise, device), 1, parameter_count(random)
+        ),
+        *(
+            Entrant(f"{BEST}/{teacher.name}", "baseline", "one teacher's features", features, 1, size)
+            for teacher, features, size in zip(teachers, singles, sizes, strict=True)
+        ),
+        Entrant("all teachers", "baseline", "features of all teachers side by side", concatenated(singles), len(teachers), sum(sizes)),
+    ]
+    average = average_weights(teachers)
+    if average is not None:
+        features = backbone_features(average.network.backbone, average.normalise, device)
+        entrants.append(Entrant("averaged teachers", "baseline", "mean of all teachers' weights", features, 1, sizes[0]))
+    return [
+        dataclasses.replace(entrant, classify=CLASSIFIERS[name], variant="" if name == "nearest_centroid" else name)
+        for entrant in entrants
+        for name in config.classifiers
+    ]
+
+
+def oracle(weights: Path, card_path: Path, config: EvaluationConfig, device: torch.device) -> list[Entrant]:
+    """The ceiling: trained on the real images of all teachers' classes."""
+    network, normalise = read_classifier(weights, card_path)
+    features = backbone_features(network.backbone, normalise, device)
+    size = parameter_count(network.backbone)
+    plain = Entrant("real-data oracle", "oracle", "trained on the teachers' real images", features, 1, size)
+    return _evaluations(plain, network.backbone, normalise, AdaptationConfig(), config)

@@ -1,0 +1,88 @@
+"""How a network takes in a new task: gradient steps on its support images, from a head of zeros; Finn et al., "MAML", ICML 2017."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from datafree.config import AdaptationConfig, AdaptedPart
+from datafree.meta.losses import at_least_float32
+from datafree.zoo.backbones import Backbone
+
+
+@dataclass(frozen=True)
+class TaskNetwork:
+    """A backbone's adapted weights by name, and the head of the task: weight [way, D] and bias [way]."""
+
+    weights: Mapping[str, Tensor]
+    head: tuple[Tensor, Tensor]
+
+    def logits(self, backbone: nn.Module, views: Tensor) -> Tensor:
+        """Normalised images [B, C, H, W] → [B, way]; BatchNorm as the backbone's mode says."""
+        return linear(functional_call(backbone, dict(self.weights), (views,)), self.head)
+
+
+def adapt(
+    backbone: Backbone, weights: Mapping[str, Tensor], views: Tensor, target: Tensor, way: int, rule: AdaptationConfig, *,
+    steps: int, create_graph: bool,
+) -> TaskNetwork:  # fmt: skip
+    """Fit a task's support: normalised images ``views`` [B, C, H, W] with ``target`` int64 [B] in [0, way).
+
+    ``weights`` are the backbone's parameters by name; each must require a gradient where the whole network adapts. The head starts at
+    zero for every task (Kao et al., "MAML is a Noisy Contrastive Learner", ICLR 2022): so any number of classes can be learned, and
+    permuted labels permute the predictions. The first step thus moves the head alone. With ``create_graph`` the result can be
+    differentiated through the steps (second order); without, they count as constant displacements (first order).
+    """
+    if rule.part is AdaptedPart.head:
+        features = functional_call(backbone, dict(weights), (views,))
+        return TaskNetwork(weights, fit_head(features, target, way, rule.learning_rate, steps, create_graph))
+    head = zero_head(way, backbone.feature_size, views)
+    names, values = list(weights), list(weights.values())
+    for _ in range(steps):
+        features = functional_call(backbone, dict(zip(names, values, strict=True)), (views,))
+        loss = F.cross_entropy(linear(features, head), target)
+        moved = _stepped([*head, *values], loss, rule.learning_rate, create_graph)
+        head, values = (moved[0], moved[1]), moved[2:]
+    return TaskNetwork(dict(zip(names, values, strict=True)), head)
+
+
+def fit_head(
+    features: Tensor, target: Tensor, way: int, learning_rate: float, steps: int, create_graph: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The head alone after as many steps on fixed features [B, D]; Raghu et al., "Rapid Learning or Feature Reuse?" (ANIL), ICLR 2020."""
+    head = zero_head(way, features.shape[1], features)
+    for _ in range(steps):
+        loss = F.cross_entropy(linear(features, head), target)
+        moved = _stepped(list(head), loss, learning_rate, create_graph)
+        head = (moved[0], moved[1])
+    return head
+
+
+def describe(rule: AdaptationConfig) -> str:
+    """How a learner classifies at test time, in words."""
+    if rule.part is AdaptedPart.nothing:
+        return "nearest centroid"
+    return f"{rule.steps} gradient steps of {rule.learning_rate:g} on the {'whole network' if rule.part is AdaptedPart.network else 'head'}"
+
+
+def zero_head(way: int, features: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight [way, features] and bias [way] of zeros, on the device of ``like`` and at least float32."""
+    kind = torch.promote_types(like.dtype, torch.float32)
+    weight, bias = torch.zeros(way, features, device=like.device, dtype=kind), torch.zeros(way, device=like.device, dtype=kind)
+    return weight.requires_grad_(), bias.requires_grad_()
+
+
+def linear(features: Tensor, head: tuple[Tensor, Tensor]) -> Tensor:
+    """Logits [B, way], at least float32: a few steps on a few images leave no room for rounding."""
+    with torch.autocast(features.device.type, enabled=False):
+        return F.linear(at_least_float32(features), *head)
+
+
+def _stepped(values: list[Tensor], loss: Tensor, rate: float, create_graph: bool) -> list[Tensor]:
+    gradients = torch.autograd.grad(loss, values, create_graph=create_graph)
+    return [value - rate * gradient for value, gradient in zip(values, gradients, strict=True)]

@@ -1,0 +1,69 @@
+"""Explicit gradient regularisation: tasks whose gradients differ cost extra; the rival of BELL's implicit alignment."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from datafree import devices
+from datafree.checkpoints import Checkpoint
+from datafree.config import IgrArm
+from datafree.meta import alignment
+from datafree.meta.classroom import Classroom
+from datafree.meta.learner import Learner
+from datafree.meta.lessons import Lesson, joined, losses, prepare
+from datafree.progress import progress, require_finite
+from datafree.tasks.episodes import Episodes
+
+
+def train(
+    learner: Learner, classroom: Classroom, episodes: Episodes, arm: IgrArm, seed: int, checkpoint: Checkpoint
+) -> list[dict[str, float]]:
+    """Train ``learner`` in place; the regulariser of TGR (Wei et al., ICML 2024, arXiv 2405.16560).
+
+    A step minimises mean_i L_i(φ − λ (ḡ − g_i)) over its tasks, differentiated through the displacement. To first order in λ that is
+    the mean loss plus λ times the variance of the gradients, mean_i ‖g_i − ḡ‖². With λ = 0 it is plain joint training on BELL's
+    losses: the control that tells what alignment adds. Of TGR, the grouping of teachers by dissimilarity is not here.
+    """
+    optimiser = torch.optim.AdamW(learner.parameters(), lr=arm.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, arm.learning_rate, total_steps=max(arm.steps, 2))
+    start, history = checkpoint.restore(learner=learner, optimiser=optimiser, schedule=schedule)
+    learner.train()
+
+    def own_loss(task: int, draw: torch.Generator) -> Tensor:
+        own = episodes.teacher[task].unique().tolist()
+        return joined(losses(learner, prepare(classroom, episodes, task, own, arm.augment, draw), arm), arm.distillation)
+
+    for step in progress(range(start, arm.steps), arm.steps - start, "igr"):
+        draw = devices.generator(seed, "igr", step)
+        agreement = alignment.of_tasks(learner.backbone, episodes, own_loss, seed, step) if alignment.due(step, arm.steps) else {}
+        tasks = torch.randint(len(episodes), (arm.tasks_per_step,), generator=draw).tolist()
+        asked = episodes.teacher[tasks].unique().tolist()
+        loss = regularised_loss(learner, [prepare(classroom, episodes, task, asked, arm.augment, draw) for task in tasks], arm)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        require_finite("igr", step + 1, loss=loss.item())
+        history.append({"step": step + 1, "loss": loss.item(), **agreement})
+        checkpoint.save(step + 1, history, learner=learner, optimiser=optimiser, schedule=schedule)
+    return history
+
+
+def regularised_loss(learner: Learner, lessons: list[Lesson], arm: IgrArm) -> Tensor:
+    """mean_i L_i(φ − λ (ḡ − g_i)), a scalar; each L_i on the same views at both places."""
+    here = torch.stack([joined(losses(learner, lesson, arm), arm.distillation) for lesson in lessons])
+    if arm.regularisation == 0:
+        return here.mean()
+    names, values = zip(*learner.named_parameters(), strict=True)
+    gradients = [torch.autograd.grad(loss, values, create_graph=True) for loss in here]
+    mean = [torch.stack(parts).mean(0) for parts in zip(*gradients, strict=True)]
+    total = torch.zeros_like(here[0])
+    for lesson, gradient in zip(lessons, gradients, strict=True):
+        moved = {
+            name: value - arm.regularisation * (m - g) for name, value, m, g in zip(names, values, mean, gradient, strict=True)
+        }  # fmt: skip
+        there = losses(lambda views, asked, moved=moved: functional_call(learner, moved, (views, asked)), lesson, arm)
+        total = total + joined(there, arm.distillation) / len(lessons)
+    return total
