@@ -63,3 +63,11 @@ def test_every_output_of_the_pipeline_is_versioned_or_ignored() -> None:
     ignored = Path(ROOT / ".gitignore").read_text()
     for name in ("artifacts", "logs", ".datafree", ".snakemake"):
         assert f"/{name}/" in ignored
+
+
+def test_the_meta_generator_is_trained_only_for_methods_that_start_from_it(empty_project: Project, tmp_path: Path) -> None:
+    project = empty_project.copy(tmp_path / "project")
+    project.change("inversion.methods.five.initialisation", "random")
+    commands = re.findall(r"datafree stage --job (.*)", project.run("snakemake", "--dry-run", "--printshellcmds").stdout)
+    assert any("jobs/invert.five.glyphs-00" in command for command in commands)
+    assert not [command for command in commands if "generator" in command]
