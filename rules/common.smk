@@ -46,7 +46,8 @@ def card(stage, folder, *keys, **derived):
         chosen = select(settings, *keys) | {name: value(wildcards) for name, value in derived.items()}
         chosen = {key.replace("__", "."): value for key, value in chosen.items()}
         spec = provenance.specification(stage, dict(wildcards), chosen, provenance.code_hash(f"datafree.stages.{stage}"))
-        path = Path(".datafree/jobs") / f"{'.'.join([stage, *wildcards])}.json"
+        # A folder of its own: Snakemake lists a folder once, at the first look, and takes what appears there later for missing.
+        path = Path(".datafree/jobs") / ".".join([stage, *wildcards]) / "card.json"
         provenance.write_card(path, spec, Path(folder.format(**wildcards)) / "provenance.json")
         return str(path)
 

@@ -7,12 +7,17 @@ def algorithm_pools(wildcards):
     return pools_of(settings.nas.algorithms[wildcards.algorithm].inversion)
 
 
+def algorithm_trust(wildcards):
+    return trust_of(settings.nas.algorithms[wildcards.algorithm].inversion)
+
+
 rule search:
     message:
         "architecture search by {wildcards.algorithm}"
     input:
         job=card("search", "artifacts/nas/{algorithm}", "seed", "device", "precision", nas__algorithm=algorithm_tree),
         pools=algorithm_pools,
+        trust=algorithm_trust,
         cards=CARDS,
     output:
         architecture=update("artifacts/nas/{algorithm}/architecture.json"),
@@ -40,6 +45,7 @@ rule retrain:
         job=card("retrain", "artifacts/nas/{algorithm}/retrained", "seed", "device", "precision", nas__algorithm=algorithm_tree),
         architecture=rules.search.output.architecture,
         pools=algorithm_pools,
+        trust=algorithm_trust,
         cards=CARDS,
     output:
         network=update("artifacts/nas/{algorithm}/retrained/network.safetensors"),

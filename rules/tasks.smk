@@ -1,21 +1,29 @@
-# Few-shot episodes over the recovered pools.
+# Whom to trust, by what the pools show, and few-shot episodes over the pools of those teachers.
 rule episodes:
     message:
         "episodes over the pools of {wildcards.method}"
     input:
-        job=card("episodes", "artifacts/tasks/{method}", "seed", "tasks"),
+        job=card("episodes", "artifacts/tasks/{method}", "seed", "device", "precision", "tasks"),
         pools=lambda wildcards: pools_of(wildcards.method),
+        weights=WEIGHTS,
         cards=CARDS,
     output:
         episodes=update("artifacts/tasks/{method}/episodes.safetensors"),
+        trust=update("artifacts/tasks/{method}/trust.json"),
         metrics=update("artifacts/tasks/{method}/metrics.json"),
         provenance=update("artifacts/tasks/{method}/provenance.json"),
     params:
         files=arguments,
     log:
         "logs/episodes/{method}.log",
+    resources:
+        gpu=1,
     shell:
         STAGE
+
+
+def trust_of(method):
+    return f"artifacts/tasks/{method}/trust.json"
 
 
 rule tasks:

@@ -29,7 +29,7 @@ def _sidecar(root: Path, **changes: object) -> None:
     ],
 )
 def test_states(tmp_path: Path, changes: dict | None, state: str) -> None:
-    write_json(tmp_path / "jobs/teacher.t0.json", CARD)
+    write_json(tmp_path / "jobs/teacher.t0/card.json", CARD)
     if changes is not None:
         _sidecar(tmp_path, **changes)
     assert job_states(tmp_path / "jobs", tmp_path / "artifacts") == [("teacher/t0", state)]

@@ -22,7 +22,7 @@ def job_states(cards: Path, artifacts: Path) -> list[tuple[str, str]]:
         if (sidecar := provenance.read_sidecar(path)) is not None
     }
     states = []
-    for path in sorted(cards.glob("*.json")):
+    for path in sorted(cards.glob("*/card.json")):
         wanted = provenance.read_sidecar(path)
         if wanted is None:
             continue

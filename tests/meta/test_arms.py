@@ -30,7 +30,7 @@ def arm(request):
 
 @pytest.fixture(scope="module")
 def episodes(pools):
-    return sample_episodes(pools, TASKS, seed=0)
+    return sample_episodes(pools, [1.0] * len(pools), TASKS, seed=0)
 
 
 def fresh_learner() -> Learner:
@@ -44,7 +44,7 @@ def fresh_learner() -> Learner:
 def train(teachers, pools, episodes):
     def run(arm, seed=0, checkpoint=None):
         learner = fresh_learner()
-        classroom = Classroom(teachers, pools, learner.normalise, CPU)
+        classroom = Classroom(teachers, pools, learner.normalise, CPU, torch.ones(len(teachers)))
         history = ARMS[arm.method](learner, classroom, episodes, arm, seed, checkpoint or Checkpoint(None))
         return learner, history
 
@@ -92,7 +92,7 @@ def test_the_curve_ends_with_the_last_step_and_is_finite(arm, train):
 def teachers_loss(learner, teachers, pools) -> float:
     """How far the learner is from all teachers on the plain images of all pools."""
     learner = copy.deepcopy(learner).train()
-    classroom = Classroom(teachers, pools, learner.normalise, CPU)
+    classroom = Classroom(teachers, pools, learner.normalise, CPU, torch.ones(len(teachers)))
     with torch.no_grad():
         views = classroom.views(torch.cat([pool.images for pool in pools]), devices.generator(0), augment=False)
         logits = learner.heads(learner.backbone(views), [0, 1, 2])
@@ -172,7 +172,7 @@ def test_one_task_at_full_rate_is_a_plain_adam_step(train, teachers, pools, epis
     start = fresh_learner().train()
     draw = devices.generator(0, "bell", 0)
     task = int(torch.randint(len(episodes), (1,), generator=draw))
-    classroom = Classroom(teachers, pools, start.normalise, CPU)
+    classroom = Classroom(teachers, pools, start.normalise, CPU, torch.ones(len(teachers)))
     asked = episodes.teacher[task].unique().tolist()
     episode, distillation = bell.task_losses(start, classroom, episodes, task, asked, BELL, draw)
     assert history[0]["episode"] == pytest.approx(episode.item())
@@ -206,7 +206,7 @@ def test_the_outer_rate_falls_linearly_to_a_tenth(train, monkeypatch):
 
 def test_a_tasks_losses_are_of_its_own_images_and_labels(teachers, pools, episodes):
     learner = fresh_learner().eval()
-    classroom = Classroom(teachers, pools, learner.normalise, CPU)
+    classroom = Classroom(teachers, pools, learner.normalise, CPU, torch.ones(len(teachers)))
     plain = dataclasses.replace(BELL, augment=False)
     for task in range(4):
         asked = episodes.teacher[task].unique().tolist()

@@ -11,7 +11,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def classroom(teachers, pools):
-    return Classroom(teachers, pools, Normalise([0.3] * 3, [0.7] * 3), CPU)
+    return Classroom(teachers, pools, Normalise([0.3] * 3, [0.7] * 3), CPU, torch.ones(3))
 
 
 def draw():

@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from datafree import artifacts, checkpoints
-from datafree.config import as_tree
+from datafree.config import SposConfig, as_tree
 from datafree.errors import UserError
 from datafree.nas import space
 from datafree.provenance import Job
 from datafree.stages import retrain, search
+from datafree.stages.search import joined_pools
 from datafree.zoo.networks import read_backbone
 
 SEARCH = {"architecture": "json", "drawing": "png", "history": "csv", "candidates": "csv", "metrics": "json"}
@@ -24,7 +25,8 @@ RETRAIN = {"network": "safetensors", "card": "json", "history": "csv", "metrics"
 def workspace(tmp_path, monkeypatch, pools, teachers):
     """A project folder with the pools and cards of three teachers; returns the jobs' inputs."""
     monkeypatch.chdir(tmp_path)
-    inputs = {"pools": [], "cards": []}
+    inputs = {"pools": [], "cards": [], "trust": "tasks/trust.json"}
+    artifacts.write_json("tasks/trust.json", {"teachers": [{"weight": 1.0} for _ in teachers]})
     for pool, teacher in zip(pools, teachers, strict=True):
         images, card = f"inversion/{teacher.name}/images.safetensors", f"zoo/{teacher.name}/card.json"
         artifacts.write_tensors(images, {"images": pool.images, "labels": pool.labels, "soft_labels": pool.soft_labels})
@@ -93,7 +95,7 @@ def test_search_then_retrain_leave_a_backbone_that_can_be_used(workspace, small,
     # Nothing is left behind: neither checkpoints nor half-written files.
     outputs = {*job.outputs.values(), *again.outputs.values()}
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == outputs | set(workspace["pools"]) | set(workspace["cards"])
+    assert left == outputs | set(workspace["pools"]) | set(workspace["cards"]) | {workspace["trust"]}
 
 
 def test_the_same_job_gives_the_same_bytes(workspace, small):
@@ -115,3 +117,11 @@ def test_a_pool_whose_soft_labels_do_not_fit_its_card_is_refused(workspace, smal
     artifacts.write_tensors(workspace["pools"][1], {**tensors, "soft_labels": torch.ones(32, 7).half()})
     with pytest.raises(UserError, match=r"recovered pool 2 of 3: expected soft labels \[32, 4\], got \[32, 7\]"):
         search.run(_job("search", workspace, small, SEARCH))
+
+
+def test_a_dropped_teachers_images_are_not_searched_on(workspace, pools):
+    job = _job("search", workspace, SposConfig(), SEARCH)
+    artifacts.write_json(workspace["trust"], {"teachers": [{"weight": 0.4}, {"weight": 0.0}, {"weight": 1.0}]})
+    joined = joined_pools(job)
+    assert joined.classes == (len(pools[0].classes), len(pools[2].classes))
+    assert torch.equal(joined.images, torch.cat([pools[0].images, pools[2].images]))

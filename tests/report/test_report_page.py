@@ -32,6 +32,8 @@ def inputs(tmp_path, monkeypatch, results):
     artifacts.write_json("nas/spos/architecture.json", facts)
     artifacts.write_history("nas/spos/candidates.csv", [{"step": 1, "cell": 3, "macs": 4000, "agreement": 0.5}])
     artifacts.write_json("nas/spos/retrained/metrics.json", {"agreement": 0.75})
+    verdicts = [{"name": "latin", "weight": 1.0, "reason": ""}, {"name": "greek", "weight": 0.0, "reason": "agreement 0.41, not <0.8>"}]
+    artifacts.write_json("tasks/five/trust.json", {"teachers": verdicts})
     for path in ("nas/spos/cell.png", "data/preview.png", "inversion/real.png"):
         artifacts.write_text(path, f"png at {path}")
     return {
@@ -41,6 +43,7 @@ def inputs(tmp_path, monkeypatch, results):
         "data_preview": "data/preview.png",
         "generator_history": "meta/bell/seed0/history.csv",
         "cards": ["zoo/latin/card.json", "zoo/greek/card.json"],
+        "trust": ["tasks/five/trust.json"],
         "histories": ["meta/bell/seed0/history.csv", "meta/bell/seed1/history.csv"],
         "architectures": "nas/spos/architecture.json",  # one file is no list on the command line
         "drawings": ["nas/spos/cell.png"],
@@ -64,6 +67,9 @@ def test_all_inputs(inputs, tmp_path):
         assert name in page
     table = (tmp_path / OUTPUTS["table"]).read_text()
     assert "91.1 ± 0.6" in table
+    assert table.endswith("\nwarning: teacher greek is dropped by its pool of five: agreement 0.41, not <0.8>\n")
+    assert "<li>Teacher greek is dropped by its pool of five: agreement 0.41, not &lt;0.8&gt;.</li>" in page
+    assert '<td title="agreement 0.41, not &lt;0.8&gt;">0.00</td>' in page
     assert summary["teachers"] == 2
     assert summary["few_shot"]["distillation"] == {"1-shot": 0.766, "5-shot": 0.911}
     assert summary["inversion"] == {"five": {"transfer_accuracy": 0.8}}

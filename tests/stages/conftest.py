@@ -152,14 +152,16 @@ class Project:
         return self._job("invert", {"method": method, "teacher": teacher}, folder, keys, derived, inputs, outputs)
 
     def _episodes(self, method: str) -> Job:
-        inputs = {"pools": self._pools(method), "cards": self._zoo()["cards"]}
-        outputs = {"episodes": "episodes.safetensors", "metrics": "metrics.json"}
-        return self._job("episodes", {"method": method}, f"artifacts/tasks/{method}", ["seed", "tasks"], {}, inputs, outputs)
+        inputs = {"pools": self._pools(method), **self._zoo()}
+        outputs = {"episodes": "episodes.safetensors", "trust": "trust.json", "metrics": "metrics.json"}
+        keys = ["seed", "device", "precision", "tasks"]
+        return self._job("episodes", {"method": method}, f"artifacts/tasks/{method}", keys, {}, inputs, outputs)
 
     def _learner(self, arm: str, seed: int) -> Job:
         settings = self.settings.meta.arms[arm]
         inputs = {"pools": self._pools(settings.inversion), **self._zoo()}
-        inputs["episodes"] = self._path("episodes", "episodes", settings.inversion)
+        for name in ("episodes", "trust"):
+            inputs[name] = self._path(name, "episodes", settings.inversion)
         outputs = {"learner": "learner.safetensors", "card": "card.json", "history": "history.csv", "metrics": "metrics.json"}
         folder, derived = f"artifacts/meta/{arm}/seed{seed}", {"meta.arm": as_tree(settings)}
         return self._job("learner", {"arm": arm, "seed": seed}, folder, ["seed", "device", "precision"], derived, inputs, outputs)

@@ -5,7 +5,9 @@ import torch
 
 from datafree import artifacts, checkpoints
 from datafree.meta import ARMS
+from datafree.stages import episodes
 from datafree.tasks.pools import read_pool
+from datafree.tasks.trust import TeacherTrust, read_odds
 from datafree.zoo.networks import read_backbone
 
 CELL = "|nor_conv_1x1~0|+|skip_connect~0|none~1|+|none~0|none~1|skip_connect~2|"
@@ -22,8 +24,33 @@ def test_episodes_point_into_the_pools_of_their_method(project):
         for places, t, c in zip(index, teacher.tolist(), label.tolist(), strict=True):
             assert (pools[t].labels[places] == c).all()
     mixed = (tensors["teacher"] != tensors["teacher"][:, :1]).any(1).sum().item()
-    assert artifacts.read_json(outputs["metrics"]) == {"episodes": 8, "mixed_episodes": mixed, "images": sum(len(p.labels) for p in pools)}
-    assert mixed == 4
+    counts = {"episodes": 8, "mixed_episodes": mixed, "images": sum(len(p.labels) for p in pools), "teachers": 3, "teachers_dropped": 0}
+    assert artifacts.read_json(outputs["metrics"]) == counts
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_teacher_that_is_not_trusted_takes_no_part(project, tmp_path, monkeypatch, capsys, check):
+    def verdicts(pools, teachers, *, seed, device):
+        weights = (1.0, 0.3, 0.0)
+        return [
+            TeacherTrust(teacher.name, weight, 0.5, 0.5, 0.9, None, -3.0, "" if weight == 1 else "agreement 0.50")
+            for teacher, weight in zip(teachers, weights, strict=True)
+        ]
+
+    monkeypatch.setattr(episodes, "teacher_weights", verdicts)
+    job = project.job_of("episodes", "five")
+    outputs = {name: str(tmp_path / name) for name in job.outputs}
+    tasks = {**job.config["tasks"], "check_teachers": check, "episodes": 60}
+    project.run(dataclasses.replace(job, outputs=outputs, config={**job.config, "tasks": tasks}))
+    asked = artifacts.read_tensors(outputs["episodes"])["teacher"].flatten().bincount(minlength=3)
+    assert bool(asked[2] == 0) is check
+    assert asked[1] > 0
+    assert read_odds(outputs["trust"]).tolist() == ([1, 0.3, 0] if check else [1, 1, 1])
+    found = artifacts.read_json(outputs["trust"])
+    assert found["checked"] is check
+    assert [row["reason"] for row in found["teachers"]] == ["", "agreement 0.50", "agreement 0.50"]
+    assert artifacts.read_json(outputs["metrics"])["teachers_dropped"] == check
+    assert "warning: teacher gamma is dropped: agreement 0.50" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arm", ["bell", "distillation"])

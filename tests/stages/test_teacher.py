@@ -42,6 +42,25 @@ def test_seeds_of_the_manifest_draw_other_classes_and_weights(project):
     assert not torch.equal(first["head.weight"], second["head.weight"])
 
 
+def test_a_teacher_may_be_left_as_it_was_initialised(project, tmp_path):
+    job = project.job_of("teacher", "alpha")
+    outputs = {n: str(tmp_path / n) for n in job.outputs}
+    for noise in (0.0, 1.0):  # of no effect without a step
+        entry = dataclasses.replace(project.entries["alpha"], train=TrainSource(classes=4, steps=0, label_noise=noise))
+        project.run(dataclasses.replace(job, config={**job.config, "teacher": as_tree(entry)}, outputs=outputs))
+        weights = artifacts.read_tensors(outputs["weights"])
+        assert all((value == 0).all() for name, value in weights.items() if name.endswith(("running_mean", "num_batches_tracked")))
+
+
+def test_label_noise_makes_another_teacher(project, tmp_path):
+    job = project.job_of("teacher", "alpha")
+    entry = dataclasses.replace(project.entries["alpha"], train=TrainSource(classes=4, label_noise=1.0))
+    outputs = {n: str(tmp_path / n) for n in job.outputs}
+    project.run(dataclasses.replace(job, config={**job.config, "teacher": as_tree(entry)}, outputs=outputs))
+    sound = artifacts.read_tensors(project.outputs("teacher", "alpha")["weights"])
+    assert not torch.equal(artifacts.read_tensors(outputs["weights"])["head.weight"], sound["head.weight"])
+
+
 def test_a_given_teacher_is_taken_over_as_it_is(project):
     teacher, card = read(project, "gamma")
     expected = project.given().state_dict()

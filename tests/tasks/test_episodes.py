@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from datafree.config import TasksConfig
 from datafree.errors import UserError
-from datafree.tasks.episodes import sample_episodes
+from datafree.tasks.episodes import random_teachers, sample_episodes
 from datafree.tasks.pools import Pool
 
 
@@ -19,6 +19,10 @@ def pool(classes, per_class, seed=0) -> Pool:
 
 POOLS = [pool("abc", 6), pool("cdef", 5, 1), pool("ghijk", 7, 2)]
 CONFIG = TasksConfig(way=3, shot=2, query=3, episodes=40, mixed=0.5)
+
+
+def equal(pools):
+    return [1.0] * len(pools)
 
 
 def is_mixed(episodes):
@@ -46,7 +50,7 @@ def check(episodes, pools, config):
 )
 def test_episodes_are_what_they_claim(way, shot, query, count, mixed, seed):
     config = TasksConfig(way=way, shot=shot, query=query, episodes=count, mixed=mixed)
-    episodes = sample_episodes(POOLS, config, seed)
+    episodes = sample_episodes(POOLS, equal(POOLS), config, seed)
     check(episodes, POOLS, config)
     assert int(is_mixed(episodes).sum()) == round(mixed * count)
 
@@ -55,23 +59,23 @@ def test_episodes_are_what_they_claim(way, shot, query, count, mixed, seed):
 def test_the_mixed_share_is_exact_even_where_teachers_share_all_their_classes(seed):
     twins = [pool("abc", 5, 1), pool("abc", 5, 2)]
     config = TasksConfig(way=2, shot=1, query=1, episodes=100, mixed=0.6)
-    episodes = sample_episodes(twins, config, seed)
+    episodes = sample_episodes(twins, equal(twins), config, seed)
     check(episodes, twins, config)
     assert int(is_mixed(episodes).sum()) == 60
 
 
 def test_mixed_and_plain_episodes_take_turns_at_random():
-    mixed = is_mixed(sample_episodes(POOLS, CONFIG, 0)).tolist()
+    mixed = is_mixed(sample_episodes(POOLS, equal(POOLS), CONFIG, 0)).tolist()
     assert mixed != sorted(mixed)
     assert mixed != sorted(mixed, reverse=True)
 
 
 def test_a_single_teacher_cannot_be_mixed():
-    assert not is_mixed(sample_episodes(POOLS[2:], CONFIG, 0)).any()
+    assert not is_mixed(sample_episodes(POOLS[2:], equal(POOLS[2:]), CONFIG, 0)).any()
 
 
 def test_a_seed_decides_the_episodes():
-    first, second, other = (sample_episodes(POOLS, CONFIG, seed) for seed in (1, 1, 2))
+    first, second, other = (sample_episodes(POOLS, equal(POOLS), CONFIG, seed) for seed in (1, 1, 2))
     for part in ("index", "teacher", "label"):
         assert torch.equal(getattr(first, part), getattr(second, part))
     assert not torch.equal(first.index, other.index)
@@ -79,7 +83,7 @@ def test_a_seed_decides_the_episodes():
 
 def test_teachers_classes_and_images_all_get_their_turn():
     config = TasksConfig(way=3, shot=2, query=3, episodes=400, mixed=0.5)
-    episodes = sample_episodes(POOLS, config, 0)
+    episodes = sample_episodes(POOLS, equal(POOLS), config, 0)
     plain = ~is_mixed(episodes)
     counts = torch.bincount(episodes.teacher[plain][:, 0], minlength=3)
     assert counts.min() > 0.2 * counts.sum()
@@ -101,4 +105,24 @@ def test_teachers_classes_and_images_all_get_their_turn():
 def test_what_the_pools_cannot_serve_is_refused(changes, message):
     settings = {"way": 3, "shot": 2, "query": 3, "episodes": 4, "mixed": 0.5, **changes}
     with pytest.raises(UserError, match=f"^{message}$"):
-        sample_episodes(POOLS, TasksConfig(**settings), 0)
+        sample_episodes(POOLS, equal(POOLS), TasksConfig(**settings), 0)
+
+
+def test_weights_decide_how_often_a_teacher_comes_up():
+    config = TasksConfig(way=2, shot=1, query=1, episodes=400, mixed=0.5)
+    episodes = sample_episodes(POOLS, [1.0, 0.0, 0.25], config, 0)
+    assert not (episodes.teacher == 1).any()
+    one = episodes.teacher[~is_mixed(episodes), 0].bincount(minlength=3) / 200
+    assert one[2] == pytest.approx(0.2, abs=0.06)
+    assert int(is_mixed(episodes).sum()) == 200
+    assert not is_mixed(sample_episodes(POOLS, [1.0, 0.0, 0.0], config, 0)).any()
+
+
+def test_teachers_are_drawn_by_their_odds_and_each_once():
+    draw = torch.Generator().manual_seed(0)
+    first = torch.zeros(3)
+    for _ in range(600):
+        drawn = random_teachers(torch.tensor([3.0, 1.0, 0.0]), 3, draw)
+        assert sorted(drawn) == [0, 1]
+        first[drawn[0]] += 1
+    assert first[0] / 600 == pytest.approx(0.75, abs=0.06)

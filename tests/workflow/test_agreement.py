@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,14 @@ def test_every_output_of_the_pipeline_is_versioned_or_ignored() -> None:
     ignored = Path(ROOT / ".gitignore").read_text()
     for name in ("artifacts", "logs", ".datafree", ".snakemake"):
         assert f"/{name}/" in ignored
+
+
+@pytest.mark.parametrize("target", ["meta", "evaluation", "artifacts/evaluation/few_shot/results.json"])
+def test_any_target_can_be_asked_for_in_a_fresh_folder(empty_project: Project, tmp_path: Path, target: str) -> None:
+    project = empty_project.copy(tmp_path / "project")
+    shutil.rmtree(project.folder / ".datafree", ignore_errors=True)
+    planned = project.run("snakemake", "--dry-run", "--", target).stdout
+    assert "meta-generator across the teachers" in planned
 
 
 def test_the_meta_generator_is_trained_only_for_methods_that_start_from_it(empty_project: Project, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from datafree.config import BackboneConfig
 from datafree.data.images import ImageSet
 from datafree.errors import UserError
 from datafree.zoo.backbones import Classifier, Normalise, build
-from datafree.zoo.training import accuracy, hold_out, logits_of, train_classifier
+from datafree.zoo.training import accuracy, hold_out, logits_of, train_classifier, with_label_noise
 
 CPU = torch.device("cpu")
 
@@ -96,3 +96,14 @@ def test_logits_do_not_depend_on_the_batch_and_leave_no_gradient(image_set):
 def test_accuracy_is_the_share_of_right_rows():
     logits = torch.tensor([[0.0, 1], [2, 1], [5, 9], [1, 0]])
     assert accuracy(logits, torch.tensor([1, 0, 0, 0])) == 0.75
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0.0), (0.4, 0.3), (1.0, 0.75)])
+def test_label_noise_changes_that_share_but_for_those_that_stay_right_by_chance(share, expected):
+    labels = torch.arange(4000) % 4
+    data = ImageSet(torch.zeros(4000, 3, 1, 1, dtype=torch.uint8), labels, ("a", "b", "c", "d"))
+    noisy = with_label_noise(data, share, seed=1)
+    assert (noisy.labels != labels).float().mean().item() == pytest.approx(expected, abs=0.03)
+    assert torch.equal(noisy.labels, with_label_noise(data, share, seed=1).labels)
+    assert share == 0 or not torch.equal(noisy.labels, with_label_noise(data, share, seed=2).labels)
+    assert torch.equal(data.labels, labels)

@@ -36,16 +36,15 @@ def data() -> Path:
     return Path(folder).resolve()
 
 
-def mosaics(path: Path, chosen: list[str] | None = None) -> dict[str, torch.Tensor]:
+def mosaics(path: Path) -> dict[str, torch.Tensor]:
     """Images uint8 [n, 3, 32, 32] by class name."""
     with np.load(path) as stored:
         content, starts, names = stored["webp"], stored["offset"], [str(name) for name in stored["class_name"]]
     images = {}
     for name, first, end in zip(names, starts[:-1], starts[1:], strict=True):
-        if chosen is None or name in chosen:
-            picture = np.asarray(Image.open(io.BytesIO(content[first:end].tobytes())).convert("RGB"))
-            rows = picture.reshape(picture.shape[0] // 32, 32, -1, 32, 3).swapaxes(1, 2).reshape(-1, 32, 32, 3)
-            images[name] = torch.from_numpy(rows.copy()).permute(0, 3, 1, 2).contiguous()
+        picture = np.asarray(Image.open(io.BytesIO(content[first:end].tobytes())).convert("RGB"))
+        rows = picture.reshape(picture.shape[0] // 32, 32, -1, 32, 3).swapaxes(1, 2).reshape(-1, 32, 32, 3)
+        images[name] = torch.from_numpy(rows.copy()).permute(0, 3, 1, 2).contiguous()
     return images
 
 
@@ -78,12 +77,12 @@ def test_the_cifar_fs_teachers_reach_their_listed_accuracy(data, tmp_path):
     subprocess.run([*script, "--licence", "own work"], check=True, capture_output=True)
     entries = read_manifest(written)
     assert len(entries) == 100
-    chosen = [entries[number] for number in (0, 41, 99)]
-    classes = [name for entry in chosen for name in entry.classes]
-    images = mosaics(data / "cifarfs_train_a.npz", classes) | mosaics(data / "cifarfs_train_b.npz", classes)
-    for entry in chosen:
+    images = mosaics(data / "cifarfs_train_a.npz") | mosaics(data / "cifarfs_train_b.npz")
+    furthest = 0.0
+    for entry in entries:
         draw = torch.Generator().manual_seed(listed[entry.name]["seed"])
         held = [images[name][torch.randperm(600, generator=draw)[480:]] for name in entry.classes]
         right = correct(entry, sources.fetch(entry, tmp_path, Path("unused")), held)
         assert right / 600 == pytest.approx(listed[entry.name]["val_accuracy"], abs=0.005)
-        print(f"{entry.name}: measured {right / 600:.4f}, listed {listed[entry.name]['val_accuracy']:.4f}")
+        furthest = max(furthest, abs(right / 600 - listed[entry.name]["val_accuracy"]))
+    print(f"{len(entries)} teachers: the furthest from its listed accuracy by {furthest:.5f}")

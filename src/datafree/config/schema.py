@@ -221,6 +221,7 @@ class TasksConfig:
     query: int = 10  # query images per class
     episodes: int = 600  # training episodes per inversion method
     mixed: float = 0.5  # share of episodes whose classes come from several teachers
+    check_teachers: bool = True  # drop teachers whose pools show that they are broken, ask doubtful ones less often; false = trust all
 
 
 # What datafree.zoo.backbones can build, with the usual width of each; `*` stands for a model's name in that library, of its own width.

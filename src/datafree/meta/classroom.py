@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from datafree.tasks.episodes import random_teachers
 from datafree.tasks.pools import Pool
 from datafree.zoo.augmentation import random_affine, random_colours
 from datafree.zoo.backbones import Normalise
@@ -16,12 +17,20 @@ from datafree.zoo.teachers import Teacher
 
 @dataclass(frozen=True)
 class Classroom:
-    """Teachers and their pools, in one order. ``normalise`` is the learner's; a teacher is asked through its own."""
+    """Teachers and their pools, in one order. ``normalise`` is the learner's; a teacher is asked through its own.
+
+    ``odds`` float [teachers] say how often each is asked, relative to the others: 0 for one that is not trusted.
+    """
 
     teachers: Sequence[Teacher]
     pools: Sequence[Pool]
     normalise: Normalise
     device: torch.device
+    odds: Tensor
+
+    def draw_teachers(self, count: int, draw: torch.Generator) -> list[int]:
+        """At most ``count`` different teachers, in random order."""
+        return random_teachers(self.odds, count, draw)
 
     @property
     def class_counts(self) -> list[int]:

@@ -26,10 +26,9 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, arm.learning_rate, total_steps=max(arm.steps, 2))
     start, history = checkpoint.restore(learner=learner, optimiser=optimiser, schedule=schedule)
     learner.train()
-    per_step = min(arm.teachers_per_step, len(classroom.teachers))
     for step in progress(range(start, arm.steps), arm.steps - start, "distillation"):
         draw = devices.generator(seed, "distillation", step)
-        chosen = torch.randperm(len(classroom.teachers), generator=draw)[:per_step].tolist()
+        chosen = classroom.draw_teachers(arm.teachers_per_step, draw)
         images = torch.cat(
             [
                 classroom.pools[t].images[torch.randint(len(classroom.pools[t].labels), (arm.images_per_teacher,), generator=draw)]

@@ -48,14 +48,16 @@ class Study:
     """All that the page shows; what is empty or None has a section that says so.
 
     ``config``: resolved configuration sections. ``few_shot`` and ``quality``: results.json and quality.json. ``cards``: the teachers'
-    cards. ``learner_curves``: per arm, a curve per seed. ``sheets``: per teacher, per method, a PNG of recovered images.
-    ``real_sheet``: a PNG of real images of the same teachers, a row each. ``data_sheet``: a PNG of the real data's splits.
+    cards. ``trust``: per method, what the stage ``episodes`` found of each teacher, in the cards' order. ``learner_curves``: per arm, a
+    curve per seed. ``sheets``: per teacher, per method, a PNG of recovered images. ``real_sheet``: a PNG of real images of the same
+    teachers, a row each. ``data_sheet``: a PNG of the real data's splits.
     """
 
     config: Mapping[str, Any]
     few_shot: Mapping[str, Any] | None = None
     quality: Mapping[str, Any] | None = None
     cards: Sequence[Mapping[str, Any]] = ()
+    trust: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     learner_curves: Mapping[str, Sequence[Curve]] = field(default_factory=dict)
     generator_curve: Curve = ()
     architectures: Sequence[Architecture] = ()
@@ -85,7 +87,7 @@ def render(study: Study) -> str:
         teachers_shown=TEACHERS_SHOWN,
         curves=_curve_groups(study),
         searches=[(architecture, _scatter(architecture, study.config)) for architecture in study.architectures],
-        zoo=_zoo(study.cards),
+        zoo=_zoo(study),
         configuration=yaml.safe_dump(dict(study.config), sort_keys=False, allow_unicode=True, width=100),
         version=__version__,
     )
@@ -161,10 +163,14 @@ def _scatter(architecture: Architecture, config: Mapping[str, Any]) -> Markup | 
     return plots.scatter_plot(points, found, algorithm.get("max_macs"))
 
 
-def _zoo(cards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _zoo(study: Study) -> dict[str, Any]:
+    cards = study.cards
     measured = [card["accuracy"]["mean"] for card in cards if card["accuracy"]]
     mean = f"{100 * sum(measured) / len(measured):.1f}" if measured else None
-    return {"cards": cards, "mean": mean, "measured": len(measured), "licences": sorted({card["licence"] for card in cards})}
+    licences = sorted({card["licence"] for card in cards})
+    trust = {card["name"]: {method: rows[place] for method, rows in study.trust.items()} for place, card in enumerate(cards)}
+    doubts = tables.doubts(study.trust)
+    return {"cards": cards, "mean": mean, "measured": len(measured), "licences": licences, "trust": trust, "doubts": doubts}
 
 
 def _png(content: bytes) -> str:

@@ -76,6 +76,17 @@ def summary_sentences(results: Results) -> list[str]:
     return sentences
 
 
+def doubts(trust: Mapping[str, Sequence[Row]]) -> list[str]:
+    """A sentence on each teacher that is not fully trusted, from the stage ``episodes``'s rows per inversion method."""
+    lines = []
+    for method, rows in trust.items():
+        for row in rows:
+            if row["weight"] < 1:
+                fate = f"asked with weight {row['weight']:.2f}" if row["weight"] else "dropped"
+                lines.append(f"teacher {_printable(row['name'])} is {fate} by its pool of {method}: {row['reason']}")
+    return lines
+
+
 def caption(results: Results) -> str:
     return f"{results['way']}-way accuracy in % on the {results['split']} classes"
 

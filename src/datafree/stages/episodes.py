@@ -1,20 +1,44 @@
-"""Stage ``episodes``: few-shot tasks over the pools of one inversion method."""
+"""Stage ``episodes``: whom to trust, judged by the pools of one inversion method, and few-shot tasks over the pools of those teachers."""
 
 from __future__ import annotations
 
-from datafree import artifacts
+import sys
+from dataclasses import asdict
+
+from datafree import artifacts, devices
 from datafree.config import TasksConfig, typed
 from datafree.provenance import Job
 from datafree.tasks.episodes import sample_episodes
-from datafree.tasks.pools import read_pools
+from datafree.tasks.pools import Pool, read_pools
+from datafree.tasks.trust import TeacherTrust, teacher_weights, unrecognised
+from datafree.zoo.teachers import move, read_teachers
 
 
 def run(job: Job) -> None:
-    """Inputs: ``pools`` and ``cards``, one per teacher. Outputs: ``episodes``, ``metrics``."""
+    """Inputs: ``pools``, ``weights`` and ``cards``, one per teacher. Outputs: ``episodes``, ``trust``, ``metrics``."""
+    config = typed(TasksConfig, job.config["tasks"])
     pools = read_pools(job.input_list("pools"), job.input_list("cards"))
-    episodes = sample_episodes(pools, typed(TasksConfig, job.config["tasks"]), job.config["seed"])
+    verdicts = _judge(job, pools)
+    weights = [verdict.weight if config.check_teachers else 1.0 for verdict in verdicts]
+    episodes = sample_episodes(pools, weights, config, job.config["seed"])
     tensors = {"index": episodes.index, "teacher": episodes.teacher, "label": episodes.label}
     artifacts.write_tensors(job.output("episodes"), tensors, shot=episodes.shot)
     mixed = (episodes.teacher != episodes.teacher[:, :1]).any(1)
+    verdict_rows = [{**asdict(verdict), "weight": weight} for verdict, weight in zip(verdicts, weights, strict=True)]
+    artifacts.write_json(job.output("trust"), {"checked": config.check_teachers, "teachers": verdict_rows})
     counts = {"episodes": len(episodes), "mixed_episodes": int(mixed.sum()), "images": sum(len(pool.labels) for pool in pools)}
-    artifacts.write_json(job.output("metrics"), counts)
+    kept = {"teachers": sum(weight > 0 for weight in weights), "teachers_dropped": sum(weight == 0 for weight in weights)}
+    artifacts.write_json(job.output("metrics"), counts | kept)
+
+
+def _judge(job: Job, pools: list[Pool]) -> list[TeacherTrust]:
+    teachers = read_teachers(job.input_list("weights"), job.input_list("cards"))
+    with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
+        placed = [move(teacher, device) for teacher in teachers]
+        verdicts = teacher_weights(pools, placed, seed=devices.derive_seed(job.config["seed"], "trust"), device=device)
+    warnings = [verdict.warning for verdict in verdicts if verdict.warning]
+    if unrecognised(verdicts):
+        warnings.append("most teachers do not recognise their own pools; check the zoo, or give the inversion method more steps")
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return verdicts

@@ -12,13 +12,14 @@ from datafree.meta.learner import Learner, TeacherHeads
 from datafree.provenance import Job
 from datafree.tasks.episodes import Episodes
 from datafree.tasks.pools import read_pools
+from datafree.tasks.trust import read_odds
 from datafree.zoo.backbones import Normalise, build
 from datafree.zoo.networks import network_card
 from datafree.zoo.teachers import common_normalisation, move, read_teachers
 
 
 def run(job: Job) -> None:
-    """Inputs: ``pools``, ``weights``, ``cards`` per teacher; ``episodes``; ``architecture`` for a searched backbone.
+    """Inputs: ``pools``, ``weights``, ``cards`` per teacher; ``episodes`` and ``trust``; ``architecture`` for a searched backbone.
 
     Outputs: ``learner`` (the backbone's weights), ``card``, ``history``, ``metrics``.
     """
@@ -38,7 +39,8 @@ def run(job: Job) -> None:
     checkpoint = checkpoints.of_job(job)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         learner.to(device)
-        classroom = Classroom([move(teacher, device) for teacher in teachers], pools, learner.normalise, device)
+        placed = [move(teacher, device) for teacher in teachers]
+        classroom = Classroom(placed, pools, learner.normalise, device, read_odds(job.input("trust")))
         history = ARMS[arm.method](learner, classroom, tasks, arm, seed, checkpoint)
     card = network_card(backbone, backbone_config, shape, mean, std)
     artifacts.write_tensors(job.output("learner"), backbone.state_dict())

@@ -15,8 +15,9 @@ from datafree.report.page import Architecture, Curve, Study, render
 
 def run(job: Job) -> None:
     """Inputs, any of which may be absent: ``few_shot``, ``quality``, ``real_preview``, ``data_preview``, ``generator_history``; ``cards``;
-    ``histories`` of the arms' seeds; ``architectures``, ``drawings``, ``candidates`` and ``retrained``, one per algorithm in one order;
-    ``previews``, each in a folder <method>/<teacher>. Outputs: ``page``, ``table``, ``summary``.
+    ``trust``, one per method, as <method>/trust.json; ``histories`` of the arms' seeds; ``architectures``, ``drawings``, ``candidates``
+    and ``retrained``, one per algorithm in one order; ``previews``, each in a folder <method>/<teacher>. Outputs: ``page``, ``table``,
+    ``summary``.
     """
     few_shot, quality = (artifacts.read_json(job.input(name)) if name in job.inputs else None for name in ("few_shot", "quality"))
     real, data = (job.input(name).read_bytes() if name in job.inputs else None for name in ("real_preview", "data_preview"))
@@ -25,6 +26,7 @@ def run(job: Job) -> None:
         few_shot=few_shot,
         quality=quality,
         cards=[artifacts.read_json(path) for path in job.input_list("cards")],
+        trust={path.parent.name: artifacts.read_json(path, "teachers")["teachers"] for path in job.input_list("trust")},
         learner_curves=_learner_curves(job.input_list("histories")),
         generator_curve=artifacts.read_history(job.input("generator_history")) if "generator_history" in job.inputs else (),
         architectures=_architectures(job),
@@ -33,7 +35,8 @@ def run(job: Job) -> None:
         data_sheet=data,
     )
     artifacts.write_text(job.output("page"), render(study))
-    artifacts.write_text(job.output("table"), tables.plain_table(few_shot) if few_shot else "no few-shot results yet\n")
+    table = tables.plain_table(few_shot) if few_shot else "no few-shot results yet\n"
+    artifacts.write_text(job.output("table"), table + "".join(f"warning: {line}\n" for line in tables.doubts(study.trust)))
     artifacts.write_json(job.output("summary"), _summary(study))
 
 

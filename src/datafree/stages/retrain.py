@@ -12,8 +12,10 @@ from datafree.zoo.teachers import common_normalisation
 
 
 def run(job: Job) -> None:
-    """Inputs: ``architecture``; ``pools`` and ``cards``, one per teacher. Outputs: ``network`` (the backbone's weights), ``card``,
-    ``history``, ``metrics``."""
+    """Inputs: ``architecture``; ``pools`` and ``cards``, one per teacher; ``trust``.
+
+    Outputs: ``network`` (the backbone's weights), ``card``, ``history``, ``metrics``.
+    """
     config: SposConfig = typed(SposConfig, job.config["nas.algorithm"])
     found = artifacts.read_json(job.input("architecture"))
     pools = joined_pools(job)

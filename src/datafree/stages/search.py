@@ -11,12 +11,13 @@ from datafree.nas.drawing import draw_cell
 from datafree.nas.pools import Pools
 from datafree.provenance import Job
 from datafree.tasks.pools import read_pools
+from datafree.tasks.trust import read_odds
 from datafree.zoo.backbones import Normalise
 from datafree.zoo.teachers import common_normalisation
 
 
 def run(job: Job) -> None:
-    """Inputs: ``pools`` and ``cards``, one per teacher.
+    """Inputs: ``pools`` and ``cards``, one per teacher; ``trust``.
 
     Outputs: ``architecture``, ``drawing``, ``history``, ``candidates``, ``metrics``.
     """
@@ -51,9 +52,11 @@ def run(job: Job) -> None:
 
 
 def joined_pools(job: Job) -> Pools:
-    """All teachers' recovered pools as one, seen through the normalisation that a network for all of them uses."""
+    """The recovered pools of all teachers that are trusted at all as one, seen through the normalisation of a network for all teachers."""
     cards = [artifacts.read_json(path) for path in job.input_list("cards")]
-    return Pools.join(read_pools(job.input_list("pools"), job.input_list("cards")), Normalise(*common_normalisation(cards)))
+    pools = read_pools(job.input_list("pools"), job.input_list("cards"))
+    trusted = [pool for pool, odds in zip(pools, read_odds(job.input("trust")), strict=True) if odds > 0]
+    return Pools.join(trusted, Normalise(*common_normalisation(cards)))
 
 
 def nas_seed(job: Job) -> int:

@@ -16,7 +16,7 @@ from datafree.zoo import hashing, sources
 from datafree.zoo.backbones import Classifier, Normalise
 from datafree.zoo.manifest import Entry
 from datafree.zoo.teachers import empty_network, load_checkpoint, make_card
-from datafree.zoo.training import accuracy, hold_out, logits_of, train_classifier
+from datafree.zoo.training import accuracy, hold_out, logits_of, train_classifier, with_label_noise
 
 CACHE = Path(".datafree/downloads")
 
@@ -50,11 +50,13 @@ def _train(entry: Entry, job: Job) -> tuple[Classifier, dict]:
     seed = devices.derive_seed(job.config["seed"], "teacher", entry.train.seed)
     classes = draw_classes(data, entry, seed)
     train, held = (part.of_classes(classes) for part in hold_out(data, settings.held_out, job.config["seed"]))
+    train = with_label_noise(train, entry.train.label_noise, seed)
+    steps = settings.steps if entry.train.steps is None else entry.train.steps
     normalise = Normalise(entry.mean, entry.std, entry.input)
     network = empty_network(entry, len(classes), seed)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         train_classifier(
-            network, normalise, train, steps=settings.steps, batch_size=settings.batch_size,
+            network, normalise, train, steps=steps, batch_size=settings.batch_size,
             learning_rate=settings.learning_rate, seed=seed, device=device, label=entry.name,
         )  # fmt: skip
         right = accuracy(logits_of(network, normalise, held.images, device), held.labels)

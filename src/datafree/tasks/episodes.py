@@ -31,9 +31,10 @@ class Episodes:
         return len(self.index)
 
 
-def sample_episodes(pools: Sequence[Pool], config: TasksConfig, seed: int) -> Episodes:
+def sample_episodes(pools: Sequence[Pool], weights: Sequence[float], config: TasksConfig, seed: int) -> Episodes:
     """Draw ``config.episodes`` episodes; a share ``config.mixed`` takes its classes from several teachers, the others from one.
 
+    Teachers come up in proportion to their ``weights`` (one per pool, at least 0, one of them above), those of weight 0 never.
     A mixed episode never holds two classes of the same name: teachers may overlap, and one class under two labels would be a
     contradiction.
 
@@ -51,9 +52,10 @@ def sample_episodes(pools: Sequence[Pool], config: TasksConfig, seed: int) -> Ep
         few = min(pools, key=lambda pool: len(pool.classes))
         raise UserError(f"tasks.way: got {config.way}; allowed: at most {len(few.classes)}, the classes of the smallest teacher")
     draw = devices.generator(seed, "episodes")
-    mixed_count = round(config.mixed * config.episodes) if len(pools) > 1 else 0
+    odds = torch.tensor(weights, dtype=torch.float64)
+    mixed_count = round(config.mixed * config.episodes) if (odds > 0).sum() > 1 else 0
     chosen = [
-        _mixed_classes(pools, config.way, draw) if episode < mixed_count else _classes_of_one(pools, config.way, draw)
+        _mixed_classes(pools, odds, config.way, draw) if episode < mixed_count else _classes_of_one(pools, odds, config.way, draw)
         for episode in torch.randperm(config.episodes, generator=draw).tolist()
     ]
     teacher = torch.tensor([[t for t, _ in pairs] for pairs in chosen])
@@ -62,23 +64,28 @@ def sample_episodes(pools: Sequence[Pool], config: TasksConfig, seed: int) -> Ep
     return Episodes(index, teacher, label, config.shot)
 
 
-def _classes_of_one(pools: Sequence[Pool], way: int, draw: torch.Generator) -> list[tuple[int, int]]:
-    teacher = int(torch.randint(len(pools), (), generator=draw))
+def _classes_of_one(pools: Sequence[Pool], odds: Tensor, way: int, draw: torch.Generator) -> list[tuple[int, int]]:
+    (teacher,) = random_teachers(odds, 1, draw)
     return [(teacher, label) for label in torch.randperm(len(pools[teacher].classes), generator=draw)[:way].tolist()]
 
 
-def _mixed_classes(pools: Sequence[Pool], way: int, draw: torch.Generator) -> list[tuple[int, int]]:
-    """Classes of different names, from the teachers in a random turn."""
+def _mixed_classes(pools: Sequence[Pool], odds: Tensor, way: int, draw: torch.Generator) -> list[tuple[int, int]]:
+    """Classes of different names, from the teachers in a random turn that begins with the likelier ones."""
     names: set[str] = set()
     pairs: list[tuple[int, int]] = []
     while len(pairs) < way:
-        for teacher in torch.randperm(len(pools), generator=draw).tolist():
+        for teacher in random_teachers(odds, len(pools), draw):
             free = [label for label, name in enumerate(pools[teacher].classes) if name not in names]
             if len(pairs) < way and free:
                 label = free[int(torch.randint(len(free), (), generator=draw))]
                 names.add(pools[teacher].classes[label])
                 pairs.append((teacher, label))
     return pairs
+
+
+def random_teachers(odds: Tensor, count: int, draw: torch.Generator) -> list[int]:
+    """At most ``count`` different teachers in random order, likelier ones (``odds`` [teachers], at least 0) first; never one of odds 0."""
+    return torch.multinomial(odds, min(count, int((odds > 0).sum())), generator=draw).tolist()
 
 
 def _images(positions: Tensor, count: int, draw: torch.Generator) -> Tensor:

@@ -52,6 +52,8 @@ class TrainSource:
 
     classes: int = 8  # how many of the training split's classes, drawn with the entry's seed
     seed: int = 0
+    steps: int | None = None  # of the optimiser; null = zoo.training.steps, 0 = weights as initialised
+    label_noise: float = 0.0  # share of the training images that get a label at random: to study poor teachers
 
 
 @dataclass
@@ -195,6 +197,10 @@ def _check_source(where: str, entry: Entry) -> None:
         raise UserError(f"{where}: classes: given, but a trained teacher draws its classes; remove one of the two")
     if entry.train and entry.train.classes < 2:
         raise UserError(f"{where}: train.classes: got {entry.train.classes}; allowed: at least 2")
+    if entry.train and (entry.train.steps or 0) < 0:
+        raise UserError(f"{where}: train.steps: got {entry.train.steps}; allowed: at least 0")
+    if entry.train and not 0 <= entry.train.label_noise <= 1:
+        raise UserError(f"{where}: train.label_noise: got {entry.train.label_noise}; allowed: 0 to 1")
     if not entry.train and entry.class_count < 2:
         raise UserError(f"{where}: classes: expected at least 2 names in the order of the logits, got {len(entry.classes)}")
     if len(set(entry.classes)) < len(entry.classes):

@@ -42,6 +42,14 @@ def hold_out(data: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSe
     )
 
 
+def with_label_noise(data: ImageSet, share: float, seed: int) -> ImageSet:
+    """The set with that share of its labels drawn anew, uniformly over the classes: by chance some stay right."""
+    draw = devices.generator(seed, "label noise")
+    changed = torch.rand(len(data.labels), generator=draw) < share
+    random = torch.randint(len(data.classes), data.labels.shape, generator=draw)
+    return ImageSet(data.images, torch.where(changed, random, data.labels), data.classes)
+
+
 def train_classifier(
     network: Classifier,
     normalise: Normalise,

@@ -12,7 +12,7 @@ Each is compared to the zoo by its median and a robust deviation. Agreement alon
 familiar: their statistics are those that its BatchNorm layers remember. A sound teacher of another domain agrees little, too, but the
 images are strange to it, which excuses it. Compactness is low for teachers of few classes as well, and recovery for weak ones: of these,
 and of agreement where it is excused, it takes two to condemn. A teacher that does not recognise its own pool at all is dropped by that
-alone, as that pool would teach nothing.
+alone, as that pool would teach nothing; unless most of the zoo are like that, which is the inversion's fault.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from datafree import devices
+from datafree import artifacts, devices
 from datafree.inversion.losses import BatchNormMatch
+from datafree.tasks.pools import Pool
 from datafree.zoo.teachers import Teacher
 
 IMAGES = 800  # of all pools together, on which teachers are compared
@@ -43,16 +44,6 @@ KEPT, DROPPED = -2.5, -3.5  # scores: full weight from the first, none below the
 RECOGNISED = 0.25  # recovery below which a pool teaches nothing
 
 
-class RecoveredPool(Protocol):
-    """``images`` uint8 [N, C, H, W] and ``labels`` int64 [N] in the teacher's order."""
-
-    @property
-    def images(self) -> Tensor: ...
-
-    @property
-    def labels(self) -> Tensor: ...
-
-
 @dataclass(frozen=True)
 class TeacherTrust:
     """How far one teacher is trusted, and why.
@@ -60,7 +51,7 @@ class TeacherTrust:
     Attributes:
         name: the teacher's.
         weight: 0 (drop it) to 1 (as good as any); how often to ask it, relative to others.
-        agreement: share of the variance of its logits on the others' images that the others' features predict, held out; at most 1.
+        agreement: share of the variance of its logits on the others' images that the others' features predict, held out; 0 to 1.
         compactness: share of the variance of its features over its own pool that lies between classes; 0 to 1.
         recovery: its mean probability of its own pool's labels, scaled so that guessing is 0 and certainty 1.
         strangeness: ``batch_norm_distance`` of the other teachers' images, the median over their pools; None without BatchNorm layers.
@@ -89,13 +80,13 @@ class TeacherTrust:
 
 @torch.no_grad()
 def teacher_weights(
-    pools: Sequence[RecoveredPool], teachers: Sequence[Teacher], *, seed: int, device: torch.device | str = "cpu"
+    pools: Sequence[Pool], teachers: Sequence[Teacher], *, seed: int, device: torch.device | str = "cpu"
 ) -> list[TeacherTrust]:
     """Trust in each teacher; ``pools`` are theirs, in one order. The teachers are on ``device``; their inputs and classes may differ.
 
     Cost: ``IMAGES`` forward passes per teacher (more from 200 teachers on), and ``FOLDS`` solutions of a linear system of that size.
     """
-    draw = devices.generator(seed, "agreement")
+    draw = devices.generator(seed, "trust")
     sample = min(max(IMAGES // len(pools), PER_TEACHER[0]), PER_TEACHER[1])
     shared = [pool.images[balanced_rows(pool.labels, sample, draw)] for pool in pools]
     owner = torch.arange(len(pools)).repeat_interleave(torch.tensor([len(images) for images in shared]))
@@ -118,6 +109,11 @@ def teacher_weights(
     fold = torch.randint(FOLDS, (len(owner),), generator=draw)
     agreements = [agreement(kernels, place, answers[place], owner, fold) for place in range(len(teachers))]
     return judge([teacher.name for teacher in teachers], {"agreement": agreements, **measured}, strange)
+
+
+def read_odds(path: Path) -> Tensor:
+    """How often each teacher is asked, float64 [teachers], from the file that the stage ``episodes`` wrote."""
+    return torch.tensor([row["weight"] for row in artifacts.read_json(path, "teachers")["teachers"]], dtype=torch.float64)
 
 
 def balanced_rows(labels: Tensor, count: int, draw: torch.Generator) -> Tensor:
@@ -167,7 +163,8 @@ def agreement(kernels: Sequence[Tensor], place: int, logits: Tensor, owner: Tens
         coefficients = torch.linalg.solve(others[known][:, known] + ridge, target[known] - mean)
         wrong += (target[asked] - mean - others[asked][:, known] @ coefficients).square().sum().item()
         total += (target[asked] - mean).square().sum().item()
-    return 1 - wrong / max(total, 1e-12)
+    # Below zero, a fit that was worse than none, says no more than zero, and has no bound that a comparison could bear.
+    return max(1 - wrong / max(total, 1e-12), 0.0)
 
 
 def compactness(features: Tensor, labels: Tensor) -> float:
@@ -193,6 +190,7 @@ def judge(names: Sequence[str], signs: dict[str, list[float]], strangeness: Sequ
     """
     excuses = excuse(strangeness)
     ordinary = [place for place, value in enumerate(signs["recovery"]) if value >= RECOGNISED]
+    comparable = 2 * len(ordinary) >= len(names)
     while True:
         usual = {sign: middle_and_deviation([values[place] for place in ordinary]) for sign, values in signs.items()}
         distances = {sign: [(value - usual[sign][0]) / usual[sign][1] for value in values] for sign, values in signs.items()}
@@ -202,20 +200,25 @@ def judge(names: Sequence[str], signs: dict[str, list[float]], strangeness: Sequ
         if remaining == ordinary or 2 * len(remaining) < len(names):
             break
         ordinary = remaining
-    if len(ordinary) < FEWEST:
+    if len(ordinary) < FEWEST or not comparable:
         scores = [0.0] * len(names)
     verdicts = []
     for place, name in enumerate(names):
         own = {sign: values[place] for sign, values in signs.items()}
         weight = min(max((scores[place] - DROPPED) / (KEPT - DROPPED), 0.0), 1.0)
         reason = ""
-        if own["recovery"] < RECOGNISED:
+        if comparable and own["recovery"] < RECOGNISED:
             weight, reason = 0.0, f"it does not recognise its own pool (recovery {own['recovery']:.2f}); is it trained?"
         elif weight < 1:
             low = [sign for sign in signs if distances[sign][place] <= KEPT]
             reason = " and ".join(f"{sign} {own[sign]:.2f} (usual in this zoo: {usual[sign][0]:.2f})" for sign in low)
         verdicts.append(TeacherTrust(name, weight, **own, strangeness=strangeness[place], score=scores[place], reason=reason))
     return verdicts
+
+
+def unrecognised(verdicts: Sequence[TeacherTrust]) -> bool:
+    """Whether most teachers do not recognise their own pools: then the inversion is at fault, or the whole zoo."""
+    return 2 * sum(verdict.recovery >= RECOGNISED for verdict in verdicts) < len(verdicts)
 
 
 def excuse(strangeness: Sequence[float | None]) -> list[float]:

@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 from datafree import devices
 from datafree.config import InversionConfig
 from datafree.data.images import ImageSet
-from datafree.inversion import agreement as module
 from datafree.inversion.adaptation import Inner, adapt, draw_pool, soft_labels
-from datafree.inversion.agreement import (
+from datafree.inversion.generator import new_generator
+from datafree.inversion.losses import BatchNormMatch
+from datafree.tasks import trust as module
+from datafree.tasks.pools import Pool
+from datafree.tasks.trust import (
     EXCUSE,
     FLOOR,
     agreement,
@@ -24,10 +27,8 @@ from datafree.inversion.agreement import (
     middle_and_deviation,
     recovery,
     teacher_weights,
+    unrecognised,
 )
-from datafree.inversion.generator import new_generator
-from datafree.inversion.losses import BatchNormMatch
-from datafree.tasks.pools import Pool
 from datafree.zoo.backbones import Normalise
 from datafree.zoo.manifest import Architecture, Entry
 from datafree.zoo.teachers import Teacher, empty_network, freeze
@@ -90,7 +91,9 @@ def test_agreement_is_full_for_what_the_others_know_and_none_for_noise():
     kernels = [linear_kernel(shared @ torch.randn(6, 8, generator=draw)) for _ in range(3)]
     owner, fold = torch.arange(200) % 3, torch.arange(200) // 3 % 4
     assert agreement(kernels, 0, shared @ torch.randn(6, 5, generator=draw), owner, fold) > 0.99
-    assert agreement(kernels, 0, torch.randn(200, 5, generator=draw), owner, fold) < 0.1
+    assert 0 <= agreement(kernels, 0, torch.randn(200, 5, generator=draw), owner, fold) < 0.1
+    heavy = 100 * torch.randn(200, 5, generator=draw).pow(9)  # a few outliers, whose fit is worse than none
+    assert agreement(kernels, 0, heavy, owner, fold) == 0
     logits = shared @ torch.randn(6, 5, generator=draw)
     same = agreement(kernels, 0, logits + torch.randn(200, 1, generator=draw), owner, fold)  # a shift of all logits means nothing
     assert same == pytest.approx(agreement(kernels, 0, logits, owner, fold), abs=1e-5)
@@ -210,8 +213,11 @@ def test_few_teachers_are_not_compared_but_an_untrained_one_is_dropped():
     assert [trust.score for trust in verdicts] == [0, 0, 0]
 
 
-def test_a_zoo_of_untrained_teachers_is_dropped_as_a_whole():
-    assert all(trust.weight == 0 for trust in weights_of([BAD["random"]] * 6).values())
+def test_where_most_pools_are_not_recognised_nobody_is_dropped_for_it():
+    for random, fault in ((7, True), (6, False)):
+        verdicts = list(weights_of([*GOOD[:6], *[BAD["random"]] * random]).values())
+        assert unrecognised(verdicts) is fault
+        assert [trust.weight for trust in verdicts[6:]] == [float(fault)] * random
 
 
 @given(st.permutations(range(14)))
