@@ -1,0 +1,216 @@
+"""Data-free distillation on published CIFAR-10 classifiers: recover a teacher's images, then train a student on nothing else.
+
+    python benchmarks/unpack_mosaics.py data/cifar10 test=cifar10_test.npz
+    python benchmarks/cifar10_student.py --checkpoints data/checkpoints --images data/cifar10 --output build/cifar10 \\
+        --teacher cifar10-resnet20 --method '{method: pixels, steps: 200}'
+
+``--manifest`` lists the classifiers, all of the same classes; ``--checkpoints`` is the folder of their files; ``--images`` holds
+``test/<class>/<image>``, the classes in the order of the logits. The options' defaults suit a CPU.
+
+``--output`` receives ``result.json``: on the recovered images the accuracy of the teacher and of every other classifier (transfer) and how
+far they agree with the teacher, their Fréchet distance to the test images in the teacher's features, the spread within classes relative
+to the test images, and of the student the accuracy on the real test images and its agreement with the teacher there. Killed, the same
+command goes on. With ``--source noise`` the images are smooth noise: what the same student learns without recovery.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from datafree import artifacts, config, devices
+from datafree.checkpoints import Checkpoint
+from datafree.config.schema import starts_from_meta
+from datafree.data.folder import folder_images
+from datafree.data.images import ImageSet, class_sheet
+from datafree.errors import UserError
+from datafree.evaluation.frechet import frechet_distance, teacher_features
+from datafree.evaluation.inversion_quality import spread
+from datafree.evaluation.recovered_fraction import noise_pool, real_pool
+from datafree.inversion import METHODS
+from datafree.inversion.five import train_meta_generator
+from datafree.inversion.generator import Generator, new_generator
+from datafree.meta.classroom import mix
+from datafree.meta.losses import distillation_loss
+from datafree.progress import progress, require_finite
+from datafree.tasks.pools import Pool
+from datafree.zoo import sources
+from datafree.zoo.augmentation import random_affine
+from datafree.zoo.backbones import Classifier, Normalise, build
+from datafree.zoo.manifest import read_manifest
+from datafree.zoo.teachers import Teacher, freeze, load_checkpoint, move
+from datafree.zoo.training import accuracy, logits_of
+
+SIZE = 32
+CHECKPOINT_SECONDS = 30.0
+
+
+def read_classifiers(manifest: Path, checkpoints: Path, device: torch.device) -> dict[str, Teacher]:
+    """The manifest's classifiers by name, their files looked up by file name in ``checkpoints``.
+
+    Raises:
+        UserError: a missing or wrong file, or classifiers of different classes.
+    """
+    found = {}
+    for entry in read_manifest(manifest):
+        local = dataclasses.replace(entry, file=Path(entry.file).name)
+        network = load_checkpoint(entry, sources.fetch(local, checkpoints, checkpoints), len(entry.classes))
+        normalise, shape = Normalise(entry.mean, entry.std, entry.input), (entry.input[0], entry.input[1], entry.input[2])
+        found[entry.name] = move(Teacher(entry.name, freeze(network), normalise, tuple(entry.classes), shape), device)
+    if len({teacher.classes for teacher in found.values()}) != 1:
+        raise UserError(f"{manifest}: expected classifiers of the same classes in the same order, found several lists")
+    return found
+
+
+def recover(teacher: Teacher, inversion: config.InversionConfig, method: Any, seed: int, path: Path) -> Pool:
+    """The teacher's pool, kept at ``path`` with the ``cost`` of its recovery, which is null if that was interrupted."""
+    if not path.is_file():
+        checkpoint = Checkpoint(path.with_suffix(".pt"), "recover", CHECKPOINT_SECONDS)
+        whole, cpu, wall = not path.with_suffix(".pt").exists(), time.process_time(), time.perf_counter()
+        start = meta_generator(teacher, inversion, seed) if starts_from_meta(method) else None
+        found = METHODS[method.method](teacher, method, inversion, size=SIZE, start=start, seed=seed, checkpoint=checkpoint)
+        cost = {"cpu_seconds": time.process_time() - cpu, "wall_seconds": time.perf_counter() - wall} if whole else None
+        tensors = {"images": found.images, "labels": found.labels, "soft_labels": found.soft_labels}
+        artifacts.write_history(path.with_suffix(".csv"), found.history)
+        artifacts.write_image(path.with_suffix(".png"), class_sheet(found.images, found.labels, 16))
+        artifacts.write_tensors(path, tensors, cost=cost)
+        checkpoint.clear()
+    return Pool(**artifacts.read_tensors(path, "images", "labels", "soft_labels"), classes=teacher.classes)
+
+
+def meta_generator(teacher: Teacher, inversion: config.InversionConfig, seed: int) -> Generator:
+    """An initialisation that was trained on this one teacher, so that the other classifiers stay independent (Fast-Datafree's case)."""
+    shape = {key: getattr(inversion.meta_generator, key) for key in ("latent", "width", "conditional")}
+    generator = new_generator(**shape, classes=len(teacher.classes), channels=3, size=SIZE, seed=seed).to(teacher.normalise.mean.device)
+    train_meta_generator(generator, [teacher], inversion, seed, Checkpoint(None))
+    return generator
+
+
+def quality(teacher: Teacher, others: list[Teacher], pool: Pool, test: ImageSet, device: torch.device) -> dict[str, Any]:
+    """Measures of the recovered images; see the head of this file."""
+    per_class = min(len(pool.labels) // len(pool.classes), min(torch.bincount(test.labels).tolist()))
+    chosen, real = (real_pool(teacher, data, per_class) for data in (ImageSet(pool.images, pool.labels, pool.classes), test))
+    features = [teacher_features(teacher, images, device) for images in (chosen.images, real.images)]
+    own = logits_of(teacher.network, teacher.normalise, pool.images, device)
+    found = {"images": len(pool.labels), "teacher_accuracy": accuracy(own, pool.labels), "frechet": frechet_distance(*features)}
+    distances = [spread(teacher, one.images, one.labels)["within_class_distance"] for one in (chosen, real)]
+    found["within_class_ratio"] = distances[0] / distances[1]
+    for other in others:
+        logits = logits_of(other.network, other.normalise, pool.images, device)
+        found[f"transfer_{other.name}"] = accuracy(logits, pool.labels)
+        found[f"agreement_{other.name}"] = accuracy(logits, own.argmax(1))
+    return found
+
+
+def train_student(teacher: Teacher, pool: Pool, given: argparse.Namespace, device: torch.device, path: Path) -> Classifier:
+    """Distil the teacher into a fresh network on the pool's images alone; killed, it goes on from ``path``.
+
+    Every batch is mirrored, rotated, scaled and shifted at random, every other one mixed (``mix``); the teacher answers to just what the
+    student sees. SGD with momentum .9 and weight decay 5e-4, the rate along a cosine to 0.
+    """
+    seed = devices.derive_seed(given.seed, "student")
+    backbone = build(config.BackboneConfig(given.student, config.schema.BACKBONES[given.student]), 3, SIZE, seed)
+    with devices.seeded_initialisation(seed):
+        student = Classifier(backbone, len(teacher.classes)).to(device)
+    optimiser = torch.optim.SGD(student.parameters(), lr=given.student_rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, given.student_steps)
+    checkpoint = Checkpoint(path, "student", CHECKPOINT_SECONDS)
+    first, history = checkpoint.restore(student=student, optimiser=optimiser, schedule=schedule)
+    student.train()
+    for step in progress(range(first, given.student_steps), given.student_steps - first, given.student):
+        draw = devices.generator(seed, "batch", step)
+        rows = torch.randint(len(pool.labels), (given.student_batch,), generator=draw)
+        views = teacher.normalise(pool.images[rows].to(device))
+        mirrored = torch.rand(len(rows), 1, 1, 1, generator=draw).to(device) < 0.5
+        views = random_affine(torch.where(mirrored, views.flip(3), views), draw, degrees=10, scale=0.1, shift=0.12)
+        views = mix(views, draw) if step % 2 else views
+        with torch.no_grad():
+            answers = teacher.network(views).float().softmax(1)
+        loss = distillation_loss(student(views).float(), answers, given.temperature)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if step % 50 == 0 or step == given.student_steps - 1:
+            history.append({"step": step + 1, "distillation": loss.item()})
+            require_finite(given.student, **history[-1])
+        checkpoint.save(step + 1, history, student=student, optimiser=optimiser, schedule=schedule)
+    return student.eval()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--manifest", type=Path, default=Path(__file__).parents[1] / "zoos" / "cifar10-resnets.yaml")
+    parser.add_argument("--checkpoints", type=Path, required=True, help="folder of the manifest's files")
+    parser.add_argument("--images", type=Path, required=True, help="folder with test/<class>/<image>")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--teacher", default="cifar10-resnet20")
+    parser.add_argument("--source", choices=("recovered", "noise"), default="recovered")
+    parser.add_argument("--method", default="{method: pixels, steps: 200, batch_size: 200, flip: true}", help="as in inversion.methods")
+    parser.add_argument("--inversion", default="{}", help="changes of what all methods share, such as '{loss: {batch_norm: 10.0}}'")
+    parser.add_argument("--images-per-class", type=int, default=200)
+    parser.add_argument("--student", default="resnet20", help="an architecture of datafree.zoo.backbones")
+    parser.add_argument("--student-steps", type=int, default=2000)
+    parser.add_argument("--student-batch", type=int, default=128)
+    parser.add_argument("--student-rate", type=float, default=0.1)
+    parser.add_argument("--temperature", type=float, default=4.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    given = parser.parse_args(arguments)
+    shared = {**yaml.safe_load(given.inversion), "images_per_class": given.images_per_class}
+    tree = {"inversion": {**shared, "methods": {"study": yaml.safe_load(given.method)}}, "meta": {"arms": {}}, "nas": {"algorithms": {}}}
+    inversion = config.resolve(tree).inversion
+    settings = {key: value for key, value in vars(given).items() if key not in ("manifest", "checkpoints", "images", "output", "device")}
+    with devices.use(given.device) as device, devices.autocast(device, "auto"):
+        result = study(given, inversion, settings, device)
+    for key, value in result.items():
+        print(f"{key}: {value}")
+
+
+def study(given: argparse.Namespace, inversion: config.InversionConfig, settings: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The result, kept in ``result.json`` as it grows.
+
+    Raises:
+        UserError: the folder holds a result of other settings, or there is no such teacher.
+    """
+    path = given.output / "result.json"
+    result = artifacts.read_json(path) if path.is_file() else {"settings": settings, "torch": torch.__version__}
+    if result["settings"] != settings:
+        raise UserError(f"{path}: was made with {result['settings']}; give another --output")
+    classifiers = read_classifiers(given.manifest, given.checkpoints, device)
+    if given.teacher not in classifiers:
+        raise UserError(f"--teacher: got {given.teacher!r}; the manifest has {', '.join(classifiers)}")
+    teacher = classifiers.pop(given.teacher)
+    test = folder_images(given.images, "test", SIZE)
+    if len(test.classes) != len(teacher.classes):
+        raise UserError(f"--images: {len(test.classes)} classes under test/; expected the {len(teacher.classes)} of the classifiers")
+    test = ImageSet(test.images, test.labels, teacher.classes)
+    seed = devices.derive_seed(given.seed, "recover")
+    if given.source == "noise":
+        pool, cost = noise_pool(teacher, given.images_per_class, SIZE, seed), None
+    else:
+        kept = given.output / "pool.safetensors"
+        pool = recover(teacher, inversion, inversion.methods["study"], seed, kept)
+        cost = artifacts.read_metadata(kept)["cost"]
+    if "recovery" not in result:
+        result["recovery"] = {**quality(teacher, list(classifiers.values()), pool, test, device), "cost": cost}
+        artifacts.write_json(path, result)
+    if "student" not in result:
+        student = train_student(teacher, pool, given, device, given.output / "student.pt")
+        logits, answers = (logits_of(network, teacher.normalise, test.images, device) for network in (student, teacher.network))
+        result["student"] = {
+            "accuracy": accuracy(logits, test.labels), "agreement": accuracy(logits, answers.argmax(1)),
+            "teacher_accuracy": accuracy(answers, test.labels), "images": len(test.labels),
+        }  # fmt: skip
+        artifacts.write_json(path, result)
+    return result
+
+
+if __name__ == "__main__":
+    main()

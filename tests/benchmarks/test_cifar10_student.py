@@ -1,0 +1,115 @@
+"""Data-free distillation of published classifiers, on three small ones made here."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from datafree import artifacts
+from datafree.config import BackboneConfig
+from datafree.errors import UserError
+from datafree.zoo.backbones import Classifier, build
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(FOLDER))
+import cifar10_student  # noqa: E402
+
+sys.path.remove(str(FOLDER))
+
+CLASSES = ["ant", "bee", "cat"]
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory, make_images) -> list[str]:
+    root = tmp_path_factory.mktemp("published")
+    entries = []
+    for number in range(3):
+        network = Classifier(build(BackboneConfig("conv4", 8), 3, 32, seed=number), 3)
+        artifacts.write_tensors(root / "files" / f"{number}.safetensors", network.state_dict())
+        entries.append({"name": f"net-{number}", "file": f"elsewhere/{number}.safetensors"})
+    defaults = {"architecture": {"name": "conv4", "width": 8}, "classes": CLASSES}
+    (root / "zoo.yaml").write_text(yaml.safe_dump({"defaults": defaults, "teachers": entries}))
+    images, labels = make_images(3, 6, 32, seed=1)
+    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+        folder = root / "images" / "test" / CLASSES[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
+    small = ["--teacher", "net-0", "--images-per-class", "4", "--student", "conv4", "--student-steps", "3", "--student-batch", "8"]
+    places = ["--manifest", root / "zoo.yaml", "--checkpoints", root / "files", "--images", root / "images"]
+    return [str(one) for one in places] + small
+
+
+def run(options, output, *more):
+    cifar10_student.main([*options, "--output", str(output), *more])
+    return json.loads((output / "result.json").read_text())
+
+
+@pytest.mark.parametrize("method", ["{method: pixels, steps: 3}", "{method: generator, steps: 2}"])
+def test_a_student_is_trained_on_recovered_images_and_tested_on_real_ones(options, tmp_path, method):
+    given = ["--method", method, "--inversion", "{meta_generator: {outer_steps: 2, inner_steps: 1}}"]
+    found = run(options, tmp_path, *given)
+    assert found["recovery"]["images"] == 12
+    assert found["recovery"]["cost"]["cpu_seconds"] > 0
+    assert {key for key in found["recovery"] if key.startswith("transfer")} == {"transfer_net-1", "transfer_net-2"}
+    assert found["recovery"]["frechet"] > 0
+    assert found["student"]["images"] == 18
+    pool = artifacts.read_tensors(tmp_path / "pool.safetensors")
+    assert torch.bincount(pool["labels"]).tolist() == [4, 4, 4]
+    assert run(options, tmp_path, *given) == found  # nothing is done again
+
+
+def test_killed_it_goes_on_to_the_same_student(options, tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar10_student, "CHECKPOINT_SECONDS", 0.0)
+    given = ["--method", "{method: pixels, steps: 2}"]
+    whole = run(options, tmp_path / "whole", *given)
+    artifacts.write_tensors(
+        tmp_path / "killed" / "pool.safetensors", artifacts.read_tensors(tmp_path / "whole" / "pool.safetensors"), cost=None
+    )
+    original, asked = cifar10_student.distillation_loss, []
+
+    def dies(*losses):
+        asked.append(losses)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return original(*losses)
+
+    monkeypatch.setattr(cifar10_student, "distillation_loss", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(options, tmp_path / "killed", *given)
+    again = run(options, tmp_path / "killed", *given)
+    assert len(asked) == 4  # the third step was done again, the first two were not
+    assert again["student"] == whole["student"]
+    assert again["recovery"] == {**whole["recovery"], "cost": None}
+
+
+def test_noise_needs_no_recovery(options, tmp_path):
+    found = run(options, tmp_path, "--source", "noise")
+    assert found["recovery"]["cost"] is None
+    assert not (tmp_path / "pool.safetensors").exists()
+    assert "accuracy" in found["student"]
+
+
+def test_mistakes_are_one_line(options, tmp_path):
+    with pytest.raises(UserError, match="--teacher: got 'net-9'; the manifest has net-0, net-1, net-2"):
+        run(options, tmp_path, "--teacher", "net-9")
+    run(options, tmp_path / "a", "--source", "noise")
+    with pytest.raises(UserError, match="give another --output"):
+        run(options, tmp_path / "a", "--source", "noise", "--seed", "1")
+    with pytest.raises(UserError, match="--images: 2 classes under test/; expected the 3 of the classifiers"):
+        folder = tmp_path / "images" / "test"
+        for name in CLASSES[:2]:
+            (folder / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(folder / name / "0.png")
+        run(options, tmp_path / "b", "--images", str(folder.parent))
+
+
+def test_classifiers_of_different_classes_are_refused(options, tmp_path):
+    manifest = yaml.safe_load(Path(options[1]).read_text())
+    manifest["teachers"][1]["classes"] = ["ant", "bee", "dog"]
+    (tmp_path / "zoo.yaml").write_text(yaml.safe_dump(manifest))
+    with pytest.raises(UserError, match="expected classifiers of the same classes"):
+        run(options, tmp_path, "--manifest", str(tmp_path / "zoo.yaml"))

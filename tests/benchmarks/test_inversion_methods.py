@@ -1,0 +1,113 @@
+"""The study of inversion methods, on a run of three untrained teachers."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from datafree import artifacts
+from datafree.config import BackboneConfig
+from datafree.data.images import ImageSet, write_image_set
+from datafree.errors import UserError
+from datafree.zoo.backbones import Classifier, build
+from datafree.zoo.networks import network_card
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(FOLDER))
+import inversion_methods  # noqa: E402
+
+sys.path.remove(str(FOLDER))
+
+METHODS = {
+    "unit": "five", "reference": "own",
+    "inversion": {"images_per_class": 4, "meta_generator": {"outer_steps": 2, "inner_steps": 1, "latent": 8, "width": 8}},
+    "distillation": {"steps": 2, "backbone": {"width": 8}},
+    "evaluation": {"way": 3, "query": 3, "episodes": 5, "shots": [1, 2]},
+    "rows": {
+        "five": {"method": "generator", "steps": 1},
+        "five_even": {"method": "generator", "steps": 2, "inversion": {"loss": {"diversity": 0.0}}},
+        "own": {"method": "generator", "steps": 3, "initialisation": "random", "latent": 8, "width": 8},
+        "pixels": {"method": "pixels", "steps": 2},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, teachers, make_images):
+    root = tmp_path_factory.mktemp("run") / "artifacts"
+    for teacher in teachers:
+        folder = root / "zoo" / teacher.name
+        artifacts.write_tensors(folder / "weights.safetensors", teacher.network.state_dict())
+        card = {"name": teacher.name, "architecture": {"name": "conv4", "width": 8}, "input": list(teacher.input)}
+        mean = teacher.normalise.mean.flatten().tolist()
+        card |= {"mean": mean, "std": [value / 2 for value in mean], "classes": list(teacher.classes)}
+        artifacts.write_json(folder / "card.json", card)
+    names = tuple(sorted({name for teacher in teachers for name in teacher.classes}))
+    for split, classes in (("train", names), ("validation", tuple(f"new-{number}" for number in range(4)))):
+        images, labels = make_images(len(classes), 20, 32, seed=len(classes))
+        write_image_set(root / "data" / f"{split}.safetensors", ImageSet(images, labels, classes))
+    for seed, reference in enumerate(("judge", "oracle")):
+        config = BackboneConfig("conv4_strided", 8)
+        network = Classifier(build(config, 3, 32, seed), len(names))
+        folder = root / "evaluation" / reference
+        artifacts.write_tensors(folder / "network.safetensors", network.state_dict())
+        card = network_card(network.backbone, config, (3, 32, 32), [0.5] * 3, [0.25] * 3)
+        artifacts.write_json(folder / "card.json", {**card, "classes": list(names)})
+    return root.parent
+
+
+def study(run: Path, folder: Path, *options: str, methods=METHODS) -> dict:
+    (folder / "methods.yaml").write_text(yaml.safe_dump(methods, sort_keys=False))
+    given = ["--run", run, "--output", folder / "out", "--methods", folder / "methods.yaml", *options]
+    inversion_methods.main([str(one) for one in given])
+    return json.loads((folder / "out" / "results.json").read_text())
+
+
+def test_a_study_measures_every_row_once_and_goes_on_where_it_stopped(run, tmp_path):
+    found = study(run, tmp_path, "--teachers", "2", "--seeds", "0", "1", "--only", "five", "pixels")
+    assert found["settings"]["teachers"] == ["first", "second"]
+    assert found["settings"]["zoo"] == 3
+    names = {f"{row}/{seed}/{teacher}" for row in ("five", "pixels") for seed in (0, 1) for teacher in ("first", "second")}
+    assert found["cells"].keys() == names | {"real/0/first", "real/0/second"}
+    assert found["downstream"].keys() == {f"{row}/{seed}" for row in ("five", "pixels", "noise", "real") for seed in (0, 1)}
+    assert len(found["generators"]) == 2  # one per seed
+    cell = found["cells"]["pixels/1/second"]
+    assert cell["images"] == 16
+    assert cell["cpu_seconds"] > 0
+    assert cell["frechet"] > 0
+    assert 0 <= cell["jury_unanimous"] <= cell["judge_accuracy"] <= 1
+    assert found["cells"]["real/0/first"]["within_class_ratio"] == pytest.approx(1)
+    assert set(found["downstream"]["real/0"]["accuracy"]) == {"1", "2"}
+
+    more = study(run, tmp_path, "--teachers", "2", "--seeds", "0", "1")
+    for part in ("cells", "downstream", "generators"):
+        assert more[part].items() >= found[part].items()  # times included: nothing was done again
+    assert len(more["cells"]) == 2 + 4 * 2 * 2
+    assert len(more["generators"]) == 4  # five_even has a loss of its own, and so a generator
+    lines = (tmp_path / "out" / "table.md").read_text().splitlines()
+    assert [line.split("|")[1].strip() for line in lines if line.startswith("| ")] == [
+        "method", *METHODS["rows"], "images", "real", *METHODS["rows"], "noise",
+    ]  # fmt: skip
+
+
+def test_a_row_of_other_settings_is_refused(run, tmp_path):
+    options = ("--teachers", "1", "--seeds", "0", "--only", "pixels")
+    study(run, tmp_path, *options)
+    changed = {**METHODS, "rows": {"pixels": {"method": "pixels", "steps": 3}}}
+    with pytest.raises(UserError, match="row pixels was made with other settings; rename it, or give another --output"):
+        study(run, tmp_path, *options, methods=changed)
+    with pytest.raises(UserError, match="give another --output"):
+        study(run, tmp_path, *options, methods={**METHODS, "distillation": {"steps": 3}})
+
+
+def test_the_rows_that_come_with_it_are_valid():
+    spec = yaml.safe_load((FOLDER / "inversion_methods.yaml").read_text(encoding="utf-8"))
+    rows = {name: inversion_methods.Row.read(name, row, spec) for name, row in spec["rows"].items()}
+    assert spec["unit"] in rows
+    assert spec["reference"] in rows
+    assert rows["five_5"].generator_key == rows["five_20"].generator_key != rows["five_20_no_diversity"].generator_key
+    assert rows["generator_50"].generator_key == ""
+    assert rows["five_20_no_diversity"].shared.loss.diversity == 0
+    assert len({row.shared.images_per_class for row in rows.values()}) == 1
