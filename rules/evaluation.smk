@@ -7,12 +7,25 @@ def trained_on_real(reference):
     return {reference: f"{folder}/network.safetensors", f"{reference}_card": f"{folder}/card.json"}
 
 
+def episodic_oracles():
+    chosen = [name for name in settings.evaluation.oracles if name != "classifier" and trained_on_real(name)]
+    files = {"episodic_oracles": "network.safetensors", "episodic_oracle_cards": "card.json"}
+    return {kind: [f"artifacts/evaluation/{name}/{file}" for name in chosen] for kind, file in files.items()} if chosen else {}
+
+
 rule reference:
     message:
         "{wildcards.reference}, trained on real images"
     input:
         job=card(
-            "reference", "artifacts/evaluation/{reference}", "seed", "device", "precision", "zoo.training", "evaluation.oracle_steps"
+            "reference",
+            "artifacts/evaluation/{reference}",
+            "seed",
+            "device",
+            "precision",
+            "zoo.training",
+            "evaluation.oracle_steps",
+            tasks=lambda wildcards: as_tree(settings.tasks) if wildcards.reference in ("protonet", "maml") else {},
         ),
         train=rules.images.output.train,
         cards=CARDS,
@@ -23,7 +36,7 @@ rule reference:
         metrics=update("artifacts/evaluation/{reference}/metrics.json"),
         provenance=update("artifacts/evaluation/{reference}/provenance.json"),
     wildcard_constraints:
-        reference="oracle|judge",
+        reference="oracle|judge|protonet|maml",
     params:
         files=arguments,
     log:
@@ -71,7 +84,8 @@ rule few_shot:
     message:
         f"few-shot accuracy on the {settings.evaluation.split} classes"
     input:
-        **trained_on_real("oracle"),
+        **(trained_on_real("oracle") if "classifier" in settings.evaluation.oracles else {}),
+        **episodic_oracles(),
         job=card("few_shot", "artifacts/evaluation/few_shot", "seed", "device", "precision", "evaluation"),
         images=f"artifacts/data/{settings.evaluation.split}.safetensors",
         weights=WEIGHTS,

@@ -160,3 +160,20 @@ def test_a_journal_that_cannot_be_written_does_not_stop_the_work(stage):
     Path("logs/jobs.log").mkdir()  # as good as a full disk: opening it fails
     jobs.execute(a_job())
     assert provenance.stale_because(a_job()) == ""
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_no_job_but_the_final_evaluation_computes_from_the_test_classes(stage, monkeypatch, split):
+    artifacts.write_text("artifacts/data/test.safetensors", "test images")
+    monkeypatch.setitem(sys.modules, "datafree.stages.few_shot", stage)
+    final = Job("few_shot", {}, {"seed": 0, "evaluation": {"split": split}}, "c0de", {"images": "artifacts/data/test.safetensors"}, OUTPUTS)
+    if split == "test":
+        jobs.execute(final)
+        assert stage.runs == 1
+    else:
+        with pytest.raises(UserError, match="^few_shot: artifacts/data/test.safetensors is among its inputs, but the test classes are for"):
+            jobs.execute(final)
+    other = Job("pretend", {}, final.config, "c0de", {"pools": ["in/data", "artifacts/data/test.safetensors"]}, {"provenance": "out/other"})
+    with pytest.raises(UserError, match="^pretend: artifacts/data/test.safetensors is among its inputs"):
+        jobs.execute(other)
+    assert not Path("out/other").exists()

@@ -16,6 +16,7 @@ from datafree.provenance import Job
 
 TIMINGS = Path("logs/timings")
 JOURNAL = Path("logs/jobs.log")
+TEST_SPLIT, FINAL_EVALUATION = "test.safetensors", "few_shot"
 
 
 def execute(job: Job) -> None:
@@ -30,6 +31,7 @@ def execute(job: Job) -> None:
             provenance.mark_current(job)
             _tell(job, "up to date")
             return
+        _keep_from_the_test_classes(job)
         _tell(job, f"computing ({reason})")
         start = time.monotonic()
         importlib.import_module(f"datafree.stages.{job.stage}").run(job)
@@ -39,6 +41,18 @@ def execute(job: Job) -> None:
     except OSError as error:
         where = error.filename or job.outputs["provenance"]
         raise UserError(f"{where}: {error.strerror or error}; mend this and run again, finished work is kept") from None
+
+
+def _keep_from_the_test_classes(job: Job) -> None:
+    """The real images of the test classes are for the final evaluation: no other job computes from them, whatever its rule says.
+
+    Raises:
+        UserError: the test split is among the inputs of a job that may not see it.
+    """
+    final = job.stage == FINAL_EVALUATION and job.config["evaluation"]["split"] == "test"
+    for path in job.input_paths():
+        if Path(path).name == TEST_SPLIT and not final:
+            raise UserError(f"{job.name}: {path} is among its inputs, but the test classes are for {FINAL_EVALUATION} alone; mend its rule")
 
 
 def _tell(job: Job, event: str) -> None:

@@ -44,13 +44,14 @@ SETTINGS = {
         "arms": {
             "bell": {"inversion": "five", "steps": 2, "tasks_per_step": 2, "backbone": {"width": 4}},
             "distillation": {"inversion": "fresh", "steps": 2, "images_per_teacher": 4, "backbone": {"width": 4}},
+            "maml": {"inversion": "five", "steps": 2, "inner_steps": 1, "backbone": {"width": 4}, "adaptation": {"steps": 2}},
         },
     },
     "nas": {"algorithms": {"spos": {"inversion": "five"}}},
-    "evaluation": {"way": 3, "shots": [1, 2], "query": 3, "episodes": 6, "oracle_steps": 3},
+    "evaluation": {"way": 3, "shots": [1, 2], "query": 3, "episodes": 6, "oracles": ["classifier", "protonet", "maml"], "oracle_steps": 3},
 }
 TEACHERS = ("alpha", "beta", "gamma")
-LEARNERS = [(arm, seed) for arm in ("bell", "distillation") for seed in (0, 4)]
+LEARNERS = [(arm, seed) for arm in ("bell", "distillation", "maml") for seed in (0, 4)]
 
 
 class Project:
@@ -168,9 +169,10 @@ class Project:
 
     def _reference(self, name: str) -> Job:
         keys = ["seed", "device", "precision", "zoo.training", "evaluation.oracle_steps"]
+        derived = {"tasks": as_tree(self.settings.tasks) if name in ("protonet", "maml") else {}}
         inputs = {"train": "artifacts/data/train.safetensors", "cards": self._zoo()["cards"]}
         outputs = {"network": "network.safetensors", "card": "card.json", "history": "history.csv", "metrics": "metrics.json"}
-        return self._job("reference", {"reference": name}, f"artifacts/evaluation/{name}", keys, {}, inputs, outputs)
+        return self._job("reference", {"reference": name}, f"artifacts/evaluation/{name}", keys, derived, inputs, outputs)
 
     def _reference_inputs(self, name: str) -> dict[str, str]:
         return {name: self._path("network", "reference", name), f"{name}_card": self._path("card", "reference", name)}
@@ -189,7 +191,11 @@ class Project:
             plural: [self._path(name, "learner", arm, seed) for arm, seed in LEARNERS]
             for plural, name in (("learners", "learner"), ("learner_cards", "card"))
         }
-        inputs = {"images": "artifacts/data/test.safetensors", **self._zoo(), **learners, **self._reference_inputs("oracle")}
+        episodic = {
+            f"episodic_{plural}": [self._path(name, "reference", which) for which in ("protonet", "maml")]
+            for plural, name in (("oracles", "network"), ("oracle_cards", "card"))
+        }
+        inputs = {"images": "artifacts/data/test.safetensors", **self._zoo(), **learners, **self._reference_inputs("oracle"), **episodic}
         outputs = {"results": "results.json", "metrics": "metrics.json"}
         return self._job("few_shot", {}, "artifacts/evaluation/few_shot", keys, {}, inputs, outputs)
 

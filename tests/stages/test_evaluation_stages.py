@@ -8,7 +8,8 @@ from PIL import Image
 from datafree import artifacts
 from datafree.data.images import ImageSet, read_image_set, write_image_set
 from datafree.errors import UserError
-from datafree.zoo.networks import read_classifier
+from datafree.tasks.pools import real_pool
+from datafree.zoo.networks import read_backbone, read_classifier
 from datafree.zoo.training import accuracy, hold_out, logits_of
 
 CPU = torch.device("cpu")
@@ -56,6 +57,25 @@ def test_no_network_is_trained_on_what_any_is_measured_on(project, tmp_path, mon
 
     assert fingerprints(seen["measured"]) <= fingerprints(held.images)
     assert not fingerprints(seen["trained"].images) & fingerprints(held.images)
+
+
+@pytest.mark.parametrize(("name", "part"), [("protonet", "nothing"), ("maml", "network")])
+def test_an_episodic_oracle_learns_from_real_images_that_no_network_is_measured_on(project, tmp_path, monkeypatch, name, part):
+    outputs = project.outputs("reference", name)
+    card = artifacts.read_json(outputs["card"])
+    assert (card["method"], card["adaptation"]["part"], card["backbone"]["name"]) == (name, part, "conv4_strided")
+    backbone, _ = read_backbone(outputs["network"], outputs["card"])
+    assert all(torch.isfinite(value).all() for value in backbone.state_dict().values())
+    assert artifacts.read_history(outputs["history"])[-1]["step"] == 3
+    assert artifacts.read_json(outputs["metrics"])["classes"] == len(card["classes"])
+    seen = {}
+    module = importlib.import_module("datafree.stages.reference")
+    monkeypatch.setattr(module, "real_pool", lambda data: seen.update(trained=data) or real_pool(data))
+    project.run(moved(project.job_of("reference", name), tmp_path))
+    data = read_image_set(project.root / "artifacts/data/train.safetensors")
+    held = {image.numpy().tobytes() for image in hold_out(data, 0.2, 0)[1].images}
+    assert not held & {image.numpy().tobytes() for image in seen["trained"].images}
+    assert (tmp_path / "network").read_bytes() == outputs["network"].read_bytes()
 
 
 # ---- quality of recovered images --------------------------------------------------------------------------------------------------------
@@ -106,7 +126,8 @@ def test_the_table_holds_every_arm_baseline_and_the_oracle(project):
     outputs = project.outputs("few_shot")
     results = artifacts.read_json(outputs["results"])
     assert {key: value for key, value in results.items() if key != "rows"} == {"split": "test", "way": 3, "query": 3, "episodes": 6}
-    names = ["bell", "distillation", "pixels", "random", "best teacher", "all teachers", "real-data oracle"]
+    names = ["bell", "distillation", "maml", "pixels", "random", "best teacher", "all teachers"]
+    names += ["real-data oracle", "real-data protonet", "real-data maml"]
     assert [row["name"] for row in results["rows"]] == names
     bell = results["rows"][0]
     assert (bell["kind"], bell["seeds"]) == ("arm", [0, 4])
@@ -115,11 +136,12 @@ def test_the_table_holds_every_arm_baseline_and_the_oracle(project):
         assert all(0 <= found["mean"] <= 1 for found in row["shots"].values())
     metrics = artifacts.read_json(outputs["metrics"])
     assert metrics["split"] == "test"
-    assert metrics["pixels"] == {f"accuracy_{shot}shot": found["mean"] for shot, found in results["rows"][2]["shots"].items()}
+    assert metrics["pixels"] == {f"accuracy_{shot}shot": found["mean"] for shot, found in results["rows"][3]["shots"].items()}
 
 
 def test_without_real_images_of_the_teachers_classes_there_is_no_oracle(project, tmp_path):
-    project.run(moved(project.job_of("few_shot"), tmp_path, oracle=None, oracle_card=None))
+    without = {"oracle": None, "oracle_card": None, "episodic_oracles": None, "episodic_oracle_cards": None}
+    project.run(moved(project.job_of("few_shot"), tmp_path, **without))
     assert [row["name"] for row in artifacts.read_json(tmp_path / "results")["rows"]][-1] == "all teachers"
 
 

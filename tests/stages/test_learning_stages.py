@@ -53,12 +53,16 @@ def test_a_teacher_that_is_not_trusted_takes_no_part(project, tmp_path, monkeypa
     assert "warning: teacher gamma is dropped: agreement 0.50" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arm", ["bell", "distillation"])
+WAYS = {"bell": "nearest centroid", "distillation": "nearest centroid", "maml": "2 gradient steps of 0.05 on the whole network"}
+
+
+@pytest.mark.parametrize("arm", WAYS)
 def test_a_learner_can_be_used_and_says_what_it_is(project, arm):
     outputs = project.outputs("learner", arm, 0)
     card = artifacts.read_json(outputs["card"])
     described = {name: card[name] for name in ("arm", "seed", "method", "input", "classifier")}
-    assert described == {"arm": arm, "seed": 0, "method": arm, "input": [3, 16, 16], "classifier": "nearest centroid"}
+    assert described == {"arm": arm, "seed": 0, "method": arm, "input": [3, 16, 16], "classifier": WAYS[arm]}
+    assert card["adaptation"]["part"] == ("network" if arm == "maml" else "nothing")
     assert card["inversion"] == project.settings.meta.arms[arm].inversion
     assert card["mean"] == pytest.approx([(0.5 + 0.4 + 0.5) / 3] * 3)
     backbone, normalise = read_backbone(outputs["learner"], outputs["card"])

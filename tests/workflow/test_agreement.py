@@ -18,11 +18,15 @@ pytestmark = pytest.mark.xdist_group("workflow")
 
 @pytest.fixture(scope="module")
 def jobs(empty_project: Project) -> dict[str, list[dict]]:
+    return planned(empty_project)
+
+
+def planned(project: Project, *settings: str) -> dict[str, list[dict]]:
     """By rule: every job's inputs, outputs and card, from a forced dry run."""
-    text = empty_project.run("snakemake", "--dry-run", "--forceall", "--printshellcmds").stdout
+    text = project.run("snakemake", "--dry-run", "--forceall", "--printshellcmds", *settings).stdout
     found: dict[str, list[dict]] = {}
     for card, files in re.findall(r"datafree stage --job (\S+) (.*)", text):
-        job = {"card": json.loads((empty_project.folder / card).read_text())}
+        job = {"card": json.loads((project.folder / card).read_text())}
         job |= {"inputs": re.findall(r"-i \w+=(\S+)", files), "outputs": re.findall(r"-o \w+=(\S+)", files)}
         found.setdefault(job["card"]["stage"], []).append(job)
     assert found
@@ -51,6 +55,25 @@ def test_every_job_belongs_to_a_stage_that_knows_its_files_and_parameters(jobs: 
                     section = {"teacher": "zoo", "inversion.method": "inversion", "meta.arm": "meta", "nas.algorithm": "nas"}.get(key, key)
                     assert _under(section.replace(".", "/"), [p.replace(".", "/") for p in stage["params"]]), f"{name}: {key}"
     assert covered == set(jobs)
+
+
+TEST_CLASSES = "artifacts/data/test.safetensors"
+
+
+def test_the_test_classes_are_read_once_and_what_came_of_it_is_only_reported(jobs: dict[str, list[dict]]) -> None:
+    readers = [rule for rule, members in jobs.items() for job in members if TEST_CLASSES in job["inputs"]]
+    assert readers == ["few_shot"]
+    seen = {path for job in jobs["few_shot"] for path in job["outputs"]}
+    seen |= {path for job in jobs["images"] for path in job["outputs"] if not path.endswith(".safetensors")}  # previews show all splits
+    assert {rule for rule, members in jobs.items() for job in members if seen & set(job["inputs"])} == {"report_page"}
+
+
+def test_while_settings_are_chosen_no_job_reads_the_test_classes(empty_project: Project, tmp_path: Path) -> None:
+    project = empty_project.copy(tmp_path / "project")
+    choosing = planned(project, "--config", 'evaluation={"split": "validation"}')
+    inputs = {path for members in choosing.values() for job in members for path in job["inputs"]}
+    assert TEST_CLASSES not in inputs
+    assert "artifacts/data/validation.safetensors" in inputs
 
 
 def test_every_stage_depends_on_the_code_it_runs(jobs: dict[str, list[dict]]) -> None:

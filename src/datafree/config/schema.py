@@ -287,6 +287,8 @@ class NasConfig:
 INFERENCE = ("inductive", "transductive")
 # What tells the classes of a new task apart by a network's features.
 CLASSIFIERS = ("nearest_centroid", "logistic")
+# What is trained on real images of the teachers' classes, for the ceiling.
+ORACLES = ("classifier", "protonet", "maml")
 
 
 @dataclass
@@ -298,6 +300,7 @@ class EvaluationConfig:
     episodes: int = 600
     inference: list[str] = field(default_factory=lambda: ["inductive"])  # of INFERENCE; a row for each of them per learner
     classifiers: list[str] = field(default_factory=lambda: ["nearest_centroid"])  # of CLASSIFIERS; a row for each per feature extractor
+    oracles: list[str] = field(default_factory=lambda: ["classifier"])  # of ORACLES; may be empty
     oracle_steps: int = 300  # training on the teachers' real classes: the ceiling, and the independent classifier
 
 

@@ -26,6 +26,7 @@ from datafree.config.schema import (
     CLASSIFIERS,
     INFERENCE,
     INVERSION_TYPES,
+    ORACLES,
     Config,
     GeneratorInversion,
     Source,
@@ -210,10 +211,11 @@ def _check_combinations(config: Config) -> None:
         raise UserError(f"evaluation.split: got {config.evaluation.split!r}; allowed: validation, test")
     if not config.evaluation.shots:
         raise UserError("evaluation.shots: empty; name at least one number of support images per class, such as [1, 5]")
-    for key, allowed in (("inference", INFERENCE), ("classifiers", CLASSIFIERS)):
+    for key, allowed in (("inference", INFERENCE), ("classifiers", CLASSIFIERS), ("oracles", ORACLES)):
         chosen = getattr(config.evaluation, key)
-        if not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= set(allowed):
-            raise UserError(f"evaluation.{key}: got {chosen}; allowed: at least one of {', '.join(allowed)}, each once")
+        few = "any" if key == "oracles" else "at least one"
+        if (not chosen and key != "oracles") or len(set(chosen)) != len(chosen) or not set(chosen) <= set(allowed):
+            raise UserError(f"evaluation.{key}: got {chosen}; allowed: {few} of {', '.join(allowed)}, each once")
     for family, members in (
         ("inversion.methods", config.inversion.methods),
         ("meta.arms", config.meta.arms),

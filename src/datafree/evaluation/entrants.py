@@ -48,15 +48,29 @@ def learned(weights: Sequence[Path], cards: Sequence[Path], config: EvaluationCo
     """The meta-learners: per arm and seed an entrant for each way of evaluating it that ``config`` asks for."""
     entrants = []
     for path, card_path in zip(weights, cards, strict=True):
-        card = artifacts.read_json(card_path, "adaptation")
-        backbone, normalise = read_backbone(path, card_path)
-        rule = typed(AdaptationConfig, card["adaptation"])
+        card = artifacts.read_json(card_path)
         description = f"{card['method']} on images recovered by {card['inversion']}; {card['backbone']['name']}"
-        plain = Entrant(
-            card["arm"], "arm", description, backbone_features(backbone, normalise, device), 1, card["parameters"], card["seed"]
-        )
-        entrants += _evaluations(plain, backbone, normalise, rule, config)
+        entrants += _of_card(path, card_path, card["arm"], "arm", description, card["seed"], config, device)
     return entrants
+
+
+def episodic_oracles(weights: Sequence[Path], cards: Sequence[Path], config: EvaluationConfig, device: torch.device) -> list[Entrant]:
+    """As ``learned``, for those that were trained on real images of all teachers' classes."""
+    entrants = []
+    for path, card_path in zip(weights, cards, strict=True):
+        method = artifacts.read_json(card_path, "method")["method"]
+        description = f"{method} on the teachers' real images"
+        entrants += _of_card(path, card_path, f"real-data {method}", "oracle", description, 0, config, device)
+    return entrants
+
+
+def _of_card(
+    weights: Path, card_path: Path, name: str, kind: str, description: str, seed: int, config: EvaluationConfig, device: torch.device
+) -> list[Entrant]:
+    card = artifacts.read_json(card_path, "adaptation")
+    backbone, normalise = read_backbone(weights, card_path)
+    plain = Entrant(name, kind, description, backbone_features(backbone, normalise, device), 1, card["parameters"], seed)
+    return _evaluations(plain, backbone, normalise, typed(AdaptationConfig, card["adaptation"]), config)
 
 
 def _evaluations(

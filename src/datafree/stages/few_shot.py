@@ -7,16 +7,17 @@ from datafree.config import EvaluationConfig, typed
 from datafree.data.images import ImageSet, read_image_set
 from datafree.errors import UserError
 from datafree.evaluation.comparison import compare
-from datafree.evaluation.entrants import Entrant, baselines, learned, oracle
+from datafree.evaluation.entrants import Entrant, baselines, episodic_oracles, learned, oracle
 from datafree.evaluation.few_shot import enough_images
 from datafree.provenance import Job
 from datafree.zoo.teachers import move, read_teachers
 
 
 def run(job: Job) -> None:
-    """Inputs: ``images`` (the split), ``weights`` and ``cards`` per teacher, ``learners`` and ``learner_cards``, and ``oracle`` and
-    ``oracle_card`` where real images of the teachers' classes are at hand. Outputs: ``results``, ``metrics`` (flat, for comparisons
-    between revisions).
+    """Inputs: ``images`` (the split), ``weights`` and ``cards`` per teacher, ``learners`` and ``learner_cards``. Where real images of the
+    teachers' classes are at hand also ``oracle`` and ``oracle_card``, ``episodic_oracles`` and ``episodic_oracle_cards``.
+
+    Outputs: ``results``, ``metrics`` (flat, for comparisons between revisions).
     """
     config = typed(EvaluationConfig, job.config["evaluation"])
     images = read_image_set(job.input("images"))
@@ -29,6 +30,7 @@ def run(job: Job) -> None:
         ]
         if "oracle" in job.inputs:
             entrants += oracle(job.input("oracle"), job.input("oracle_card"), config, device)
+        entrants += episodic_oracles(job.input_list("episodic_oracles"), job.input_list("episodic_oracle_cards"), config, device)
         rows = compare(entrants, images, config, job.config["seed"], device)
     settings = {"split": config.split, "way": config.way, "query": config.query, "episodes": config.episodes}
     artifacts.write_json(job.output("results"), {**settings, "rows": rows})

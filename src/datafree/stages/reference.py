@@ -1,24 +1,39 @@
 """Stage ``reference``: networks trained on the teachers' real images, which the methods under study never see.
 
-``oracle`` is the ceiling of the few-shot table; ``judge``, of another architecture, rates recovered images.
+``oracle`` is the ceiling of the few-shot table, ``protonet`` and ``maml`` are that of episodic training; ``judge``, of another
+architecture, rates recovered images.
 """
 
 from __future__ import annotations
 
-from datafree import artifacts, devices
-from datafree.config import BackboneConfig
-from datafree.data.images import read_image_set
+from typing import Any
+
+import torch
+
+from datafree import artifacts, checkpoints, devices
+from datafree.config import ARM_TYPES, AdaptationConfig, BackboneConfig, TasksConfig, as_tree, typed
+from datafree.data.images import ImageSet, read_image_set
+from datafree.meta import ARMS
+from datafree.meta.classroom import Classroom
+from datafree.meta.learner import Learner, TeacherHeads
 from datafree.provenance import Job
-from datafree.zoo.backbones import Classifier, Normalise, build
+from datafree.tasks.episodes import sample_episodes
+from datafree.tasks.pools import real_pool
+from datafree.zoo.backbones import Backbone, Classifier, Normalise, build
 from datafree.zoo.networks import network_card
 from datafree.zoo.teachers import common_normalisation
 from datafree.zoo.training import accuracy, hold_out, logits_of, train_classifier
 
-BACKBONES = {"oracle": BackboneConfig("conv4_strided", 64), "judge": BackboneConfig("resnet8", 16)}
+CEILING = BackboneConfig("conv4_strided", 64)
+BACKBONES = {"oracle": CEILING, "judge": BackboneConfig("resnet8", 16), "protonet": CEILING, "maml": CEILING}
+# The network that is written, its training curve, further entries of its card, metrics.
+Trained = tuple[torch.nn.Module, list[dict[str, float]], dict[str, Any], dict[str, float]]
 
 
 def run(job: Job) -> None:
-    """Inputs: ``train`` (image set), ``cards``. Outputs: ``network`` (backbone and head), ``card``, ``history``, ``metrics``."""
+    """Inputs: ``train`` (image set), ``cards``. Outputs: ``network`` (backbone and head; of a learner the backbone), ``card``,
+    ``history``, ``metrics``."""
+    name = job.wildcards["reference"]
     cards = [artifacts.read_json(path) for path in job.input_list("cards")]
     data = read_image_set(job.input("train"))
     wanted = {name for card in cards for name in card["classes"]}
@@ -27,19 +42,43 @@ def run(job: Job) -> None:
     train, held = (part.of_classes(own) for part in hold_out(data, share, job.config["seed"]))
     seed = devices.derive_seed(job.config["seed"], *job.wildcards.values())
     mean, std = common_normalisation(cards)
-    config, shape = BACKBONES[job.wildcards["reference"]], data.images.shape[1:]
-    backbone = build(config, shape[0], shape[1], seed)
-    with devices.seeded_initialisation(seed):
-        network = Classifier(backbone, len(train.classes))
+    config, shape = BACKBONES[name], data.images.shape[1:]
+    backbone, normalise = build(config, shape[0], shape[1], seed), Normalise(mean, std)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
-        normalise = Normalise(mean, std)
-        history = train_classifier(
-            network, normalise, train, steps=job.config["evaluation.oracle_steps"], batch_size=128,
-            learning_rate=0.004, seed=seed, device=device, label=job.wildcards["reference"],
-        )  # fmt: skip
-        right = accuracy(logits_of(network, normalise, held.images, device), held.labels)
+        if name in ARMS:
+            network, history, entries, metrics = _learner(job, backbone, normalise, train, seed, device)
+        else:
+            network, history, entries, metrics = _classifier(job, backbone, normalise, train, held, seed, device)
     card = network_card(backbone, config, shape, mean, std)
     artifacts.write_tensors(job.output("network"), network.state_dict())
-    artifacts.write_json(job.output("card"), {**card, "classes": list(train.classes), "accuracy": {"mean": right, "n": len(held.labels)}})
+    artifacts.write_json(job.output("card"), {**card, "classes": list(train.classes), **entries})
     artifacts.write_history(job.output("history"), history)
-    artifacts.write_json(job.output("metrics"), {"accuracy": right, "classes": len(train.classes)})
+    artifacts.write_json(job.output("metrics"), {**metrics, "classes": len(train.classes)})
+
+
+def _classifier(
+    job: Job, backbone: Backbone, normalise: Normalise, train: ImageSet, held: ImageSet, seed: int, device: torch.device
+) -> Trained:
+    with devices.seeded_initialisation(seed):
+        network = Classifier(backbone, len(train.classes))
+    history = train_classifier(
+        network, normalise, train, steps=job.config["evaluation.oracle_steps"], batch_size=128,
+        learning_rate=0.004, seed=seed, device=device, label=job.wildcards["reference"],
+    )  # fmt: skip
+    right = accuracy(logits_of(network, normalise, held.images, device), held.labels)
+    return network, history, {"accuracy": {"mean": right, "n": len(held.labels)}}, {"accuracy": right}
+
+
+def _learner(job: Job, backbone: Backbone, normalise: Normalise, train: ImageSet, seed: int, device: torch.device) -> Trained:
+    """An arm that asks no teacher, on one pool that holds the real images of all classes."""
+    arm = ARM_TYPES[job.wildcards["reference"]](steps=job.config["evaluation.oracle_steps"])
+    pool = real_pool(train)
+    episodes = sample_episodes([pool], [1.0], typed(TasksConfig, job.config["tasks"]), job.config["seed"])
+    with devices.seeded_initialisation(seed):
+        heads = TeacherHeads(backbone.feature_size, [len(pool.classes)])
+    learner = Learner(backbone, heads, normalise).to(device)
+    checkpoint = checkpoints.of_job(job)
+    history = ARMS[arm.method](learner, Classroom([], [pool], normalise, device, torch.ones(1)), episodes, arm, seed, checkpoint)
+    checkpoint.clear()
+    last = {f"final_{name}": value for name, value in history[-1].items() if name != "step"}
+    return backbone, history, {"method": arm.method, "adaptation": as_tree(getattr(arm, "adaptation", AdaptationConfig()))}, last

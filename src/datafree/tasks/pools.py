@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from datafree import artifacts
+from datafree.data.images import ImageSet
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ def read_pool(images: Path, card: Path) -> Pool:
 
 def read_pools(images: Sequence[Path], cards: Sequence[Path]) -> list[Pool]:
     return [read_pool(i, c) for i, c in zip(images, cards, strict=True)]
+
+
+def real_pool(data: ImageSet) -> Pool:
+    """Real images in place of recovered ones, for oracles; their soft labels are certain."""
+    return Pool(data.images, data.labels, torch.nn.functional.one_hot(data.labels, len(data.classes)).half(), data.classes)
 
 
 def class_rows(pool: Pool) -> list[Tensor]:
