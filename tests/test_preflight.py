@@ -93,6 +93,10 @@ GLYPHS = SMALL["data"]["glyphs"]
             {"meta": {"arms": {"bell": {"backbone": {"name": "nasbench201", "genotype": "|x~0|"}}}}},
             "meta.arms.bell.backbone.genotype: expected the form",
         ),
+        (
+            {"meta": {"arms": {"fused": {"method": "dro", "backbone": {"width": 16}}}}},
+            "meta.arms.fused.backbone: got conv4_strided of width 16; allowed: the architecture of every teacher, but .* is conv4 of width",
+        ),
         ({"device": "cuda"}, "device: got cuda, but this machine shows 0 GPUs"),
         ({"device": "cuda:3"}, "device: got cuda:3, but this machine shows 0 GPUs"),
     ],

@@ -67,6 +67,12 @@ def _check_networks(config: Config, teachers: list[Entry]) -> None:
         if teacher.input[0] not in (1, 3):
             raise UserError(f"zoo.manifest: {teacher.name}: input is {teacher.input}; allowed: images of 1 or 3 channels")
     for name, arm in config.meta.arms.items():
+        other = next((t for t in teachers if t.architecture.backbone() != arm.backbone), None) if arm.method == "dro" else None
+        if other is not None:
+            raise UserError(
+                f"meta.arms.{name}.backbone: got {arm.backbone.name} of width {arm.backbone.width}; allowed: the architecture of every "
+                f"teacher, but {other.name} is {other.architecture.name} of width {other.architecture.backbone().width}"
+            )
         if arm.backbone.name == "nasbench201" and arm.backbone.genotype != "searched":
             try:
                 space.decode(arm.backbone.genotype)

@@ -156,7 +156,7 @@ class DroArm:
     perturbation_steps: int = 3
     robustness: float = 2.0  # γ, the price of the squared distance to the worst embedding; large = not robust
     held_out: float = 0.2  # share of the teachers that the upper level is measured on
-    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
+    adaptation: AdaptationConfig = field(default_factory=lambda: AdaptationConfig(AdaptedPart.network, 10, 0.05))
 
 
 ARM_TYPES: dict[str, type] = {
