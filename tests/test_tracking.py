@@ -80,6 +80,7 @@ def evaluation(project: Path, episodes: int = 600) -> Path:
     shared = {"description": "d", "networks": 1, "parameters": 9}
     rows = [
         {"name": "bell", "kind": "arm", "seeds": [0, 1], "shots": {"1": result(0.61), "5": result(0.82)}, **shared},
+        {"name": "bell transductive", "variant": "transductive", "kind": "arm", "seeds": [0, 1], "shots": {"1": result(0.64)}, **shared},
         {"name": "pixels", "kind": "baseline", "seeds": [0], "shots": {"1": result(0.33)}, **shared},
     ]
     results = {"split": "test", "way": 5, "query": 15, "episodes": episodes, "rows": rows}
@@ -148,6 +149,7 @@ def test_curves_and_headline_numbers(project):
     ]
     assert run.info.end_time - run.info.start_time == 2500
     assert run.data.metrics["accuracy_1shot"] == 0.61
+    assert run.data.metrics["accuracy_1shot_transductive"] == 0.64
     assert run.data.metrics["accuracy_5shot_interval"] == 0.01
     assert found["learner/bell/1"].data.metrics["accuracy_1shot"] == pytest.approx(0.62)
     headline = found["pipeline first"].data.metrics

@@ -150,9 +150,9 @@ def _log_headline(store: _Store, project: Path, used: Sequence[tuple[FinishedJob
         if job.stage != LEARNER_STAGE or any(evaluation.inputs.get(path, digest) != digest for path, digest in job.outputs.items()):
             continue
         scores = {
-            f"accuracy_{shot}shot": of_seed
+            "_".join([f"accuracy_{shot}shot", *row.get("variant", "").split()]): of_seed
             for row in results["rows"]
-            if row["kind"] == "arm" and row["name"] == job.wildcards["arm"]
+            if row["kind"] == "arm" and row["name"] == " ".join([job.wildcards["arm"], row.get("variant", "")]).strip()
             for shot, result in row["shots"].items()
             for of_seed in result["per_seed"]
             if str(of_seed["seed"]) == job.wildcards["seed"]
