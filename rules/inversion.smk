@@ -13,6 +13,7 @@ rule meta_generator:
             "inversion.loss",
             "inversion.shift",
             "inversion.augmentation",
+            "inversion.companions",
             "inversion.region",
             "inversion.meta_generator",
         ),
@@ -38,11 +39,19 @@ def starting_point(wildcards):
     return {"generator": rules.meta_generator.output.generator} if starts_from_meta(settings.inversion.methods[wildcards.method]) else {}
 
 
+def companions(wildcards):
+    # Methods that ask for statistics show their images to other teachers, too.
+    if not settings.inversion.companions or settings.inversion.methods[wildcards.method].method == "black_box":
+        return {}
+    return {"companion_weights": WEIGHTS, "companion_cards": CARDS}
+
+
 rule invert:
     message:
         "pool of {wildcards.teacher} by {wildcards.method}"
     input:
         unpack(starting_point),
+        unpack(companions),
         job=card(
             "invert",
             "artifacts/inversion/{method}/{teacher}",
@@ -53,6 +62,7 @@ rule invert:
             "inversion.loss",
             "inversion.shift",
             "inversion.augmentation",
+            "inversion.companions",
             "inversion.region",
             "inversion.images_per_class",
             inversion__method=lambda wildcards: as_tree(settings.inversion.methods[wildcards.method]),

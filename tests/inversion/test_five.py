@@ -23,7 +23,9 @@ def config(update=OuterUpdate.reptile, **changes) -> InversionConfig:
         "batch_size": 10, "outer_learning_rate": 0.5 if update is OuterUpdate.reptile else 0.01, **changes,
     }  # fmt: skip
     loss = InversionLossConfig(cross_entropy=1.0, batch_norm=0.5, diversity=2.0, diversity_margin=0.6)
-    return InversionConfig(shift=1, augmentation=0.0, loss=loss, meta_generator=MetaGeneratorConfig(update=update, **settings))
+    return InversionConfig(
+        shift=1, augmentation=0.0, companions=2, loss=loss, meta_generator=MetaGeneratorConfig(update=update, **settings)
+    )
 
 
 def fresh():
@@ -67,7 +69,8 @@ def test_one_outer_step_is_its_formula(teachers, update, per_step):
         labels = balanced_labels(len(teachers[index].classes), 10)
         latent = torch.randn(10, 8, generator=draw)
         move = tuple(torch.randint(-1, 2, (2,), generator=draw).tolist())
-        terms = image_terms(start(latent, labels), teachers[index], labels, settings.loss, move=move)
+        others = [teacher for place, teacher in enumerate(teachers) if place != index]
+        terms = image_terms(start(latent, labels), teachers[index], labels, settings.loss, move=move, companions=others)
         gradients.append(torch.autograd.grad(weighted(terms, settings.loss), list(start.parameters())))
         losses.append(terms["cross_entropy"].item())
     assert history[0]["cross_entropy"] == pytest.approx(sum(losses) / per_step, rel=1e-5)

@@ -70,15 +70,24 @@ def test_methods_and_teachers_draw_different_images(project):
     assert len({pool.numpy().tobytes() for pool in pools}) == 6
 
 
-def test_a_pool_does_not_depend_on_the_other_teachers_beyond_the_generator(project):
-    """The same generator file, teacher and settings give the same pool, whatever else the zoo holds."""
+def test_without_companions_a_pool_does_not_depend_on_the_other_teachers_beyond_the_generator(project, tmp_path):
     job = project.job_of("invert", "five", "beta")
-    assert set(job.inputs) == {"weights", "card", "generator"}
-    assert not any("alpha" in path or "gamma" in path for path in job.input_paths())
+    alone = {name: path for name, path in job.inputs.items() if not name.startswith("companion")}
+    assert not any(
+        "alpha" in path or "gamma" in path for value in alone.values() for path in ([value] if isinstance(value, str) else value)
+    )
+    config = {**job.config, "inversion.companions": 0}
+    pools = [
+        project.run(dataclasses.replace(job, config=config, inputs=inputs, outputs={n: str(tmp_path / f"{k}-{n}") for n in job.outputs}))
+        for k, inputs in enumerate((job.inputs, alone))
+    ]
+    assert pools[0]["images"] == pools[1]["images"]
+    assert pools[0]["images"] != project.outputs("invert", "five", "beta")["images"].read_bytes()
 
 
 def test_only_what_starts_from_the_meta_generator_reads_it(project, tmp_path):
-    assert set(project.job_of("invert", "fresh", "beta").inputs) == {"weights", "card"}
+    companions = {"companion_weights", "companion_cards"}
+    assert set(project.job_of("invert", "fresh", "beta").inputs) == {"weights", "card"} | companions
     job = project.job_of("invert", "five", "beta")
     generator = project.root / job.inputs["generator"]
     zeros = {name: torch.zeros_like(value) for name, value in artifacts.read_tensors(generator).items()}

@@ -1,10 +1,10 @@
 """Inversion methods by name: each recovers one teacher's training images.
 
 A new one is one file here with a function ``recover``, its settings in ``datafree.config.schema``, and one line in ``METHODS``. All are
-called as ``recover(teacher, method, shared, *, size, start, seed, checkpoint)``: the teacher is on the device to use and stays as it
-is; ``method`` holds the method's own settings and ``shared`` those of all methods (``loss``, ``shift``, ``augmentation``,
-``region``, ``images_per_class``); images
-are ``size`` pixels square; ``start`` is the meta-generator where the settings ask for it (``starts_from_meta``), otherwise None.
+called as ``recover(teacher, method, shared, *, size, start, seed, checkpoint, companions)``: the teacher is on the device to use and
+stays as it is; ``method`` holds the method's own settings and ``shared`` those of all methods (``loss``, ``shift``, ``augmentation``,
+``companions``, ``region``, ``images_per_class``); images are ``size`` pixels square; ``start`` is the meta-generator where the settings
+ask for it (``starts_from_meta``), otherwise None; ``companions`` are the other teachers of the zoo, on the same device.
 """
 
 from collections.abc import Callable

@@ -69,6 +69,7 @@ def adapt(
     shared: InversionConfig,
     *,
     seed: int,
+    companions: Sequence[Teacher] = (),
     labels: Tensor | None = None,
     slots: Slots | None = None,
     extras: Sequence[ExtraTerm] = (),
@@ -81,6 +82,7 @@ def adapt(
     optimised along.
 
     Args:
+        companions: the other teachers of the zoo, see ``inversion.companions``.
         labels: int64 [B] of the batch whose latents are optimised; None draws a balanced one.
         slots: take random rows of these as batches instead.
         extras: further terms, which learn along and change.
@@ -113,7 +115,7 @@ def adapt(
             labels = batch_labels(len(teacher.classes), inner.batch_size, draw).to(device)
             batch = torch.randn(len(labels), adapted.latent, generator=draw).to(device)
         images = adapted(batch, labels)
-        view = random_view(images.shape[-1], shared, draw)
+        view = random_view(images.shape[-1], shared, draw, companions)
         terms = image_terms(images, teacher, labels, shared.loss, targets=targets, **view)
         terms |= {extra.name: extra.term(images, labels, teacher, draw) for extra in extras}
         optimiser.zero_grad(set_to_none=True)

@@ -7,7 +7,7 @@ statistics are used, so the loss is cross-entropy and what can be told of images
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,7 @@ def recover(
     start: Generator | None,
     seed: int,
     checkpoint: Checkpoint,
+    companions: Sequence[Teacher] = (),
 ) -> Recovered:
     """As ``recover_from_answers``, of a teacher that is asked for probabilities and nothing else; ``start`` is not used."""
     device = teacher.normalise.mean.device

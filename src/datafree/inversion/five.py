@@ -45,7 +45,10 @@ def train_meta_generator(
         rows = []
         for index in chosen:
             name = devices.derive_seed(seed, "meta_generator", step, index)
-            adapted = adapt(generator, teachers[index], inner, config, seed=name, extras=extras, each_step=gradients.note)
+            others = [teacher for place, teacher in enumerate(teachers) if place != index]
+            adapted = adapt(
+                generator, teachers[index], inner, config, seed=name, companions=others, extras=extras, each_step=gradients.note
+            )
             gradients.close()
             for slot, old, new in zip(displacement, generator.parameters(), adapted.generator.parameters(), strict=True):
                 slot += (new.detach() - old.detach()) / len(chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ def recover(
     start: Generator | None,
     seed: int,
     checkpoint: Checkpoint,
+    companions: Sequence[Teacher] = (),
 ) -> Recovered:
     """Adapt a generator in ``method.steps`` steps, then draw ``shared.images_per_class`` images of every class from it.
 
@@ -49,7 +51,7 @@ def recover(
     start = start.to(teacher.normalise.mean.device)
     extras = _extra_terms(teacher, method, size, devices.derive_seed(seed, "extras"))
     way = _batch_by_batch if method.latent_learning_rate else _round_by_round
-    images, labels, history = way(start, teacher, method, shared, extras, seed, checkpoint)
+    images, labels, history = way(start, teacher, companions, method, shared, extras, seed, checkpoint)
     return Recovered(images, labels, soft_labels(teacher, images), history)
 
 
@@ -69,6 +71,7 @@ class Kept:
 def _round_by_round(
     start: Generator,
     teacher: Teacher,
+    companions: Sequence[Teacher],
     method: GeneratorInversion,
     shared: InversionConfig,
     extras: list[ExtraTerm],
@@ -87,7 +90,7 @@ def _round_by_round(
         latents = torch.randn(len(labels), start.latent, generator=devices.generator(name, "pool"))
         targets = calibrated_targets(labels, kept.tensors.get("answers"), len(teacher.classes))
         adapted = adapt(
-            start, teacher, inner, shared, seed=name, extras=extras,
+            start, teacher, inner, shared, seed=name, companions=companions, extras=extras,
             slots=Slots(latents, labels, targets) if turn else None, checkpoint=QUIET if several else checkpoint,
         )  # fmt: skip
         images = draw_images(adapted.generator, latents, labels, method.batch_size)
@@ -101,6 +104,7 @@ def _round_by_round(
 def _batch_by_batch(
     start: Generator,
     teacher: Teacher,
+    companions: Sequence[Teacher],
     method: GeneratorInversion,
     shared: InversionConfig,
     extras: list[ExtraTerm],
@@ -116,7 +120,7 @@ def _batch_by_batch(
     first, history = checkpoint.restore(**objects)
     for number in range(first, len(parts)):
         name = devices.derive_seed(seed, "part", number)
-        adapted = adapt(start, teacher, inner, shared, seed=name, labels=parts[number], extras=extras)
+        adapted = adapt(start, teacher, inner, shared, seed=name, companions=companions, labels=parts[number], extras=extras)
         kept.tensors[str(number)] = draw_images(adapted.generator, adapted.latents, adapted.labels, len(adapted.labels))
         history += _continued(adapted.history, len(history))
         checkpoint.save(number + 1, history, **objects)

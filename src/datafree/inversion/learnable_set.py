@@ -12,6 +12,7 @@ loop, the paper's other half, acts when a new task is learned and is no part of 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +45,7 @@ def recover(
     start: Generator | None,
     seed: int,
     checkpoint: Checkpoint,
+    companions: Sequence[Teacher] = (),
 ) -> Recovered:
     """A pool of ``shared.images_per_class`` images per class, ``size`` pixels square; ``start`` is not used.
 
@@ -77,7 +79,7 @@ def recover(
         chosen, rows = draw_episode(len(groups[part]), method.way, per_class, per_episode, draw)
         labels = groups[part][chosen].repeat_interleave(per_episode).to(canvas.device)
         images = canvas.images(rows.flatten())
-        view = random_view(images.shape[-1], shared, draw)
+        view = random_view(images.shape[-1], shared, draw, companions)
         terms = image_terms(images, teacher, labels, weights, **view)
         loss = weighted(terms, weights)
         hard = method.adversarial > 0 and step >= method.warm_up * method.steps and learner.waited >= method.patience

@@ -47,6 +47,7 @@ def image_terms(
     move: tuple[int, int] = (0, 0),
     region: Region | None = None,
     augment: Callable[[Tensor], Tensor] | None = None,
+    companions: Sequence[Teacher] = (),
     targets: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The terms of the loss, scalars before weighting, by their names in ``InversionLossConfig``; those of weight 0 may be absent.
@@ -57,15 +58,24 @@ def image_terms(
         move: the images are rolled by so many pixels (down, right) of the teacher's input before it sees them.
         region: the part of the images that counts at this step; None for all of them.
         augment: what else happens to the normalised images before the teacher sees them.
+        companions: other teachers that see the images at this step, and whose statistics should fit them, too.
         targets: float [B, K], probabilities to aim at instead of the labels.
     """
-    seen = teacher.normalise(255 * (images if region is None else crop(images, region)))
-    with BatchNormMatch(teacher.network) as match:
-        view = torch.roll(seen, move, dims=(2, 3))
-        logits = teacher.network(view if augment is None else augment(view))
-        statistics = match.distance().to(logits.device)
+    shown = 255 * (images if region is None else crop(images, region))
+    seen = teacher.normalise(shown)
+
+    def ask(one: Teacher, normalised: Tensor) -> tuple[Tensor, Tensor]:
+        with BatchNormMatch(one.network) as match:
+            view = torch.roll(normalised, move, dims=(2, 3))
+            logits = one.network(view if augment is None else augment(view))
+            return logits, match.distance().to(logits.device)
+
+    logits, statistics = ask(teacher, seen)
     entropy = F.cross_entropy(logits.float(), labels) if targets is None else soft_cross_entropy(logits, targets)
     terms = {"cross_entropy": entropy, "batch_norm": statistics}
+    if companions:
+        # Teachers of one domain remember the same kind of images: what all of them remember is what such images are like.
+        terms["companions"] = torch.stack([ask(one, one.normalise(shown))[1] for one in companions]).mean()
     return terms | prior_terms(seen, labels, weights)
 
 
@@ -79,14 +89,16 @@ def prior_terms(images: Tensor, labels: Tensor, weights: InversionLossConfig) ->
     return terms
 
 
-def random_view(size: int, shared: InversionConfig, draw: torch.Generator) -> dict[str, Any]:
-    """``move``, ``region`` and ``augment`` for one step on square images of ``size`` pixels, as ``inversion`` says."""
+def random_view(size: int, shared: InversionConfig, draw: torch.Generator, companions: Sequence[Teacher] = ()) -> dict[str, Any]:
+    """``move``, ``region``, ``augment`` and ``companions`` for one step on square images of ``size`` pixels, as ``inversion`` says."""
     down, right = torch.randint(-shared.shift, shared.shift + 1, (2,), generator=draw).tolist()
     region = random_region(size, size, shared.region, draw) if shared.region < 1 else None
     strength = shared.augmentation
     warp = {"degrees": strength * DEGREES, "scale": strength * SCALE, "shift": strength * SHIFT}
     augment = functools.partial(random_affine, generator=draw, **warp) if strength else None
-    return {"move": (down, right), "region": region, "augment": augment}
+    asked = companions if shared.companions else ()  # who is not asked must not change what else is drawn
+    places = torch.randperm(len(asked), generator=draw)[: shared.companions].tolist()
+    return {"move": (down, right), "region": region, "augment": augment, "companions": [companions[place] for place in places]}
 
 
 def weighted(terms: Mapping[str, Tensor], weights: InversionLossConfig, extras: Sequence[ExtraTerm] = ()) -> Tensor:

@@ -7,6 +7,7 @@ Yin et al., "Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -38,6 +39,7 @@ def recover(
     start: Generator | None,
     seed: int,
     checkpoint: Checkpoint,
+    companions: Sequence[Teacher] = (),
 ) -> Recovered:
     """A pool of ``shared.images_per_class`` images per class, ``size`` pixels square; ``start`` is not used.
 
@@ -70,7 +72,7 @@ def recover(
         if step == 0 or turn == first:
             target = parts[part].to(canvas.device)
             targets = None if calibration == 0 else _calibrated(teacher, parts[part], canvas.finished[part]).to(canvas.device)
-        images, view = canvas.images(), random_view(canvas.pixels.shape[-1], shared, draw)
+        images, view = canvas.images(), random_view(canvas.pixels.shape[-1], shared, draw, companions)
         mirrored = method.flip and bool(torch.rand((), generator=draw) < 0.5)
         images = images.flip(3) if mirrored else images
         terms = image_terms(images, teacher, target, weights, targets=targets, **view)

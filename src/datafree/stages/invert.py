@@ -13,19 +13,19 @@ from datafree.inversion import METHODS
 from datafree.inversion.generator import Generator, new_generator
 from datafree.provenance import Job
 from datafree.zoo.backbones import batch_norm_layers
-from datafree.zoo.teachers import move, read_teacher
+from datafree.zoo.teachers import move, read_teacher, read_teachers
 
+SHARED = ("loss", "shift", "augmentation", "companions", "region", "images_per_class")  # settings of all methods
 PREVIEW_COLUMNS = 12  # images per class in the preview
 
 
 def run(job: Job) -> None:
-    """Inputs: ``weights``, ``card``, and ``generator`` for a method that starts from it.
+    """Inputs: ``weights``, ``card``; ``generator`` for a method that starts from it; ``companion_weights`` and ``companion_cards`` of all
+    teachers for one that shows its images to several.
 
     Outputs: ``images``, ``history``, ``metrics``, ``preview``.
     """
-    shared = typed(
-        InversionConfig, {key: job.config[f"inversion.{key}"] for key in ("loss", "shift", "augmentation", "region", "images_per_class")}
-    )
+    shared = typed(InversionConfig, {key: job.config[f"inversion.{key}"] for key in SHARED})
     method = typed(INVERSION_TYPES[job.config["inversion.method"]["method"]], job.config["inversion.method"])
     teacher = read_teacher(job.input("weights"), job.input("card"))
     if shared.loss.batch_norm and not batch_norm_layers(teacher.network):
@@ -35,9 +35,12 @@ def run(job: Job) -> None:
     checkpoint = checkpoints.of_job(job)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         teacher = move(teacher, device)
+        zoo = read_teachers(job.input_list("companion_weights"), job.input_list("companion_cards"))
+        companions = [move(other, device) for other in zoo if other.name != teacher.name]
         found = METHODS[method.method](
-            teacher, method, shared, size=job.config["data.image_size"], start=start, seed=seed, checkpoint=checkpoint
-        )
+            teacher, method, shared, size=job.config["data.image_size"], start=start, seed=seed, checkpoint=checkpoint,
+            companions=companions,
+        )  # fmt: skip
         belief = teacher_belief(teacher, found.images, found.labels, device)
     pool = {"images": found.images, "labels": found.labels, "soft_labels": found.soft_labels}
     artifacts.write_tensors(job.output("images"), pool, teacher=teacher.name, method=job.wildcards["method"], seed=job.config["seed"])

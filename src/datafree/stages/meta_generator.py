@@ -14,7 +14,7 @@ def run(job: Job) -> None:
     """Inputs: ``weights`` and ``cards``, one per teacher. Outputs: ``generator``, ``history``, ``metrics``."""
     config = typed(
         InversionConfig,
-        {key: job.config[f"inversion.{key}"] for key in ("meta_generator", "loss", "shift", "augmentation", "region")},
+        {key: job.config[f"inversion.{key}"] for key in ("meta_generator", "loss", "shift", "augmentation", "companions", "region")},
     )
     teachers = read_teachers(job.input_list("weights"), job.input_list("cards"))
     classes = max(len(teacher.classes) for teacher in teachers)
