@@ -31,6 +31,16 @@ def test_it_covers_the_true_mean_as_often_as_it_says():
     assert 0.935 < np.mean(covered) < 0.965
 
 
+@pytest.mark.parametrize("accuracy", [0.25, 0.6, 0.95])
+def test_it_covers_the_true_accuracy_of_simulated_episodes(accuracy):
+    """Episodes of varying difficulty, 75 queries each: accuracies are bounded, discrete and skewed, and their mean is still covered."""
+    random = np.random.default_rng(2)
+    difficulty = random.beta(20 * accuracy, 20 * (1 - accuracy), (2000, 100))
+    episodes = random.binomial(75, difficulty) / 75
+    covered = [abs(found["mean"] - accuracy) <= found["interval"] for found in map(mean_interval, episodes.tolist())]
+    assert 0.935 < np.mean(covered) < 0.965
+
+
 def test_one_value_has_no_spread_and_equal_values_none_either():
     assert mean_interval([0.25]) == {"mean": 0.25, "interval": 0.0, "n": 1}
     assert mean_interval([0.1] * 9) == {"mean": pytest.approx(0.1), "interval": pytest.approx(0, abs=1e-12), "n": 9}
