@@ -10,6 +10,7 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import InversionConfig, InversionLossConfig, MetaGeneratorConfig, OuterUpdate
 from datafree.inversion import five
 from datafree.inversion.adaptation import Inner, adapt, balanced_labels
+from datafree.inversion.companions import companions_of
 from datafree.inversion.five import Gradients, train_meta_generator
 from datafree.inversion.generator import new_generator
 from datafree.inversion.objective import image_terms, weighted
@@ -69,7 +70,7 @@ def test_one_outer_step_is_its_formula(teachers, update, per_step):
         labels = balanced_labels(len(teachers[index].classes), 10)
         latent = torch.randn(10, 8, generator=draw)
         move = tuple(torch.randint(-1, 2, (2,), generator=draw).tolist())
-        others = [teacher for place, teacher in enumerate(teachers) if place != index]
+        others = companions_of(teachers[index], teachers)
         terms = image_terms(start(latent, labels), teachers[index], labels, settings.loss, move=move, companions=others)
         gradients.append(torch.autograd.grad(weighted(terms, settings.loss), list(start.parameters())))
         losses.append(terms["cross_entropy"].item())

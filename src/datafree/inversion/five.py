@@ -15,6 +15,7 @@ from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import InversionConfig, MetaGeneratorConfig, OuterUpdate
 from datafree.inversion.adaptation import Inner, adapt
+from datafree.inversion.companions import remembers
 from datafree.inversion.generator import Generator
 from datafree.inversion.student import Student
 from datafree.progress import progress
@@ -32,6 +33,7 @@ def train_meta_generator(
         UserError: the loss became NaN or infinite.
     """
     settings = config.meta_generator
+    remembering = [teacher for teacher in teachers if remembers(teacher)]
     inner = Inner(settings.inner_steps, settings.inner_learning_rate, settings.batch_size, settings.latent_learning_rate)
     outer = _outer_optimiser(generator, settings)
     extras = []
@@ -45,7 +47,7 @@ def train_meta_generator(
         rows = []
         for index in chosen:
             name = devices.derive_seed(seed, "meta_generator", step, index)
-            others = [teacher for place, teacher in enumerate(teachers) if place != index]
+            others = [other for other in remembering if other is not teachers[index]]
             adapted = adapt(
                 generator, teachers[index], inner, config, seed=name, companions=others, extras=extras, each_step=gradients.note
             )

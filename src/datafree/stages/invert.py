@@ -10,6 +10,7 @@ from datafree.config import INVERSION_TYPES, InversionConfig, typed
 from datafree.data.images import class_sheet
 from datafree.evaluation.inversion_quality import spread, teacher_belief
 from datafree.inversion import METHODS
+from datafree.inversion.companions import companions_of
 from datafree.inversion.generator import Generator, new_generator
 from datafree.provenance import Job
 from datafree.zoo.backbones import batch_norm_layers
@@ -36,7 +37,7 @@ def run(job: Job) -> None:
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         teacher = move(teacher, device)
         zoo = read_teachers(job.input_list("companion_weights"), job.input_list("companion_cards"))
-        companions = [move(other, device) for other in zoo if other.name != teacher.name]
+        companions = [move(other, device) for other in companions_of(teacher, zoo)]
         found = METHODS[method.method](
             teacher, method, shared, size=job.config["data.image_size"], start=start, seed=seed, checkpoint=checkpoint,
             companions=companions,

@@ -1,0 +1,34 @@
+import dataclasses
+
+import torch
+
+from datafree.inversion.companions import companions_of, remembers
+from datafree.zoo.backbones import batch_norm_layers
+from datafree.zoo.manifest import Architecture, Entry
+from datafree.zoo.teachers import empty_network, freeze
+
+
+def trained(teacher):
+    """The same teacher with scales that training would have moved."""
+    with torch.no_grad():
+        for layer in batch_norm_layers(teacher.network):
+            layer.weight.mul_(0.9)
+    return teacher
+
+
+def fresh(architecture, name):
+    def make(teacher):
+        entry = Entry(name=name, architecture=Architecture(architecture), input=[3, 32, 32])
+        return dataclasses.replace(teacher, name=name, network=freeze(empty_network(entry, 3)))
+
+    return make
+
+
+def test_companions_are_the_others_that_remember_what_they_were_trained_on(make_teacher):
+    first, second = (trained(make_teacher(name, ("a", "b", "c"), seed)) for seed, name in enumerate(("first", "second")))
+    untrained = make_teacher("untrained", ("a", "b", "c"), 2)  # statistics of images, but the scales of a fresh network
+    without = fresh("torchvision/vgg11", "without BatchNorm")(first)
+    assert [remembers(teacher) for teacher in (first, second, untrained, without)] == [True, True, False, False]
+    zoo = [first, untrained, second, without]
+    assert companions_of(first, zoo) == [second]
+    assert companions_of(without, zoo) == [first, second]
