@@ -37,6 +37,7 @@ from datafree.evaluation.frechet import frechet_distance, teacher_features
 from datafree.evaluation.inversion_quality import Judge, jury, spread, teacher_belief, transfer
 from datafree.evaluation.recovered_fraction import downstream_accuracies, noise_pool, real_pool
 from datafree.inversion import METHODS
+from datafree.inversion.companions import companions_of
 from datafree.inversion.five import train_meta_generator
 from datafree.inversion.generator import Generator, new_generator
 from datafree.tasks.pools import Pool
@@ -144,7 +145,12 @@ class Study:
         size = self.train.images.shape[-1]
 
         def work() -> None:
-            kept.append(METHODS[method.method](teacher, method, row.shared, size=size, start=start, seed=own, checkpoint=Checkpoint(None)))
+            kept.append(
+                METHODS[method.method](
+                    teacher, method, row.shared, size=size, start=start, seed=own, checkpoint=Checkpoint(None),
+                    companions=companions_of(teacher, self.zoo),
+                )
+            )  # fmt: skip
 
         cost = self.cost(work)
         found = kept[0]
