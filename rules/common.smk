@@ -39,12 +39,12 @@ def card(stage, folder, *keys, **derived):
     """An input function: the card of a stage's job, refreshed whenever the job must look at its work again.
 
     `folder` holds the job's outputs; `keys` are the configuration keys that it reads; `derived` are further ones, each a function
-    of the wildcards.
+    of the wildcards; None where a job does not read it.
     """
 
     def refreshed(wildcards):
-        chosen = select(settings, *keys) | {name: value(wildcards) for name, value in derived.items()}
-        chosen = {key.replace("__", "."): value for key, value in chosen.items()}
+        read = {name.replace("__", "."): value(wildcards) for name, value in derived.items()}
+        chosen = select(settings, *keys) | {name: value for name, value in read.items() if value is not None}
         spec = provenance.specification(stage, dict(wildcards), chosen, provenance.code_hash(f"datafree.stages.{stage}"))
         # A folder of its own: Snakemake lists a folder once, at the first look, and takes what appears there later for missing.
         path = Path(".datafree/jobs") / ".".join([stage, *wildcards]) / "card.json"

@@ -25,7 +25,7 @@ rule reference:
             "precision",
             "zoo.training",
             "evaluation.oracle_steps",
-            tasks=lambda wildcards: as_tree(settings.tasks) if wildcards.reference in ("protonet", "maml") else {},
+            tasks=lambda wildcards: as_tree(settings.tasks) if wildcards.reference in ("protonet", "maml") else None,
         ),
         train=rules.images.output.train,
         cards=CARDS,
