@@ -48,7 +48,7 @@ from datafree.zoo.training import hold_out
 
 JUDGES = ("judge", "oracle")
 WARM_UP = 2  # steps
-GENERATOR_KEYS = ("meta_generator", "loss", "shift", "augmentation", "region")  # of `inversion`: what its training depends on
+GENERATOR_KEYS = ("meta_generator", "loss", "shift", "augmentation", "region", "companions")  # of `inversion`: what its training depends on
 
 
 @dataclass
@@ -144,15 +144,8 @@ class Study:
         own = devices.derive_seed(seed, "invert", row.name, teacher.name)
         size = self.train.images.shape[-1]
 
-        def work() -> None:
-            kept.append(
-                METHODS[method.method](
-                    teacher, method, row.shared, size=size, start=start, seed=own, checkpoint=Checkpoint(None),
-                    companions=companions_of(teacher, self.zoo),
-                )
-            )  # fmt: skip
-
-        cost = self.cost(work)
+        settings = {"size": size, "start": start, "seed": own, "companions": companions_of(teacher, self.zoo)}
+        cost = self.cost(lambda: kept.append(METHODS[method.method](teacher, method, row.shared, checkpoint=Checkpoint(None), **settings)))
         found = kept[0]
         return Pool(found.images, found.labels, found.soft_labels, teacher.classes), found.history, cost
 
