@@ -33,6 +33,7 @@ wildcard_constraints:
     algorithm="[A-Za-z0-9_-]+",
     arm="[A-Za-z0-9_-]+",
     seed="[0-9]+",
+    shard="[0-9]+",
 
 
 def card(stage, folder, *keys, **derived):
@@ -56,7 +57,7 @@ def card(stage, folder, *keys, **derived):
 
 def arguments(wildcards, input, output):
     """The files of a job as options of `datafree stage`."""
-    given = [f"-i {name}={path}" for name, value in input.items() if name != "job" for path in ([value] if isinstance(value, str) else value)]
+    given = [f"-i {name}={path}" for name, value in input.items() if name not in ("job", "shard") for path in ([value] if isinstance(value, str) else value)]
     made = [f"-o {name}={path}" for name, path in output.items()]
     return " ".join(given + made)
 

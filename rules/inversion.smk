@@ -1,4 +1,10 @@
 # Recovering training images from teachers: one shared meta-generator, then one pool per method and teacher.
+import shlex
+
+from snakemake.iocontainers import Wildcards
+from snakemake.logging import logger
+
+
 rule meta_generator:
     message:
         "meta-generator across the teachers"
@@ -46,27 +52,41 @@ def companions(wildcards):
     return {"companion_weights": WEIGHTS, "companion_cards": CARDS}
 
 
+invert_card = card(
+    "invert",
+    "artifacts/inversion/{method}/{teacher}",
+    "seed",
+    "device",
+    "precision",
+    "data.image_size",
+    "inversion.loss",
+    "inversion.shift",
+    "inversion.augmentation",
+    "inversion.companions",
+    "inversion.region",
+    "inversion.images_per_class",
+    inversion__method=lambda wildcards: as_tree(settings.inversion.methods[wildcards.method]),
+)
+
+# Teachers that one process recovers, by the name of the shard: of one architecture, in the manifest's order.
+SHARDS = preflight.shards(teachers, settings.inversion.shard_size)
+SHARD_OF = {teacher: shard for shard, members in SHARDS.items() for teacher in members}
+
+
+def shard_before(wildcards):
+    # A shard of one teacher is that teacher's own job.
+    shard = SHARD_OF[wildcards.teacher]
+    return {"shard": f".datafree/shards/{wildcards.method}.{shard}"} if len(SHARDS[shard]) > 1 else {}
+
+
 rule invert:
     message:
         "pool of {wildcards.teacher} by {wildcards.method}"
     input:
         unpack(starting_point),
         unpack(companions),
-        job=card(
-            "invert",
-            "artifacts/inversion/{method}/{teacher}",
-            "seed",
-            "device",
-            "precision",
-            "data.image_size",
-            "inversion.loss",
-            "inversion.shift",
-            "inversion.augmentation",
-            "inversion.companions",
-            "inversion.region",
-            "inversion.images_per_class",
-            inversion__method=lambda wildcards: as_tree(settings.inversion.methods[wildcards.method]),
-        ),
+        unpack(shard_before),
+        job=invert_card,
         weights="artifacts/zoo/{teacher}/weights.safetensors",
         card="artifacts/zoo/{teacher}/card.json",
     output:
@@ -83,6 +103,52 @@ rule invert:
         gpu=1,
     shell:
         STAGE
+
+
+def shard_cards(wildcards):
+    return [invert_card(Wildcards(fromdict={"method": wildcards.method, "teacher": teacher})) for teacher in SHARDS[wildcards.shard]]
+
+
+def shard_files(wildcards, input):
+    # As the jobs of rule invert have them; `datafree stage` fills in each teacher.
+    made = [f"-o {name}={path}" for name, path in rules.invert.output.items()]
+    shared = [f"-i {name}={path}" for name in ("generator", "companion_weights", "companion_cards") for path in files_of(input, name)]
+    own = [f"-i {name}={path}" for name, path in (("weights", rules.invert.input.weights), ("card", rules.invert.input.card))]
+    return shlex.join(" ".join(shared + own + made).split())
+
+
+def files_of(input, name):
+    found = input.get(name, [])
+    return [found] if isinstance(found, str) else found
+
+
+# Does the work of several `invert` jobs in one process: starting Python and PyTorch, and on a GPU a small model's share of it, cost more
+# than the recovery itself. Its mark says only that they have been done; the jobs after it look for themselves, and find nothing to do.
+rule invert_shard:
+    message:
+        "pools of {params.members} by {wildcards.method}"
+    input:
+        unpack(starting_point),
+        unpack(companions),
+        weights=lambda wildcards: expand("artifacts/zoo/{teacher}/weights.safetensors", teacher=SHARDS[wildcards.shard]),
+        cards=lambda wildcards: expand("artifacts/zoo/{teacher}/card.json", teacher=SHARDS[wildcards.shard]),
+        jobs=shard_cards,
+    output:
+        touch(".datafree/shards/{method}.{shard}"),
+    params:
+        files=shard_files,
+        jobs=lambda wildcards, input: " ".join(f"--job {path}" for path in input.jobs),
+        members=lambda wildcards: f"{len(SHARDS[wildcards.shard])} teachers from {SHARDS[wildcards.shard][0]} on",
+    log:
+        "logs/invert_shard/{method}.{shard}.log",
+    resources:
+        gpu=1,
+    shell:
+        "datafree stage {params.files} {params.jobs} > {log} 2>&1"
+
+
+# Snakemake warns for every pool that its shard has made before its own job.
+logger.addFilter(lambda record: "following output files of rule invert were not present" not in record.getMessage())
 
 
 def pools_of(method):

@@ -174,6 +174,14 @@ def test_a_job_on_a_gpu_sees_just_the_one_it_leased(two_gpus):
         assert [path.name for path in two_gpus.iterdir()] == ["GPU-bb.lock"]
 
 
+def test_a_use_within_a_use_has_the_same_gpu_and_takes_no_other_lease(two_gpus):
+    with devices.use("cuda:1"), devices.use("cuda:1") as device:
+        assert device.type == "cuda"
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-bb"
+    with devices.use("cpu") as device:
+        assert device.type == "cpu"
+
+
 @pytest.mark.parametrize(("spec", "seen"), [("cuda", "0,1"), ("cuda:1", "GPU-bb")])
 def test_where_a_scheduler_assigned_the_gpus_no_lease_is_taken(two_gpus, monkeypatch, spec, seen):
     monkeypatch.setenv("SLURM_JOB_ID", "1")

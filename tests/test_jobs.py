@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from datafree import artifacts, jobs, provenance
+from datafree import artifacts, devices, jobs, provenance
 from datafree.errors import UserError
 from datafree.provenance import Job
 
@@ -77,10 +77,56 @@ def test_the_cost_is_noted_apart_from_the_artifacts(stage):
     assert {path.name for path in Path("out").iterdir()} == {"first", "second", "provenance.json"}
 
 
+def members(seed=0) -> list[Job]:
+    """A shard: two jobs that differ in a wildcard, as their cards and shared paths give them."""
+    for arm in "xy":
+        artifacts.write_json(
+            f"{arm}.json", {"stage": "pretend", "wildcards": {"arm": arm}, "config": {"seed": seed, "device": "cpu"}, "code": "c"}
+        )
+    outputs = {name: f"out/{{arm}}/{name}" for name in ("first", "second", "provenance")}
+    return [provenance.read_job(Path(f"{arm}.json"), {"data": "in/data", "all": ["in/{arm}", "in/data"]}, outputs) for arm in "xy"]
+
+
+def test_the_jobs_of_a_shard_are_done_one_after_the_other_on_one_device(stage, monkeypatch):
+    for arm in "xy":
+        artifacts.write_text(f"in/{arm}", arm)
+    taken = []
+    used = devices.use
+    monkeypatch.setattr(devices, "use", lambda spec: taken.append(spec) or used(spec))
+    shard = members()
+    jobs.execute_all(shard)
+    assert [job.outputs["first"] for job in shard] == ["out/x/first", "out/y/first"]
+    assert [job.input_list("all")[0] for job in shard] == [Path("in/x"), Path("in/y")]
+    assert [provenance.stale_because(job) for job in shard] == ["", ""]
+    jobs.execute_all(shard)
+    assert stage.runs == 2
+    Path("out/y/second").unlink()
+    jobs.execute_all(shard)
+    assert stage.runs == 3
+    jobs.execute_all(members(seed=1)[:1])
+    assert stage.runs == 4
+    assert taken == ["cpu"] * 3  # by two jobs, by none, by one of two; a job alone sees to its device itself
+
+
+def test_a_failure_in_a_shard_is_reported_and_the_others_are_done(stage, capsys):
+    def fail_first():
+        if stage.runs == 1:
+            raise UserError("x is broken; mend it")
+
+    stage.then = fail_first
+    for arm in "xy":
+        artifacts.write_text(f"in/{arm}", arm)
+    shard = members()
+    with pytest.raises(UserError, match="x is broken; mend it"):
+        jobs.execute_all(shard)
+    assert "datafree: x is broken; mend it" in capsys.readouterr().err
+    assert [bool(provenance.stale_because(job)) for job in shard] == [True, False]
+
+
 def test_a_job_that_is_done_imports_neither_its_stage_nor_pytorch(tmp_path):
     script = """
 import sys
-from datafree import artifacts, jobs, provenance
+from datafree import artifacts, devices, jobs, provenance
 artifacts.write_text("out/x", "x")
 job = provenance.Job("no_such_stage", {}, {}, "c", {}, {"x": "out/x", "provenance": "out/provenance.json"})
 provenance.record(job, {})

@@ -56,6 +56,18 @@ def test_a_relative_manifest_is_looked_for_beside_the_snakefile(project, monkeyp
     assert len(check(project)) == 3
 
 
+def test_a_shard_holds_teachers_of_one_architecture_in_the_manifests_order(project):
+    text = "teachers:\n" + "".join(
+        f"  - {{name: {name}, train: {{classes: 5}}, architecture: {{name: {kind}, width: {width}}}}}\n"
+        for name, kind, width in [("a", "conv4", 8), ("b", "resnet10", 8), ("c", "conv4", 8), ("d", "conv4", 16), ("e", "conv4", 8)]
+    )
+    (project / "zoos" / "z.yaml").write_text(text)
+    teachers = check(project)
+    assert preflight.shards(teachers, 2) == {"0": ["a", "c"], "1": ["e"], "2": ["b"], "3": ["d"]}
+    assert sorted(preflight.shards(teachers, 1).values()) == [["a"], ["b"], ["c"], ["d"], ["e"]]
+    assert len(preflight.shards(teachers, 100)) == 3
+
+
 @pytest.mark.parametrize("preset", [[], *([path] for path in sorted((PROJECT / "presets").glob("*.yaml")))], ids=str)
 def test_the_projects_own_settings_pass(tmp_path, monkeypatch, preset):
     monkeypatch.chdir(tmp_path)

@@ -18,11 +18,14 @@ Files = Annotated[list[Path] | None, typer.Argument(help="YAML files, later over
 
 @app.command()
 def stage(
-    job: Annotated[Path, typer.Option(help="The job card that Snakemake wrote")],
+    job: Annotated[list[Path], typer.Option(help="The job card that Snakemake wrote; repeat it for jobs that differ in wildcards")],
     inputs: Annotated[list[str], typer.Option("--input", "-i", help="name=path; repeat a name for a list")] = [],  # noqa: B006
     outputs: Annotated[list[str], typer.Option("--output", "-o", help="name=path")] = [],  # noqa: B006
 ) -> None:
-    """Run one job of the pipeline; Snakemake calls this. Does nothing when the job's outputs are up to date."""
+    """Run one job of the pipeline, or several; Snakemake calls this. Does nothing when the outputs are up to date.
+
+    A path may hold the name of a wildcard in braces, as in `zoo/{teacher}/card.json`.
+    """
     from datafree import jobs, provenance
 
     named: dict[str, str | list[str]] = {}
@@ -30,10 +33,10 @@ def stage(
         before = named.get(name)
         named[name] = path if before is None else [*([before] if isinstance(before, str) else before), path]
     made = dict(map(_pair, outputs))
-    card = provenance.read_job(job, named, made)
+    cards = [provenance.read_job(one, named, made) for one in job]
     if "provenance" not in made:
         raise UserError("--output: expected one named provenance, the record of the job; give -o provenance=<path>")
-    jobs.execute(card)
+    jobs.execute_all(cards)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     import torch
 
 
+_IN_USE: list[torch.device] = []  # the one device of the running process, while it has one
+
+
 def require(spec: str) -> list[str]:
     """UUIDs of the GPUs that may serve ``spec``; empty for the CPU.
 
@@ -44,11 +47,15 @@ def require(spec: str) -> list[str]:
 def use(spec: str) -> Iterator[torch.device]:
     """The device for one job: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``; holds a lease on a GPU.
 
-    Must run before anything initialises CUDA, because the lease narrows CUDA_VISIBLE_DEVICES to the leased card.
+    Must run before anything initialises CUDA, because the lease narrows CUDA_VISIBLE_DEVICES to the leased card. Within the block of
+    another use, the device is that one's.
 
     Raises:
         UserError: the machine has no such device.
     """
+    if _IN_USE:
+        yield _IN_USE[-1]
+        return
     gpus = require(spec)
     if gpus and not _scheduler_assigned():
         lease_or_not = lease(gpus, default_lock_folder())
@@ -63,7 +70,11 @@ def use(spec: str) -> Iterator[torch.device]:
             # One thread per process: jobs run side by side, and spinning threads of one starve the other.
             torch.set_num_threads(1)
         torch.backends.cudnn.benchmark = False
-        yield torch.device("cuda" if gpus else "cpu")
+        _IN_USE.append(torch.device("cuda" if gpus else "cpu"))
+        try:
+            yield _IN_USE[-1]
+        finally:
+            _IN_USE.pop()
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -8,15 +8,39 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from datafree import artifacts, provenance
+from datafree import artifacts, devices, provenance
 from datafree.errors import UserError
 from datafree.provenance import Job
 
 TIMINGS = Path("logs/timings")
 JOURNAL = Path("logs/jobs.log")
 TEST_SPLIT, FINAL_EVALUATION = "test.safetensors", "few_shot"
+
+
+def execute_all(shard: Sequence[Job]) -> None:
+    """Bring the outputs of several jobs up to date, one job after the other in this one process and on one device.
+
+    A job that fails does not keep the next ones from their turn.
+
+    Raises:
+        UserError: a mistake in what a job was given, the first if there are several.
+    """
+    failed: list[UserError] = []
+    with contextlib.ExitStack() as held:
+        for place, job in enumerate(shard):
+            if len(shard) > 1 and provenance.stale_because(job):
+                held.enter_context(devices.use(job.config["device"]))  # from the first one that computes until the last is done
+            try:
+                execute(job)
+            except UserError as error:
+                failed.append(error)
+                if place < len(shard) - 1:
+                    print(f"datafree: {error}", file=sys.stderr)
+    if failed:
+        raise failed[0]
 
 
 def execute(job: Job) -> None:

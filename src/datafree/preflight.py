@@ -39,6 +39,15 @@ def check(config: Config, project: Path) -> list[Entry]:
     return teachers
 
 
+def shards(teachers: list[Entry], size: int) -> dict[str, list[str]]:
+    """Names of at most ``size`` teachers of one architecture each, in the manifest's order, by the number of the shard."""
+    groups: dict[str, list[str]] = {}
+    for teacher in teachers:
+        groups.setdefault(str(teacher.architecture), []).append(teacher.name)
+    found = [names[start : start + size] for names in groups.values() for start in range(0, len(names), size)]
+    return {str(number): names for number, names in enumerate(found)}
+
+
 def real_classes(config: Config, teachers: list[Entry]) -> bool:
     """Whether the data holds real images of some teacher's classes: always for trained teachers, by name for others in a folder."""
     if any(teacher.train for teacher in teachers):

@@ -174,7 +174,7 @@ def write_card(path: Path, spec: Mapping[str, Any], sidecar: Path) -> None:
 
 
 def read_job(card: Path, inputs: Mapping[str, str | list[str]], outputs: Mapping[str, str]) -> Job:
-    """The job of a card.
+    """The job of a card; ``{name}`` in a path stands for the value of that wildcard.
 
     Raises:
         UserError: the card is missing or not one of ours.
@@ -183,7 +183,19 @@ def read_job(card: Path, inputs: Mapping[str, str | list[str]], outputs: Mapping
     missing = [key for key in ("stage", "wildcards", "config", "code") if not isinstance(value, dict) or key not in value]
     if missing:
         raise UserError(f"{card}: not a job card, `{missing[0]}` is missing; delete it and rerun snakemake")
-    return Job(value["stage"], value["wildcards"], value["config"], value["code"], inputs, outputs)
+    wildcards = value["wildcards"]
+    files = {
+        name: [_filled(one, wildcards) for one in path] if isinstance(path, list) else _filled(path, wildcards)
+        for name, path in inputs.items()
+    }
+    made = {name: _filled(path, wildcards) for name, path in outputs.items()}
+    return Job(value["stage"], wildcards, value["config"], value["code"], files, made)
+
+
+def _filled(path: str, wildcards: Mapping[str, str]) -> str:
+    for name, value in wildcards.items():
+        path = path.replace(f"{{{name}}}", value)
+    return path
 
 
 @functools.cache

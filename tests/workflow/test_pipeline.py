@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,28 @@ def test_changed_parameter_reruns_exactly_what_reads_it(project: Project, key: s
     project.change(key, value)
     assert project.snakemake() == expected
     assert project.snakemake() == set()
+
+
+def test_how_teachers_share_a_process_changes_nothing(project: Project) -> None:
+    project.change("inversion.shard_size", 1)
+    assert project.snakemake() == set()
+    pools = project.folder / "artifacts/inversion/five"
+    before = {path.relative_to(pools): path.read_bytes() for path in pools.rglob("*") if path.is_file()}
+    shutil.rmtree(pools)
+    assert project.snakemake("--", "inversion") == {"invert/five/glyphs-00", "invert/five/glyphs-01"}
+    assert {path.relative_to(pools): path.read_bytes() for path in pools.rglob("*") if path.is_file()} == before
+
+
+def test_a_failed_teacher_costs_the_others_of_its_shard_nothing(project: Project) -> None:
+    pools = project.folder / "artifacts/inversion/five"
+    shutil.rmtree(pools)
+    (pools / "glyphs-00").mkdir(parents=True)
+    (pools / "glyphs-00/images.safetensors").mkdir()  # cannot be written
+    assert project.snakemake("--", "inversion", ok=False) == {"invert/five/glyphs-00", "invert/five/glyphs-01"}
+    assert "glyphs-00/images.safetensors" in project.last.stderr
+    assert (pools / "glyphs-01/provenance.json").is_file()
+    (pools / "glyphs-00/images.safetensors").rmdir()
+    assert project.snakemake("--", "inversion") == {"invert/five/glyphs-00"}
 
 
 def test_changed_teacher_leaves_the_other_teacher_alone(project: Project) -> None:

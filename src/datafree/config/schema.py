@@ -203,6 +203,7 @@ def starts_from_meta(method: Any) -> bool:
 @dataclass
 class InversionConfig:
     images_per_class: int = 60
+    shard_size: int = 8  # teachers of one architecture that one process recovers, one after the other; changes no byte of the results
     shift: int = 2  # pixels of random translation before the teacher sees an image
     augmentation: float = (
         1.0  # of each image before the teacher sees it: 1 = up to 15° of rotation, 15 % of size, 10 % of the side; 0 = none
@@ -339,6 +340,7 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "zoo.training.batch_size": (2, None),
     "zoo.training.learning_rate": (1e-8, 10),
     "zoo.training.held_out": (0.01, 0.9),
+    "inversion.shard_size": (1, None),
     "inversion.images_per_class": (2, None),
     "inversion.shift": (0, 16),
     "inversion.augmentation": (0, 4),
