@@ -69,7 +69,8 @@ def teachers_loss(learner, classroom_of, pools) -> float:
         return distillation_loss(logits, classroom.ask(views, [0, 1, 2]), 4.0).item()
 
 
-TAUGHT = [name for name, settings in ARM_TYPES.items() if hasattr(settings(), "temperature")]  # others learn from episodes alone
+# Arms whose heads learn from teachers; the others have none, or learn from episodes alone.
+TAUGHT = [name for name, settings in ARM_TYPES.items() if hasattr(settings(), "temperature") and getattr(settings(), "distillation", 1)]
 
 
 @pytest.mark.parametrize("arm", TAUGHT, indirect=True)
