@@ -99,6 +99,18 @@ def test_training_lowers_the_loss(arm, train):
     assert sum(values[-third:]) < 0.9 * sum(values[:third])
 
 
+def test_the_agreement_of_gradients_is_measured_and_changes_nothing(arm, train, monkeypatch):
+    if arm.method == "dro":
+        pytest.skip("learns from no task")
+    learner, history = train(arm)
+    measured = [row for row in history if "gradient_cosine" in row]
+    assert [row["step"] for row in measured] == [1, 3, 5, 6]
+    assert all(-1 <= row["gradient_cosine"] <= 1 for row in measured)
+    monkeypatch.setattr("datafree.meta.alignment.due", lambda step, steps: step == steps - 1)
+    monkeypatch.setattr("datafree.meta.alignment.of_tasks", lambda *_: {})
+    assert same(learner, train(arm)[0])
+
+
 @pytest.mark.parametrize("steps", [1, 2])
 def test_few_steps_are_steps_too(arm, train, steps):
     _, history = train(dataclasses.replace(arm, steps=steps))
