@@ -25,6 +25,9 @@ rule reference:
             "precision",
             "zoo.training",
             "evaluation.oracle_steps",
+            evaluation__oracle_backbone=lambda wildcards: (
+                None if wildcards.reference == "judge" else as_tree(settings.evaluation.oracle_backbone)
+            ),
             tasks=lambda wildcards: as_tree(settings.tasks) if wildcards.reference in ("protonet", "maml") else None,
         ),
         train=rules.images.output.train,

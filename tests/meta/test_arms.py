@@ -69,7 +69,8 @@ def teachers_loss(learner, classroom_of, pools) -> float:
         return distillation_loss(logits, classroom.ask(views, [0, 1, 2]), 4.0).item()
 
 
-TAUGHT = [name for name, settings in ARM_TYPES.items() if hasattr(settings(), "temperature")]  # others learn from episodes alone
+# Arms whose heads learn from teachers; the others have none, or learn from episodes alone.
+TAUGHT = [name for name, settings in ARM_TYPES.items() if hasattr(settings(), "temperature") and getattr(settings(), "distillation", 1)]
 
 
 @pytest.mark.parametrize("arm", TAUGHT, indirect=True)
@@ -96,6 +97,18 @@ def test_training_lowers_the_loss(arm, train):
     values = [row[name] for row in history]
     third = max(1, len(values) // 3)
     assert sum(values[-third:]) < 0.9 * sum(values[:third])
+
+
+def test_the_agreement_of_gradients_is_measured_and_changes_nothing(arm, train, monkeypatch):
+    if arm.method == "dro":
+        pytest.skip("learns from no task")
+    learner, history = train(arm)
+    measured = [row for row in history if "gradient_cosine" in row]
+    assert [row["step"] for row in measured] == [1, 3, 5, 6]
+    assert all(-1 <= row["gradient_cosine"] <= 1 for row in measured)
+    monkeypatch.setattr("datafree.meta.alignment.due", lambda step, steps: step == steps - 1)
+    monkeypatch.setattr("datafree.meta.alignment.of_tasks", lambda *_: {})
+    assert same(learner, train(arm)[0])
 
 
 @pytest.mark.parametrize("steps", [1, 2])

@@ -8,6 +8,7 @@ import pytest
 
 from datafree.report.page import Architecture, Study, render
 
+ALIGNED = {"joint": [[{"step": 1, "gradient_cosine": 0.25}, {"step": 2}, {"step": 3, "gradient_cosine": -0.5}]] * 3}
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror=alert(1)>'{{ 7 * 7 }}"
 VOID = {"meta", "img", "br", "hr", "line", "circle", "polyline"}
 
@@ -83,7 +84,7 @@ def study(results):
         few_shot=results,
         quality=quality,
         cards=[card, {**card, "name": "greek-00", "accuracy": None, "licence": "MIT"}],
-        learner_curves={"bell": [[{"step": 1, "episode": 1.5}, {"step": 2, "episode": 0.5}]] * 3},
+        learner_curves={"bell": [[{"step": 1, "episode": 1.5}, {"step": 2, "episode": 0.5}]] * 3, **ALIGNED},
         generator_curve=[{"step": 1, "batch_norm": 1.5}, {"step": 2, "batch_norm": 0.5}],
         architectures=[Architecture(facts, b"cell", candidates, {"agreement": 0.812, "held_out_images": 1536.0})],
         sheets={name: {"five": f"{name} sheet".encode()} for name in ("latin-03", "greek-00", "third")},
@@ -101,12 +102,12 @@ def test_every_number_is_there(study, results):
             assert f"{100 * value['mean']:.1f} ± {100 * value['interval']:.1f}" in text
     assert "64.8 ± 1.2" in text  # of one seed
     for expected in (
-        "2 teachers of 3 classes · 1 meta-learner, 3 seeds each · 1 architecture search · 5-way episodes of the test classes",
+        "2 teachers of 3 classes · 2 meta-learners, 3 seeds each · 1 architecture search · 5-way episodes of the test classes",
         "over 600 episodes per seed with 15 query images per class",
         "chance, 20 %",
         *("98.4 ± 1.0", "0.16 ± 0.02", "new measure", "0.123 ± 0.001", "does not measure quality"),
         *("|skip~0|+|none~0|", "4.98 M", "94.1 k", "87.0 %", "81.2 % of 1536 held-out images"),
-        *("batch norm", "episode", "A line per seed (3)"),
+        *("joint0.250-0.500", "batch norm", "episode", "A line per seed (3)"),
         *("latin-03", "conv4, width 32", "97.6 n = 128", "https://example.org/t.pt", "CC0-1.0; MIT", "max_macs: 5000000"),
     ):
         assert expected in text

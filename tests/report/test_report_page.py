@@ -95,6 +95,6 @@ def test_any_input_may_be_absent(inputs, absent):
 
 
 def test_nothing_at_all(inputs, tmp_path):
-    assert run({}) == {"teachers": 0, "few_shot": {}, "inversion": {}, "architectures": {}}
+    assert run({}) == {"teachers": 0, "few_shot": {}, "inversion": {}, "gradient_cosine": {}, "architectures": {}}
     assert (tmp_path / OUTPUTS["table"]).read_text() == "no few-shot results yet\n"
     assert json.loads((tmp_path / OUTPUTS["summary"]).read_text())["teachers"] == 0

@@ -116,3 +116,15 @@ def test_magnitude_keeps_three_digits(count):
     number, unit = tables.magnitude(count).split()
     assert float(number) * {"k": 1e3, "M": 1e6, "G": 1e9}[unit] == pytest.approx(count, rel=0.0051)
     assert len(number.replace(".", "")) == 3
+
+
+def test_the_agreement_of_gradients_is_the_seeds_mean_at_the_first_and_last_measurement():
+    curves = {
+        "bell": [
+            [{"step": 1, "gradient_cosine": 0.1}, {"step": 2}, {"step": 3, "gradient_cosine": 0.5}],
+            [{"step": 1, "gradient_cosine": 0.3}, {"step": 3, "gradient_cosine": 0.7}, {"step": 4}],
+        ],
+        "dro": [[{"step": 1, "loss": 1.0}]],
+    }
+    assert tables.gradient_agreement(curves) == {"bell": (pytest.approx(0.2), pytest.approx(0.6))}
+    assert tables.gradient_agreement({}) == {}

@@ -174,6 +174,8 @@ class Project:
     def _reference(self, name: str) -> Job:
         keys = ["seed", "device", "precision", "zoo.training", "evaluation.oracle_steps"]
         derived = {"tasks": as_tree(self.settings.tasks)} if name in ("protonet", "maml") else {}
+        if name != "judge":
+            derived["evaluation.oracle_backbone"] = as_tree(self.settings.evaluation.oracle_backbone)
         inputs = {"train": "artifacts/data/train.safetensors", "cards": self._zoo()["cards"]}
         outputs = {"network": "network.safetensors", "card": "card.json", "history": "history.csv", "metrics": "metrics.json"}
         return self._job("reference", {"reference": name}, f"artifacts/evaluation/{name}", keys, derived, inputs, outputs)

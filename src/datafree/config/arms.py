@@ -114,6 +114,8 @@ class MamlArm:
     inner_steps: int = 3  # on the support of a training task, at the rate of `adaptation`
     second_order: bool = True  # false: the gradient at the adapted weights is taken for that at the initialisation
     learning_rate: float = 0.002  # peak of a one-cycle schedule (AdamW)
+    distillation: float = 0.0  # weight of the teacher's soft labels in both loops, in tasks of one teacher; the rest is the labels'
+    temperature: float = 4.0  # of no effect without distillation
     augment: bool = True
     adaptation: AdaptationConfig = field(default_factory=lambda: AdaptationConfig(AdaptedPart.network, 10, 0.05))
 

@@ -305,6 +305,7 @@ class EvaluationConfig:
     classifiers: list[str] = field(default_factory=lambda: ["nearest_centroid"])  # of CLASSIFIERS; a row for each per feature extractor
     oracles: list[str] = field(default_factory=lambda: ["classifier"])  # of ORACLES; may be empty
     oracle_steps: int = 300  # training on the teachers' real classes: the ceiling, and the independent classifier
+    oracle_backbone: BackboneConfig = field(default_factory=BackboneConfig)  # of the oracles and of the row `random`: best as of the arms
 
 
 @dataclass
@@ -407,4 +408,6 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "evaluation.query": (1, None),
     "evaluation.episodes": (2, None),
     "evaluation.oracle_steps": (1, None),
+    "evaluation.oracle_backbone.width": (4, 1024),
+    "evaluation.oracle_backbone.cells": (1, None),
 }

@@ -27,6 +27,7 @@ from datafree.config.schema import (
     INFERENCE,
     INVERSION_TYPES,
     ORACLES,
+    BackboneConfig,
     Config,
     GeneratorInversion,
     Source,
@@ -239,11 +240,11 @@ def _check_combinations(config: Config) -> None:
             if arm.inversion not in config.inversion.methods:
                 known = ", ".join(config.inversion.methods)
                 raise UserError(f"{family}.{name}.inversion: got {arm.inversion!r}; allowed: {known}")
+    _check_backbone("evaluation.oracle_backbone", config.evaluation.oracle_backbone)
+    if config.evaluation.oracle_backbone.genotype == "searched":
+        raise UserError("evaluation.oracle_backbone.genotype: got 'searched'; allowed: a cell, as the oracles do not wait for the search")
     for name, arm in config.meta.arms.items():
-        if backbone_family(arm.backbone.name) not in BACKBONES:
-            raise UserError(f"meta.arms.{name}.backbone.name: got {arm.backbone.name!r}; allowed: {', '.join(BACKBONES)}")
-        if arm.backbone.name == "nasbench201" and not arm.backbone.genotype:
-            raise UserError(f"meta.arms.{name}.backbone.genotype: empty; give a cell, or `searched` for the one the nas stage finds")
+        _check_backbone(f"meta.arms.{name}.backbone", arm.backbone)
         if arm.backbone.genotype == "searched" and not config.nas.algorithms:
             raise UserError(f"meta.arms.{name}.backbone.genotype: `searched`, but nas.algorithms is empty; add one, or give a cell")
         if arm.method == "bell" and not arm.cross_task and config.tasks.mixed == 1:
@@ -258,6 +259,13 @@ def _check_combinations(config: Config) -> None:
             )
     if config.data.source is Source.glyphs:
         _check_glyphs(config)
+
+
+def _check_backbone(dotted: str, backbone: BackboneConfig) -> None:
+    if backbone_family(backbone.name) not in BACKBONES:
+        raise UserError(f"{dotted}.name: got {backbone.name!r}; allowed: {', '.join(BACKBONES)}")
+    if backbone.name == "nasbench201" and not backbone.genotype:
+        raise UserError(f"{dotted}.genotype: empty; give a cell, or `searched` for the one the nas stage finds")
 
 
 def _check_latents(config: Config) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from datafree.config import EvaluationConfig
 from datafree.data.images import ImageSet
 from datafree.evaluation.entrants import BEST, Entrant
-from datafree.evaluation.few_shot import embed, episode_accuracies, solved_episodes
+from datafree.evaluation.few_shot import Embedding, embed, episode_accuracies, solved_episodes
 from datafree.evaluation.intervals import mean_interval, over_seeds
 
 
@@ -24,19 +25,33 @@ def compare(
     beforehand, in the baseline's favour.
     """
     found: dict[str, list[tuple[Entrant, dict[int, list[float]]]]] = defaultdict(list)
+    last = _Features()
     for entrant in entrants:
         name = " ".join([entrant.name.split("/")[0], entrant.variant]).strip()
-        found[name].append((entrant, _accuracies(entrant, images, config, seed, device)))
+        found[name].append((entrant, _accuracies(entrant, images, config, seed, device, last)))
     return [_row(name, members, config.shots) for name, members in found.items()]
 
 
+@dataclass
+class _Features:
+    """The features of the last embedding: the classifiers of one network come one after the other."""
+
+    embedding: Embedding | None = None
+    values: torch.Tensor | None = None
+
+    def of(self, embedding: Embedding, images: torch.Tensor, device: torch.device) -> torch.Tensor:
+        if self.values is None or embedding is not self.embedding:
+            self.embedding, self.values = embedding, embed(embedding, images, device)
+        return self.values
+
+
 def _accuracies(
-    entrant: Entrant, images: ImageSet, config: EvaluationConfig, seed: int, device: torch.device
+    entrant: Entrant, images: ImageSet, config: EvaluationConfig, seed: int, device: torch.device, last: _Features
 ) -> dict[int, list[float]]:  # fmt: skip
     settings = {"way": config.way, "query": config.query, "episodes": config.episodes, "seed": seed}
     if entrant.solve is not None:
         return {shot: solved_episodes(entrant.solve, images, shot=shot, device=device, **settings) for shot in config.shots}
-    features = embed(entrant.embedding, images.images, device)
+    features = last.of(entrant.embedding, images.images, device)
     return {shot: episode_accuracies(features, images.labels, shot=shot, classify=entrant.classify, **settings) for shot in config.shots}
 
 

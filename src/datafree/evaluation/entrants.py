@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from datafree import artifacts, devices
-from datafree.config import AdaptationConfig, AdaptedPart, BackboneConfig, EvaluationConfig, typed
+from datafree.config import AdaptationConfig, AdaptedPart, EvaluationConfig, typed
 from datafree.evaluation.adapting import adapting_head, adapting_solver, batch_statistics, transductive_solver
 from datafree.evaluation.baselines import average_weights, backbone_features, batch_statistics_features, pixels
 from datafree.evaluation.classifiers import CLASSIFIERS, Classifier, nearest_centroid
@@ -104,7 +104,7 @@ def baselines(
 
     Every teacher is an entrant; ``compare`` keeps the best. All are inductive.
     """
-    random = build(BackboneConfig(), shape[0], shape[1], devices.derive_seed(seed, "random"))
+    random = build(config.oracle_backbone, shape[0], shape[1], devices.derive_seed(seed, "random"))
     normalise = Normalise([0.5] * shape[0], [0.25] * shape[0])
     sizes = [parameter_count(teacher.network.backbone) for teacher in teachers]
     singles = [backbone_features(t.network.backbone, t.normalise, device) for t in teachers]

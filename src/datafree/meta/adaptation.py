@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from datafree.config import AdaptationConfig, AdaptedPart
 from datafree.meta.losses import at_least_float32
 from datafree.zoo.backbones import Backbone
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # logits [B, way] and target int64 [B] → scalar
 
 
 @dataclass(frozen=True)
@@ -29,35 +31,37 @@ class TaskNetwork:
 
 def adapt(
     backbone: Backbone, weights: Mapping[str, Tensor], views: Tensor, target: Tensor, way: int, rule: AdaptationConfig, *,
-    steps: int, create_graph: bool,
+    steps: int, create_graph: bool, loss_of: Loss = F.cross_entropy,
 ) -> TaskNetwork:  # fmt: skip
     """Fit a task's support: normalised images ``views`` [B, C, H, W] with ``target`` int64 [B] in [0, way).
 
     ``weights`` are the backbone's parameters by name; each must require a gradient where the whole network adapts. The head starts at
     zero for every task (Kao et al., "MAML is a Noisy Contrastive Learner", ICLR 2022): so any number of classes can be learned, and
     permuted labels permute the predictions. The first step thus moves the head alone. With ``create_graph`` the result can be
-    differentiated through the steps (second order); without, they count as constant displacements (first order).
+    differentiated through the steps (second order); without, they count as constant displacements (first order). ``loss_of`` is what the
+    steps lower.
     """
     if rule.part is AdaptedPart.head:
         features = functional_call(backbone, dict(weights), (views,))
-        return TaskNetwork(weights, fit_head(features, target, way, rule.learning_rate, steps, create_graph))
+        return TaskNetwork(weights, fit_head(features, target, way, rule.learning_rate, steps, create_graph, loss_of))
     head = zero_head(way, backbone.feature_size, views)
     names, values = list(weights), list(weights.values())
     for _ in range(steps):
         features = functional_call(backbone, dict(zip(names, values, strict=True)), (views,))
-        loss = F.cross_entropy(linear(features, head), target)
+        loss = loss_of(linear(features, head), target)
         moved = _stepped([*head, *values], loss, rule.learning_rate, create_graph)
         head, values = (moved[0], moved[1]), moved[2:]
     return TaskNetwork(dict(zip(names, values, strict=True)), head)
 
 
 def fit_head(
-    features: Tensor, target: Tensor, way: int, learning_rate: float, steps: int, create_graph: bool = False
-) -> tuple[Tensor, Tensor]:
+    features: Tensor, target: Tensor, way: int, learning_rate: float, steps: int, create_graph: bool = False,
+    loss_of: Loss = F.cross_entropy,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The head alone after as many steps on fixed features [B, D]; Raghu et al., "Rapid Learning or Feature Reuse?" (ANIL), ICLR 2020."""
     head = zero_head(way, features.shape[1], features)
     for _ in range(steps):
-        loss = F.cross_entropy(linear(features, head), target)
+        loss = loss_of(linear(features, head), target)
         moved = _stepped(list(head), loss, learning_rate, create_graph)
         head = (moved[0], moved[1])
     return head

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import DistillationArm
+from datafree.meta import alignment
 from datafree.meta.classroom import Classroom, mix
 from datafree.meta.learner import Learner
 from datafree.meta.losses import distillation_loss
 from datafree.progress import progress, require_finite
-from datafree.tasks.episodes import Episodes
+from datafree.tasks.episodes import Episodes, episode_images
 
 
 def train(
@@ -20,14 +22,22 @@ def train(
     """Distil every teacher into the learner's shared backbone, each through its own head; changes ``learner`` in place.
 
     A step takes images of several teachers, augments them, on every other step mixes them, and asks each of these teachers about all
-    of them, just as the learner sees them. Episodes are not used: this is the baseline that meta-learning has to beat.
+    of them, just as the learner sees them. Episodes do not teach: this is the baseline that meta-learning has to beat. They serve to
+    measure how far the teachers' gradients agree.
     """
     optimiser = torch.optim.AdamW(learner.parameters(), lr=arm.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, arm.learning_rate, total_steps=max(arm.steps, 2))
     start, history = checkpoint.restore(learner=learner, optimiser=optimiser, schedule=schedule)
     learner.train()
+
+    def own_loss(task: int, draw: torch.Generator) -> Tensor:
+        views, own = classroom.views(episode_images(classroom.pools, episodes, task), draw, arm.augment), episodes.teacher[task].unique()
+        return distillation_loss(learner.heads(learner.backbone(views), own.tolist()), classroom.ask(views, own.tolist()), arm.temperature)
+
     for step in progress(range(start, arm.steps), arm.steps - start, "distillation"):
         draw = devices.generator(seed, "distillation", step)
+        measured = alignment.due(step, arm.steps)
+        cosine = alignment.of_tasks(learner.backbone, episodes, own_loss, seed, step) if measured else {}
         chosen = classroom.draw_teachers(arm.teachers_per_step, draw)
         images = torch.cat(
             [
@@ -45,9 +55,9 @@ def train(
         loss.backward()
         optimiser.step()
         schedule.step()
-        if step % 10 == 0 or step == arm.steps - 1:
+        if step % 10 == 0 or measured:
             agreement = (logits.argmax(-1) == answers.argmax(-1)).float().mean().item()
-            history.append({"step": step + 1, "distillation": loss.item(), "agreement": agreement})
+            history.append({"step": step + 1, "distillation": loss.item(), "agreement": agreement, **cosine})
             require_finite("distillation", step + 1, loss=loss.item())
         checkpoint.save(step + 1, history, learner=learner, optimiser=optimiser, schedule=schedule)
     return history

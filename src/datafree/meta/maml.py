@@ -1,6 +1,8 @@
-"""MAML and ANIL: learn the weights from which a few gradient steps solve a task."""
+"""MAML and ANIL: learn the weights from which a few gradient steps solve a task, if wanted with a teacher's help."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,9 +12,11 @@ from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import AdaptationConfig, MamlArm
 from datafree.meta import alignment
-from datafree.meta.adaptation import adapt
+from datafree.meta.adaptation import Loss, adapt
 from datafree.meta.classroom import Classroom
 from datafree.meta.learner import Learner
+from datafree.meta.lessons import joined
+from datafree.meta.losses import SMALLEST_PROBABILITY, distillation_loss
 from datafree.progress import progress, require_finite
 from datafree.tasks.episodes import Episodes, episode_images
 from datafree.zoo.backbones import Backbone
@@ -26,6 +30,9 @@ def train(
     A step averages the query losses of several tasks, each after its own inner steps, and differentiates them with respect to the
     initialisation: through the inner steps, or as if these were constant (``second_order: false``). Support and queries pass through
     BatchNorm separately, each normalised by its own statistics; the running statistics gather both for use without them.
+
+    With ``arm.distillation`` above 0 both levels learn from a task's own teacher, too: the bi-level distillation of BiDf-MKD (Hu et al.,
+    ICML 2023), by a true KL divergence. A task of several teachers' classes, which no teacher knows all of, keeps to its labels.
     """
     optimiser = torch.optim.AdamW(learner.backbone.parameters(), lr=arm.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, arm.learning_rate, total_steps=max(arm.steps, 2))
@@ -34,8 +41,9 @@ def train(
 
     def of_task(task: int, draw: torch.Generator) -> tuple[Tensor, float]:
         views = classroom.views(episode_images(classroom.pools, episodes, task), draw, arm.augment)
-        way = episodes.index.shape[1]
-        return query_loss(learner.backbone, views.unflatten(0, (way, -1)), episodes.shot, arm.adaptation, arm.inner_steps, arm.second_order)
+        soft = soft_labels(classroom, episodes, task, views, arm) if arm.distillation else None
+        by_class = views.unflatten(0, (episodes.index.shape[1], -1))
+        return query_loss(learner.backbone, by_class, episodes.shot, arm.adaptation, arm.inner_steps, arm.second_order, soft)
 
     for step in progress(range(start, arm.steps), arm.steps - start, arm.method):
         draw = devices.generator(seed, arm.method, step)
@@ -56,10 +64,41 @@ def train(
     return history
 
 
+@dataclass(frozen=True)
+class SoftLabels:
+    """What a teacher says of a task's images: ``probabilities`` [way, shot + query, way] over the task's classes.
+
+    ``share`` is their weight in a loss, the rest is that of the labels.
+    """
+
+    probabilities: Tensor
+    share: float
+    temperature: float
+
+    def loss_of(self, part: slice) -> Loss:
+        """The loss of logits for the images ``part`` of every class."""
+        answers = self.probabilities[:, part].flatten(0, 1)
+
+        def loss(logits: Tensor, target: Tensor) -> Tensor:
+            return joined((F.cross_entropy(logits, target), distillation_loss(logits, answers, self.temperature)), self.share)
+
+        return loss
+
+
+def soft_labels(classroom: Classroom, episodes: Episodes, task: int, views: Tensor, arm: MamlArm) -> SoftLabels | None:
+    """The soft labels of a task's views [way · (shot + query), C, H, W] by its own teacher; None where several teachers share the task."""
+    teachers, labels = episodes.teacher[task].unique().tolist(), episodes.label[task]
+    if len(teachers) > 1:
+        return None
+    known = classroom.ask(views, teachers)[:, 0, labels.to(views.device)].clamp_min(SMALLEST_PROBABILITY)
+    probabilities = (known / known.sum(1, keepdim=True)).unflatten(0, (len(labels), -1))
+    return SoftLabels(probabilities, arm.distillation, arm.temperature)
+
+
 def query_loss(
-    backbone: Backbone, views: Tensor, shot: int, rule: AdaptationConfig, steps: int, second_order: bool
+    backbone: Backbone, views: Tensor, shot: int, rule: AdaptationConfig, steps: int, second_order: bool, soft: SoftLabels | None = None
 ) -> tuple[Tensor, float]:
-    """Cross-entropy of a task's queries after adaptation to its support, and their accuracy in [0, 1].
+    """Loss of a task's queries after adaptation to its support, and their accuracy in [0, 1]: cross-entropy, and what ``soft`` adds.
 
     ``views`` are normalised images [way, shot + query, C, H, W]. Each class is as likely to stand at any place: the head of zeros
     knows none. Backward of the loss gives the meta-gradient on the backbone's parameters.
@@ -67,8 +106,9 @@ def query_loss(
     way, weights = views.shape[0], dict(backbone.named_parameters())
     support, query = views[:, :shot].flatten(0, 1), views[:, shot:].flatten(0, 1)
     target = torch.arange(way, device=views.device)
+    inner, outer = (soft.loss_of(slice(shot)), soft.loss_of(slice(shot, None))) if soft else (F.cross_entropy, F.cross_entropy)
     adapted = adapt(
-        backbone, weights, support, target.repeat_interleave(shot), way, rule, steps=steps, create_graph=second_order
+        backbone, weights, support, target.repeat_interleave(shot), way, rule, steps=steps, create_graph=second_order, loss_of=inner
     )  # fmt: skip
     logits, target = adapted.logits(backbone, query), target.repeat_interleave(views.shape[1] - shot)
-    return F.cross_entropy(logits, target), (logits.argmax(1) == target).float().mean().item()
+    return outer(logits, target), (logits.argmax(1) == target).float().mean().item()

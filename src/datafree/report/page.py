@@ -86,6 +86,7 @@ def render(study: Study) -> str:
         quality=_quality(study.quality) if study.quality and study.quality["rows"] else None,
         teachers_shown=TEACHERS_SHOWN,
         curves=_curve_groups(study),
+        agreement=tables.gradient_agreement(study.learner_curves),
         searches=[(architecture, _scatter(architecture, study.config)) for architecture in study.architectures],
         zoo=_zoo(study),
         configuration=yaml.safe_dump(dict(study.config), sort_keys=False, allow_unicode=True, width=100),

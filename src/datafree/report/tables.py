@@ -87,6 +87,19 @@ def doubts(trust: Mapping[str, Sequence[Row]]) -> list[str]:
     return lines
 
 
+def gradient_agreement(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -> dict[str, tuple[float, float]]:
+    """Per arm the first and the last measured ``gradient_cosine``, each the mean over the seeds' curves; arms without any are left out."""
+    measured = {
+        arm: [values for curve in seeds if (values := [row["gradient_cosine"] for row in curve if "gradient_cosine" in row])]
+        for arm, seeds in curves.items()
+    }
+    return {
+        arm: (sum(values[0] for values in seeds) / len(seeds), sum(values[-1] for values in seeds) / len(seeds))
+        for arm, seeds in measured.items()
+        if seeds
+    }
+
+
 def caption(results: Results) -> str:
     return f"{results['way']}-way accuracy in % on the {results['split']} classes"
 

@@ -24,8 +24,7 @@ from datafree.zoo.networks import network_card
 from datafree.zoo.teachers import common_normalisation
 from datafree.zoo.training import accuracy, hold_out, logits_of, train_classifier
 
-CEILING = BackboneConfig("conv4_strided", 64)
-BACKBONES = {"oracle": CEILING, "judge": BackboneConfig("resnet8", 16), "protonet": CEILING, "maml": CEILING}
+JUDGE = BackboneConfig("resnet8", 16)
 # The network that is written, its training curve, further entries of its card, metrics.
 Trained = tuple[torch.nn.Module, list[dict[str, float]], dict[str, Any], dict[str, float]]
 
@@ -42,7 +41,8 @@ def run(job: Job) -> None:
     train, held = (part.of_classes(own) for part in hold_out(data, share, job.config["seed"]))
     seed = devices.derive_seed(job.config["seed"], *job.wildcards.values())
     mean, std = common_normalisation(cards)
-    config, shape = BACKBONES[name], data.images.shape[1:]
+    config = JUDGE if name == "judge" else typed(BackboneConfig, job.config["evaluation.oracle_backbone"])
+    shape = data.images.shape[1:]
     backbone, normalise = build(config, shape[0], shape[1], seed), Normalise(mean, std)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         if name in ARMS:

@@ -73,5 +73,6 @@ def _summary(study: Study) -> dict[str, Any]:
         "teachers": len(study.cards),
         "few_shot": {row["name"]: {f"{shot}-shot": value["mean"] for shot, value in row["shots"].items()} for row in rows},
         "inversion": {row["method"]: {name: value["mean"] for name, value in row["metrics"].items()} for row in methods},
+        "gradient_cosine": {arm: last for arm, (_, last) in tables.gradient_agreement(study.learner_curves).items()},
         "architectures": {a.facts["algorithm"]: {key: a.facts[key] for key in ("macs", "parameters")} for a in study.architectures},
     }
