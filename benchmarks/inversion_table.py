@@ -22,6 +22,16 @@ QUALITY = {  # measure → (heading, factor, digits)
 }
 
 
+def of_seeds(results: dict[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
+    """The results as far as they belong to these seeds; real images, which no seed changes, belong to all."""
+    wanted = {str(seed) for seed in seeds}
+    kept = {
+        part: {key: value for key, value in results[part].items() if key.split("/")[1] in wanted or key.startswith("real/0/")}
+        for part in ("cells", "generators", "downstream")
+    }
+    return {**results, **kept}
+
+
 def table(results: dict[str, Any], order: Sequence[str], unit: str, reference: str) -> str:
     """Markdown: a table of cost and one of quality; rows as far as there are results, in the ``order`` given.
 

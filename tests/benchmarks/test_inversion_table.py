@@ -5,7 +5,7 @@ import pytest
 
 FOLDER = str(Path(__file__).parents[2] / "benchmarks")
 sys.path.insert(0, FOLDER)
-from inversion_table import break_even, meta_cost, per_hundred, table  # noqa: E402
+from inversion_table import break_even, meta_cost, of_seeds, per_hundred, table  # noqa: E402
 
 sys.path.remove(FOLDER)
 
@@ -59,6 +59,15 @@ def test_quality_is_that_of_every_row_with_real_images_and_noise_around():
     assert quality["five"]["recovered 5-shot %"] == "50 ± 0"
     assert quality["noise"]["recovered 1-shot %"] == "0 ± 0"
     assert quality["five"]["1-shot %"].startswith("40.5 ± ")
+
+
+def test_seeds_that_were_not_asked_for_do_not_count():
+    first = of_seeds(RESULTS, [0])
+    assert set(first["cells"]) == {"five/0/a", "own/0/a", "real/0/a"}
+    assert set(first["generators"]) == {"abc/0", "other/0"}
+    assert first["rows"] == RESULTS["rows"]
+    assert lines(table(first, ["five", "own"], "five", "own"), "method")["own"]["CPU s per 100 images"] == "8.00 ± 0.00"
+    assert set(of_seeds(RESULTS, [1])["cells"]) == {"five/1/a", "own/1/a", "real/0/a"}
 
 
 def test_without_the_unit_or_the_reference_their_columns_are_empty():
