@@ -20,6 +20,10 @@ except UserError as error:
 # Jobs run the code of this checkout, whatever else is installed.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(workflow.basedir) / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
 
+# Large tensors come and go at every step. Kept by the C library instead of returned to the system each time, and on large pages, they
+# save a fifth of the CPU time of an inversion; other C libraries ignore this.
+os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296:glibc.malloc.hugetlb=1")
+
 TEACHERS = [teacher.name for teacher in teachers]
 METHODS = list(settings.inversion.methods)
 ALGORITHMS = list(settings.nas.algorithms)

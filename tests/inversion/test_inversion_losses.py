@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from datafree.inversion.losses import (
     BatchNormMatch,
+    BatchStatistics,
     batch_norm_distance,
     boundary,
     diversity_hinge,
@@ -89,6 +90,25 @@ def test_a_match_passes_gradients_to_the_images():
         net(images)
         match.distance().backward()
     assert images.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("shape", [(6, 3, 4, 5), (7, 2), (3, 4, 6)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_batch_statistics_are_mean_and_variance_over_all_but_the_channels(shape, dtype):
+    inputs = (3 + 2 * torch.randn(shape, generator=torch.Generator().manual_seed(0))).to(dtype)
+    mean, variance = BatchStatistics.apply(inputs)
+    rows = inputs.double().transpose(0, 1).flatten(1)
+    assert mean.dtype == variance.dtype == (torch.float64 if dtype is torch.float64 else torch.float32)
+    torch.testing.assert_close(mean.double(), rows.mean(1), rtol=1e-6, atol=0)
+    torch.testing.assert_close(variance.double(), rows.var(1, correction=0), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_of_batch_statistics_is_that_of_differences(memory_format):
+    inputs = torch.randn(3, 2, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).contiguous(
+        memory_format=memory_format
+    )
+    assert torch.autograd.gradcheck(BatchStatistics.apply, inputs.requires_grad_())
 
 
 def test_no_hook_outlives_the_block_whatever_happens_in_it():

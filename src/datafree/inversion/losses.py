@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,32 @@ def batch_norm_distance(mean: Tensor, variance: Tensor, running_mean: Tensor, ru
     shift = (mean - running_mean).square() / spread
     stretch = ((variance.clamp_min(floor) / spread).sqrt() - 1).square()
     return shift.mean() + stretch.mean()
+
+
+class BatchStatistics(torch.autograd.Function):
+    """``apply(inputs)``: mean and uncorrected variance, float [C] each, over all but the second dimension of ``inputs`` [B, C, ...].
+
+    What ``torch.var_mean`` says, in a form that a CPU computes about six times faster, gradient included: it was a third of the time
+    of an inversion. The gradient is a multiple of the inputs plus a constant per channel.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        rows = inputs.movedim(1, -1).flatten(0, -2)
+        rows = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
+        mean = rows.mean(0)
+        ctx.save_for_backward(inputs, mean)
+        return mean, (rows - mean).square_().mean(0)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, to_mean: Tensor, to_variance: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        inputs, mean = ctx.saved_tensors
+        count = inputs.numel() // inputs.shape[1]
+        factor = 2 * to_variance / count
+        offset = to_mean / count - factor * mean
+        channels = (1, -1, *[1] * (inputs.dim() - 2))
+        return torch.addcmul(offset.view(channels), inputs.to(mean.dtype), factor.view(channels)).to(inputs.dtype)
 
 
 class BatchNormMatch:
@@ -46,7 +73,7 @@ class BatchNormMatch:
 
     def _watch(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None and layer.running_var is not None
-        variance, mean = torch.var_mean(inputs[0].float(), dim=(0, 2, 3), correction=0)
+        mean, variance = BatchStatistics.apply(inputs[0])
         self._distances.append(batch_norm_distance(mean, variance, layer.running_mean, layer.running_var))
 
     def distance(self) -> Tensor:
