@@ -212,6 +212,8 @@ def _check_combinations(config: Config) -> None:
         raise UserError(f"evaluation.split: got {config.evaluation.split!r}; allowed: validation, test")
     if not config.evaluation.shots:
         raise UserError("evaluation.shots: empty; name at least one number of support images per class, such as [1, 5]")
+    if config.evaluation.by_domain and config.data.source is not Source.folder:
+        raise UserError("evaluation.by_domain: true, but the embedded data has one domain; set data.source to folder, or this to false")
     for key, allowed in (("inference", INFERENCE), ("classifiers", CLASSIFIERS), ("oracles", ORACLES)):
         chosen = getattr(config.evaluation, key)
         few = "any" if key == "oracles" else "at least one"
