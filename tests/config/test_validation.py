@@ -146,6 +146,7 @@ IMPOSSIBLE = [
     ({"device": "7"}, "device: got '7'"),
     ({"data": {"source": "folder"}}, "data.folder: empty"),
     ({"evaluation": {"split": "train"}}, "evaluation.split: got 'train'; allowed: validation, test"),
+    ({"tasks": {"mixed": 1}, "meta": {"arms": {"a": {"method": "igr", "groups": 2}}}}, "meta.arms.a.groups: got 2, but no task"),
     ({"evaluation": {"by_domain": True}}, "evaluation.by_domain: true, but the embedded data has one domain"),
     (
         {"evaluation": {"oracle_backbone": {"name": "vgg"}}},
