@@ -1,43 +1,93 @@
-"""Unpack image sets that come as one lossless mosaic per class into the folder layout of `data.folder`.
+"""Unpack image sets that come as one .npz file into the folder layout of `data.folder`: FOLDER/<split>/<class>/<number>.png.
 
     python benchmarks/unpack_mosaics.py FOLDER train=cifarfs_train_a.npz train=cifarfs_train_b.npz \\
         validation=cifarfs_val.npz test=cifarfs_test.npz
+    python benchmarks/unpack_mosaics.py data/multi-domain photos.train=cifarfs_train_a.npz photos.validation=cifarfs_val.npz \\
+        photos.test=cifarfs_test.npz drawings.all=omniglot.npz objects.all=tinyimagenet_val.npz
 
-Each file holds `webp` uint8 [bytes], `offset` int64 [classes + 1] and `class_name`: one picture of 32x32 tiles per class, row by row,
-with `file_name` [classes, images] giving the number of images. Writes FOLDER/<split>/<class>/<number>.png.
+A name before a dot is the domain: it comes before a dot in the names of the class folders, too, as `evaluation.by_domain` asks for. `all`
+takes the split of the file, or parts its classes in their order: half for training, a quarter each for validation and test.
+
+What a file may hold:
+
+- `webp` uint8 [bytes], `offset` int64 [classes + 1], `class_name` and `file_name` [classes, images]: one lossless picture of 32x32 tiles
+  per class, row by row.
+- `jpeg` uint8 [bytes], `offset` int64 [images + 1], `label` [images] and `class_name`: one JPEG per image.
+- `ink` uint8 [classes, images, 1379], `alphabet`, `alphabet_name`, `character` and `vinyals_split` (0, 1, 2): packed bits of Omniglot's
+  105x105 drawings, written black on white.
 """
 
 from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 TILE = 32
+SIDE = 105  # of an Omniglot drawing
+SPLITS = ("train", "validation", "test")
+
+# Name of a class, its split (0, 1, 2) where the file says so, and its images, each uint8 [H, W, 3] or [H, W].
+Classes = Iterator[tuple[str, int | None, list[np.ndarray]]]
 
 
-def unpack(packed: Path, folder: Path) -> int:
-    """Write every tile of every class as a PNG; returns how many."""
-    with np.load(packed) as file:
-        mosaics, offset, names, count = file["webp"], file["offset"], file["class_name"], file["file_name"].shape[1]
-    for name, start, end in zip(names, offset[:-1], offset[1:], strict=True):
-        mosaic = np.asarray(Image.open(io.BytesIO(mosaics[start:end].tobytes())).convert("RGB"))
+def mosaics(file: np.lib.npyio.NpzFile) -> Classes:
+    pictures, offset, count = file["webp"], file["offset"], file["file_name"].shape[1]
+    for name, start, end in zip(file["class_name"], offset[:-1], offset[1:], strict=True):
+        mosaic = np.asarray(Image.open(io.BytesIO(pictures[start:end].tobytes())).convert("RGB"))
         rows, columns = mosaic.shape[0] // TILE, mosaic.shape[1] // TILE
         tiles = mosaic.reshape(rows, TILE, columns, TILE, 3).swapaxes(1, 2).reshape(-1, TILE, TILE, 3)
-        (folder / str(name)).mkdir(parents=True, exist_ok=True)
-        for number, tile in enumerate(tiles[:count]):
-            Image.fromarray(tile).save(folder / str(name) / f"{number:04d}.png")
-    return len(names) * count
+        yield str(name), None, list(tiles[:count])
+
+
+def photos(file: np.lib.npyio.NpzFile) -> Classes:
+    jpeg, offset, labels = file["jpeg"], file["offset"], file["label"]
+    for label, name in enumerate(file["class_name"]):
+        places = np.flatnonzero(labels == label)
+        images = [np.asarray(Image.open(io.BytesIO(jpeg[offset[i] : offset[i + 1]].tobytes())).convert("RGB")) for i in places]
+        yield str(name).partition(",")[0].replace(" ", "_"), None, images  # the first of several synonyms
+
+
+def drawings(file: np.lib.npyio.NpzFile) -> Classes:
+    ink = np.unpackbits(file["ink"], axis=-1, count=SIDE * SIDE).reshape(*file["ink"].shape[:2], SIDE, SIDE)
+    names = file["alphabet_name"][file["alphabet"]]
+    for name, character, split, strokes in zip(names, file["character"], file["vinyals_split"], ink, strict=True):
+        yield f"{name}-{character:02d}", int(split), list(255 * (1 - strokes))
+
+
+FORMATS = {"webp": mosaics, "jpeg": photos, "ink": drawings}
+
+
+def unpack(packed: Path, folder: Path, split: str, domain: str = "") -> int:
+    """Write every image of every class as a PNG; returns how many. ``split`` is one of ``SPLITS`` or ``all``."""
+    written = 0
+    with np.load(packed) as file:
+        classes = next(reader for key, reader in FORMATS.items() if key in file)(file)
+        if split == "all":
+            found = list(classes)
+            parted = [own if own is not None else min(2, max(0, 4 * place // len(found) - 1)) for place, (_, own, _) in enumerate(found)]
+            classes = ((name, place, images) for place, (name, _, images) in zip(parted, found, strict=True))
+        for name, own, images in classes:
+            target = folder / (SPLITS[own] if split == "all" else split) / (f"{domain}.{name}" if domain else name)
+            target.mkdir(parents=True, exist_ok=True)
+            for number, image in enumerate(images):
+                Image.fromarray(image).save(target / f"{number:04d}.png")
+            written += len(images)
+    return written
 
 
 def main() -> None:
     folder, *pairs = sys.argv[1:]
     for pair in pairs:
-        split, _, packed = pair.partition("=")
-        print(f"{packed}: {unpack(Path(packed), Path(folder) / split)} images into {Path(folder) / split}")
+        place, _, packed = pair.partition("=")
+        domain, _, split = place.rpartition(".")
+        if split not in (*SPLITS, "all"):
+            raise SystemExit(f"{pair}: expected <split>=<file> or <domain>.<split>=<file>, split one of {', '.join(SPLITS)}, all")
+        print(f"{packed}: {unpack(Path(packed), Path(folder), split, domain)} images into {folder}")
 
 
 if __name__ == "__main__":

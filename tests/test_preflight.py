@@ -8,6 +8,7 @@ import pytest
 from datafree import devices, preflight
 from datafree.config import load, merge, resolve
 from datafree.errors import UserError
+from datafree.zoo.manifest import read_manifest
 
 PROJECT = Path(__file__).parents[1]
 MANIFEST = """
@@ -72,15 +73,20 @@ def test_a_shard_holds_teachers_of_one_architecture_in_the_manifests_order(proje
 def test_the_projects_own_settings_pass(tmp_path, monkeypatch, preset):
     monkeypatch.chdir(tmp_path)
     config = load(PROJECT / "params.yaml", *preset)
+    if not (PROJECT / config.zoo.manifest).exists():  # of a zoo that a user brings
+        config.zoo.manifest = "zoos/cifar-fs.yaml"
     if config.data.folder:
-        config.data.folder = str(photos(tmp_path, config.evaluation.way, max(config.evaluation.shots) + config.evaluation.query))
+        images = max(config.evaluation.shots) + config.evaluation.query
+        domains = sorted({entry.train.domain for entry in read_manifest(PROJECT / config.zoo.manifest) if entry.train})
+        for domain in domains:
+            config.data.folder = str(photos(tmp_path, config.evaluation.way, images, f"{domain}." if domain else ""))
     assert preflight.check(config, PROJECT)
 
 
-def photos(folder, classes: int, images: int) -> Path:
+def photos(folder, classes: int, images: int, prefix: str = "") -> Path:
     for split in ("train", "validation", "test"):
         for number in range(classes):
-            path = folder / "photos" / split / f"{split}-{number}"
+            path = folder / "photos" / split / f"{prefix}{split}-{number}"
             path.mkdir(parents=True)
             for image in range(images):
                 (path / f"{image}.png").touch()
@@ -219,3 +225,28 @@ preflight.check(load(sys.argv[1]), Path(sys.argv[1]).parent)
 assert not {"torch", "matplotlib", "scipy"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", script, PROJECT / "params.yaml"], check=True, cwd=project)
+
+
+def test_every_domain_of_the_evaluation_needs_enough_classes(project):
+    folder = photos(project, 8, 20)
+    data = {"source": "folder", "folder": str(folder)}
+    with pytest.raises(UserError, match="class 'test-0' names no domain"):
+        check(project, data=data, evaluation={"by_domain": True})
+    for place, path in enumerate(sorted((folder / "test").iterdir())):
+        path.rename(path.with_name(f"{'odd' if place > 4 else 'even'}.{place}"))
+    with pytest.raises(UserError, match="evaluation.way: got 5; allowed: at most 3, the classes of test in odd"):
+        check(project, data=data, evaluation={"by_domain": True})
+    assert check(project, data=data, evaluation={"by_domain": True, "way": 3})
+
+
+def test_a_teacher_of_one_domain_needs_enough_classes_of_it(project):
+    folder = photos(project, 8, 20)
+    for place, path in enumerate(sorted((folder / "train").iterdir())):
+        path.rename(path.with_name(f"{'odd' if place > 4 else 'even'}.{place}"))
+    manifest = project / "zoos" / "z.yaml"
+    data = {"source": "folder", "folder": str(folder)}
+    manifest.write_text(MANIFEST + "  - {name: x, train: {classes: 5, domain: even}}\n")
+    assert check(project, data=data)
+    manifest.write_text(MANIFEST + "  - {name: x, train: {classes: 5, domain: odd}}\n")
+    with pytest.raises(UserError, match="x: train.classes is 5; allowed: at most 3, the classes of odd"):
+        check(project, data=data)

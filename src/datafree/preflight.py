@@ -12,7 +12,7 @@ from datafree import devices
 from datafree.config import Config, Source, SposConfig
 from datafree.config.schema import BACKBONES, backbone_family
 from datafree.data import SPLITS
-from datafree.data.layout import class_files
+from datafree.data.layout import by_domain, class_files, of_domain
 from datafree.errors import UserError
 from datafree.nas import space
 from datafree.zoo.manifest import Entry, read_manifest
@@ -126,14 +126,15 @@ def _check_data(config: Config, teachers: list[Entry]) -> None:
         return
     splits = {split: class_files(config.data.folder, split) for split in SPLITS}
     for teacher in teachers:
-        if teacher.train and teacher.train.classes > len(splits["train"]):
-            raise UserError(
-                f"zoo.manifest: {teacher.name}: train.classes is {teacher.train.classes}; allowed: at most {len(splits['train'])}, "
-                f"the classes of train"
-            )
+        if teacher.train:
+            of, count = f"the classes of {teacher.train.domain or 'train'}", len(of_domain(splits["train"], teacher.train.domain))
+            if teacher.train.classes > count:
+                raise UserError(f"zoo.manifest: {teacher.name}: train.classes is {teacher.train.classes}; allowed: at most {count}, {of}")
     evaluation, classes = config.evaluation, splits[config.evaluation.split]
-    if evaluation.way > len(classes):
-        raise UserError(f"evaluation.way: got {evaluation.way}; allowed: at most {len(classes)}, the classes of {evaluation.split}")
+    for domain, places in (by_domain(classes) if evaluation.by_domain else {"": list(classes)}).items():
+        if evaluation.way > len(places):
+            of = f"the classes of {evaluation.split}{' in ' if domain else ''}{domain}"
+            raise UserError(f"evaluation.way: got {evaluation.way}; allowed: at most {len(places)}, {of}")
     name, files = min(classes.items(), key=lambda item: len(item[1]))
     if max(evaluation.shots) + evaluation.query > len(files):
         raise UserError(

@@ -60,10 +60,10 @@ def test_the_presets_of_the_study_lie_over_each_other():
     full, small = load(PARAMS, *study[:2]), load(PARAMS, *study)
     assert set(small.meta.arms) <= set(full.meta.arms)
     assert all(small.meta.arms[name].steps <= full.meta.arms[name].steps for name in small.meta.arms)
-    assert all(small.meta.arms[name].backbone == full.meta.arms[name].backbone for name in small.meta.arms)
     # What a table compares has one backbone, but for the rows that are about the backbone, and fusion, which has the teachers'.
     others = {"distillation_resnet10", "distillation_searched", "dro"}
-    assert {name for name, arm in full.meta.arms.items() if arm.backbone != full.evaluation.oracle_backbone} == others
+    for config in (full, small):
+        assert {name for name, arm in config.meta.arms.items() if arm.backbone != config.evaluation.oracle_backbone} <= others
 
 
 def test_every_number_has_bounds_and_every_bound_a_number():

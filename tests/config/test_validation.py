@@ -146,6 +146,16 @@ IMPOSSIBLE = [
     ({"device": "7"}, "device: got '7'"),
     ({"data": {"source": "folder"}}, "data.folder: empty"),
     ({"evaluation": {"split": "train"}}, "evaluation.split: got 'train'; allowed: validation, test"),
+    ({"tasks": {"mixed": 1}, "meta": {"arms": {"a": {"method": "igr", "groups": 2}}}}, "meta.arms.a.groups: got 2, but no task"),
+    ({"evaluation": {"by_domain": True}}, "evaluation.by_domain: true, but the embedded data has one domain"),
+    (
+        {"evaluation": {"oracle_backbone": {"name": "vgg"}}},
+        "evaluation.oracle_backbone.name: got 'vgg'; allowed: .*conv4",
+    ),
+    (
+        {"evaluation": {"oracle_backbone": {"name": "nasbench201", "genotype": "searched"}}},
+        "evaluation.oracle_backbone.genotype: got 'searched'; allowed: a cell",
+    ),
     ({"evaluation": {"shots": []}}, "evaluation.shots: empty"),
     ({"evaluation": {"shots": []}, "data": {"source": "folder", "folder": "x"}}, "evaluation.shots: empty"),
     (

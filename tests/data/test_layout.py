@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from datafree.data.layout import class_files
+from datafree.data.layout import by_domain, class_files, of_domain
 from datafree.errors import UserError
 
 
@@ -46,3 +46,16 @@ def test_a_missing_folder_is_named(tmp_path):
 def test_asking_for_the_files_loads_nothing_heavy():
     code = "import sys, datafree.data.layout; assert not {'torch', 'numpy', 'PIL', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_class_belongs_to_what_its_name_says_before_the_first_dot():
+    assert by_domain(["b.x", "a.y.z", "b.y"]) == {"a": [1], "b": [0, 2]}
+    assert of_domain(["b.x", "a.y", "bx.y", "b"], "b") == [0]
+    assert of_domain(["b.x", "a.y"], "") == [0, 1]
+    assert of_domain(["b.x"], "c") == []
+
+
+@pytest.mark.parametrize("name", ["plain", ".hidden", ""])
+def test_a_class_without_a_domain_is_refused(name):
+    with pytest.raises(UserError, match=f"class {name!r} names no domain"):
+        by_domain(["a.x", name])

@@ -1,8 +1,12 @@
+import dataclasses
+
 import pytest
 import torch
 
 from datafree.config import EvaluationConfig
+from datafree.data.images import ImageSet
 from datafree.evaluation.baselines import pixels
+from datafree.evaluation.classifiers import nearest_centroid
 from datafree.evaluation.comparison import compare
 from datafree.evaluation.entrants import BEST, Entrant
 from datafree.evaluation.intervals import mean_interval
@@ -98,3 +102,59 @@ def test_a_classifier_and_a_solver_are_used_where_given(image_set):
     rows = compare([first, second], image_set, CONFIG, 0, CPU)
     assert rows[0]["shots"]["2"]["mean"] == pytest.approx(1 / 3)
     assert rows[1]["shots"]["2"]["mean"] == 1
+
+
+# ---- domains ----------------------------------------------------------------------------------------------------------------------------
+
+
+def in_domains(image_set, *names):
+    """The same images, whose classes belong to the domains in turn."""
+    return ImageSet(image_set.images, image_set.labels, tuple(f"{names[c % len(names)]}.{c}" for c in range(len(image_set.classes))))
+
+
+@pytest.mark.parametrize("solving", [False, True])
+def test_episodes_stay_within_a_domain_and_the_row_is_of_all_domains(image_set, solving):
+    images = in_domains(image_set, "photos", "drawings", "maps")
+    config = dataclasses.replace(CONFIG, by_domain=True)
+    kept = []
+
+    def solve(support, query):
+        kept.append(torch.cat([support.flatten(0, 1), query]))
+        return nearest_centroid(support.flatten(2).float(), query.flatten(1).float())
+
+    one = entrant("arm", noisy(900), "arm")
+    (row,) = compare([dataclasses.replace(one, solve=solve) if solving else one], images, config, 0, CPU)
+    assert list(row["domains"]) == ["drawings", "maps", "photos"]
+    for shot in ("1", "2"):
+        within = [row["domains"][domain][shot] for domain in row["domains"]]
+        assert row["shots"][shot]["mean"] == pytest.approx(sum(one["mean"] for one in within) / 3)
+        assert row["shots"][shot]["n"] == 45
+        assert [one["n"] for one in within] == [15] * 3
+    domain_of = {
+        image.numpy().tobytes(): images.classes[label][:1] for image, label in zip(images.images, images.labels.tolist(), strict=True)
+    }
+    assert all(len({domain_of[image.numpy().tobytes()] for image in episode}) == 1 for episode in kept)
+    assert len(kept) == (90 if solving else 0)
+
+
+def test_a_domain_is_judged_as_if_it_were_alone(image_set):
+    images = in_domains(image_set, "photos", "drawings")
+    both = compare([entrant("pixels", pixels)], images, dataclasses.replace(CONFIG, by_domain=True), 0, CPU)[0]
+    alone = images.of_classes([1, 3, 5, 7, 9, 11])
+    assert compare([entrant("pixels", pixels)], alone, CONFIG, 0, CPU)[0]["shots"] == both["domains"]["drawings"]
+
+
+def test_without_domains_a_row_has_none(image_set):
+    assert "domains" not in compare([entrant("pixels", pixels)], image_set, CONFIG, 0, CPU)[0]
+
+
+def test_the_classifiers_of_a_network_share_its_features(image_set):
+    calls = []
+
+    def counting(images):
+        calls.append(len(images))
+        return pixels(images)
+
+    one, other = entrant("arm", counting, "arm"), entrant("arm", pixels, "arm")
+    compare([one, dataclasses.replace(one, variant="logistic"), other, one], image_set, CONFIG, 0, CPU)
+    assert sum(calls) == 2 * len(image_set.labels)

@@ -40,8 +40,10 @@ def test_to_first_order_it_is_the_mean_loss_and_the_variance_of_the_gradients(se
     assert variance > 0.01
 
 
-def test_its_gradient_is_that_of_finite_differences(setting):
+@pytest.mark.parametrize("training", [False, True])
+def test_its_gradient_is_that_of_finite_differences(setting, training):
     learner, lessons = setting
+    learner.train(training)  # BatchNorm by the lesson's own statistics
     arm = dataclasses.replace(ARM, regularisation=0.01)
     parameters = list(learner.parameters())
     gradients = torch.autograd.grad(regularised_loss(learner, lessons, arm), parameters)
@@ -58,6 +60,15 @@ def test_its_gradient_is_that_of_finite_differences(setting):
     difference = at(width) - at(-2 * width)
     claimed = sum((g * d).sum().item() for g, d in zip(gradients, directions, strict=True))
     assert difference / (2 * width) == pytest.approx(claimed, rel=1e-4)
+
+
+def test_the_regularised_step_with_one_task_is_a_plain_step(setting):
+    learner, lessons = setting
+    ((value, gradient),) = gradients_of(learner, lessons[:1])
+    loss = regularised_loss(learner, lessons[:1], dataclasses.replace(ARM, regularisation=0.5))
+    found = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(learner.parameters()))])
+    assert loss.item() == pytest.approx(value)
+    assert torch.allclose(found, gradient, rtol=1e-9, atol=1e-12)
 
 
 def test_without_regularisation_it_is_the_mean_loss(setting):

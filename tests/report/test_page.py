@@ -93,6 +93,12 @@ def study(results):
     )
 
 
+def test_domains_are_shown(study, results):
+    for row in results["rows"]:
+        row["domains"] = {"maps": row["shots"]}
+    assert "maps 5-shot" in Reader(render(replace(study, few_shot=results))).text
+
+
 def test_every_number_is_there(study, results):
     text = Reader(render(study)).text
     for row in results["rows"]:

@@ -128,3 +128,18 @@ def test_the_agreement_of_gradients_is_the_seeds_mean_at_the_first_and_last_meas
     }
     assert tables.gradient_agreement(curves) == {"bell": (pytest.approx(0.2), pytest.approx(0.6))}
     assert tables.gradient_agreement({}) == {}
+
+
+def test_domains_have_a_table_of_their_own(results):
+    assert tables.domain_table(results) == []
+    assert "by domain" not in tables.plain_table(results)
+    for row in results["rows"]:
+        row["domains"] = {"maps": row["shots"], "photos": {shot: {**value, "mean": 0.25} for shot, value in row["shots"].items()}}
+    header, *lines = tables.domain_table(results)
+    assert header == ["by domain", "maps 1-shot", "maps 5-shot", "photos 1-shot", "photos 5-shot"]
+    assert [line[0] for line in lines] == [row["name"] for _, rows in tables.groups(results) for row in rows]
+    assert lines[0][1:] == ["64.8 ± 0.8", "86.3 ± 0.6", "25.0 ± 0.8", "25.0 ± 0.6"]
+    plain = tables.plain_table(results).splitlines()
+    table = plain[next(place for place, line in enumerate(plain) if line.startswith("by domain")) :]
+    assert len(table) == 1 + len(lines)
+    assert len({columns(line) for line in table}) == 1

@@ -73,6 +73,7 @@ def test_a_given_teacher_is_taken_over_as_it_is(project):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
+        ("alpha", {"train": TrainSource(classes=2, domain="maps")}, "train.classes is 2; the training split has 0 classes of maps"),
         ("alpha", {"train": TrainSource(classes=7)}, "zoo.manifest: alpha: train.classes is 7; the training split has 6 classes"),
         ("gamma", {"file": "absent.pth"}, "zoos/absent.pth: the checkpoint is missing"),
         ("gamma", {"sha256": "0" * 64}, "zoos/gamma.pth: SHA-256 is"),

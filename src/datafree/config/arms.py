@@ -139,6 +139,7 @@ class IgrArm:
     tasks_per_step: int = 4
     learning_rate: float = 0.004  # peak of a one-cycle schedule (AdamW)
     regularisation: float = 0.001  # λ; 0 = plain joint training
+    groups: int = 0  # of unlike teachers, as in TGR, which has 5: a step's tasks are of one of them; 0 = any tasks
     temperature: float = 4.0
     distillation: float = 0.7  # weight of the teachers' soft labels; the rest is the episode's own loss
     augment: bool = True
@@ -193,6 +194,7 @@ ARM_BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "meta.arms.*.replay.learning_rate": (1e-8, 10),
     "meta.arms.*.task_mixup": (0, 1),
     "meta.arms.*.regularisation": (0, 10),
+    "meta.arms.*.groups": (0, None),
     "meta.arms.*.embedding": (1, None),
     "meta.arms.*.perturbation": (1e-8, 10),
     "meta.arms.*.perturbation_steps": (0, None),

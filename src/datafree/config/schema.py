@@ -301,6 +301,7 @@ class EvaluationConfig:
     shots: list[int] = field(default_factory=lambda: [1, 5])
     query: int = 15  # per class
     episodes: int = 600
+    by_domain: bool = False  # episodes within one domain, which a class's name tells before its first dot; the table is of all domains
     inference: list[str] = field(default_factory=lambda: ["inductive"])  # of INFERENCE; a row for each of them per learner
     classifiers: list[str] = field(default_factory=lambda: ["nearest_centroid"])  # of CLASSIFIERS; a row for each per feature extractor
     oracles: list[str] = field(default_factory=lambda: ["classifier"])  # of ORACLES; may be empty

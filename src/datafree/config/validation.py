@@ -212,6 +212,8 @@ def _check_combinations(config: Config) -> None:
         raise UserError(f"evaluation.split: got {config.evaluation.split!r}; allowed: validation, test")
     if not config.evaluation.shots:
         raise UserError("evaluation.shots: empty; name at least one number of support images per class, such as [1, 5]")
+    if config.evaluation.by_domain and config.data.source is not Source.folder:
+        raise UserError("evaluation.by_domain: true, but the embedded data has one domain; set data.source to folder, or this to false")
     for key, allowed in (("inference", INFERENCE), ("classifiers", CLASSIFIERS), ("oracles", ORACLES)):
         chosen = getattr(config.evaluation, key)
         few = "any" if key == "oracles" else "at least one"
@@ -249,6 +251,8 @@ def _check_combinations(config: Config) -> None:
             raise UserError(f"meta.arms.{name}.backbone.genotype: `searched`, but nas.algorithms is empty; add one, or give a cell")
         if arm.method == "bell" and not arm.cross_task and config.tasks.mixed == 1:
             raise UserError(f"meta.arms.{name}.cross_task: false, but no task is of one teacher; set tasks.mixed below 1")
+        if arm.method == "igr" and arm.groups and config.tasks.mixed == 1:
+            raise UserError(f"meta.arms.{name}.groups: got {arm.groups}, but no task is of one teacher; set tasks.mixed below 1")
         part = {"maml": AdaptedPart.network, "anil": AdaptedPart.head}.get(arm.method)
         if part is not None and arm.adaptation.part is not part:
             raise UserError(f"meta.arms.{name}.adaptation.part: got {arm.adaptation.part.value}; allowed: {part.value}, as in {arm.method}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from datafree.data import SPLITS
@@ -31,6 +32,26 @@ def class_files(folder: str | Path, split: str) -> dict[str, list[Path]]:
     if len(classes) < 2:
         raise UserError(f"{root / split}: expected at least 2 class folders, got {len(classes)}; give each class a folder of its images")
     return {path.name: _images(path) for path in classes}
+
+
+def by_domain(classes: Iterable[str]) -> dict[str, list[int]]:
+    """The places of the classes of each domain, which is what a class's name says before its first dot; domains are sorted by name.
+
+    Raises:
+        UserError: a name without a domain.
+    """
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(classes):
+        domain, dot, _ = name.partition(".")
+        if not domain or not dot:
+            raise UserError(f"data.folder: class {name!r} names no domain; expected a folder such as `drawings.cat`")
+        places.setdefault(domain, []).append(place)
+    return dict(sorted(places.items()))
+
+
+def of_domain(classes: Iterable[str], domain: str) -> list[int]:
+    """The places of the classes of one domain; of all classes where it is empty."""
+    return [place for place, name in enumerate(classes) if not domain or name.startswith(f"{domain}.")]
 
 
 def listing_hash(folder: str | Path) -> str:

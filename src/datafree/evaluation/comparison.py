@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,12 @@ import torch
 
 from datafree.config import EvaluationConfig
 from datafree.data.images import ImageSet
+from datafree.data.layout import by_domain
 from datafree.evaluation.entrants import BEST, Entrant
 from datafree.evaluation.few_shot import Embedding, embed, episode_accuracies, solved_episodes
 from datafree.evaluation.intervals import mean_interval, over_seeds
+
+Accuracies = dict[tuple[str, int], list[float]]  # of every episode, by domain and shot; the domain is empty where there is but one
 
 
 def compare(
@@ -21,14 +25,18 @@ def compare(
 ) -> list[dict[str, Any]]:
     """One row per name and variant, in the order of the entrants: for each shot mean, 95 % interval, n, and the same per seed.
 
+    With ``config.by_domain`` there are as many episodes within each domain, and a row's ``domains`` holds the same shots for each of them;
+    its ``shots`` are of all domains' episodes together.
+
     Of the single teachers the row ``best teacher`` keeps, per shot, the one that scores best here: a choice that no one could make
     beforehand, in the baseline's favour.
     """
-    found: dict[str, list[tuple[Entrant, dict[int, list[float]]]]] = defaultdict(list)
+    domains = by_domain(images.classes) if config.by_domain else {"": list(range(len(images.classes)))}
+    found: dict[str, list[tuple[Entrant, Accuracies]]] = defaultdict(list)
     last = _Features()
     for entrant in entrants:
         name = " ".join([entrant.name.split("/")[0], entrant.variant]).strip()
-        found[name].append((entrant, _accuracies(entrant, images, config, seed, device, last)))
+        found[name].append((entrant, _accuracies(entrant, images, domains, config, seed, device, last)))
     return [_row(name, members, config.shots) for name, members in found.items()]
 
 
@@ -46,24 +54,34 @@ class _Features:
 
 
 def _accuracies(
-    entrant: Entrant, images: ImageSet, config: EvaluationConfig, seed: int, device: torch.device, last: _Features
-) -> dict[int, list[float]]:  # fmt: skip
+    entrant: Entrant, images: ImageSet, domains: Mapping[str, list[int]], config: EvaluationConfig, seed: int, device: torch.device,
+    last: _Features,
+) -> Accuracies:  # fmt: skip
     settings = {"way": config.way, "query": config.query, "episodes": config.episodes, "seed": seed}
-    if entrant.solve is not None:
-        return {shot: solved_episodes(entrant.solve, images, shot=shot, device=device, **settings) for shot in config.shots}
-    features = last.of(entrant.embedding, images.images, device)
-    return {shot: episode_accuracies(features, images.labels, shot=shot, classify=entrant.classify, **settings) for shot in config.shots}
+    features = None if entrant.solve else last.of(entrant.embedding, images.images, device)
+    found: Accuracies = {}
+    for domain, classes in domains.items():
+        part, own = images.of_classes(classes), torch.isin(images.labels, torch.tensor(classes))
+        for shot in config.shots:
+            if entrant.solve is not None:
+                found[domain, shot] = solved_episodes(entrant.solve, part, shot=shot, device=device, **settings)
+            else:
+                found[domain, shot] = episode_accuracies(features[own], part.labels, shot=shot, classify=entrant.classify, **settings)
+    return found
 
 
-def _row(name: str, members: list[tuple[Entrant, dict[int, list[float]]]], shots: Sequence[int]) -> dict[str, Any]:
-    first = members[0][0]
-    table = {}
+def _row(name: str, members: list[tuple[Entrant, Accuracies]], shots: Sequence[int]) -> dict[str, Any]:
+    first, domains = members[0][0], list(dict.fromkeys(domain for domain, _ in members[0][1]))
+    table: dict[str, dict[str, Any]] = {}
+    apart: dict[str, dict[str, Any]] = {domain: {} for domain in domains if domain}
     for shot in shots:
-        runs = [(entrant.seed, accuracies[shot]) for entrant, accuracies in members]
+        runs = [(entrant.seed, {domain: accuracies[domain, shot] for domain in domains}) for entrant, accuracies in members]
         if first.name.startswith(f"{BEST}/"):
-            runs = [max(runs, key=lambda run: sum(run[1]))]
-        per_seed = [{"seed": run_seed, **mean_interval(values)} for run_seed, values in runs]
-        table[str(shot)] = {**over_seeds([values for _, values in runs]), "per_seed": per_seed}
+            runs = [max(runs, key=lambda run: sum(map(sum, run[1].values())))]
+        together = [(run_seed, list(itertools.chain(*values.values()))) for run_seed, values in runs]
+        table[str(shot)] = _shot(together)
+        for domain in apart:
+            apart[domain][str(shot)] = _shot([(run_seed, values[domain]) for run_seed, values in runs])
     return {
         "name": name,
         "kind": first.kind,
@@ -73,4 +91,10 @@ def _row(name: str, members: list[tuple[Entrant, dict[int, list[float]]]], shots
         "parameters": first.parameters,
         "seeds": [entry["seed"] for entry in table[str(shots[0])]["per_seed"]],
         "shots": table,
+        **({"domains": apart} if apart else {}),
     }
+
+
+def _shot(runs: Sequence[tuple[int, list[float]]]) -> dict[str, Any]:
+    per_seed = [{"seed": run_seed, **mean_interval(values)} for run_seed, values in runs]
+    return {**over_seeds([values for _, values in runs]), "per_seed": per_seed}

@@ -17,7 +17,7 @@ Solver = Callable[[Tensor, Tensor], Tensor]  # support uint8 [way, shot, C, H, W
 
 
 @torch.no_grad()
-def embed(embedding: Embedding, images: Tensor, device: torch.device, batch_size: int = 500) -> Tensor:
+def embed(embedding: Embedding, images: Tensor, device: torch.device, batch_size: int = 100) -> Tensor:
     """Features float [N, D] on the CPU."""
     return torch.cat([embedding(part.to(device)).float().cpu() for part in images.split(batch_size)])
 

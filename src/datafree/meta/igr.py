@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.func import functional_call
@@ -11,6 +13,7 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import IgrArm
 from datafree.meta import alignment
 from datafree.meta.classroom import Classroom
+from datafree.meta.grouping import grouped_tasks
 from datafree.meta.learner import Learner
 from datafree.meta.lessons import Lesson, joined, losses, prepare
 from datafree.progress import progress, require_finite
@@ -24,12 +27,14 @@ def train(
 
     A step minimises mean_i L_i(φ − λ (ḡ − g_i)) over its tasks, differentiated through the displacement. To first order in λ that is
     the mean loss plus λ times the variance of the gradients, mean_i ‖g_i − ḡ‖². With λ = 0 it is plain joint training on BELL's
-    losses: the control that tells what alignment adds. Of TGR, the grouping of teachers by dissimilarity is not here.
+    losses: the control that tells what alignment adds. With ``arm.groups`` a step's tasks are of one group of unlike teachers, each of one
+    teacher alone.
     """
     optimiser = torch.optim.AdamW(learner.parameters(), lr=arm.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, arm.learning_rate, total_steps=max(arm.steps, 2))
     start, history = checkpoint.restore(learner=learner, optimiser=optimiser, schedule=schedule)
     learner.train()
+    groups = grouped_tasks(classroom, episodes, arm.groups, seed) if arm.groups else [torch.arange(len(episodes))]
 
     def own_loss(task: int, draw: torch.Generator) -> Tensor:
         own = episodes.teacher[task].unique().tolist()
@@ -38,7 +43,7 @@ def train(
     for step in progress(range(start, arm.steps), arm.steps - start, "igr"):
         draw = devices.generator(seed, "igr", step)
         agreement = alignment.of_tasks(learner.backbone, episodes, own_loss, seed, step) if alignment.due(step, arm.steps) else {}
-        tasks = torch.randint(len(episodes), (arm.tasks_per_step,), generator=draw).tolist()
+        tasks = draw_tasks(groups, arm.tasks_per_step, draw)
         asked = episodes.teacher[tasks].unique().tolist()
         loss = regularised_loss(learner, [prepare(classroom, episodes, task, asked, arm.augment, draw) for task in tasks], arm)
         optimiser.zero_grad(set_to_none=True)
@@ -49,6 +54,15 @@ def train(
         history.append({"step": step + 1, "loss": loss.item(), **agreement})
         checkpoint.save(step + 1, history, learner=learner, optimiser=optimiser, schedule=schedule)
     return history
+
+
+def draw_tasks(groups: Sequence[Tensor], count: int, draw: torch.Generator) -> list[int]:
+    """Tasks of one group, which comes up as often as it has tasks."""
+    if len(groups) > 1:
+        chosen = groups[int(torch.multinomial(torch.tensor([float(len(group)) for group in groups]), 1, generator=draw))]
+    else:
+        (chosen,) = groups
+    return chosen[torch.randint(len(chosen), (count,), generator=draw)].tolist()
 
 
 def regularised_loss(learner: Learner, lessons: list[Lesson], arm: IgrArm) -> Tensor:

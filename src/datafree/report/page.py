@@ -117,6 +117,7 @@ def _few_shot(results: tables.Results) -> dict[str, Any]:
         "shots": shots,
         "groups": tables.groups(results),
         "best": {shot: max((row["shots"][shot]["mean"] for row in arms if shot in row["shots"]), default=None) for shot in shots},
+        "domains": tables.domain_table(results),
         "several_seeds": [row for row in results["rows"] if len(row["seeds"]) > 1],
         "sentences": tables.summary_sentences(results),
         "plot": plots.accuracy_plot(results),

@@ -31,7 +31,30 @@ def plain_table(results: Results) -> str:
     for line in [header, *body]:
         padded = [_pad(line[0], widths[0]), *(_pad(cell, -width) for cell, width in zip(line[1:], widths[1:], strict=False))]
         lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + _plain_domains(results)
+
+
+def _plain_domains(results: Results) -> str:
+    table = domain_table(results)
+    if not table:
+        return ""
+    widths = [max(_width(line[column]) for line in table) for column in range(len(table[0]))]
+    lines = [
+        "  ".join([_pad(line[0], widths[0]), *(_pad(cell, -w) for cell, w in zip(line[1:], widths[1:], strict=True))]) for line in table
+    ]
+    return "\n" + "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def domain_table(results: Results) -> list[list[str]]:
+    """Accuracies within each domain, a line per row after a header; empty unless the evaluation was by domain."""
+    rows = [row for row in results["rows"] if row.get("domains")]
+    if not rows:
+        return []
+    columns = [(domain, shot) for domain in rows[0]["domains"] for shot in shots(results)]
+    lines = [["by domain", *(f"{_printable(domain)} {_shot_label(shot)}" for domain, shot in columns)]]
+    for _, group in groups(results):
+        lines += [[_printable(row["name"]), *(accuracy(row["domains"][domain][shot]) for domain, shot in columns)] for row in group]
+    return lines
 
 
 def markdown_table(results: Results) -> str:

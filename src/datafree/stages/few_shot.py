@@ -5,6 +5,7 @@ from __future__ import annotations
 from datafree import artifacts, devices
 from datafree.config import EvaluationConfig, typed
 from datafree.data.images import ImageSet, read_image_set
+from datafree.data.layout import by_domain
 from datafree.errors import UserError
 from datafree.evaluation.comparison import compare
 from datafree.evaluation.entrants import Entrant, baselines, episodic_oracles, learned, oracle
@@ -39,5 +40,7 @@ def run(job: Job) -> None:
 
 
 def _check(images: ImageSet, config: EvaluationConfig) -> None:
-    if reason := enough_images(images, config.split, config.way, max(config.shots), config.query):
-        raise UserError(reason)
+    parts = [images.of_classes(classes) for classes in by_domain(images.classes).values()] if config.by_domain else [images]
+    for part in parts:
+        if reason := enough_images(part, config.split, config.way, max(config.shots), config.query):
+            raise UserError(reason)

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from datafree import artifacts, devices
 from datafree.config import TeacherTrainingConfig, typed
 from datafree.data.images import ImageSet, read_image_set
+from datafree.data.layout import of_domain
 from datafree.errors import UserError
 from datafree.provenance import Job
 from datafree.zoo import hashing, sources
@@ -69,9 +70,11 @@ def draw_classes(data: ImageSet, entry: Entry, seed: int) -> list[int]:
     import torch
 
     assert entry.train is not None
-    if entry.train.classes > len(data.classes):
+    candidates = of_domain(data.classes, entry.train.domain)
+    if entry.train.classes > len(candidates):
+        where = f" of {entry.train.domain}" if entry.train.domain else ""
         raise UserError(
-            f"zoo.manifest: {entry.name}: train.classes is {entry.train.classes}; the training split has {len(data.classes)} classes"
+            f"zoo.manifest: {entry.name}: train.classes is {entry.train.classes}; the training split has {len(candidates)} classes{where}"
         )
-    order = torch.randperm(len(data.classes), generator=devices.generator(seed, "classes"))
-    return order[: entry.train.classes].tolist()
+    order = torch.randperm(len(candidates), generator=devices.generator(seed, "classes"))
+    return [candidates[place] for place in order[: entry.train.classes].tolist()]

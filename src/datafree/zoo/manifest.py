@@ -53,6 +53,7 @@ class TrainSource:
     classes: int = 8  # how many of the training split's classes, drawn with the entry's seed
     seed: int = 0
     steps: int | None = None  # of the optimiser; null = zoo.training.steps, 0 = weights as initialised
+    domain: str = ""  # draw only from classes whose name begins with it and a dot; empty = all
     label_noise: float = 0.0  # share of the training images that get a label at random: to study poor teachers
 
 
