@@ -9,12 +9,13 @@ import os
 from pathlib import Path
 
 from datafree import devices
-from datafree.config import Config, Source, SposConfig
+from datafree.config import Config, Source
 from datafree.config.schema import BACKBONES, backbone_family
 from datafree.data import SPLITS
 from datafree.data.layout import class_files
 from datafree.errors import UserError
-from datafree.nas import space
+from datafree.nas import spaces
+from datafree.zoo.genotypes.nasbench201 import decode
 from datafree.zoo.manifest import Entry, read_manifest
 
 
@@ -31,7 +32,7 @@ def check(config: Config, project: Path) -> list[Entry]:
     _check_files(teachers, manifest)
     _check_networks(config, teachers)
     _check_classes(config, teachers)
-    _check_search(config, teachers)
+    _check_search(config)
     _check_data(config, teachers)
     _check_output_folder()
     if config.device.startswith("cuda"):
@@ -75,7 +76,7 @@ def _check_networks(config: Config, teachers: list[Entry]) -> None:
             )
         if arm.backbone.name == "nasbench201" and arm.backbone.genotype != "searched":
             try:
-                space.decode(arm.backbone.genotype)
+                decode(arm.backbone.genotype)
             except UserError as error:
                 raise UserError(f"meta.arms.{name}.backbone.{error}") from None
 
@@ -100,16 +101,17 @@ def _check_classes(config: Config, teachers: list[Entry]) -> None:
                 )
 
 
-def _check_search(config: Config, teachers: list[Entry]) -> None:
+def _check_search(config: Config) -> None:
     for name, algorithm in config.nas.algorithms.items():
-        assert isinstance(algorithm, SposConfig)
-        size = config.data.image_size
-        smallest = space.smallest_macs(algorithm.channels, algorithm.cells, size, classes=0, image_channels=3)
-        if algorithm.max_macs < smallest:
-            raise UserError(
-                f"nas.algorithms.{name}.max_macs: got {algorithm.max_macs}; the smallest cell needs {smallest} with "
-                f"channels = {algorithm.channels} and cells = {algorithm.cells}"
-            )
+        space = spaces.of(algorithm, config.data.image_size)
+        cheapest = space.cheapest()
+        for key, cost in (("max_macs", space.macs), ("max_parameters", space.parameters)):
+            limit, smallest = getattr(algorithm, key, 0), cost(cheapest)
+            if limit and limit < smallest:
+                raise UserError(
+                    f"nas.algorithms.{name}.{key}: got {limit}; the smallest architecture of {space.name} needs {smallest} with "
+                    f"channels = {algorithm.channels} and cells = {algorithm.cells}"
+                )
 
 
 def _check_data(config: Config, teachers: list[Entry]) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from datafree import artifacts, checkpoints
 from datafree.config import SposConfig, as_tree
 from datafree.errors import UserError
-from datafree.nas import space
+from datafree.nas.spaces.nasbench201 import NasBench201Space
 from datafree.provenance import Job
 from datafree.stages import retrain, search
 from datafree.stages.search import joined_pools
@@ -68,14 +68,15 @@ def test_search_then_retrain_leave_a_backbone_that_can_be_used(workspace, small,
     job = _job("search", workspace, small, SEARCH)
     search.run(job)
     found = artifacts.read_json(job.output("architecture"))
+    space = NasBench201Space(4, 1, 32)
     cell = space.decode(found["genotype"])
-    assert found["macs"] == space.macs(cell, 4, 1, 32, 0) <= small.max_macs
-    assert found["parameters"] == space.parameters(cell, 4, 1, 0)
+    assert found["macs"] == space.macs(cell) <= small.max_macs
+    assert found["parameters"] == space.parameters(cell)
     assert (found["algorithm"], found["space"], found["candidates_scored"]) == ("mine", "nasbench201", 12)
     rows = artifacts.read_history(job.output("candidates"))
     assert len(rows) == 12
-    cells = [space.enumerate_all()[int(row["cell"])] for row in rows]
-    assert [row["macs"] for row in rows] == [space.macs(genotype, 4, 1, 32, 0) for genotype in cells]
+    cells = [tuple(space.choices[slot][int(row[f"choice_{slot}"])] for slot in range(6)) for row in rows]
+    assert [row["macs"] for row in rows] == [space.macs(genotype) for genotype in cells]
     assert found["kl"] == pytest.approx(min(row["kl"] for row in rows), rel=1e-5)
     assert len(artifacts.read_history(job.output("history"))) == 3
     with Image.open(job.output("drawing")) as picture:
@@ -108,7 +109,7 @@ def test_the_same_job_gives_the_same_bytes(workspace, small):
 
 def test_a_limit_that_no_cell_meets_names_the_key_of_this_algorithm(workspace, small):
     small.max_macs = 1000
-    with pytest.raises(UserError, match="nas.algorithms.mine.max_macs: got 1000, but the cheapest cell needs"):
+    with pytest.raises(UserError, match="nas.algorithms.mine.max_macs: got 1000, but the cheapest architecture needs"):
         search.run(_job("search", workspace, small, SEARCH))
 
 

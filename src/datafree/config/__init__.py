@@ -1,5 +1,6 @@
 """Configuration: the typed schema of ``params.yaml`` (``schema``) and the one place that validates it (``validation``)."""
 
+from datafree.config.algorithms import ALGORITHM_TYPES, SPACES, AlgorithmConfig, LimitedConfig, SposConfig
 from datafree.config.arms import (
     ARM_TYPES,
     AdaptationConfig,
@@ -16,7 +17,6 @@ from datafree.config.arms import (
     ReplayConfig,
 )
 from datafree.config.schema import (
-    ALGORITHM_TYPES,
     INVERSION_TYPES,
     BackboneConfig,
     BlackBoxInversion,
@@ -34,7 +34,6 @@ from datafree.config.schema import (
     PixelInversion,
     Source,
     Splits,
-    SposConfig,
     TasksConfig,
     TeacherTrainingConfig,
     starts_from_meta,
@@ -45,8 +44,10 @@ __all__ = [
     "ALGORITHM_TYPES",
     "ARM_TYPES",
     "INVERSION_TYPES",
+    "SPACES",
     "AdaptationConfig",
     "AdaptedPart",
+    "AlgorithmConfig",
     "AnilArm",
     "BackboneConfig",
     "BellArm",
@@ -65,6 +66,7 @@ __all__ = [
     "InversionConfig",
     "InversionLossConfig",
     "LearnableSetInversion",
+    "LimitedConfig",
     "MamlArm",
     "MetaGeneratorConfig",
     "OuterUpdate",

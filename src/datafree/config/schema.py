@@ -257,30 +257,6 @@ class MetaConfig:
 
 
 @dataclass
-class SposConfig:
-    """Single-path one-shot search: a supernet trained with uniform paths, then evolution."""
-
-    method: str = "spos"
-    inversion: str = "five_quality"  # whose pools
-    channels: int = 16  # of the first stage; doubled at each of two reductions
-    cells: int = 1  # per stage
-    supernet_steps: int = 1000
-    batch_size: int = 32
-    learning_rate: float = 0.2  # SGD, cosine to 0
-    temperature: float = 4.0
-    population: int = 16
-    generations: int = 4
-    parents: int = 6  # best architectures that breed
-    mutation: float = 0.2  # probability per edge
-    max_macs: int = 15000000  # multiply-adds of the network for one image
-    validation: float = 0.1  # share of the pools held out to score candidates
-    retrain_steps: int = 400
-
-
-ALGORITHM_TYPES: dict[str, type] = {"spos": SposConfig}
-
-
-@dataclass
 class NasConfig:
     algorithms: dict[str, Any] = field(default_factory=lambda: {"spos": {"method": "spos"}})
 
@@ -327,7 +303,8 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
-# Inclusive bounds by dotted key, those of the arms in datafree.config.arms; `*` stands for any one name. None = unbounded.
+# Inclusive bounds by dotted key; arms and searches have theirs in datafree.config.arms and .algorithms. `*` stands for any one name.
+# None = unbounded.
 BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "seed": (0, 2**31 - 1),
     "data.image_size": (16, 1024),
@@ -387,19 +364,6 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "tasks.episodes": (1, None),
     "tasks.mixed": (0, 1),
     "meta.seeds.*": (0, 2**31 - 1),
-    "nas.algorithms.*.channels": (4, None),
-    "nas.algorithms.*.cells": (1, None),
-    "nas.algorithms.*.supernet_steps": (1, None),
-    "nas.algorithms.*.batch_size": (2, None),
-    "nas.algorithms.*.learning_rate": (1e-8, 10),
-    "nas.algorithms.*.temperature": (0.1, 100),
-    "nas.algorithms.*.population": (2, None),
-    "nas.algorithms.*.generations": (1, None),
-    "nas.algorithms.*.parents": (1, None),
-    "nas.algorithms.*.mutation": (0, 1),
-    "nas.algorithms.*.max_macs": (1, None),
-    "nas.algorithms.*.validation": (0.01, 0.9),
-    "nas.algorithms.*.retrain_steps": (1, None),
     "evaluation.way": (2, None),
     "evaluation.shots.*": (1, None),
     "evaluation.query": (1, None),

@@ -18,9 +18,9 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from datafree.config.algorithms import ALGORITHM_BOUNDS, ALGORITHM_TYPES, SPACES
 from datafree.config.arms import ARM_BOUNDS, ARM_TYPES, AdaptedPart
 from datafree.config.schema import (
-    ALGORITHM_TYPES,
     BACKBONES,
     BOUNDS,
     CLASSIFIERS,
@@ -181,7 +181,7 @@ def _is_plain_list(value: Any) -> bool:
 
 def _check_bounds(config: Config) -> None:
     for dotted, value in _leaves(as_tree(config), ()):
-        for pattern, (low, high) in (BOUNDS | ARM_BOUNDS).items():
+        for pattern, (low, high) in (BOUNDS | ARM_BOUNDS | ALGORITHM_BOUNDS).items():
             parts = pattern.split(".")
             if len(parts) != len(dotted) or any(p not in ("*", d) for p, d in zip(parts, dotted, strict=True)):
                 continue
@@ -251,13 +251,18 @@ def _check_combinations(config: Config) -> None:
         part = {"maml": AdaptedPart.network, "anil": AdaptedPart.head}.get(arm.method)
         if part is not None and arm.adaptation.part is not part:
             raise UserError(f"meta.arms.{name}.adaptation.part: got {arm.adaptation.part.value}; allowed: {part.value}, as in {arm.method}")
-    for name, algorithm in config.nas.algorithms.items():
-        if algorithm.parents > algorithm.population:
-            raise UserError(
-                f"nas.algorithms.{name}.parents: got {algorithm.parents}; allowed: at most the population, {algorithm.population}"
-            )
+    _check_algorithms(config)
     if config.data.source is Source.glyphs:
         _check_glyphs(config)
+
+
+def _check_algorithms(config: Config) -> None:
+    for name, algorithm in config.nas.algorithms.items():
+        dotted = f"nas.algorithms.{name}"
+        if algorithm.space not in SPACES:
+            raise UserError(f"{dotted}.space: got {algorithm.space!r}; allowed: {', '.join(SPACES)}")
+        if hasattr(algorithm, "parents") and algorithm.parents > algorithm.population:
+            raise UserError(f"{dotted}.parents: got {algorithm.parents}; allowed: at most the population, {algorithm.population}")
 
 
 def _check_latents(config: Config) -> None:
