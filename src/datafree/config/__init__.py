@@ -1,6 +1,17 @@
 """Configuration: the typed schema of ``params.yaml`` (``schema``) and the one place that validates it (``validation``)."""
 
-from datafree.config.algorithms import ALGORITHM_TYPES, SPACES, AlgorithmConfig, LimitedConfig, SposConfig
+from datafree.config.algorithms import (
+    ALGORITHM_TYPES,
+    SCORES,
+    SPACES,
+    AlgorithmConfig,
+    DartsConfig,
+    LimitedConfig,
+    ProxylessConfig,
+    RandomConfig,
+    SposConfig,
+    ZeroCostConfig,
+)
 from datafree.config.arms import (
     ARM_TYPES,
     AdaptationConfig,
@@ -44,6 +55,7 @@ __all__ = [
     "ALGORITHM_TYPES",
     "ARM_TYPES",
     "INVERSION_TYPES",
+    "SCORES",
     "SPACES",
     "AdaptationConfig",
     "AdaptedPart",
@@ -54,6 +66,7 @@ __all__ = [
     "BellUpdate",
     "BlackBoxInversion",
     "Config",
+    "DartsConfig",
     "DataConfig",
     "DistillationArm",
     "Divergence",
@@ -72,12 +85,15 @@ __all__ = [
     "OuterUpdate",
     "PixelInversion",
     "ProtoNetArm",
+    "ProxylessConfig",
+    "RandomConfig",
     "ReplayConfig",
     "Source",
     "Splits",
     "SposConfig",
     "TasksConfig",
     "TeacherTrainingConfig",
+    "ZeroCostConfig",
     "as_tree",
     "load",
     "merge",

@@ -45,13 +45,86 @@ class SposConfig(LimitedConfig):
     mutation: float = 0.2  # probability per choice
 
 
-ALGORITHM_TYPES: dict[str, type] = {"spos": SposConfig}
+@dataclass
+class RandomConfig(LimitedConfig):
+    """The same supernet, and as many random architectures scored in it: what a search has to beat."""
+
+    method: str = "random"
+    supernet_steps: int = 1000
+    learning_rate: float = 0.2  # SGD, cosine to 0
+    candidates: int = 64
+
+
+@dataclass
+class DartsConfig(AlgorithmConfig):
+    """Differentiable search: weights of a mixture of all options, by gradient, in turn with the network's weights."""
+
+    method: str = "darts"
+    supernet_steps: int = 400
+    learning_rate: float = 0.025  # of the network: SGD, cosine to a 25th
+    weight_decay: float = 0.0003
+    alpha_learning_rate: float = 0.01  # Adam; the paper takes 0.0003 in fifty times as many steps
+    warm_up: float = 0.1  # share of the steps before the first on the architecture
+    second_order: bool = False  # the gradient through one step of the network's weights
+    max_skips: int = 0  # the search ends before an architecture with more skip connections (DARTS+); 0 = no such end
+    auxiliary_skip: bool = False  # a skip beside every mixture that fades out (DARTS-)
+
+
+@dataclass
+class ProxylessConfig(AlgorithmConfig):
+    """ProxylessNAS: options drawn by their probability, which is learned through binary gates; the expected cost is a term of the loss."""
+
+    method: str = "proxyless"
+    supernet_steps: int = 1000
+    learning_rate: float = 0.05  # of the network: SGD, cosine to a 25th
+    weight_decay: float = 0.00004
+    alpha_learning_rate: float = 0.01  # Adam; the paper takes 0.001 in many more steps
+    alpha_every: int = 2  # weight steps per step on the architecture; the paper takes 5
+    warm_up: float = 0.25  # share of the steps before the first on the architecture
+    paths: int = 2  # options per slot that such a step compares, and computes; the number of options = all
+    cost: str = "macs"  # of COSTS
+    cost_target: float = 10000000.0  # multiply-adds, or milliseconds
+    cost_weight: float = 0.1  # of the expected cost's relative distance to the target; 0 = none
+
+
+@dataclass
+class ZeroCostConfig(LimitedConfig):
+    """Evolution by a score of untrained networks, on noise; with one generation, random draws."""
+
+    method: str = "zero_cost"
+    score: str = "synflow"  # of SCORES
+    population: int = 32
+    generations: int = 8
+    parents: int = 8  # best architectures that breed
+    mutation: float = 0.2  # probability per choice
+
+
+# What ProxylessNAS can be charged for, and what tells networks apart before training; see datafree.nas.zero_cost.
+COSTS = ("macs", "latency")
+SCORES = ("parameters", "macs", "synflow", "jacob_cov", "nwot", "zen")
+
+ALGORITHM_TYPES: dict[str, type] = {
+    "spos": SposConfig,
+    "random": RandomConfig,
+    "darts": DartsConfig,
+    "proxyless": ProxylessConfig,
+    "zero_cost": ZeroCostConfig,
+}
 
 # Inclusive, as datafree.config.schema.BOUNDS.
 ALGORITHM_BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "nas.algorithms.*.channels": (4, None),
     "nas.algorithms.*.cells": (1, None),
     "nas.algorithms.*.supernet_steps": (1, None),
+    "nas.algorithms.*.candidates": (1, None),
+    "nas.algorithms.*.weight_decay": (0, 1),
+    "nas.algorithms.*.alpha_learning_rate": (1e-8, 10),
+    "nas.algorithms.*.alpha_every": (1, None),
+    "nas.algorithms.*.warm_up": (0, 1),
+    "nas.algorithms.*.max_skips": (0, None),
+    "nas.algorithms.*.paths": (2, None),
+    "nas.algorithms.*.cost_target": (1e-6, None),
+    "nas.algorithms.*.cost_weight": (0, None),
     "nas.algorithms.*.batch_size": (2, None),
     "nas.algorithms.*.learning_rate": (1e-8, 10),
     "nas.algorithms.*.temperature": (0.1, 100),

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from datafree.config.algorithms import ALGORITHM_BOUNDS, ALGORITHM_TYPES, SPACES
+from datafree.config.algorithms import ALGORITHM_BOUNDS, ALGORITHM_TYPES, COSTS, SCORES, SPACES
 from datafree.config.arms import ARM_BOUNDS, ARM_TYPES, AdaptedPart
 from datafree.config.schema import (
     BACKBONES,
@@ -259,8 +259,9 @@ def _check_combinations(config: Config) -> None:
 def _check_algorithms(config: Config) -> None:
     for name, algorithm in config.nas.algorithms.items():
         dotted = f"nas.algorithms.{name}"
-        if algorithm.space not in SPACES:
-            raise UserError(f"{dotted}.space: got {algorithm.space!r}; allowed: {', '.join(SPACES)}")
+        for key, allowed in (("space", SPACES), ("cost", COSTS), ("score", SCORES)):
+            if hasattr(algorithm, key) and getattr(algorithm, key) not in allowed:
+                raise UserError(f"{dotted}.{key}: got {getattr(algorithm, key)!r}; allowed: {', '.join(allowed)}")
         if hasattr(algorithm, "parents") and algorithm.parents > algorithm.population:
             raise UserError(f"{dotted}.parents: got {algorithm.parents}; allowed: at most the population, {algorithm.population}")
 

@@ -6,7 +6,13 @@ messages.
 
 from collections.abc import Callable
 
-from datafree.nas import spos
+from datafree.nas import darts, proxyless, random_search, spos, zero_cost_search
 from datafree.nas.found import Found
 
-ALGORITHMS: dict[str, Callable[..., Found]] = {"spos": spos.search}
+ALGORITHMS: dict[str, Callable[..., Found]] = {
+    "spos": spos.search,
+    "random": random_search.search,
+    "darts": darts.search,
+    "proxyless": proxyless.search,
+    "zero_cost": zero_cost_search.search,
+}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
+from datafree.checkpoints import Checkpoint, HasState
 from datafree.nas.mixing import Supernet
 from datafree.nas.spaces import Genotype, Space
 
@@ -33,6 +34,14 @@ class LatencyTable(dict[str, dict[str, float]]):
     def of(self, genotype: Genotype) -> float:
         """Milliseconds of one architecture."""
         return self["fixed"][""] + sum(self[str(slot)][option] for slot, option in enumerate(genotype))
+
+    def prepare(
+        self, space: Space, supernet: Supernet, checkpoint: Checkpoint, states: Mapping[str, HasState], device: torch.device | str
+    ) -> None:
+        """Fill the table unless the checkpoint of ``states``, this table among them, has it: a resumed search goes on with its own."""
+        checkpoint.restore(**states)
+        if not self:
+            self.measure(space, supernet, device)
 
     @torch.no_grad()
     def measure(self, space: Space, supernet: Supernet, device: torch.device | str) -> None:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from datafree.checkpoints import Checkpoint
-from datafree.config import LimitedConfig
 from datafree.devices import derive_seed
 from datafree.meta.losses import distillation_loss
 from datafree.nas.candidates import Candidates, limits_of
@@ -95,7 +94,9 @@ def train(space: Space, pools: Pools, config: Any, key: str, seed: int, device: 
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.supernet_steps)
     known, latency = MeasureTable(space), LatencyTable()
     states = {"supernet": supernet, "optimiser": optimiser, "schedule": schedule, "known": known, "latency": latency}
-    candidates = allowed(space, supernet, config, key, latency, checkpoint, states, device)
+    if config.max_latency:
+        latency.prepare(space, supernet, checkpoint, states, device)
+    candidates = Candidates(space, limits_of(config, key, space, latency.of))
 
     def loss_of(step: int) -> Tensor:
         path = candidates.sample(Random(derive_seed(seed, "path", step)))
@@ -105,22 +106,3 @@ def train(space: Space, pools: Pools, config: Any, key: str, seed: int, device: 
     curve = minimise(loss_of, config.supernet_steps, optimiser, schedule, "supernet", checkpoint, states)
     judge = Judge(supernet, pools, training, held_out, config, seed)
     return OneShot(candidates, curve, judge, known, checkpoint, config.supernet_steps, states)
-
-
-def allowed(
-    space: Space,
-    supernet: Supernet,
-    config: LimitedConfig,
-    key: str,
-    latency: LatencyTable,
-    checkpoint: Checkpoint,
-    states: dict[str, Any],
-    device: torch.device | str,
-) -> Candidates:
-    """The architectures within the limits. Latencies are measured if there is a limit on them, unless the checkpoint has them:
-    a resumed search goes on with those that it began with."""
-    if config.max_latency:
-        checkpoint.restore(**states)
-        if not latency:
-            latency.measure(space, supernet, device)
-    return Candidates(space, limits_of(config, key, space, latency.of))
