@@ -10,12 +10,11 @@ from pathlib import Path
 
 from datafree import devices
 from datafree.config import Config, Source
-from datafree.config.schema import BACKBONES, backbone_family
+from datafree.config.schema import BACKBONES, WITH_GENOTYPE, backbone_family
 from datafree.data import SPLITS
 from datafree.data.layout import class_files
 from datafree.errors import UserError
 from datafree.nas import spaces
-from datafree.zoo.genotypes.nasbench201 import decode
 from datafree.zoo.manifest import Entry, read_manifest
 
 
@@ -60,7 +59,7 @@ def _check_networks(config: Config, teachers: list[Entry]) -> None:
     size = config.data.image_size
     if size % 8:
         raise UserError(f"data.image_size: got {size}; the generator doubles the resolution three times, use a multiple of 8")
-    allowed = [name for name in BACKBONES if name != "nasbench201"]  # a manifest has no place for its cell
+    allowed = [name for name in BACKBONES if name not in WITH_GENOTYPE]  # a manifest has no place for a genotype
     for teacher in teachers:
         if backbone_family(teacher.architecture.name) not in allowed:
             name = teacher.architecture.name
@@ -74,9 +73,9 @@ def _check_networks(config: Config, teachers: list[Entry]) -> None:
                 f"meta.arms.{name}.backbone: got {arm.backbone.name} of width {arm.backbone.width}; allowed: the architecture of every "
                 f"teacher, but {other.name} is {other.architecture.name} of width {other.architecture.backbone().width}"
             )
-        if arm.backbone.name == "nasbench201" and arm.backbone.genotype != "searched":
+        if arm.backbone.name in WITH_GENOTYPE and arm.backbone.genotype != "searched":
             try:
-                decode(arm.backbone.genotype)
+                spaces.SPACES[arm.backbone.name](arm.backbone.width, arm.backbone.cells, size).decode(arm.backbone.genotype)
             except UserError as error:
                 raise UserError(f"meta.arms.{name}.backbone.{error}") from None
 

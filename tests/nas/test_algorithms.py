@@ -76,3 +76,23 @@ def test_measured_latency_is_a_cost_and_a_limit(joined, name, changes):
     assert found.best in found.measures
     if name == "proxyless":
         assert found.facts["expected_latency"] > 0
+
+
+@pytest.mark.parametrize("space", ["darts", "mbconv", "mbconv_imagenet", "slim_resnet"])
+def test_it_searches_every_space(joined, method, space):
+    """Without limits, in a few steps."""
+    config = small(
+        method,
+        space=space,
+        max_macs=0,
+        supernet_steps=3,
+        generations=1,
+        population=2,
+        parents=1,
+        candidates=2,
+        warm_up=0.0,
+        second_order=False,
+    )
+    found = search(joined, config)
+    where = spaces.of(config, joined.image_size)
+    assert where.decode(where.encode(found.best)) == found.best in found.measures

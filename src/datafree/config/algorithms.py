@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # What an algorithm can search in; see datafree.nas.spaces.
-SPACES = ("nasbench201",)
+SPACES = ("nasbench201", "darts", "mbconv", "mbconv_imagenet", "slim_resnet")
 
 
 @dataclass

@@ -230,8 +230,10 @@ class TasksConfig:
 BACKBONES = {
     "conv4": 32, "conv4_strided": 32, "resnet8": 16, "nasbench201": 16, "resnet10": 64, "resnet12": 64, "resnet18": 64,
     "resnet20": 16, "resnet32": 16, "resnet44": 16, "resnet56": 16, "resnet110": 16, "wrn16": 32, "wrn40": 32,
-    "vgg11": 64, "vgg13": 64, "vgg16": 64, "vgg19": 64, "mobilenetv2": 32, "torchvision/*": 0, "timm/*": 0,
+    "vgg11": 64, "vgg13": 64, "vgg16": 64, "vgg19": 64, "mobilenetv2": 32, "darts": 16, "mbconv": 16, "mbconv_imagenet": 32, "slim_resnet": 16,
+    "torchvision/*": 0, "timm/*": 0,
 }  # fmt: skip
+WITH_GENOTYPE = ("nasbench201", "darts", "mbconv", "mbconv_imagenet", "slim_resnet")  # those of the search spaces, one name for both
 
 
 def backbone_family(name: str) -> str:
@@ -246,8 +248,8 @@ class BackboneConfig:
 
     name: str = "conv4_strided"  # of BACKBONES; conv4_strided halves the resolution first: about half the cost of conv4
     width: int = 64  # channels of the first stage; of no effect for models of a library
-    genotype: str = ""  # nasbench201 only: the cell; `searched` takes the cell that the nas stage found
-    cells: int = 1  # nasbench201 only: per stage; with `searched` as in the search
+    genotype: str = ""  # search spaces only: the architecture; `searched` takes what the nas stage found, `name` included
+    cells: int = 1  # search spaces only: per stage; with `searched` as in the search
 
 
 @dataclass

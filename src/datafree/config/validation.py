@@ -27,6 +27,7 @@ from datafree.config.schema import (
     INFERENCE,
     INVERSION_TYPES,
     ORACLES,
+    WITH_GENOTYPE,
     Config,
     GeneratorInversion,
     Source,
@@ -242,10 +243,10 @@ def _check_combinations(config: Config) -> None:
     for name, arm in config.meta.arms.items():
         if backbone_family(arm.backbone.name) not in BACKBONES:
             raise UserError(f"meta.arms.{name}.backbone.name: got {arm.backbone.name!r}; allowed: {', '.join(BACKBONES)}")
-        if arm.backbone.name == "nasbench201" and not arm.backbone.genotype:
-            raise UserError(f"meta.arms.{name}.backbone.genotype: empty; give a cell, or `searched` for the one the nas stage finds")
+        if arm.backbone.name in WITH_GENOTYPE and not arm.backbone.genotype:
+            raise UserError(f"meta.arms.{name}.backbone.genotype: empty; give one, or `searched` for what the nas stage finds")
         if arm.backbone.genotype == "searched" and not config.nas.algorithms:
-            raise UserError(f"meta.arms.{name}.backbone.genotype: `searched`, but nas.algorithms is empty; add one, or give a cell")
+            raise UserError(f"meta.arms.{name}.backbone.genotype: `searched`, but nas.algorithms is empty; add one, or a genotype")
         if arm.method == "bell" and not arm.cross_task and config.tasks.mixed == 1:
             raise UserError(f"meta.arms.{name}.cross_task: false, but no task is of one teacher; set tasks.mixed below 1")
         part = {"maml": AdaptedPart.network, "anil": AdaptedPart.head}.get(arm.method)

@@ -79,8 +79,14 @@ class Candidates:
         if self.listed is not None:
             rest = [genotype for genotype in self.listed if genotype not in known]
             return random.sample(rest, min(count, len(rest)))
-        found = dict.fromkeys(drawn for drawn in (self.sample(random) for _ in range(TRIES * count)) if drawn not in known)
-        return list(found)[:count]
+        found: dict[Genotype, None] = {}
+        for _ in range(TRIES * count):
+            if len(found) == count:
+                break
+            drawn = self.sample(random)
+            if drawn not in known:
+                found[drawn] = None
+        return list(found)
 
 
 def _number(value: float) -> str:

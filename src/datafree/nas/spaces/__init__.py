@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from datafree.config import AlgorithmConfig
 from datafree.nas.spaces.base import Genotype, Space
+from datafree.nas.spaces.darts import DartsSpace
+from datafree.nas.spaces.mbconv import MbconvImagenetSpace, MbconvSpace
 from datafree.nas.spaces.nasbench201 import NasBench201Space
+from datafree.nas.spaces.slim_resnet import SlimResNetSpace
 
-SPACES: dict[str, type[Space]] = {"nasbench201": NasBench201Space}
+SPACES: dict[str, type[Space]] = {
+    kind.name: kind for kind in (NasBench201Space, DartsSpace, MbconvSpace, MbconvImagenetSpace, SlimResNetSpace)
+}
 
 
 def of(config: AlgorithmConfig, image_size: int, image_channels: int = 3) -> Space:

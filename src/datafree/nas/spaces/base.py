@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from datafree.zoo.backbones import Backbone
 
 Genotype = tuple[str, ...]  # one option per slot
-DRAWS = 100  # of one group until it differs from what it was
 
 
 class Space(ABC):
@@ -75,20 +74,21 @@ class Space(ABC):
 
     @property
     def groups(self) -> tuple[tuple[int, ...], ...]:
-        """Slots that can only be changed together."""
+        """Slots that can only be changed together, all of them in order."""
         return tuple((slot,) for slot in range(len(self.choices)))
 
-    def draw_group(self, group: Sequence[int], random: Random) -> Genotype:
-        """The options of one group, uniformly among all that are possible."""
-        return tuple(random.choice(self.choices[slot]) for slot in group)
+    def values_of(self, group: Sequence[int]) -> Sequence[Genotype]:
+        """Everything that the slots of one group can take together."""
+        return list(itertools.product(*(self.choices[slot] for slot in group)))
 
     def count(self) -> int:
         """How many architectures there are."""
-        return math.prod(map(len, self.choices))
+        return math.prod(len(self.values_of(group)) for group in self.groups)
 
     def enumerate(self) -> Iterator[Genotype]:
-        """All architectures; the first slot varies slowest."""
-        return itertools.product(*self.choices)
+        """All architectures; the first group varies slowest. Groups hold slots in order."""
+        parts = itertools.product(*(self.values_of(group) for group in self.groups))
+        return (tuple(itertools.chain.from_iterable(part)) for part in parts)
 
     def is_useful(self, genotype: Genotype) -> bool:
         """Whether its output depends on its input and nothing in it is computed in vain."""
@@ -112,25 +112,18 @@ class Space(ABC):
 
     def sample(self, random: Random) -> Genotype:
         """An architecture, uniformly among all."""
-        return self._filled({slot: option for group in self.groups for slot, option in self._drawn(group, random)})
+        return tuple(itertools.chain.from_iterable(random.choice(self.values_of(group)) for group in self.groups))
 
     def mutate(self, genotype: Genotype, probability: float, random: Random) -> Genotype:
         """Each group of slots is replaced, with that probability, by another one, if it has one."""
-        chosen = dict(enumerate(genotype))
+        parts = []
         for group in self.groups:
-            if random.random() < probability:
-                before = tuple(genotype[slot] for slot in group)
-                drawn = (tuple(self._drawn(group, random)) for _ in range(DRAWS))
-                chosen.update(next((d for d in drawn if tuple(option for _, option in d) != before), ()))
-        return self._filled(chosen)
+            before = tuple(genotype[slot] for slot in group)
+            others = [value for value in self.values_of(group) if value != before] if random.random() < probability else []
+            parts.append(random.choice(others or [before]))
+        return tuple(itertools.chain.from_iterable(parts))
 
     def cross_over(self, first: Genotype, second: Genotype, random: Random) -> Genotype:
         """Each group of slots is taken from either parent with equal probability."""
-        parents = [(group, random.choice((first, second))) for group in self.groups]
-        return self._filled({slot: parent[slot] for group, parent in parents for slot in group})
-
-    def _drawn(self, group: Sequence[int], random: Random) -> Iterator[tuple[int, str]]:
-        return zip(group, self.draw_group(group, random), strict=True)
-
-    def _filled(self, chosen: Mapping[int, str]) -> Genotype:
-        return tuple(chosen[slot] for slot in range(len(self.choices)))
+        parents = ((group, random.choice((first, second))) for group in self.groups)
+        return tuple(parent[slot] for group, parent in parents for slot in group)
