@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from datafree import artifacts, checkpoints
-from datafree.config import SposConfig, as_tree
+from datafree.config import ALGORITHM_TYPES, SposConfig, as_tree
 from datafree.errors import UserError
+from datafree.nas.found import Found
 from datafree.nas.spaces.nasbench201 import NasBench201Space
 from datafree.provenance import Job
 from datafree.stages import retrain, search
@@ -126,3 +127,38 @@ def test_a_dropped_teachers_images_are_not_searched_on(workspace, pools):
     joined = joined_pools(job)
     assert joined.classes == (len(pools[0].classes), len(pools[2].classes))
     assert torch.equal(joined.images, torch.cat([pools[0].images, pools[2].images]))
+
+
+@pytest.mark.parametrize(("method", "space"), [("random", "slim_resnet"), ("darts", "darts"), ("zero_cost", "mbconv")])
+def test_every_kind_of_search_leaves_the_same_files_and_a_backbone(workspace, method, space):
+    config = ALGORITHM_TYPES[method](space=space, channels=4, batch_size=16, validation=0.2, retrain_steps=2)
+    for name, value in {"supernet_steps": 2, "candidates": 2, "population": 2, "generations": 1, "max_macs": 0}.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
+    job = _job("search", workspace, config, SEARCH)
+    search.run(job)
+    found = artifacts.read_json(job.output("architecture"))
+    assert (found["space"], found["backbone"]) == (space, space)
+    rows = artifacts.read_history(job.output("candidates"))
+    assert len(rows) == found["candidates_scored"]
+    assert ("score" if method == "zero_cost" else "kl") in rows[0]
+    assert artifacts.read_history(job.output("history"))
+    with Image.open(job.output("drawing")) as picture:
+        assert picture.size[0] > 300
+    again = _job("retrain", {**workspace, "architecture": job.outputs["architecture"]}, config, RETRAIN)
+    retrain.run(again)
+    backbone, normalise = read_backbone(again.output("network"), again.output("card"))
+    assert backbone.eval()(normalise(artifacts.read_tensors(workspace["pools"][0])["images"])).isfinite().all()
+    card = artifacts.read_json(again.output("card"))
+    assert (card["macs"], card["parameters"]) == (found["macs"], found["parameters"])
+
+
+def test_a_search_that_collapses_says_so(workspace, small, monkeypatch, capsys):
+    collapsed = ("skip_connect",) * 6
+    result = Found(collapsed, {collapsed: {"agreement": 0.1, "kl": 2.0}}, [{"step": 1}])
+    monkeypatch.setitem(search.ALGORITHMS, "spos", lambda *_: result)
+    job = _job("search", workspace, small, SEARCH)
+    search.run(job)
+    assert "warning: mine found |skip_connect~0|" in capsys.readouterr().err
+    assert artifacts.read_json(job.output("architecture"))["degenerate"] is True
+    assert artifacts.read_json(job.output("metrics"))["degenerate"] == 1

@@ -230,8 +230,8 @@ class TasksConfig:
 BACKBONES = {
     "conv4": 32, "conv4_strided": 32, "resnet8": 16, "nasbench201": 16, "resnet10": 64, "resnet12": 64, "resnet18": 64,
     "resnet20": 16, "resnet32": 16, "resnet44": 16, "resnet56": 16, "resnet110": 16, "wrn16": 32, "wrn40": 32,
-    "vgg11": 64, "vgg13": 64, "vgg16": 64, "vgg19": 64, "mobilenetv2": 32, "darts": 16, "mbconv": 16, "mbconv_imagenet": 32, "slim_resnet": 16,
-    "torchvision/*": 0, "timm/*": 0,
+    "vgg11": 64, "vgg13": 64, "vgg16": 64, "vgg19": 64, "mobilenetv2": 32, "darts": 16, "mbconv": 16, "mbconv_imagenet": 32,
+    "slim_resnet": 16, "torchvision/*": 0, "timm/*": 0,
 }  # fmt: skip
 WITH_GENOTYPE = ("nasbench201", "darts", "mbconv", "mbconv_imagenet", "slim_resnet")  # those of the search spaces, one name for both
 
