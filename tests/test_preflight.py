@@ -106,7 +106,10 @@ GLYPHS = SMALL["data"]["glyphs"]
             {"data": {"glyphs": {**GLYPHS, "classes": {"train": 5, "validation": 10, "test": 10}}}},
             "zoo.manifest: one: train.classes is 6; allowed: at most data.glyphs.classes.train = 5",
         ),
-        ({"nas": {"algorithms": {"spos": {"max_macs": 9}}}}, "nas.algorithms.spos.max_macs: got 9; the smallest cell needs [0-9]+ with"),
+        (
+            {"nas": {"algorithms": {"spos": {"max_macs": 9}}}},
+            "nas.algorithms.spos.max_macs: got 9; the smallest architecture of nasbench201 needs [0-9]+ with",
+        ),
         (
             {"meta": {"arms": {"bell": {"backbone": {"name": "nasbench201", "genotype": "|x~0|"}}}}},
             "meta.arms.bell.backbone.genotype: expected the form",

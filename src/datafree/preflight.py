@@ -9,12 +9,12 @@ import os
 from pathlib import Path
 
 from datafree import devices
-from datafree.config import Config, Source, SposConfig
-from datafree.config.schema import BACKBONES, backbone_family
+from datafree.config import Config, Source
+from datafree.config.schema import BACKBONES, WITH_GENOTYPE, backbone_family
 from datafree.data import SPLITS
 from datafree.data.layout import by_domain, class_files, of_domain
 from datafree.errors import UserError
-from datafree.nas import space
+from datafree.nas import spaces
 from datafree.zoo.manifest import Entry, read_manifest
 
 
@@ -31,7 +31,7 @@ def check(config: Config, project: Path) -> list[Entry]:
     _check_files(teachers, manifest)
     _check_networks(config, teachers)
     _check_classes(config, teachers)
-    _check_search(config, teachers)
+    _check_search(config)
     _check_data(config, teachers)
     _check_output_folder()
     if config.device.startswith("cuda"):
@@ -68,7 +68,7 @@ def _check_networks(config: Config, teachers: list[Entry]) -> None:
     size = config.data.image_size
     if size % 8:
         raise UserError(f"data.image_size: got {size}; the generator doubles the resolution three times, use a multiple of 8")
-    allowed = [name for name in BACKBONES if name != "nasbench201"]  # a manifest has no place for its cell
+    allowed = [name for name in BACKBONES if name not in WITH_GENOTYPE]  # a manifest has no place for a genotype
     for teacher in teachers:
         if backbone_family(teacher.architecture.name) not in allowed:
             name = teacher.architecture.name
@@ -82,9 +82,9 @@ def _check_networks(config: Config, teachers: list[Entry]) -> None:
                 f"meta.arms.{name}.backbone: got {arm.backbone.name} of width {arm.backbone.width}; allowed: the architecture of every "
                 f"teacher, but {other.name} is {other.architecture.name} of width {other.architecture.backbone().width}"
             )
-        if arm.backbone.name == "nasbench201" and arm.backbone.genotype != "searched":
+        if arm.backbone.name in WITH_GENOTYPE and arm.backbone.genotype != "searched":
             try:
-                space.decode(arm.backbone.genotype)
+                spaces.SPACES[arm.backbone.name](arm.backbone.width, arm.backbone.cells, size).decode(arm.backbone.genotype)
             except UserError as error:
                 raise UserError(f"meta.arms.{name}.backbone.{error}") from None
 
@@ -109,16 +109,17 @@ def _check_classes(config: Config, teachers: list[Entry]) -> None:
                 )
 
 
-def _check_search(config: Config, teachers: list[Entry]) -> None:
+def _check_search(config: Config) -> None:
     for name, algorithm in config.nas.algorithms.items():
-        assert isinstance(algorithm, SposConfig)
-        size = config.data.image_size
-        smallest = space.smallest_macs(algorithm.channels, algorithm.cells, size, classes=0, image_channels=3)
-        if algorithm.max_macs < smallest:
-            raise UserError(
-                f"nas.algorithms.{name}.max_macs: got {algorithm.max_macs}; the smallest cell needs {smallest} with "
-                f"channels = {algorithm.channels} and cells = {algorithm.cells}"
-            )
+        space = spaces.of(algorithm, config.data.image_size)
+        cheapest = space.cheapest()
+        for key, cost in (("max_macs", space.macs), ("max_parameters", space.parameters)):
+            limit, smallest = getattr(algorithm, key, 0), cost(cheapest)
+            if limit and limit < smallest:
+                raise UserError(
+                    f"nas.algorithms.{name}.{key}: got {limit}; the smallest architecture of {space.name} needs {smallest} with "
+                    f"channels = {algorithm.channels} and cells = {algorithm.cells}"
+                )
 
 
 def _check_data(config: Config, teachers: list[Entry]) -> None:

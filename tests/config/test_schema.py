@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from datafree.config import Config, as_tree, load, merge, resolve
+from datafree.config.algorithms import ALGORITHM_BOUNDS, ALGORITHM_TYPES
 from datafree.config.arms import ARM_BOUNDS, ARM_TYPES
-from datafree.config.schema import ALGORITHM_TYPES, BOUNDS, INVERSION_TYPES
+from datafree.config.schema import BOUNDS, INVERSION_TYPES
 
 PROJECT = Path(__file__).parents[2]
 PARAMS = PROJECT / "params.yaml"
@@ -81,8 +82,8 @@ def test_every_number_has_bounds_and_every_bound_a_number():
         parts = list(zip(pattern.split("."), key.split("."), strict=False))
         return pattern.count(".") == key.count(".") and all(p in ("*", k) for p, k in parts)
 
-    assert {key for key in numbers if not any(fits(pattern, key) for pattern in BOUNDS | ARM_BOUNDS)} == set()
-    assert {pattern for pattern in BOUNDS | ARM_BOUNDS if not any(fits(pattern, key) for key in numbers)} == set()
+    assert {key for key in numbers if not any(fits(pattern, key) for pattern in BOUNDS | ARM_BOUNDS | ALGORITHM_BOUNDS)} == set()
+    assert {pattern for pattern in BOUNDS | ARM_BOUNDS | ALGORITHM_BOUNDS if not any(fits(pattern, key) for key in numbers)} == set()
 
 
 def test_two_configurations_share_nothing():

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datafree.config import as_tree, load, merge, resolve, select, typed
+from datafree.config.algorithms import ALGORITHM_BOUNDS, ALGORITHM_TYPES
 from datafree.config.arms import ARM_BOUNDS, ARM_TYPES, BellArm
 from datafree.config.schema import (
-    ALGORITHM_TYPES,
     BOUNDS,
     INVERSION_TYPES,
     BackboneConfig,
@@ -20,6 +20,7 @@ from datafree.config.schema import (
 from datafree.errors import UserError
 
 DEFAULT = as_tree(resolve({}))
+ALL_BOUNDS = BOUNDS | ARM_BOUNDS | ALGORITHM_BOUNDS
 
 
 def at(dotted: str, value):
@@ -107,7 +108,7 @@ def cases_of_bounds():
         "data.glyphs.images_per_class": "train",
         "inversion.loss": "diversity",
     }
-    for pattern, (low, high) in (BOUNDS | ARM_BOUNDS).items():
+    for pattern, (low, high) in ALL_BOUNDS.items():
         before, star, after = pattern.partition("*")
         before = before.rstrip(".")
         if before in kinds:
@@ -341,7 +342,7 @@ scalars = st.one_of(
     st.sampled_from(["bell", "spos", "five", "folder", "auto", "???", "${seed}", "${", "${oc.env:HOME}", "a\nb", "1e-3", "searched"]),
 )  # fmt: skip
 keys = st.one_of(
-    st.sampled_from(sorted({part for key in BOUNDS | ARM_BOUNDS for part in key.split(".")} | {"method", "name", "backbone"})),
+    st.sampled_from(sorted({part for key in ALL_BOUNDS for part in key.split(".")} | {"method", "name", "backbone"})),
     scalars,
 )
 anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=10)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from datafree.nas.drawing import STYLE, draw_cell
-from datafree.nas.space import OPERATIONS
+from datafree.zoo.genotypes.nasbench201 import OPERATIONS
 
 MIXED = ("nor_conv_3x3", "skip_connect", "nor_conv_1x1", "none", "avg_pool_3x3", "nor_conv_3x3")
 

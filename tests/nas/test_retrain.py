@@ -6,16 +6,20 @@ import pytest
 import torch
 
 from datafree.checkpoints import Checkpoint
+from datafree.config import BackboneConfig
 from datafree.errors import UserError
-from datafree.nas import space
 from datafree.nas.distillation import score
 from datafree.nas.retrain import retrain
+from datafree.nas.spaces.nasbench201 import NasBench201Space
+from datafree.zoo.genotypes.nasbench201 import decode
 
 CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|skip_connect~0|none~1|nor_conv_1x1~2|"
 
 
 def _retrain(pools, config, checkpoint=None, seed=0, cell=CELL):
-    return retrain(pools, cell, config, seed, "cpu", checkpoint or Checkpoint(None))
+    return retrain(
+        pools, BackboneConfig("nasbench201", config.channels, cell, config.cells), config, seed, "cpu", checkpoint or Checkpoint(None)
+    )
 
 
 def test_the_network_learns_what_the_teachers_say(joined, small):
@@ -36,7 +40,7 @@ def test_the_score_is_that_of_images_the_search_held_out_too(joined, small):
 
 def test_the_backbone_is_the_cell_of_the_search(joined, small):
     backbone = _retrain(joined, replace(small, retrain_steps=1)).network.backbone
-    assert sum(p.numel() for p in backbone.parameters()) == space.parameters(space.decode(CELL), 4, 1, 0)
+    assert sum(p.numel() for p in backbone.parameters()) == NasBench201Space(4, 1, 16).parameters(decode(CELL))
 
 
 def test_the_same_seed_gives_the_same_weights(joined, small):

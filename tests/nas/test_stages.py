@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from datafree import artifacts, checkpoints
-from datafree.config import SposConfig, as_tree
+from datafree.config import ALGORITHM_TYPES, SposConfig, as_tree
 from datafree.errors import UserError
-from datafree.nas import space
+from datafree.nas.found import Found
+from datafree.nas.spaces.nasbench201 import NasBench201Space
 from datafree.provenance import Job
 from datafree.stages import retrain, search
 from datafree.stages.search import joined_pools
@@ -68,14 +69,15 @@ def test_search_then_retrain_leave_a_backbone_that_can_be_used(workspace, small,
     job = _job("search", workspace, small, SEARCH)
     search.run(job)
     found = artifacts.read_json(job.output("architecture"))
+    space = NasBench201Space(4, 1, 32)
     cell = space.decode(found["genotype"])
-    assert found["macs"] == space.macs(cell, 4, 1, 32, 0) <= small.max_macs
-    assert found["parameters"] == space.parameters(cell, 4, 1, 0)
+    assert found["macs"] == space.macs(cell) <= small.max_macs
+    assert found["parameters"] == space.parameters(cell)
     assert (found["algorithm"], found["space"], found["candidates_scored"]) == ("mine", "nasbench201", 12)
     rows = artifacts.read_history(job.output("candidates"))
     assert len(rows) == 12
-    cells = [space.enumerate_all()[int(row["cell"])] for row in rows]
-    assert [row["macs"] for row in rows] == [space.macs(genotype, 4, 1, 32, 0) for genotype in cells]
+    cells = [tuple(space.choices[slot][int(row[f"choice_{slot}"])] for slot in range(6)) for row in rows]
+    assert [row["macs"] for row in rows] == [space.macs(genotype) for genotype in cells]
     assert found["kl"] == pytest.approx(min(row["kl"] for row in rows), rel=1e-5)
     assert len(artifacts.read_history(job.output("history"))) == 3
     with Image.open(job.output("drawing")) as picture:
@@ -108,7 +110,7 @@ def test_the_same_job_gives_the_same_bytes(workspace, small):
 
 def test_a_limit_that_no_cell_meets_names_the_key_of_this_algorithm(workspace, small):
     small.max_macs = 1000
-    with pytest.raises(UserError, match="nas.algorithms.mine.max_macs: got 1000, but the cheapest cell needs"):
+    with pytest.raises(UserError, match="nas.algorithms.mine.max_macs: got 1000, but the cheapest architecture needs"):
         search.run(_job("search", workspace, small, SEARCH))
 
 
@@ -125,3 +127,38 @@ def test_a_dropped_teachers_images_are_not_searched_on(workspace, pools):
     joined = joined_pools(job)
     assert joined.classes == (len(pools[0].classes), len(pools[2].classes))
     assert torch.equal(joined.images, torch.cat([pools[0].images, pools[2].images]))
+
+
+@pytest.mark.parametrize(("method", "space"), [("random", "slim_resnet"), ("darts", "darts"), ("zero_cost", "mbconv")])
+def test_every_kind_of_search_leaves_the_same_files_and_a_backbone(workspace, method, space):
+    config = ALGORITHM_TYPES[method](space=space, channels=4, batch_size=16, validation=0.2, retrain_steps=2)
+    for name, value in {"supernet_steps": 2, "candidates": 2, "population": 2, "generations": 1, "max_macs": 0}.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
+    job = _job("search", workspace, config, SEARCH)
+    search.run(job)
+    found = artifacts.read_json(job.output("architecture"))
+    assert (found["space"], found["backbone"]) == (space, space)
+    rows = artifacts.read_history(job.output("candidates"))
+    assert len(rows) == found["candidates_scored"]
+    assert ("score" if method == "zero_cost" else "kl") in rows[0]
+    assert artifacts.read_history(job.output("history"))
+    with Image.open(job.output("drawing")) as picture:
+        assert picture.size[0] > 300
+    again = _job("retrain", {**workspace, "architecture": job.outputs["architecture"]}, config, RETRAIN)
+    retrain.run(again)
+    backbone, normalise = read_backbone(again.output("network"), again.output("card"))
+    assert backbone.eval()(normalise(artifacts.read_tensors(workspace["pools"][0])["images"])).isfinite().all()
+    card = artifacts.read_json(again.output("card"))
+    assert (card["macs"], card["parameters"]) == (found["macs"], found["parameters"])
+
+
+def test_a_search_that_collapses_says_so(workspace, small, monkeypatch, capsys):
+    collapsed = ("skip_connect",) * 6
+    result = Found(collapsed, {collapsed: {"agreement": 0.1, "kl": 2.0}}, [{"step": 1}])
+    monkeypatch.setitem(search.ALGORITHMS, "spos", lambda *_: result)
+    job = _job("search", workspace, small, SEARCH)
+    search.run(job)
+    assert "warning: mine found |skip_connect~0|" in capsys.readouterr().err
+    assert artifacts.read_json(job.output("architecture"))["degenerate"] is True
+    assert artifacts.read_json(job.output("metrics"))["degenerate"] == 1

@@ -197,3 +197,17 @@ def test_an_architecture_without_picture_candidates_or_retraining(study):
     assert "agreement, trained alone" not in reader.text
     assert "svg" not in reader.tags
     assert "multiply-adds10 parameters20" in reader.text
+
+
+def test_a_search_by_score_shows_the_score_and_a_degenerate_one_is_told(study):
+    facts = {**study.architectures[0].facts, "algorithm": "flow", "score": 12.345, "space": "darts", "degenerate": True}
+    del facts["agreement"]
+    candidates = [{"step": 1, "macs": 4.98e6, "score": 12.345}, {"step": 2, "macs": 2e6, "score": 3.0}]
+    config = {"nas": {"algorithms": {"flow": {"score": "synflow"}}}}
+    changed = replace(study, config=config, architectures=[Architecture(facts, None, candidates)])
+    page = render(changed)
+    text = Reader(page).text
+    assert "synflow against multiply-adds of every candidate" in page
+    for expected in ("12.3", "darts", "Degenerate: nothing between input and output"):
+        assert expected in text
+    assert "Degenerate" not in Reader(render(study)).text

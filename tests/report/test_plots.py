@@ -116,6 +116,14 @@ def test_a_constant_curve_is_drawn(level):
     assert 28 <= y <= 146
 
 
+def test_the_pareto_front_is_what_nothing_beats():
+    points = [(3.0, 0.5), (1.0, 0.2), (2.0, 0.6), (2.0, 0.4), (4.0, 0.9), (5.0, 0.9)]
+    assert plots.pareto_front(points) == [(1.0, 0.2), (2.0, 0.6), (4.0, 0.9)]
+    (line,) = elements(plots.scatter_plot(points, None, None, "synflow"), "polyline", "front")
+    assert len(line.get("points").split()) == 3
+    assert "synflow against multiply-adds" in plots.scatter_plot(points, None, None, "synflow")
+
+
 def test_scatter_plot_rings_the_found_cell_and_marks_the_limit():
     candidates = [(2e6, 0.5), (4e6, 0.9), (8e6, 0.7)]
     svg = plots.scatter_plot(candidates, (4e6, 0.9), 9e6)

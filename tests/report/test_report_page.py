@@ -30,7 +30,7 @@ def inputs(tmp_path, monkeypatch, results):
         artifacts.write_history(f"meta/bell/seed{seed}/history.csv", [{"step": 1, "episode": 0.5}, {"step": 2, "episode": 0.25}])
     facts = {"algorithm": "spos", "genotype": "|g|", "macs": 4000, "parameters": 200, "agreement": 0.5}
     artifacts.write_json("nas/spos/architecture.json", facts)
-    artifacts.write_history("nas/spos/candidates.csv", [{"step": 1, "cell": 3, "macs": 4000, "agreement": 0.5}])
+    artifacts.write_history("nas/spos/candidates.csv", [{"step": 1, "choice_0": 3, "macs": 4000, "agreement": 0.5}])
     artifacts.write_json("nas/spos/retrained/metrics.json", {"agreement": 0.75})
     verdicts = [{"name": "latin", "weight": 1.0, "reason": ""}, {"name": "greek", "weight": 0.0, "reason": "agreement 0.41, not <0.8>"}]
     artifacts.write_json("tasks/five/trust.json", {"teachers": verdicts})

@@ -16,11 +16,20 @@ from datafree.zoo.networks import multiply_adds
 from datafree.zoo.torchvision_guard import import_torchvision
 
 CELL = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|"
+PAIRS = "('sep_conv_3x3', 0), ('skip_connect', 1), ('dil_conv_5x5', 0), ('avg_pool_3x3', 2), ('max_pool_3x3', 1), ('skip_connect', 3)"
+PAIRS += ", ('skip_connect', 0), ('sep_conv_5x5', 4)"
+GENOTYPES = {
+    "nasbench201": CELL,
+    "darts": f"Genotype(normal=[{PAIRS}], normal_concat=range(2, 6), reduce=[{PAIRS}], reduce_concat=range(2, 6))",
+    "mbconv": "skip-k5e3-k7e6",
+    "mbconv_imagenet": "k3e3-k5e6-k7e3-k3e6-k5e3-k3e3",
+    "slim_resnet": "w0.5d1-w1d1-w0.75d1",
+}
 OF_LIBRARY = {"torchvision/*": "torchvision/shufflenet_v2_x0_5", "timm/*": "timm/tiny"}  # one for all
 
 
 def make(name, *, width=8, channels=3, size=32, seed=0):
-    return build(BackboneConfig(OF_LIBRARY.get(name, name), width, CELL if name == "nasbench201" else ""), channels, size, seed)
+    return build(BackboneConfig(OF_LIBRARY.get(name, name), width, GENOTYPES.get(name, "")), channels, size, seed)
 
 
 @pytest.fixture(params=BACKBONES)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from datafree.errors import UserError
 from datafree.zoo.backbones import Backbone
 from datafree.zoo.backbones.nasbench201 import Cell, NasBench201, Reduction
-from datafree.zoo.genotype import EDGES, OPERATIONS, encode
+from datafree.zoo.genotypes.nasbench201 import EDGES, OPERATIONS, encode
 
 MIXED = ("nor_conv_3x3", "skip_connect", "nor_conv_1x1", "none", "avg_pool_3x3", "nor_conv_3x3")
 

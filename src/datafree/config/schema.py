@@ -231,8 +231,10 @@ class TasksConfig:
 BACKBONES = {
     "conv4": 32, "conv4_strided": 32, "resnet8": 16, "nasbench201": 16, "resnet10": 64, "resnet12": 64, "resnet18": 64,
     "resnet20": 16, "resnet32": 16, "resnet44": 16, "resnet56": 16, "resnet110": 16, "wrn16": 32, "wrn40": 32,
-    "vgg11": 64, "vgg13": 64, "vgg16": 64, "vgg19": 64, "mobilenetv2": 32, "torchvision/*": 0, "timm/*": 0,
+    "vgg11": 64, "vgg13": 64, "vgg16": 64, "vgg19": 64, "mobilenetv2": 32, "darts": 16, "mbconv": 16, "mbconv_imagenet": 32,
+    "slim_resnet": 16, "torchvision/*": 0, "timm/*": 0,
 }  # fmt: skip
+WITH_GENOTYPE = ("nasbench201", "darts", "mbconv", "mbconv_imagenet", "slim_resnet")  # those of the search spaces, one name for both
 
 
 def backbone_family(name: str) -> str:
@@ -247,38 +249,14 @@ class BackboneConfig:
 
     name: str = "conv4_strided"  # of BACKBONES; conv4_strided halves the resolution first: about half the cost of conv4
     width: int = 64  # channels of the first stage; of no effect for models of a library
-    genotype: str = ""  # nasbench201 only: the cell; `searched` takes the cell that the nas stage found
-    cells: int = 1  # nasbench201 only: per stage; with `searched` as in the search
+    genotype: str = ""  # search spaces only: the architecture; `searched` takes what the nas stage found, `name` included
+    cells: int = 1  # search spaces only: per stage; with `searched` as in the search
 
 
 @dataclass
 class MetaConfig:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # every arm runs once per seed
     arms: dict[str, Any] = field(default_factory=lambda: {"bell": {"method": "bell"}, "distillation": {"method": "distillation"}})
-
-
-@dataclass
-class SposConfig:
-    """Single-path one-shot search: a supernet trained with uniform paths, then evolution."""
-
-    method: str = "spos"
-    inversion: str = "five_quality"  # whose pools
-    channels: int = 16  # of the first stage; doubled at each of two reductions
-    cells: int = 1  # per stage
-    supernet_steps: int = 1000
-    batch_size: int = 32
-    learning_rate: float = 0.2  # SGD, cosine to 0
-    temperature: float = 4.0
-    population: int = 16
-    generations: int = 4
-    parents: int = 6  # best architectures that breed
-    mutation: float = 0.2  # probability per edge
-    max_macs: int = 15000000  # multiply-adds of the network for one image
-    validation: float = 0.1  # share of the pools held out to score candidates
-    retrain_steps: int = 400
-
-
-ALGORITHM_TYPES: dict[str, type] = {"spos": SposConfig}
 
 
 @dataclass
@@ -330,7 +308,8 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
-# Inclusive bounds by dotted key, those of the arms in datafree.config.arms; `*` stands for any one name. None = unbounded.
+# Inclusive bounds by dotted key; arms and searches have theirs in datafree.config.arms and .algorithms. `*` stands for any one name.
+# None = unbounded.
 BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "seed": (0, 2**31 - 1),
     "data.image_size": (16, 1024),
@@ -391,19 +370,6 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "tasks.episodes": (1, None),
     "tasks.mixed": (0, 1),
     "meta.seeds.*": (0, 2**31 - 1),
-    "nas.algorithms.*.channels": (4, None),
-    "nas.algorithms.*.cells": (1, None),
-    "nas.algorithms.*.supernet_steps": (1, None),
-    "nas.algorithms.*.batch_size": (2, None),
-    "nas.algorithms.*.learning_rate": (1e-8, 10),
-    "nas.algorithms.*.temperature": (0.1, 100),
-    "nas.algorithms.*.population": (2, None),
-    "nas.algorithms.*.generations": (1, None),
-    "nas.algorithms.*.parents": (1, None),
-    "nas.algorithms.*.mutation": (0, 1),
-    "nas.algorithms.*.max_macs": (1, None),
-    "nas.algorithms.*.validation": (0.01, 0.9),
-    "nas.algorithms.*.retrain_steps": (1, None),
     "evaluation.way": (2, None),
     "evaluation.shots.*": (1, None),
     "evaluation.query": (1, None),

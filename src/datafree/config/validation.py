@@ -18,15 +18,16 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from datafree.config.algorithms import ALGORITHM_BOUNDS, ALGORITHM_TYPES, COSTS, SCORES, SPACES
 from datafree.config.arms import ARM_BOUNDS, ARM_TYPES, AdaptedPart
 from datafree.config.schema import (
-    ALGORITHM_TYPES,
     BACKBONES,
     BOUNDS,
     CLASSIFIERS,
     INFERENCE,
     INVERSION_TYPES,
     ORACLES,
+    WITH_GENOTYPE,
     BackboneConfig,
     Config,
     GeneratorInversion,
@@ -182,7 +183,7 @@ def _is_plain_list(value: Any) -> bool:
 
 def _check_bounds(config: Config) -> None:
     for dotted, value in _leaves(as_tree(config), ()):
-        for pattern, (low, high) in (BOUNDS | ARM_BOUNDS).items():
+        for pattern, (low, high) in (BOUNDS | ARM_BOUNDS | ALGORITHM_BOUNDS).items():
             parts = pattern.split(".")
             if len(parts) != len(dotted) or any(p not in ("*", d) for p, d in zip(parts, dotted, strict=True)):
                 continue
@@ -248,7 +249,7 @@ def _check_combinations(config: Config) -> None:
     for name, arm in config.meta.arms.items():
         _check_backbone(f"meta.arms.{name}.backbone", arm.backbone)
         if arm.backbone.genotype == "searched" and not config.nas.algorithms:
-            raise UserError(f"meta.arms.{name}.backbone.genotype: `searched`, but nas.algorithms is empty; add one, or give a cell")
+            raise UserError(f"meta.arms.{name}.backbone.genotype: `searched`, but nas.algorithms is empty; add one, or a genotype")
         if arm.method == "bell" and not arm.cross_task and config.tasks.mixed == 1:
             raise UserError(f"meta.arms.{name}.cross_task: false, but no task is of one teacher; set tasks.mixed below 1")
         if arm.method == "igr" and arm.groups and config.tasks.mixed == 1:
@@ -256,11 +257,7 @@ def _check_combinations(config: Config) -> None:
         part = {"maml": AdaptedPart.network, "anil": AdaptedPart.head}.get(arm.method)
         if part is not None and arm.adaptation.part is not part:
             raise UserError(f"meta.arms.{name}.adaptation.part: got {arm.adaptation.part.value}; allowed: {part.value}, as in {arm.method}")
-    for name, algorithm in config.nas.algorithms.items():
-        if algorithm.parents > algorithm.population:
-            raise UserError(
-                f"nas.algorithms.{name}.parents: got {algorithm.parents}; allowed: at most the population, {algorithm.population}"
-            )
+    _check_algorithms(config)
     if config.data.source is Source.glyphs:
         _check_glyphs(config)
 
@@ -268,8 +265,18 @@ def _check_combinations(config: Config) -> None:
 def _check_backbone(dotted: str, backbone: BackboneConfig) -> None:
     if backbone_family(backbone.name) not in BACKBONES:
         raise UserError(f"{dotted}.name: got {backbone.name!r}; allowed: {', '.join(BACKBONES)}")
-    if backbone.name == "nasbench201" and not backbone.genotype:
-        raise UserError(f"{dotted}.genotype: empty; give a cell, or `searched` for the one the nas stage finds")
+    if backbone.name in WITH_GENOTYPE and not backbone.genotype:
+        raise UserError(f"{dotted}.genotype: empty; give one, or `searched` for what the nas stage finds")
+
+
+def _check_algorithms(config: Config) -> None:
+    for name, algorithm in config.nas.algorithms.items():
+        dotted = f"nas.algorithms.{name}"
+        for key, allowed in (("space", SPACES), ("cost", COSTS), ("score", SCORES)):
+            if hasattr(algorithm, key) and getattr(algorithm, key) not in allowed:
+                raise UserError(f"{dotted}.{key}: got {getattr(algorithm, key)!r}; allowed: {', '.join(allowed)}")
+        if hasattr(algorithm, "parents") and algorithm.parents > algorithm.population:
+            raise UserError(f"{dotted}.parents: got {algorithm.parents}; allowed: at most the population, {algorithm.population}")
 
 
 def _check_latents(config: Config) -> None:

@@ -1,6 +1,8 @@
-"""A picture of a cell."""
+"""A picture of an architecture."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -8,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch
 from PIL import Image
 
-from datafree.nas.space import EDGES, Genotype
+from datafree.nas.spaces import Genotype, Space
+from datafree.zoo.genotypes.nasbench201 import EDGES
 
 # No two edges cross: nodes 1 and 2 above each other, and the direct edge from input to output bent around below.
 POSITION = {0: (0.0, 0.8), 1: (3.2, 2.0), 2: (3.2, 0.0), 3: (6.4, 0.8)}
@@ -23,6 +26,22 @@ STYLE = {  # label and colour
     "nor_conv_3x3": ("conv 3×3", "#b3402c"),
     "avg_pool_3x3": ("avg pool 3×3", "#2e7d4f"),
 }
+
+
+def draw(space: Space, genotype: Genotype) -> Image.Image:
+    """An architecture as an RGB picture: a NAS-Bench-201 cell as a graph, another space's slots as a list."""
+    return draw_cell(genotype) if space.name == "nasbench201" else draw_list(space.lines(genotype))
+
+
+def draw_list(lines: Sequence[str]) -> Image.Image:
+    """Lines of text as an RGB picture, one below the other."""
+    height = 0.6 + 0.28 * len(lines)
+    figure = Figure(figsize=(7.4, height), dpi=110, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    for number, line in enumerate(lines):
+        figure.text(0.05, 1 - (0.4 + 0.28 * number) / height, line, fontsize=11, color="#2b3440", va="center", family="monospace")
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def draw_cell(genotype: Genotype) -> Image.Image:

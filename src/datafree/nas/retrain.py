@@ -1,4 +1,4 @@
-"""Training a found cell as a stand-alone network, from scratch, on the recovered images."""
+"""Training a found architecture as a stand-alone network, from scratch, on the recovered images."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from datafree.checkpoints import Checkpoint
-from datafree.config import SposConfig
+from datafree.config import AlgorithmConfig, BackboneConfig
 from datafree.devices import derive_seed, seeded_initialisation
 from datafree.meta.learner import TeacherHeads
 from datafree.meta.losses import distillation_loss
 from datafree.nas.distillation import Score, own_logits, score
 from datafree.nas.pools import Pools, training_batch
 from datafree.nas.training import minimise
-from datafree.zoo.backbones import Backbone
-from datafree.zoo.backbones.nasbench201 import NasBench201
+from datafree.zoo.backbones import Backbone, build
 
 LEARNING_RATE = 0.01  # AdamW, peak of the one-cycle schedule
 
@@ -44,16 +43,20 @@ class Retrained:
     held_out: int
 
 
-def retrain(pools: Pools, genotype: str, config: SposConfig, seed: int, device: torch.device | str, checkpoint: Checkpoint) -> Retrained:
-    """Distil all teachers into the stand-alone network of one cell: the same loss and the same held-out images as in the search.
+def retrain(
+    pools: Pools, described: BackboneConfig, config: AlgorithmConfig, seed: int, device: torch.device | str, checkpoint: Checkpoint
+) -> Retrained:
+    """Distil all teachers into the stand-alone network of one architecture: the same loss and the same held-out images as in the search.
 
     Raises:
         UserError: a malformed genotype, or the training diverges.
     """
     pools = pools.to(device)
     training, held_out = pools.split(config.validation, seed)
-    with seeded_initialisation(derive_seed(seed, "retrain")):
-        network = MultiHeadClassifier(NasBench201(genotype, config.channels, config.cells, pools.image_channels), pools.classes)
+    own = derive_seed(seed, "retrain")
+    backbone = build(described, pools.image_channels, pools.image_size, own)
+    with seeded_initialisation(derive_seed(own, "heads")):
+        network = MultiHeadClassifier(backbone, pools.classes)
     network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=max(config.retrain_steps, 2))

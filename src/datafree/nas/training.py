@@ -21,8 +21,9 @@ def minimise(
     label: str,
     checkpoint: Checkpoint,
     states: Mapping[str, HasState],
+    describe: Callable[[int], dict[str, float]] = lambda step: {},
 ) -> list[dict[str, float]]:
-    """Step down ``loss_of(step)``; returns the curve, rows of ``step``, ``loss`` and ``learning_rate``.
+    """Step down ``loss_of(step)``; returns the curve, rows of ``step``, ``loss``, ``learning_rate`` and what ``describe(step)`` adds.
 
     ``states`` is what the checkpoint keeps, by name; optimiser and schedule belong to it. The randomness of a step must follow from its
     number alone: then a resumed run equals an uninterrupted one bit for bit on CPU.
@@ -39,7 +40,7 @@ def minimise(
         optimiser.step()
         schedule.step()
         if step % STEPS_PER_ROW == 0 or step == steps - 1:
-            history.append({"step": step + 1, "loss": loss.item(), "learning_rate": rate})
+            history.append({"step": step + 1, "loss": loss.item(), "learning_rate": rate, **describe(step + 1)})
             require_finite(label, step + 1, loss=loss.item())
         checkpoint.save(step + 1, history, **states)
     return history

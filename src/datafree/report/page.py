@@ -159,10 +159,12 @@ def _curve_groups(study: Study) -> list[tuple[str, int, list[Markup]]]:
 
 def _scatter(architecture: Architecture, config: Mapping[str, Any]) -> Markup | None:
     facts = architecture.facts
-    points = [(row["macs"], row["agreement"]) for row in architecture.candidates if "macs" in row and "agreement" in row]
-    found = (facts["macs"], facts["agreement"]) if "agreement" in facts else None
     algorithm = config.get("nas", {}).get("algorithms", {}).get(facts["algorithm"], {})
-    return plots.scatter_plot(points, found, algorithm.get("max_macs"))
+    measure = "score" if "score" in facts else "agreement"
+    points = [(row["macs"], row[measure]) for row in architecture.candidates if "macs" in row and measure in row]
+    found = (facts["macs"], facts[measure]) if measure in facts else None
+    name = algorithm.get("score", "score") if measure == "score" else ""
+    return plots.scatter_plot(points, found, algorithm.get("max_macs"), name)
 
 
 def _zoo(study: Study) -> dict[str, Any]:

@@ -144,35 +144,46 @@ def curve_plot(title: str, curves: Sequence[Sequence[Point]]) -> Markup | None:
     return drawing.markup()
 
 
-def scatter_plot(points: Sequence[Point], found: Point | None, limit: float | None) -> Markup | None:
+def scatter_plot(points: Sequence[Point], found: Point | None, limit: float | None, score: str = "") -> Markup | None:
     """Candidate architectures, early ones faint: multiply-adds in millions across, agreement with the teachers in % up.
 
     ``points`` hold (MACs, agreement as a fraction) in the order of scoring; ``found`` is ringed; ``limit`` is the largest number of
-    MACs allowed. None without points.
+    MACs allowed. A line joins the Pareto front. With ``score`` the name of another measure, which is drawn as it is. None without points.
     """
     if not points:
         return None
-    drawing = Drawing(460, 330, "agreement with the teachers against multiply-adds of every candidate")
+    factor, unit = (1, "") if score else (100, " %")
+    drawing = Drawing(460, 330, f"{score or 'agreement with the teachers'} against multiply-adds of every candidate")
     macs = [x / 1e6 for x, _ in points] + ([limit / 1e6] if limit else [])
     across = Axis(*_range(macs, margin=0.05), 52, 448)
-    up = Axis(*_range([100 * y for _, y in points], margin=0.08), 284, 16)
+    up = Axis(*_range([factor * y for _, y in points], margin=0.08), 284, 16)
     for tick in up.ticks(5):
         drawing.line(52, up(tick), 448, up(tick), "grid")
         drawing.text(44, up(tick) + 4, f"{tick:.6g}", "tick end")
     for tick in across.ticks(6):
         drawing.text(across(tick), 302, f"{tick:.6g}", "tick middle")
     drawing.text(250, 322, "multiply-adds for one image, millions", "tick middle")
-    drawing.text(58, 12, "agreement with the teachers on held-out recovered images, %", "tick")
+    drawing.text(58, 12, score or "agreement with the teachers on held-out recovered images, %", "tick")
     if limit:
         drawing.line(across(limit / 1e6), 16, across(limit / 1e6), 284, "chance")
         drawing.text(across(limit / 1e6) - 6, 278, "limit", "tick end")
+    drawing.path([(across(x / 1e6), up(factor * y)) for x, y in pareto_front(points)], "front")
     for index, (x, y) in enumerate(points):
-        drawing.dot(
-            across(x / 1e6), up(100 * y), 3.6, "candidate", f"{x / 1e6:.2f} M, {100 * y:.1f} %", 0.25 + 0.6 * (index + 1) / len(points)
-        )
+        tip = f"{x / 1e6:.2f} M, {factor * y:.1f}{unit}"
+        drawing.dot(across(x / 1e6), up(factor * y), 3.6, "candidate", tip, 0.25 + 0.6 * (index + 1) / len(points))
     if found:
-        drawing.dot(across(found[0] / 1e6), up(100 * found[1]), 7.5, "found", f"found: {found[0] / 1e6:.2f} M, {100 * found[1]:.1f} %")
+        tip = f"found: {found[0] / 1e6:.2f} M, {factor * found[1]:.1f}{unit}"
+        drawing.dot(across(found[0] / 1e6), up(factor * found[1]), 7.5, "found", tip)
     return drawing.markup()
+
+
+def pareto_front(points: Sequence[Point]) -> list[Point]:
+    """The (cost, value) that no other point beats in one without losing in the other, by rising cost."""
+    front: list[Point] = []
+    for cost, value in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or value > front[-1][1]:
+            front.append((cost, value))
+    return front
 
 
 def _smoothed(curve: Sequence[Point]) -> Iterator[Point]:

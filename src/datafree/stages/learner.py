@@ -58,4 +58,4 @@ def _with_searched_cell(config: BackboneConfig, job: Job) -> BackboneConfig:
     if config.genotype != "searched":
         return config
     found = artifacts.read_json(job.input("architecture"))
-    return dataclasses.replace(config, genotype=found["genotype"], cells=found["cells"])
+    return dataclasses.replace(config, name=found["backbone"], genotype=found["genotype"], cells=found["cells"])

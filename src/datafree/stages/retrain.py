@@ -1,12 +1,12 @@
-"""Stage ``retrain``: train the found cell as a stand-alone network on the recovered pools."""
+"""Stage ``retrain``: train the found architecture as a stand-alone network on the recovered pools."""
 
 from __future__ import annotations
 
 from datafree import artifacts, checkpoints, devices
-from datafree.config import BackboneConfig, SposConfig, typed
+from datafree.config import BackboneConfig
 from datafree.nas.retrain import retrain
 from datafree.provenance import Job
-from datafree.stages.search import joined_pools, nas_seed
+from datafree.stages.search import algorithm_config, joined_pools, nas_seed
 from datafree.zoo.networks import network_card
 from datafree.zoo.teachers import common_normalisation
 
@@ -16,15 +16,15 @@ def run(job: Job) -> None:
 
     Outputs: ``network`` (the backbone's weights), ``card``, ``history``, ``metrics``.
     """
-    config: SposConfig = typed(SposConfig, job.config["nas.algorithm"])
+    config = algorithm_config(job)
     found = artifacts.read_json(job.input("architecture"))
+    described = BackboneConfig(found["backbone"], found["channels"], found["genotype"], found["cells"])
     pools = joined_pools(job)
     checkpoint = checkpoints.of_job(job)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
-        result = retrain(pools, found["genotype"], config, nas_seed(job), device, checkpoint)
+        result = retrain(pools, described, config, nas_seed(job), device, checkpoint)
     backbone = result.network.backbone
     mean, std = common_normalisation([artifacts.read_json(path) for path in job.input_list("cards")])
-    described = BackboneConfig("nasbench201", config.channels, found["genotype"], config.cells)
     card = network_card(backbone, described, pools.images.shape[1:], mean, std)
     artifacts.write_tensors(job.output("network"), backbone.state_dict())
     artifacts.write_json(job.output("card"), card)

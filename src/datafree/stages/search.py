@@ -1,14 +1,18 @@
-"""Stage ``search``: find a compact cell on the recovered pools."""
+"""Stage ``search``: find a compact architecture on the recovered pools."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from datafree import artifacts, checkpoints, devices
-from datafree.config import SposConfig, typed
-from datafree.nas import space, spos
-from datafree.nas.drawing import draw_cell
+from datafree.config import ALGORITHM_TYPES, AlgorithmConfig, typed
+from datafree.nas import spaces
+from datafree.nas.algorithms import ALGORITHMS
+from datafree.nas.drawing import draw
+from datafree.nas.found import Found
 from datafree.nas.pools import Pools
+from datafree.nas.spaces import Space
 from datafree.provenance import Job
 from datafree.tasks.pools import read_pools
 from datafree.tasks.trust import read_odds
@@ -21,34 +25,50 @@ def run(job: Job) -> None:
 
     Outputs: ``architecture``, ``drawing``, ``history``, ``candidates``, ``metrics``.
     """
-    name = job.wildcards["algorithm"]
-    config: SposConfig = typed(SposConfig, job.config["nas.algorithm"])
+    name, config = job.wildcards["algorithm"], algorithm_config(job)
     pools = joined_pools(job)
+    space = spaces.of(config, pools.image_size, pools.image_channels)
     checkpoint = checkpoints.of_job(job)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
-        found = spos.search(pools, config, f"nas.algorithms.{name}", nas_seed(job), device, checkpoint)
-    cells = {cell: {**sizes(cell, pools, config), **score._asdict()} for cell, score in found.scores.items()}
+        found = ALGORITHMS[config.method](space, pools, config, f"nas.algorithms.{name}", nas_seed(job), device, checkpoint)
+    if space.is_degenerate(found.best):
+        print(f"warning: {name} found {space.encode(found.best)}, in which nothing between input and output learns", file=sys.stderr)
+    sizes = {"macs": space.macs(found.best), "parameters": space.parameters(found.best)}
     architecture = {
         "algorithm": name,
-        "space": "nasbench201",
+        "space": space.name,
+        "backbone": space.backbone(found.best).name,
         "genotype": space.encode(found.best),
         "channels": config.channels,
         "cells": config.cells,
-        "macs": cells[found.best]["macs"],
-        "parameters": cells[found.best]["parameters"],
-        "agreement": cells[found.best]["agreement"],
-        "kl": cells[found.best]["kl"],
-        "candidates_scored": len(cells),
+        **sizes,
+        **found.measures[found.best],
+        "degenerate": space.is_degenerate(found.best),
+        "candidates_scored": len(found.measures),
         "seed": job.config["seed"],
     }
     artifacts.write_json(job.output("architecture"), architecture)
-    artifacts.write_image(job.output("drawing"), draw_cell(found.best))
-    artifacts.write_history(job.output("history"), spos.history(found, lambda cell: cells[cell]["macs"]))
-    # The cell's number is its place in the enumeration of the space: a table of numbers alone.
-    rows = [{"step": step, "cell": space.index_of(cell), **facts} for step, (cell, facts) in enumerate(cells.items(), 1)]
-    artifacts.write_history(job.output("candidates"), rows)
-    artifacts.write_json(job.output("metrics"), {**cells[found.best], **spos.comparison(found)})
+    artifacts.write_image(job.output("drawing"), draw(space, found.best))
+    artifacts.write_history(job.output("history"), found.history)
+    artifacts.write_history(job.output("candidates"), candidate_rows(space, found))
+    scored = {"candidates_scored": len(found.measures), "degenerate": int(space.is_degenerate(found.best))}
+    artifacts.write_json(job.output("metrics"), {**sizes, **found.measures[found.best], **scored, **found.facts})
     checkpoint.clear()
+
+
+def candidate_rows(space: Space, found: Found) -> list[dict[str, Any]]:
+    """A table of numbers alone: of every scored architecture the place of each slot's option among the slot's, its size and measures."""
+    rows = []
+    for step, (genotype, measures) in enumerate(found.measures.items(), 1):
+        chosen = {f"choice_{slot}": space.choices[slot].index(option) for slot, option in enumerate(genotype)}
+        sizes = {"macs": space.macs(genotype), "parameters": space.parameters(genotype)}
+        rows.append({"step": step, **chosen, **sizes, **measures})
+    return rows
+
+
+def algorithm_config(job: Job) -> AlgorithmConfig:
+    tree = job.config["nas.algorithm"]
+    return typed(ALGORITHM_TYPES[tree["method"]], tree)
 
 
 def joined_pools(job: Job) -> Pools:
@@ -62,9 +82,3 @@ def joined_pools(job: Job) -> Pools:
 def nas_seed(job: Job) -> int:
     """One seed for search and retraining: they hold out the same images."""
     return devices.derive_seed(job.config["seed"], "nas", job.wildcards["algorithm"])
-
-
-def sizes(cell: space.Genotype, pools: Pools, config: SposConfig) -> dict[str, Any]:
-    """Multiply-adds and parameters of a cell's backbone, without heads."""
-    counted = space.parameters(cell, config.channels, config.cells, 0, pools.image_channels)
-    return {"macs": spos.cost(cell, pools, config), "parameters": counted}

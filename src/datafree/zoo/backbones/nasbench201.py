@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
 from datafree.zoo.backbones.base import Backbone
-from datafree.zoo.genotype import EDGES, NODES, decode
+from datafree.zoo.genotypes.nasbench201 import EDGES, NODES, decode
 
 STAGES = 3
 
@@ -31,13 +31,17 @@ class MacroNetwork(Backbone):
         self.feature_size = widths[-1]
 
     def forward(self, images: Tensor, *path: object) -> Tensor:
+        return self.feature_map(images, *path).mean((2, 3))
+
+    def feature_map(self, images: Tensor, *path: object) -> Tensor:
+        """What is averaged over the image to make the features: [B, feature_size, H', W']."""
         x = self.stem(images)
         for number, stage in enumerate(self.stages):
             if number > 0:
                 x = self.reductions[number - 1](x)
             for cell in stage:  # pyright: ignore[reportGeneralTypeIssues]  (a ModuleList of ModuleLists)
                 x = cell(x, *path)
-        return self.norm(x).relu().mean((2, 3))
+        return self.norm(x).relu()
 
 
 class NasBench201(MacroNetwork):
@@ -64,20 +68,22 @@ class Cell(nn.Module):
         self.edges = nn.ModuleList(operation(name, channels) for name in genotype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return run_cell(x, self.genotype, list(self.edges))
+        present = zip(self.edges, self.genotype, strict=True)
+        return run_cell(x, [edge if name != "none" else _nothing for edge, name in present])
 
 
-def run_cell(x: Tensor, genotype: tuple[str, ...], edges: list[nn.Module]) -> Tensor:
-    """The value of the output node, given the module of every edge; a ``none`` edge adds nothing, a node without input is zero."""
+def run_cell(x: Tensor, edges: Sequence[Callable[[Tensor], Tensor | None]]) -> Tensor:
+    """The value of the output node; an edge that gives None adds nothing, a node without input is zero."""
     nodes = [x]
     for target in range(1, NODES):
-        arriving = [
-            module(nodes[source])
-            for (source, end), name, module in zip(EDGES, genotype, edges, strict=True)
-            if end == target and name != "none"
-        ]
-        nodes.append(reduce(torch.add, arriving) if arriving else torch.zeros_like(x))
+        arriving = [edge(nodes[source]) for (source, end), edge in zip(EDGES, edges, strict=True) if end == target]
+        present = [value for value in arriving if value is not None]
+        nodes.append(reduce(torch.add, present) if present else torch.zeros_like(x))
     return nodes[-1]
+
+
+def _nothing(x: Tensor) -> None:
+    return None
 
 
 def operation(name: str, channels: int) -> nn.Module:

@@ -12,46 +12,49 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from datafree.errors import UserError
-from datafree.nas import space
+from datafree.nas.spaces import nasbench201 as space
+from datafree.nas.spaces.nasbench201 import NasBench201Space
 from datafree.zoo.backbones.nasbench201 import NasBench201
+from datafree.zoo.genotypes.nasbench201 import EDGES, NODES, OPERATIONS, Genotype, encode
 
-genotypes = st.tuples(*[st.sampled_from(space.OPERATIONS)] * len(space.EDGES))
+SPACE = NasBench201Space(16, 1, 32)
+genotypes = st.tuples(*[st.sampled_from(OPERATIONS)] * len(EDGES))
 
 
 def test_the_space_is_complete_and_numbered_in_order():
     cells = space.enumerate_all()
     assert len(cells) == len(set(cells)) == 5**6
-    assert [space.index_of(cell) for cell in cells] == list(range(5**6))
+    assert tuple(SPACE.enumerate()) == cells
+    assert SPACE.count() == len(cells)
 
 
 def test_samples_cover_all_operations_evenly():
     random = Random(0)
-    counts = Counter(name for _ in range(2000) for name in space.sample(random))
-    assert set(counts) == set(space.OPERATIONS)
+    counts = Counter(name for _ in range(2000) for name in SPACE.sample(random))
+    assert set(counts) == set(OPERATIONS)
     assert all(abs(count - 2400) < 300 for count in counts.values())
 
 
 @given(genotypes, st.floats(0, 1), st.integers(0, 1000))
 def test_mutation_stays_inside(genotype, probability, seed):
-    assert space.mutate(genotype, probability, Random(seed)) in set(space.enumerate_all())
+    assert SPACE.mutate(genotype, probability, Random(seed)) in set(space.enumerate_all())
 
 
 @given(genotypes, st.integers(0, 1000))
 def test_mutation_changes_nothing_at_zero_and_everything_at_one(genotype, seed):
-    assert space.mutate(genotype, 0, Random(seed)) == genotype
-    assert all(a != b for a, b in zip(space.mutate(genotype, 1, Random(seed)), genotype, strict=True))
+    assert SPACE.mutate(genotype, 0, Random(seed)) == genotype
+    assert all(a != b for a, b in zip(SPACE.mutate(genotype, 1, Random(seed)), genotype, strict=True))
 
 
 @given(genotypes, genotypes, st.integers(0, 1000))
 def test_crossover_takes_every_operation_from_a_parent(first, second, seed):
-    child = space.cross_over(first, second, Random(seed))
+    child = SPACE.cross_over(first, second, Random(seed))
     assert all(name in pair for name, pair in zip(child, zip(first, second, strict=True), strict=True))
 
 
 def test_crossover_uses_both_parents():
     random = Random(0)
-    children = {space.cross_over(("none",) * 6, ("skip_connect",) * 6, random) for _ in range(1000)}
+    children = {SPACE.cross_over(("none",) * 6, ("skip_connect",) * 6, random) for _ in range(1000)}
     assert len(children) == 2**6
 
 
@@ -82,23 +85,23 @@ def test_the_order_of_parallel_edges_does_not_matter():
 
 @given(genotypes)
 def test_connected_means_that_some_path_has_no_none(genotype):
-    names = dict(zip(space.EDGES, genotype, strict=True))
+    names = dict(zip(EDGES, genotype, strict=True))
     paths = [((0, 3),), ((0, 1), (1, 3)), ((0, 2), (2, 3)), ((0, 1), (1, 2), (2, 3))]
     assert space.is_connected(genotype) == any(all(names[edge] != "none" for edge in path) for path in paths)
 
 
 @given(genotypes)
 def test_trimming_keeps_exactly_the_edges_of_whole_paths(genotype):
-    names = dict(zip(space.EDGES, genotype, strict=True))
+    names = dict(zip(EDGES, genotype, strict=True))
     paths = [((0, 3),), ((0, 1), (1, 3)), ((0, 2), (2, 3)), ((0, 1), (1, 2), (2, 3))]
     on_path = {edge for path in paths if all(names[e] != "none" for e in path) for edge in path}
-    assert space.trim(genotype) == tuple(names[edge] if edge in on_path else "none" for edge in space.EDGES)
+    assert space.trim(genotype) == tuple(names[edge] if edge in on_path else "none" for edge in EDGES)
 
 
 @settings(max_examples=12)
 @given(genotypes, st.sampled_from([4, 6]), st.integers(1, 2), st.sampled_from([16, 19]), st.integers(0, 5), st.sampled_from([1, 3]))
 def test_costs_equal_those_of_the_built_network(genotype, channels, cells, size, classes, image_channels):
-    backbone = NasBench201(space.encode(genotype), channels, cells, image_channels)
+    backbone = NasBench201(encode(genotype), channels, cells, image_channels)
     network = nn.Sequential(backbone, nn.Linear(backbone.feature_size, classes)) if classes else backbone
     assert space.parameters(genotype, channels, cells, classes, image_channels) == sum(p.numel() for p in network.parameters())
     counted = _count_macs(network, torch.zeros(1, image_channels, size, size))
@@ -114,50 +117,52 @@ def test_the_published_parameter_formula():
 
 def test_the_published_multiply_adds_of_the_dearest_and_cheapest_cells():
     assert space.macs(("nor_conv_3x3",) * 6, 16, 5, 32, 10) / 1e6 == pytest.approx(220.12, abs=0.005)
-    assert space.smallest_macs(16, 5, 32, 10) / 1e6 == pytest.approx(7.78, abs=0.005)
+    assert space.macs(("skip_connect",) * 6, 16, 5, 32, 10) / 1e6 == pytest.approx(7.78, abs=0.005)
 
 
-def test_candidates_are_the_useful_cells_within_the_limit():
-    def cost(genotype):
-        return space.macs(genotype, 16, 1, 32, 0)
-
-    found = set(space.candidates(15_000_000, cost, "key"))
-    for genotype in space.enumerate_all():
-        useful = space.is_connected(genotype) and space.trim(genotype) == genotype
-        assert (genotype in found) == (useful and cost(genotype) <= 15_000_000)
+def test_the_space_counts_the_backbone_without_a_head():
+    for genotype in Random(1).sample(space.enumerate_all(), 20):
+        assert SPACE.macs(genotype) == space.macs(genotype, 16, 1, 32, 0)
+        assert SPACE.parameters(genotype) == space.parameters(genotype, 16, 1, 0)
 
 
-def test_a_limit_at_the_smallest_cost_is_met_and_one_below_is_refused():
-    def cost(genotype):
-        return space.macs(genotype, 16, 1, 32, 0)
+@given(genotypes)
+def test_a_cell_is_degenerate_if_no_convolution_lies_between_input_and_output(genotype):
+    assert SPACE.is_degenerate(genotype) == (not any("conv" in name for name in space.trim(genotype)))
 
-    smallest = space.smallest_macs(16, 1, 32, 0)
-    assert {cost(genotype) for genotype in space.candidates(smallest, cost, "key")} == {smallest}
-    with pytest.raises(UserError, match=rf"nas.algorithms.mine.max_macs: got {smallest - 1}, but the cheapest cell needs {smallest};"):
-        space.candidates(smallest - 1, cost, "nas.algorithms.mine.max_macs")
+
+def test_the_most_probable_cell_is_connected_and_takes_the_likeliest_operations():
+    goal = ("nor_conv_3x3", "none", "skip_connect", "none", "avg_pool_3x3", "nor_conv_1x1")
+    likely = [{name: 0.6 if name == best else 0.1 for name in OPERATIONS} for best in goal]
+    assert SPACE.most_probable(likely) == space.trim(goal)
+    nothing = [{name: 0.6 if name == "none" else 0.1 for name in OPERATIONS} for _ in EDGES]
+    assert space.is_connected(SPACE.most_probable(nothing))
 
 
 def test_the_space_is_known_without_pytorch():
-    code = "import sys; from datafree.nas import space; space.smallest_macs(16, 1, 32, 0); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from datafree.nas import candidates, spaces; "
+        "[kind(16, 1, 32).macs(kind(16, 1, 32).cheapest()) for kind in spaces.SPACES.values()]; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @functools.cache
-def _cells_by_canonical() -> dict[str, list[space.Genotype]]:
-    twins: dict[str, list[space.Genotype]] = {}
+def _cells_by_canonical() -> dict[str, list[Genotype]]:
+    twins: dict[str, list[Genotype]] = {}
     for genotype in space.enumerate_all():
         twins.setdefault(space.canonical(genotype), []).append(genotype)
     return twins
 
 
-def _tied(genotype: space.Genotype) -> torch.Tensor:
+def _tied(genotype: Genotype) -> torch.Tensor:
     """The output of a cell in which an operation is the same on every edge: x → M tanh(x), with a random matrix M per operation."""
     draw = torch.Generator().manual_seed(0)
-    matrices = {name: torch.randn(5, 5, generator=draw, dtype=torch.float64) for name in space.OPERATIONS}
+    matrices = {name: torch.randn(5, 5, generator=draw, dtype=torch.float64) for name in OPERATIONS}
     nodes = [torch.randn(5, generator=draw, dtype=torch.float64)]
-    for target in range(1, space.NODES):
+    for target in range(1, NODES):
         total = torch.zeros(5, dtype=torch.float64)
-        for (source, end), name in zip(space.EDGES, genotype, strict=True):
+        for (source, end), name in zip(EDGES, genotype, strict=True):
             if end == target and name != "none":
                 total = total + (nodes[source] if name == "skip_connect" else matrices[name] @ nodes[source].tanh())
         nodes.append(total)

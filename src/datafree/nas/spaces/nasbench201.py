@@ -1,4 +1,4 @@
-"""The NAS-Bench-201 cell space: every cell, how to vary one, and what one costs. Pure Python: Snakemake checks limits with it.
+"""The NAS-Bench-201 cell space: every cell, which are one function, and what one costs.
 
 Dong and Yang, "NAS-Bench-201", ICLR 2020: 5^6 = 15,625 cells of which 6,466 differ as ``canonical`` writes them.
 """
@@ -8,33 +8,14 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from random import Random
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from datafree.errors import UserError
-from datafree.zoo.genotype import EDGES, NODES, OPERATIONS, Genotype, decode, encode
+from datafree.nas.spaces.base import Space
+from datafree.zoo.genotypes.nasbench201 import EDGES, NODES, OPERATIONS, Genotype, decode, encode
 
-__all__ = [
-    "EDGES",
-    "NODES",
-    "OPERATIONS",
-    "Genotype",
-    "candidates",
-    "canonical",
-    "cross_over",
-    "decode",
-    "encode",
-    "enumerate_all",
-    "index_of",
-    "is_connected",
-    "macs",
-    "mutate",
-    "parameters",
-    "sample",
-    "smallest_macs",
-    "trim",
-    "useful_cells",
-]
+if TYPE_CHECKING:
+    from datafree.zoo.backbones import Backbone
 
 STAGES = 3
 
@@ -43,29 +24,6 @@ STAGES = 3
 def enumerate_all() -> tuple[Genotype, ...]:
     """All 15,625 cells; the first edge varies slowest."""
     return tuple(itertools.product(OPERATIONS, repeat=len(EDGES)))
-
-
-def index_of(genotype: Genotype) -> int:
-    """The position of a cell in ``enumerate_all``."""
-    index = 0
-    for name in genotype:
-        index = index * len(OPERATIONS) + OPERATIONS.index(name)
-    return index
-
-
-def sample(random: Random) -> Genotype:
-    """A cell, uniformly among all."""
-    return tuple(random.choice(OPERATIONS) for _ in EDGES)
-
-
-def mutate(genotype: Genotype, probability: float, random: Random) -> Genotype:
-    """Each operation is replaced, with that probability, by another one."""
-    return tuple(random.choice([o for o in OPERATIONS if o != name]) if random.random() < probability else name for name in genotype)
-
-
-def cross_over(first: Genotype, second: Genotype, random: Random) -> Genotype:
-    """Each operation is taken from either parent with equal probability."""
-    return tuple(random.choice(pair) for pair in zip(first, second, strict=True))
 
 
 def trim(genotype: Genotype) -> Genotype:
@@ -139,28 +97,55 @@ def parameters(genotype: Genotype, channels: int, cells: int, classes: int, imag
     return total + 2 * features + (features + 1) * classes
 
 
-def smallest_macs(channels: int, cells: int, image_size: int, classes: int, image_channels: int = 3) -> int:
-    """The multiply-adds of the cheapest connected cell: one without a convolution."""
-    return macs(("skip_connect",) * len(EDGES), channels, cells, image_size, classes, image_channels)
-
-
 @functools.cache
-def useful_cells() -> tuple[Genotype, ...]:
-    """Every connected cell that ``trim`` leaves as it is, in the order of ``enumerate_all``: no operation of it is computed in vain."""
-    return tuple(genotype for genotype in enumerate_all() if is_connected(genotype) and trim(genotype) == genotype)
+def _connected() -> tuple[Genotype, ...]:
+    return tuple(filter(is_connected, enumerate_all()))
 
 
-def candidates(max_macs: int, cost: Callable[[Genotype], int], key: str) -> Sequence[Genotype]:
-    """The useful cells whose ``cost`` (multiply-adds) is within ``max_macs``.
+class NasBench201Space(Space):
+    """Six edges of five operations; ``channels`` is the width of the first of three stages, doubled twice, each of ``cells`` cells."""
 
-    Raises:
-        UserError: there is none; ``key`` is the dotted configuration key of the limit, which the message names.
-    """
-    costs = {genotype: cost(genotype) for genotype in useful_cells()}
-    within = [genotype for genotype, value in costs.items() if value <= max_macs]
-    if not within:
-        raise UserError(f"{key}: got {max_macs}, but the cheapest cell needs {min(costs.values())}; raise the limit, or lower `channels`")
-    return within
+    name = "nasbench201"
+    skip = "skip_connect"
+    absent = "none"
+
+    @property
+    def choices(self) -> tuple[tuple[str, ...], ...]:
+        return (OPERATIONS,) * len(EDGES)
+
+    def encode(self, genotype: Genotype) -> str:
+        return encode(genotype)
+
+    def decode(self, text: str) -> Genotype:
+        return decode(text)
+
+    def macs(self, genotype: Genotype) -> int:
+        return macs(genotype, self.channels, self.cells, self.image_size, 0, self.image_channels)
+
+    def parameters(self, genotype: Genotype) -> int:
+        return parameters(genotype, self.channels, self.cells, 0, self.image_channels)
+
+    def cheapest(self) -> Genotype:
+        return (self.skip,) * len(EDGES)
+
+    def is_useful(self, genotype: Genotype) -> bool:
+        """Connected, and as ``trim`` leaves it."""
+        return is_connected(genotype) and trim(genotype) == genotype
+
+    def is_degenerate(self, genotype: Genotype) -> bool:
+        return not any(_kernel_area(name) for name in trim(genotype))
+
+    def canonical(self, genotype: Genotype) -> str:
+        return canonical(genotype)
+
+    def most_probable(self, probabilities: Sequence[Mapping[str, float]]) -> Genotype:
+        """The most probable of the connected cells, trimmed: the operation of the largest weight on every edge if these make a cell."""
+        return trim(max(_connected(), key=lambda cell: math.prod(edge[name] for edge, name in zip(probabilities, cell, strict=True))))
+
+    def supernet(self) -> Backbone:
+        from datafree.nas.supernets.nasbench201 import supernet
+
+        return supernet(self.channels, self.cells, self.image_channels)
 
 
 def _kernel_area(name: str) -> int:

@@ -6,18 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from datafree.nas import space
-from datafree.nas.supernet import Supernet, recalibrate
+from datafree.nas.mixing import Slot, Supernet, recalibrate
+from datafree.nas.spaces.nasbench201 import NasBench201Space
 from datafree.zoo.backbones.nasbench201 import NasBench201
+from datafree.zoo.genotypes.nasbench201 import EDGES, OPERATIONS, Genotype, encode
 
-genotypes = st.tuples(*[st.sampled_from(space.OPERATIONS)] * len(space.EDGES))
+genotypes = st.tuples(*[st.sampled_from(OPERATIONS)] * len(EDGES))
 MIXED = ("nor_conv_3x3", "skip_connect", "nor_conv_1x1", "none", "avg_pool_3x3", "nor_conv_3x3")
 WIDTH, CELLS = 4, 2
 
 
 def _supernet(seed: int = 0) -> Supernet:
     torch.manual_seed(seed)
-    supernet = Supernet(WIDTH, CELLS, 3, [3, 5])
+    supernet = Supernet(NasBench201Space(WIDTH, CELLS, 16).supernet(), [3, 5])
     for module in supernet.modules():
         if isinstance(module, nn.BatchNorm2d):
             # As after training: statistics and affine parameters unlike those of a fresh layer.
@@ -28,9 +29,9 @@ def _supernet(seed: int = 0) -> Supernet:
     return supernet
 
 
-def _stand_alone(supernet: Supernet, genotype: space.Genotype) -> NasBench201:
+def _stand_alone(supernet: Supernet, genotype: Genotype) -> NasBench201:
     """The network of one cell with the weights that the supernet holds for it."""
-    network = NasBench201(space.encode(genotype), WIDTH, CELLS)
+    network = NasBench201(encode(genotype), WIDTH, CELLS)
     shared = supernet.backbone.state_dict()
     own = {}
     for key in network.state_dict():
@@ -111,3 +112,18 @@ def test_gradients_reach_the_path_alone(genotype):
         parts = name.split(".")
         off_path = "edges" in parts and genotype[int(parts[parts.index("edges") + 1])] != parts[parts.index("edges") + 2]
         assert (parameter.grad is None) == off_path, name
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_mixture_of_all_weight_on_one_option_is_that_path(training):
+    supernet, images = _supernet().train(training), torch.randn(3, 3, 16, 16)
+    one = [{name: torch.tensor(float(name == chosen)) for name in OPERATIONS} for chosen in MIXED]
+    torch.testing.assert_close(supernet.backbone(images, one), supernet.backbone(images, MIXED))
+
+
+def test_a_slot_sums_its_options_by_weight():
+    slot = Slot({"none": nn.Identity(), "a": nn.Linear(3, 3), "b": nn.Linear(3, 3)}, "none")
+    x, weights = torch.randn(2, 3), {"none": torch.tensor(0.5), "a": torch.tensor(0.2), "b": torch.tensor(0.3)}
+    torch.testing.assert_close(slot(x, weights), 0.2 * slot["a"](x) + 0.3 * slot["b"](x))
+    assert slot(x, "none") is None
+    assert slot(x, {"none": torch.tensor(1.0)}) is None

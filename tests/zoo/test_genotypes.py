@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datafree.errors import UserError
-from datafree.zoo.genotype import EDGES, OPERATIONS, decode, encode
+from datafree.zoo.genotypes.nasbench201 import EDGES, OPERATIONS, decode, encode
 
 genotypes = st.tuples(*[st.sampled_from(OPERATIONS)] * len(EDGES))
 

@@ -1,0 +1,343 @@
+"""Does a search without data rank architectures as their training on real data does? Rank correlations on NAS-Bench-201.
+
+    python benchmarks/unpack_mosaics.py data/cifar10 test=cifar10_test.npz
+    python benchmarks/nas_ranking.py --table data/nasbench201.npz --checkpoints data/checkpoints --images data/cifar10 \\
+        --output build/nas-ranking --seeds 0 1 2
+
+``--table`` holds the ground truth: ``ops`` uint8 [cells, 6] with ``op_name`` str [5], and ``--accuracy``, a float column [cells] of true
+accuracies in %. The teachers are the classifiers of ``--manifest``, all of the same classes, their files in ``--checkpoints``;
+``--images`` holds real images, ``test/<class>/<image>``, for the arms that search on them. The arms are those of ``--study``, a YAML file;
+see ``benchmarks/nas_ranking.yaml``.
+
+Every arm and seed trains a supernet on its images and its signal, and scores the same random sample of cells of the table in it;
+beside them stand the zero-cost scores, parameters and multiply-adds, and the cells that whole searches end with. ``--output`` receives
+``results.json`` and ``table.md``. Killed, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from cifar10_student import SIZE, read_classifiers, recover
+from scipy.stats import kendalltau, spearmanr
+
+from datafree import artifacts, config, devices
+from datafree.checkpoints import Checkpoint
+from datafree.data.folder import folder_images
+from datafree.data.images import ImageSet
+from datafree.errors import UserError
+from datafree.evaluation.intervals import mean_interval
+from datafree.evaluation.recovered_fraction import noise_pool, real_pool
+from datafree.nas import one_shot
+from datafree.nas.algorithms import ALGORITHMS
+from datafree.nas.pools import Pools
+from datafree.nas.spaces import Genotype
+from datafree.nas.spaces.nasbench201 import NasBench201Space
+from datafree.nas.zero_cost_search import zero_cost_score
+from datafree.progress import progress
+from datafree.tasks.pools import Pool
+from datafree.zoo.teachers import Teacher
+from datafree.zoo.training import logits_of
+
+DATA, SIGNALS = ("real", "recovered", "noise"), ("hard", "one", "many")
+TOP = 0.2  # share of the best architectures among which ranks are compared, too
+CHECKPOINT_SECONDS = 20.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """Which images the supernet learns from, and what is said about them.
+
+    ``signal``: ``hard`` = the images' labels; ``one`` = the teacher's probabilities; ``many`` = the mean of all classifiers' probabilities.
+    """
+
+    name: str
+    data: str
+    signal: str
+    inversion: config.InversionConfig
+
+    @classmethod
+    def read(cls, name: str, spec: dict[str, Any], common: dict[str, Any]) -> Arm:
+        """From the study's YAML; an arm's ``recovery`` and ``inversion`` lie over those of all.
+
+        Raises:
+            UserError: an unknown kind of images or signal, or settings that the configuration refuses.
+        """
+        for key, allowed in (("data", DATA), ("signal", SIGNALS)):
+            if spec.get(key) not in allowed:
+                raise UserError(f"arms.{name}.{key}: got {spec.get(key)!r}; allowed: {', '.join(allowed)}")
+        method = config.merge(common["recovery"], spec.get("recovery", {}))
+        shared = config.merge(common.get("inversion", {}), spec.get("inversion", {}))
+        shared |= {"images_per_class": common["images_per_class"], "methods": {"study": method}}
+        tree = {"inversion": shared, "meta": {"arms": {}}, "nas": {"algorithms": {}}}
+        return cls(name, spec["data"], spec["signal"], config.resolve(tree).inversion)
+
+    @property
+    def images_key(self) -> str:
+        """Names the images by all that they depend on: arms that differ in their signal alone share them."""
+        if self.data != "recovered":
+            return self.data
+        text = json.dumps(config.as_tree(self.inversion), sort_keys=True)
+        return "recovered-" + hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def read_table(path: Path, column: str) -> dict[Genotype, float]:
+    """The true accuracy in % of every cell of the table.
+
+    Raises:
+        UserError: not such a table.
+    """
+    try:
+        with np.load(path) as file:
+            names, cells, accuracy = file["op_name"][file["ops"]], file["ops"], file[column]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: expected arrays ops, op_name and {column} ({str(error).splitlines()[0]}); name another --table") from None
+    assert len(cells) == len(accuracy)
+    return {tuple(map(str, row)): float(value) for row, value in zip(names, accuracy, strict=True)}
+
+
+def agreement(scores: Sequence[float], truth: Sequence[float]) -> dict[str, float]:
+    """Kendall's tau-b, overall and among the truly best ``TOP``, Spearman's rho, and the truth of the best scored; 0 for equal scores."""
+    order = np.argsort(truth)[::-1][: max(2, round(TOP * len(truth)))]
+    values, best = np.asarray(scores), np.asarray(truth)
+
+    def tau(a: np.ndarray, b: np.ndarray) -> float:
+        return 0.0 if np.ptp(a) == 0 or np.ptp(b) == 0 else float(kendalltau(a, b).statistic)
+
+    rho = 0.0 if np.ptp(values) == 0 or np.ptp(best) == 0 else float(spearmanr(values, best).statistic)
+    pick = float(best[int(values.argmax())])
+    return {
+        "tau": tau(values, best),
+        "tau_top": tau(values[order], best[order]),
+        "rho": rho,
+        "pick": pick,
+        "regret": float(best.max()) - pick,
+    }
+
+
+@dataclasses.dataclass
+class Study:
+    """What is measured on, and what has been found so far."""
+
+    space: NasBench201Space
+    truth: dict[Genotype, float]
+    cells: list[Genotype]  # the sample that is ranked
+    teacher: Teacher
+    classifiers: list[Teacher]  # all, the teacher among them
+    images: Path | None
+    supernet: dict[str, Any]
+    output: Path
+    device: torch.device
+    results: dict[str, Any]
+
+    def missing(self, table: str, key: str, find: Callable[[], dict[str, Any]]) -> None:
+        """Find and keep the entry, with what it cost, if it is not there yet."""
+        if key in self.results[table]:
+            return
+        cpu, wall = time.process_time(), time.perf_counter()
+        found = find()
+        cost = {"cpu_seconds": time.process_time() - cpu, "wall_seconds": time.perf_counter() - wall}
+        self.results[table][key] = {**found, **cost}
+        artifacts.write_json(self.output / "results.json", self.results)
+
+    def pool(self, arm: Arm, seed: int) -> Pool:
+        """The images of an arm with the targets of its signal as their soft labels."""
+        own = devices.derive_seed(seed, "images", arm.images_key)
+        if arm.data == "real":
+            if self.images is None:
+                raise UserError(f"--images: not given, but arm {arm.name} searches on real images; give them, or choose with --only")
+            data = folder_images(self.images, "test", SIZE)
+            if len(data.classes) != len(self.teacher.classes):
+                raise UserError(f"--images: {len(data.classes)} classes under test/; expected {len(self.teacher.classes)}")
+            pool = real_pool(self.teacher, ImageSet(data.images, data.labels, self.teacher.classes), arm.inversion.images_per_class)
+        elif arm.data == "noise":
+            pool = noise_pool(self.teacher, arm.inversion.images_per_class, SIZE, own)
+        else:
+            path = self.output / "pools" / f"{arm.images_key}-{seed}.safetensors"
+            pool = recover(self.teacher, arm.inversion, arm.inversion.methods["study"], own, path)
+        return dataclasses.replace(pool, soft_labels=self.targets(pool, arm.signal))
+
+    def pools(self, arm: Arm, seed: int) -> Pools:
+        """The same as what a search takes."""
+        pool = self.pool(arm, seed)
+        with torch.autocast(self.device.type, enabled=False):  # which does not know float16, the type of the targets
+            return Pools.join([pool], self.teacher.normalise)
+
+    def targets(self, pool: Pool, signal: str) -> torch.Tensor:
+        """float16 [N, K]."""
+        if signal == "hard":
+            return torch.nn.functional.one_hot(pool.labels, len(pool.classes)).half()
+        if signal == "one":
+            return pool.soft_labels
+        every = [logits_of(one.network, one.normalise, pool.images, self.device).softmax(1) for one in self.classifiers]
+        return torch.stack(every).mean(0).half().cpu()
+
+    def rank(self, arm: Arm, seed: int) -> None:
+        """Train a supernet for an arm and score every cell of the sample in it. Its cost does not include that of the images."""
+        if f"{arm.name}/{seed}" in self.results["arms"]:
+            return
+        pools = self.pools(arm, seed)
+
+        def find() -> dict[str, Any]:
+            settings = self.settings(arm, config.SposConfig)
+            path = self.output / "checkpoints" / f"{arm.name}-{seed}.pt"
+            checkpoint = Checkpoint(path, "rank", CHECKPOINT_SECONDS)
+            trained = one_shot.train(self.space, pools, settings, "supernet", devices.derive_seed(seed, arm.name), self.device, checkpoint)
+            found = [trained(cell) for cell in progress(self.cells, len(self.cells), f"{arm.name}, seed {seed}")]
+            checkpoint.clear()
+            scores = {"kl": [-one["kl"] for one in found], "agreement": [one["agreement"] for one in found]}
+            return {**self.judged(scores["kl"]), "by_agreement": self.judged(scores["agreement"]), "scores": scores}
+
+        self.missing("arms", f"{arm.name}/{seed}", find)
+
+    def settings(self, arm: Arm, kind: type, changes: dict[str, Any] | None = None) -> Any:
+        """Those of a search on the study's supernet, without limits; hard labels have no temperature."""
+        known = {field.name for field in dataclasses.fields(kind)}
+        tree = {key: value for key, value in {**self.supernet, "max_macs": 0}.items() if key in known}
+        tree |= {"channels": self.space.channels, "cells": self.space.cells, **(changes or {})}
+        return config.typed(kind, tree | ({"temperature": 1.0} if arm.signal == "hard" else {}))
+
+    def judged(self, scores: Sequence[float]) -> dict[str, float]:
+        return agreement(scores, [self.truth[cell] for cell in self.cells])
+
+    def zero_cost(self, name: str, seed: int, batch: int) -> None:
+        """Every cell of the sample by a score of its untrained network, on noise."""
+
+        def find() -> dict[str, Any]:
+            classes = len(self.teacher.classes)
+            scores = [
+                zero_cost_score(name, self.space, cell, classes, batch, seed, self.device)
+                for cell in progress(self.cells, len(self.cells), f"{name}, seed {seed}")
+            ]
+            return {**self.judged(scores), "scores": scores}
+
+        self.missing("zero_cost", f"{name}/{seed}", find)
+
+    def search(self, name: str, spec: dict[str, Any], arms: dict[str, Arm], seed: int) -> None:
+        """A whole search on an arm's images: the cell that it ends with, and its true accuracy if the table has one of its function."""
+        if f"{name}/{seed}" in self.results["searches"]:
+            return
+        changes = dict(spec)
+        arm = arms[changes.pop("arm")]
+        pools = self.pools(arm, seed)
+
+        def find() -> dict[str, Any]:
+            settings = self.settings(arm, config.ALGORITHM_TYPES[changes["method"]], changes)
+            checkpoint = Checkpoint(self.output / "checkpoints" / f"search-{name}-{seed}.pt", "search", CHECKPOINT_SECONDS)
+            own = devices.derive_seed(seed, "search", name)
+            found = ALGORITHMS[settings.method](self.space, pools, settings, f"searches.{name}", own, self.device, checkpoint)
+            checkpoint.clear()
+            function = self.space.canonical(found.best)
+            known = [value for cell, value in self.truth.items() if self.space.canonical(cell) == function]
+            facts = {"genotype": self.space.encode(found.best), "degenerate": self.space.is_degenerate(found.best)}
+            return {**facts, "accuracy": known[0] if known else None, "scored": len(found.measures)}
+
+        self.missing("searches", f"{name}/{seed}", find)
+
+
+def table(results: dict[str, Any], arms: Sequence[str], scores: Sequence[str], searches: Sequence[str]) -> str:
+    """Markdown: means over seeds with half-widths of 95 % intervals; rows as far as there are results."""
+    size, best = len(results["architectures"]), max(one["accuracy"] for one in results["architectures"])
+    lines = [
+        f"{size} architectures, the best of which has {best:.2f} %; mean over seeds ± half-width of the 95 % interval.", "",
+        f"| ranked by | seeds | tau | tau, top {TOP:.0%} | rho | accuracy of the pick, % | CPU s |", "|---|---:|---:|---:|---:|---:|---:|",
+    ]  # fmt: skip
+    for part, names in (("arms", arms), ("zero_cost", scores)):
+        for name in names:
+            found = [one for key, one in results[part].items() if key.rpartition("/")[0] == name]
+            if found:
+                measured = [_spread([one[key] for one in found], 3) for key in ("tau", "tau_top", "rho")]
+                pick, seconds = _spread([one["pick"] for one in found], 2), sum(one["cpu_seconds"] for one in found) / len(found)
+                lines.append(f"| {name} | {len(found)} | {' | '.join(measured)} | {pick} | {seconds:.0f} |")
+    lines += ["", "| search | seed | cell | true accuracy, % | scored | CPU s |", "|---|---:|---|---:|---:|---:|"]
+    for name in searches:
+        for key, one in results["searches"].items():
+            if key.rpartition("/")[0] == name:
+                true = "not in the table" if one["accuracy"] is None else f"{one['accuracy']:.2f}"
+                cell = one["genotype"].replace("|", "\\|")
+                lines.append(f"| {name} | {key.rpartition('/')[2]} | {cell} | {true} | {one['scored']} | {one['cpu_seconds']:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    if len(values) < 2:
+        return f"{values[0]:.{digits}f}"
+    found = mean_interval(values)
+    return f"{found['mean']:.{digits}f} ± {found['interval']:.{digits}f}"
+
+
+def begin(path: Path, settings: dict[str, Any], cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """Take up what the output folder has.
+
+    Raises:
+        UserError: it was made under other settings.
+    """
+    if path.is_file():
+        results = artifacts.read_json(path, "settings", "arms", "zero_cost", "searches", "architectures")
+        if results["settings"] != settings:
+            raise UserError(f"{path}: was made with {results['settings']}; give another --output")
+        return results
+    hardware = {"machine": platform.machine(), "cpus": os.cpu_count(), "torch": torch.__version__}
+    return {"settings": settings, "hardware": hardware, "architectures": cells, "arms": {}, "zero_cost": {}, "searches": {}}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, required=True, help="NAS-Bench-201 accuracies")
+    parser.add_argument("--accuracy", default="test_acc_cifar10", help="the table's column")
+    parser.add_argument("--manifest", type=Path, default=Path(__file__).parents[1] / "zoos" / "cifar10-resnets.yaml")
+    parser.add_argument("--checkpoints", type=Path, required=True, help="folder of the manifest's files")
+    parser.add_argument("--images", type=Path, help="folder with test/<class>/<image>, for arms on real images")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--study", type=Path, default=Path(__file__).with_suffix(".yaml"))
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these arms, scores and searches of --study; default all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--device", default="cpu")
+    given = parser.parse_args(arguments)
+    spec = yaml.safe_load(given.study.read_text(encoding="utf-8"))
+    arms = {name: Arm.read(name, arm, spec) for name, arm in spec["arms"].items()}
+    truth = read_table(given.table, given.accuracy)
+    space = NasBench201Space(spec["channels"], spec["cells"], SIZE)
+    cells = Random(0).sample(sorted(truth), min(spec["architectures"], len(truth)))
+    described = [{"genotype": space.encode(cell), "accuracy": truth[cell]} for cell in cells]
+    with devices.use(given.device) as device, devices.autocast(device, "auto"):
+        classifiers = read_classifiers(given.manifest, given.checkpoints, device)
+        if spec["teacher"] not in classifiers:
+            raise UserError(f"{given.study}: teacher: got {spec['teacher']!r}; the manifest has {', '.join(classifiers)}")
+        results = begin(given.output / "results.json", {**spec, "accuracy": given.accuracy, "device": device.type}, described)
+        teacher, every = classifiers[spec["teacher"]], list(classifiers.values())
+        study = Study(space, truth, cells, teacher, every, given.images, spec["supernet"], given.output, device, results)
+        measure(study, spec, arms, given.seeds, set(given.only))
+    artifacts.write_text(given.output / "table.md", table(study.results, list(arms), spec["zero_cost"], list(spec["searches"])))
+    print((given.output / "table.md").read_text(encoding="utf-8"))
+
+
+def measure(study: Study, spec: dict[str, Any], arms: dict[str, Arm], seeds: list[int], only: set[str]) -> None:
+    """Fill in all that is missing, seed by seed: the cheap scores, the arms, then the whole searches."""
+    for seed in seeds:
+        for name in spec["zero_cost"]:
+            if not only or name in only:
+                study.zero_cost(name, seed, spec["zero_cost_batch"])
+        for name, arm in arms.items():
+            if not only or name in only:
+                study.rank(arm, seed)
+        for name, changes in spec["searches"].items():
+            if not only or name in only:
+                study.search(name, changes, arms, seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""Searches by name. A new one is one file here, its settings in ``datafree.config.algorithms``, and one line in ``ALGORITHMS``.
+
+All are called as ``search(space, pools, config, key, seed, device, checkpoint)``; ``key`` is the algorithm's dotted configuration key, for
+messages.
+"""
+
+from collections.abc import Callable
+
+from datafree.nas import darts, proxyless, random_search, spos, zero_cost_search
+from datafree.nas.found import Found
+
+ALGORITHMS: dict[str, Callable[..., Found]] = {
+    "spos": spos.search,
+    "random": random_search.search,
+    "darts": darts.search,
+    "proxyless": proxyless.search,
+    "zero_cost": zero_cost_search.search,
+}

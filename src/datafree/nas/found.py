@@ -1,0 +1,47 @@
+"""What a search hands back, whatever its algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from datafree.nas.spaces import Genotype, Space
+
+Measures = dict[str, float]  # of one architecture, by name
+
+
+@dataclass(frozen=True)
+class Found:
+    """The architecture, the measures of every scored one in the order of scoring, the course of the search, and further numbers."""
+
+    best: Genotype
+    measures: dict[Genotype, Measures]
+    history: list[dict[str, float]]  # rows with a ``step``
+    facts: dict[str, float] = field(default_factory=dict)
+
+
+class MeasureTable(dict[Genotype, Measures]):
+    """Measured architectures in order, as a checkpoint can keep them."""
+
+    def __init__(self, space: Space) -> None:
+        super().__init__()
+        self.space = space
+
+    def state_dict(self) -> dict[str, Any]:
+        return {self.space.encode(genotype): dict(measures) for genotype, measures in self.items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.clear()
+        self.update({self.space.decode(text): dict(measures) for text, measures in state_dict.items()})
+
+
+Fitness = Callable[[Measures], float]  # what a search maximises
+
+
+def closeness(measures: Measures) -> float:
+    """The divergence from the teachers, negated.
+
+    It orders cells more like their stand-alone training does than agreement, of which many cells share a value.
+    """
+    return -measures["kl"]

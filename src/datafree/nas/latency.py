@@ -1,0 +1,85 @@
+"""How long every option of every slot takes on this machine; after the look-up table of Cai et al., "ProxylessNAS", ICLR 2019."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from datafree.checkpoints import Checkpoint, HasState
+from datafree.nas.mixing import Supernet
+from datafree.nas.spaces import Genotype, Space
+
+REPEATS = 5  # of which the median counts
+CALLS = 3  # timed together
+
+
+class LatencyTable(dict[str, dict[str, float]]):
+    """Milliseconds for one image: under ``fixed`` those of the cheapest architecture, and per slot, by its number as text, how many more
+    each option takes there than the option that the cheapest architecture has (less than none is possible).
+
+    A network's time is their sum: no overlap of options is modelled. The table depends on the machine and its load.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        return {slot: dict(times) for slot, times in self.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.clear()
+        self.update(state_dict)
+
+    def of(self, genotype: Genotype) -> float:
+        """Milliseconds of one architecture."""
+        return self["fixed"][""] + sum(self[str(slot)][option] for slot, option in enumerate(genotype))
+
+    def prepare(
+        self, space: Space, supernet: Supernet, checkpoint: Checkpoint, states: Mapping[str, HasState], device: torch.device | str
+    ) -> None:
+        """Fill the table unless the checkpoint of ``states``, this table among them, has it: a resumed search goes on with its own."""
+        checkpoint.restore(**states)
+        if not self:
+            self.measure(space, supernet, device)
+
+    @torch.no_grad()
+    def measure(self, space: Space, supernet: Supernet, device: torch.device | str) -> None:
+        """Fill the table: the cheapest architecture is timed with each option of each slot in turn.
+
+        The supernet stays as it was, training mode included.
+        """
+        training = supernet.training
+        backbone = supernet.eval().backbone
+        images = torch.zeros(1, space.image_channels, space.image_size, space.image_size, device=device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        base = space.cheapest()
+        whole = milliseconds(lambda: backbone(images, base), device)
+        for number, options in enumerate(space.choices):
+            path = list(base)
+
+            def run(option: str, path: list[str] = path, number: int = number) -> Callable[[], Any]:
+                chosen = (*path[:number], option, *path[number + 1 :])
+                return lambda: backbone(images, chosen)
+
+            times = {option: milliseconds(run(option), device) for option in options}
+            self[str(number)] = {option: value - whole for option, value in times.items()}
+            self[str(number)][base[number]] = 0.0
+        self["fixed"] = {"": whole}
+        supernet.train(training)
+
+
+def milliseconds(work: Callable[[], Any], device: torch.device | str) -> float:
+    """The median time of ``work`` over several repeats, after a warm-up."""
+    on_gpu = torch.device(device).type == "cuda"
+    times = []
+    for _ in range(REPEATS + 1):
+        if on_gpu:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(CALLS):
+            work()
+        if on_gpu:
+            torch.cuda.synchronize()
+        times.append(1000 * (time.perf_counter() - start) / CALLS)
+    return statistics.median(times[1:])

@@ -1,0 +1,108 @@
+"""A supernet trained with one uniform path per step, and the score that it gives an architecture.
+
+Guo et al., "Single Path One-Shot Neural Architecture Search with Uniform Sampling", ECCV 2020; on synthetic images and soft labels as
+in Liu et al., "Data-Free Neural Architecture Search via Recursive Label Calibration", ECCV 2022.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from datafree.checkpoints import Checkpoint
+from datafree.devices import derive_seed
+from datafree.meta.losses import distillation_loss
+from datafree.nas.candidates import Candidates, limits_of
+from datafree.nas.distillation import score
+from datafree.nas.found import Measures, MeasureTable
+from datafree.nas.latency import LatencyTable
+from datafree.nas.mixing import Supernet, new_supernet, recalibrate
+from datafree.nas.pools import Pools, draw, training_batch
+from datafree.nas.spaces import Genotype, Space
+from datafree.nas.training import minimise
+
+RECALIBRATION_IMAGES = 256
+WEIGHT_DECAY = 4e-5
+
+
+class OneShotConfig(Protocol):
+    """What the training of a one-shot supernet reads."""
+
+    supernet_steps: int
+    learning_rate: float
+    batch_size: int
+    temperature: float
+    validation: float
+
+
+class Judge:
+    """Scores one path of a supernet: BatchNorm recalibrated on training images once, then one pass over the held-out ones.
+
+    Scores are kept in ``known``, by which a resumed search does not score again.
+    """
+
+    def __init__(self, supernet: Supernet, pools: Pools, training: Tensor, held_out: Tensor, config: OneShotConfig, seed: int) -> None:
+        self.supernet, self.pools, self.held_out, self.temperature = supernet, pools, held_out, config.temperature
+        parts = draw(training, RECALIBRATION_IMAGES, seed, "recalibration").split(config.batch_size)
+        self.batches = [pools.batch(part).images for part in parts]
+
+    def __call__(self, genotype: Genotype) -> Measures:
+        recalibrate(self.supernet, genotype, self.batches)
+
+        def predict(batch: Any) -> Tensor:
+            return self.supernet(batch.images, genotype, batch.teacher)
+
+        return score(predict, self.pools, self.held_out, self.temperature)._asdict()
+
+
+@dataclass(frozen=True)
+class OneShot:
+    """A trained supernet with what can be chosen from it; calling it scores an architecture and keeps the score on disk."""
+
+    candidates: Candidates
+    curve: list[dict[str, float]]
+    judge: Judge
+    known: MeasureTable
+    checkpoint: Checkpoint
+    steps: int
+    states: dict[str, Any]
+
+    def __call__(self, genotype: Genotype) -> Measures:
+        if genotype not in self.known:
+            self.known[genotype] = self.judge(genotype)
+            self.checkpoint.save(self.steps, self.curve, **self.states)
+        return self.known[genotype]
+
+
+def train(space: Space, pools: Pools, config: Any, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint) -> OneShot:
+    """Minimise the distillation loss of one path per step, drawn uniformly from the architectures within the limits.
+
+    Architectures beyond a limit are never trained: the weights they share would serve none that can be chosen. A batch mixes teachers as
+    the pools do. ``config`` is a ``LimitedConfig`` with what ``OneShotConfig`` names; ``key`` is its dotted key, for messages.
+
+    Raises:
+        UserError: no architecture meets the limits (before any training), or the training diverges.
+    """
+    pools = pools.to(device)
+    training, held_out = pools.split(config.validation, seed)
+    supernet = new_supernet(space, pools.classes, derive_seed(seed, "supernet"), device)
+    optimiser = torch.optim.SGD(supernet.parameters(), config.learning_rate, momentum=0.9, weight_decay=WEIGHT_DECAY, nesterov=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.supernet_steps)
+    known, latency = MeasureTable(space), LatencyTable()
+    states = {"supernet": supernet, "optimiser": optimiser, "schedule": schedule, "known": known, "latency": latency}
+    if config.max_latency:
+        latency.prepare(space, supernet, checkpoint, states, device)
+    candidates = Candidates(space, limits_of(config, key, space, latency.of))
+
+    def loss_of(step: int) -> Tensor:
+        path = candidates.sample(Random(derive_seed(seed, "path", step)))
+        batch = training_batch(pools, training, config.batch_size, seed, "supernet", step)
+        return distillation_loss(supernet(batch.images, path, batch.teacher), batch.soft_labels, config.temperature)
+
+    curve = minimise(loss_of, config.supernet_steps, optimiser, schedule, "supernet", checkpoint, states)
+    judge = Judge(supernet, pools, training, held_out, config, seed)
+    return OneShot(candidates, curve, judge, known, checkpoint, config.supernet_steps, states)

@@ -1,0 +1,90 @@
+"""What searches by gradient share: a weight per option and slot, and the architectures that they stood for along the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from datafree.devices import generator
+from datafree.nas.found import Found, MeasureTable
+from datafree.nas.one_shot import Judge
+from datafree.nas.spaces import Genotype, Space
+
+INITIAL_SCALE = 1e-3  # deviation of the first weights, as in the papers
+
+
+class Alphas(nn.Module):
+    """A learnable float per option of every slot of a space; their softmax over a slot is the options' probability."""
+
+    def __init__(self, space: Space, seed: int) -> None:
+        super().__init__()
+        self.space = space
+        draw = generator(seed, "alphas")
+        self.slots = nn.ParameterList(INITIAL_SCALE * torch.randn(len(options), generator=draw) for options in space.choices)
+
+    def mixture(self, values: list[Tensor]) -> list[Mapping[str, Tensor]]:
+        """One value per option of every slot as the path of a supernet."""
+        return [dict(zip(options, value.unbind(), strict=True)) for options, value in zip(self.space.choices, values, strict=True)]
+
+    def probabilities(self) -> list[Tensor]:
+        """float [options] per slot."""
+        return [alpha.softmax(0) for alpha in self.slots]
+
+    @torch.no_grad()
+    def architecture(self) -> Genotype:
+        """The one that the weights stand for now."""
+        values = [probability.tolist() for probability in self.probabilities()]
+        return self.space.most_probable([dict(zip(o, v, strict=True)) for o, v in zip(self.space.choices, values, strict=True)])
+
+    @torch.no_grad()
+    def entropy(self) -> float:
+        """Mean over slots, in nats: it falls as the search decides."""
+        each = [torch.special.entr(probability).sum() for probability in self.probabilities()]
+        return float(torch.stack(each).mean())
+
+
+class Trajectory:
+    """The architecture after each of some steps, as a checkpoint can keep them; ``ended`` once nothing more is to be decided."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self.steps: list[tuple[int, Genotype]] = []
+        self.ended = False
+
+    def note(self, step: int, genotype: Genotype) -> None:
+        self.steps.append((step, genotype))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": [(step, self.space.encode(genotype)) for step, genotype in self.steps], "ended": self.ended}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.steps = [(step, self.space.decode(text)) for step, text in state_dict["steps"]]
+        self.ended = state_dict["ended"]
+
+
+def halves(training: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Training examples int64 [N] in two random halves: one for the weights, one for the architecture."""
+    shuffled = training[torch.randperm(len(training), generator=generator(seed, "halves"))]
+    return shuffled[: (len(training) + 1) // 2], shuffled[(len(training) + 1) // 2 :]
+
+
+def conclude(
+    space: Space, best: Genotype, trajectory: Trajectory, judge: Judge, curve: list[dict[str, float]], facts: dict[str, float]
+) -> Found:
+    """The result, with the score in the supernet of every architecture that the search passed through, in order, ``best`` the last."""
+    measures = MeasureTable(space)
+    for genotype in dict.fromkeys([*(found for _, found in trajectory.steps if found != best), best]):
+        measures[genotype] = judge(genotype)
+    skips = sum(option == space.skip for option in best)
+    final = {"skips": skips, "changes": len(measures) - 1, "supernet_final_loss": curve[-1]["loss"]}
+    return Found(best, dict(measures), curve, {**final, **facts})
+
+
+def weight_optimiser(parameters: list[nn.Parameter], config: Any) -> tuple[torch.optim.SGD, torch.optim.lr_scheduler.CosineAnnealingLR]:
+    """SGD with momentum for the weights of the supernet, the rate along a cosine to a 25th, as DARTS has it."""
+    optimiser = torch.optim.SGD(parameters, config.learning_rate, momentum=0.9, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.supernet_steps, eta_min=config.learning_rate / 25)
+    return optimiser, schedule

@@ -1,0 +1,1 @@
+"""The network of each search space that holds all of its architectures, weights shared."""

@@ -1,0 +1,126 @@
+"""The ranking study, on a table and classifiers made here."""
+
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from datafree import artifacts
+from datafree.config import BackboneConfig
+from datafree.errors import UserError
+from datafree.zoo.backbones import Classifier, build
+from datafree.zoo.genotypes.nasbench201 import OPERATIONS
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(FOLDER))
+import nas_ranking  # noqa: E402
+
+sys.path.remove(str(FOLDER))
+
+CLASSES = ["ant", "bee", "cat"]
+STUDY = {
+    "teacher": "net-0", "channels": 4, "cells": 1, "architectures": 6, "images_per_class": 6,
+    "recovery": {"method": "generator", "initialisation": "random", "steps": 2, "latent": 8, "width": 8},
+    "inversion": {"companions": 0},
+    "supernet": {"supernet_steps": 3, "batch_size": 8, "learning_rate": 0.1, "validation": 0.2},
+    "zero_cost": ["macs", "synflow"], "zero_cost_batch": 4,
+    "arms": {
+        "soft": {"data": "recovered", "signal": "one"},
+        "one_hot": {"data": "recovered", "signal": "hard"},
+        "many": {"data": "noise", "signal": "many"},
+        "real": {"data": "real", "signal": "one"},
+    },
+    "searches": {"spos": {"arm": "soft", "method": "spos", "population": 2, "generations": 1, "parents": 1}},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory, make_images) -> Path:
+    root = tmp_path_factory.mktemp("ranking")
+    entries = []
+    for number in range(2):
+        network = Classifier(build(BackboneConfig("conv4", 8), 3, 32, seed=number), 3)
+        artifacts.write_tensors(root / "files" / f"{number}.safetensors", network.state_dict())
+        entries.append({"name": f"net-{number}", "file": f"elsewhere/{number}.safetensors"})
+    defaults = {"architecture": {"name": "conv4", "width": 8}, "classes": CLASSES}
+    (root / "zoo.yaml").write_text(yaml.safe_dump({"defaults": defaults, "teachers": entries}))
+    images, labels = make_images(3, 8, 32, seed=1)
+    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+        folder = root / "images" / "test" / CLASSES[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
+    ops = np.array(list(itertools.product(range(5), repeat=6)), dtype=np.uint8)[::100]
+    accuracy = np.linspace(10, 94, len(ops))
+    np.savez(root / "table.npz", ops=ops, op_name=np.array(OPERATIONS), test_acc_cifar10=accuracy)
+    return root
+
+
+def run(places: Path, output: Path, *more: str, study=STUDY, images: bool = True) -> dict:
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "study.yaml").write_text(yaml.safe_dump(study))
+    given = ["--table", places / "table.npz", "--manifest", places / "zoo.yaml", "--checkpoints", places / "files"]
+    given += ["--images", places / "images"] if images else []
+    nas_ranking.main([str(one) for one in [*given, "--output", output / "out", "--study", output / "study.yaml", *more]])
+    return json.loads((output / "out" / "results.json").read_text())
+
+
+def test_a_study_ranks_by_every_arm_and_goes_on_where_it_stopped(places, tmp_path):
+    first = run(places, tmp_path, "--seeds", "0", "--only", "soft", "macs")
+    assert set(first["arms"]) == {"soft/0"}
+    assert len(first["architectures"]) == 6
+    found = run(places, tmp_path, "--seeds", "0")
+    assert found["arms"]["soft/0"] == first["arms"]["soft/0"]  # times included: nothing was done again
+    assert set(found["arms"]) == {f"{arm}/0" for arm in STUDY["arms"]}
+    assert set(found["zero_cost"]) == {"macs/0", "synflow/0"}
+    assert len(list((tmp_path / "out" / "pools").glob("*.safetensors"))) == 1  # soft and one_hot learn from the same images
+    assert not list((tmp_path / "out").rglob("*.pt"))
+    for one in [*found["arms"].values(), *found["zero_cost"].values()]:
+        assert all(-1 <= one[key] <= 1 for key in ("tau", "tau_top", "rho"))
+        assert one["pick"] in {cell["accuracy"] for cell in found["architectures"]}
+    assert len(found["arms"]["soft/0"]["scores"]["kl"]) == 6
+    search = found["searches"]["spos/0"]
+    assert search["scored"] == 2
+    assert search["accuracy"] is None or 10 <= search["accuracy"] <= 94
+    lines = (tmp_path / "out" / "table.md").read_text()
+    assert all(f"| {name} |" in lines for name in (*STUDY["arms"], "macs", "synflow", "spos"))
+
+
+def test_correlations_are_those_of_the_ranks():
+    truth = [float(value) for value in range(20)]
+    same, turned = nas_ranking.agreement(truth, truth), nas_ranking.agreement([-value for value in truth], truth)
+    assert (same["tau"], same["tau_top"], same["rho"], same["pick"], same["regret"]) == pytest.approx((1, 1, 1, 19, 0))
+    assert (turned["tau"], turned["rho"], turned["pick"], turned["regret"]) == pytest.approx((-1, -1, 0, 19))
+    # Right but for the four best, whose order is turned: 6 of 190 pairs disagree.
+    mixed = nas_ranking.agreement([*truth[:16], *truth[:15:-1]], truth)
+    assert mixed["tau"] == pytest.approx(1 - 2 * 6 / 190)
+    assert mixed["tau_top"] == pytest.approx(-1)
+    assert nas_ranking.agreement([0.0] * 20, truth)["tau"] == 0
+
+
+def test_mistakes_are_one_line(places, tmp_path):
+    with pytest.raises(UserError, match="--images: not given, but arm real searches on real images"):
+        run(places, tmp_path / "a", "--seeds", "0", "--only", "real", images=False)
+    run(places, tmp_path / "a", "--seeds", "0", "--only", "macs")
+    with pytest.raises(UserError, match="give another --output"):
+        run(places, tmp_path / "a", "--seeds", "0", study={**STUDY, "architectures": 5})
+    with pytest.raises(UserError, match="teacher: got 'net-9'; the manifest has net-0, net-1"):
+        run(places, tmp_path / "b", study={**STUDY, "teacher": "net-9"})
+    for key in ("data", "signal"):
+        with pytest.raises(UserError, match=f"arms.soft.{key}: got 'loud'; allowed: "):
+            run(places, tmp_path / "c", study={**STUDY, "arms": {"soft": {**STUDY["arms"]["soft"], key: "loud"}}})
+    with pytest.raises(UserError, match=r"expected arrays ops, op_name and other .*name another --table"):
+        run(places, tmp_path / "d", "--accuracy", "other")
+
+
+def test_the_study_that_comes_with_it_is_valid():
+    spec = yaml.safe_load((FOLDER / "nas_ranking.yaml").read_text(encoding="utf-8"))
+    arms = {name: nas_ranking.Arm.read(name, arm, spec) for name, arm in spec["arms"].items()}
+    assert arms["soft"].images_key == arms["one_hot"].images_key != arms["calibrated"].images_key
+    assert {arm.data for arm in arms.values()} == set(nas_ranking.DATA)
+    assert {arm.signal for arm in arms.values()} == set(nas_ranking.SIGNALS)
+    assert all(search["arm"] in arms for search in spec["searches"].values())

@@ -1,0 +1,98 @@
+"""What holds for every search, because it is registered."""
+
+from __future__ import annotations
+
+import pytest
+
+from datafree.checkpoints import Checkpoint
+from datafree.config import ALGORITHM_TYPES, AlgorithmConfig, LimitedConfig
+from datafree.errors import UserError
+from datafree.nas import algorithms, spaces
+from datafree.nas.found import Found
+
+SIZES = {
+    "supernet_steps": 12, "population": 4, "generations": 3, "parents": 2, "candidates": 6, "max_macs": 250_000, "warm_up": 0.25,
+    "alpha_learning_rate": 0.5, "cost_target": 200_000.0, "auxiliary_skip": True, "second_order": True,
+}  # fmt: skip
+
+
+def small(method: str, **changes) -> AlgorithmConfig:
+    """A search of a second at 16 pixels."""
+    config = ALGORITHM_TYPES[method](channels=4, batch_size=16, validation=0.2, retrain_steps=12)
+    for name, value in {**SIZES, **changes}.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
+    return config
+
+
+def search(pools, config: AlgorithmConfig, checkpoint: Checkpoint | None = None, seed: int = 0) -> Found:
+    space = spaces.of(config, pools.image_size, pools.image_channels)
+    method = algorithms.ALGORITHMS[config.method]
+    return method(space, pools, config, "nas.algorithms.mine", seed, "cpu", checkpoint or Checkpoint(None))
+
+
+@pytest.fixture(params=algorithms.ALGORITHMS)
+def method(request):
+    return request.param
+
+
+def test_every_algorithm_has_its_settings():
+    assert algorithms.ALGORITHMS.keys() == ALGORITHM_TYPES.keys()
+    assert all(kind().method == name for name, kind in ALGORITHM_TYPES.items())
+
+
+def test_the_result_is_one_of_the_scored_architectures(joined, method):
+    found, space = search(joined, small(method)), spaces.of(small(method), 16)
+    assert found.best in found.measures
+    assert len({tuple(measures) for measures in found.measures.values()}) == 1  # a table has the same columns in every row
+    assert all(set(row) == set(found.history[0]) for row in found.history)
+    assert [row["step"] for row in found.history] == sorted({row["step"] for row in found.history})
+    assert all(space.decode(space.encode(genotype)) == genotype for genotype in found.measures)
+    if isinstance(small(method), LimitedConfig):
+        assert all(space.macs(genotype) <= 250_000 for genotype in found.measures)
+
+
+def test_a_seed_decides_the_result(joined, method):
+    first, second, other = (search(joined, small(method), seed=seed) for seed in (0, 0, 1))
+    assert first == second
+    assert first.measures != other.measures
+
+
+def test_killed_anywhere_it_resumes_to_the_same_result(joined, method, interrupted):
+    deaths = [3, 4] if method in ("darts", "proxyless", "zero_cost") else [5, 7, 3]
+    resumed = interrupted(lambda checkpoint: search(joined, small(method), checkpoint), deaths, every=2)
+    assert resumed == search(joined, small(method))
+
+
+@pytest.mark.parametrize("limited", [name for name, kind in ALGORITHM_TYPES.items() if issubclass(kind, LimitedConfig)])
+def test_a_limit_that_no_architecture_meets_is_refused(joined, limited):
+    with pytest.raises(UserError, match="nas.algorithms.mine.max_parameters: got 10, but the cheapest architecture"):
+        search(joined, small(limited, max_parameters=10))
+
+
+@pytest.mark.parametrize(("name", "changes"), [("proxyless", {"cost": "latency", "cost_target": 1.0}), ("zero_cost", {"max_latency": 1e4})])
+def test_measured_latency_is_a_cost_and_a_limit(joined, name, changes):
+    found = search(joined, small(name, **changes))
+    assert found.best in found.measures
+    if name == "proxyless":
+        assert found.facts["expected_latency"] > 0
+
+
+@pytest.mark.parametrize("space", ["darts", "mbconv", "mbconv_imagenet", "slim_resnet"])
+def test_it_searches_every_space(joined, method, space):
+    """Without limits, in a few steps."""
+    config = small(
+        method,
+        space=space,
+        max_macs=0,
+        supernet_steps=3,
+        generations=1,
+        population=2,
+        parents=1,
+        candidates=2,
+        warm_up=0.0,
+        second_order=False,
+    )
+    found = search(joined, config)
+    where = spaces.of(config, joined.image_size)
+    assert where.decode(where.encode(found.best)) == found.best in found.measures

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from datafree.config import SposConfig
+from datafree.nas.candidates import Candidates
+from datafree.nas.evolution import course, evolve
+from datafree.nas.found import closeness
+from datafree.nas.spaces import Genotype
+from datafree.nas.spaces.nasbench201 import NasBench201Space
+
+SPACE = NasBench201Space(16, 1, 32)
+EVERYTHING = Candidates(SPACE, [])
+TOY = SposConfig(population=40, generations=15, parents=10, mutation=0.2)
+
+
+def _distance(genotype: Genotype, goal: Genotype) -> int:
+    return sum(a != b for a, b in zip(genotype, goal, strict=True))
+
+
+def _towards(goal: Genotype):
+    return lambda genotype: {"agreement": 0.5, "kl": float(_distance(genotype, goal))}
+
+
+def _some(step: int) -> Candidates:
+    """Every so many of the cells."""
+    chosen = Candidates(SPACE, [])
+    chosen.listed = EVERYTHING.listed[::step]
+    chosen._members = set(chosen.listed)
+    return chosen
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_evolution_finds_the_optimum_of_a_fitness_table(seed):
+    """600 of 9,444 cells are scored: a random draw of as many meets the optimum with a chance of 6 %."""
+    goal = Random(seed).choice(EVERYTHING.listed)
+    measures, generations = evolve(_towards(goal), closeness, EVERYTHING, TOY, seed)
+    assert goal in measures
+    assert len(measures) == sum(map(len, generations)) == 600
+
+
+def test_the_divergence_decides_whatever_the_agreement():
+    assert closeness({"agreement": 0.1, "kl": 0.2}) > closeness({"agreement": 0.9, "kl": 0.3})
+
+
+def test_every_scored_cell_is_a_candidate_and_scored_once():
+    allowed, asked = _some(7), []
+
+    def evaluate(genotype):
+        asked.append(genotype)
+        return {"kl": Random(str(genotype)).random()}
+
+    measures, _ = evolve(evaluate, closeness, allowed, TOY, 0)
+    assert len(asked) == len(set(asked)) == len(measures)
+    assert set(measures) <= set(allowed.listed)
+
+
+def test_evolution_ends_when_every_candidate_has_a_score():
+    allowed = _some(190)
+    measures, generations = evolve(lambda genotype: {"kl": 0.0}, closeness, allowed, TOY, 0)
+    assert set(measures) == set(allowed.listed)
+    assert [len(cells) for cells in generations] == [40, 10]
+
+
+def test_later_generations_breed_from_the_best():
+    goal = EVERYTHING.listed[5000]
+    _, generations = evolve(_towards(goal), closeness, EVERYTHING, TOY, 2)
+    means = [sum(_distance(genotype, goal) for genotype in cells) / len(cells) for cells in generations]
+    assert means[3] < means[0] - 1
+
+
+def test_the_course_tells_of_the_best_so_far_and_the_mean():
+    first, second, third = EVERYTHING.listed[:3]
+    measures = {first: {"kl": 2.0}, second: {"kl": 4.0}, third: {"kl": 3.0}}
+    rows = course(measures, [[first, second], [third]], closeness, lambda genotype: 7)
+    assert rows == [
+        {"step": 1, "best_kl": 2.0, "best_macs": 7, "mean_kl": 3.0},
+        {"step": 2, "best_kl": 2.0, "best_macs": 7, "mean_kl": 3.0},
+    ]

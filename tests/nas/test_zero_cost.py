@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from datafree.config import SCORES
+from datafree.nas import zero_cost
+from datafree.nas.spaces.nasbench201 import NasBench201Space
+from datafree.nas.zero_cost_search import zero_cost_score
+from datafree.zoo.backbones import Backbone, Classifier
+
+SPACE = NasBench201Space(4, 1, 16)
+DENSE = ("nor_conv_3x3",) * 6
+
+
+class Plain(Backbone):
+    """One convolution, BatchNorm, ReLU, then the mean over the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.feature_size = nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), 4
+
+    def feature_map(self, images):
+        return self.norm(self.conv(images)).relu()
+
+    def forward(self, images):
+        return self.feature_map(images).mean((2, 3))
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return Classifier(Plain(), 3)
+
+
+@pytest.fixture
+def images():
+    return zero_cost.noise(6, 3, 8, 0)
+
+
+def test_synflow_is_the_sum_of_products_along_paths(network, images):
+    """With absolute weights the output is linear in each layer: both layers' Σ θ ∂R/∂θ are R itself without the bias."""
+    conv, head = network.backbone.conv.weight.abs().double(), network.head.weight.abs().double()
+    maps = nn.functional.conv2d(torch.ones(1, 3, 8, 8, dtype=torch.float64), conv, padding=1)
+    expected = math.log(2 * (maps.mean((2, 3)) @ head.T).sum().item())
+    assert zero_cost.synflow(network, images, 0) == pytest.approx(expected)
+
+
+def test_nwot_counts_rectifiers_that_agree(network, images):
+    active = (network.train().backbone.feature_map(images).flatten(1) > 0).double()
+    kernel = torch.tensor([[(a == b).sum().item() for b in active] for a in active], dtype=torch.float64)
+    assert zero_cost.nwot(network, images, 0) == pytest.approx(torch.linalg.slogdet(kernel)[1].item())
+
+
+def test_jacob_cov_is_the_papers_score_of_the_gradients_correlation(network, images):
+    given = images.clone().requires_grad_()
+    gradient = torch.autograd.grad(network.train()(given).sum(), given)[0].flatten(1)
+    values = torch.linalg.eigvalsh(torch.corrcoef(gradient.double())) + 1e-5
+    assert zero_cost.jacob_cov(network, images, 0) == pytest.approx(-(values.log() + 1 / values).sum().item(), rel=1e-3)
+
+
+def test_zen_is_larger_for_a_deeper_network(images):
+    scores = [zero_cost_score("zen", SPACE, genotype, 3, 6, 0, "cpu") for genotype in (SPACE.cheapest(), DENSE)]
+    assert scores[0] < scores[1]
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_scores_are_finite_repeatable_and_leave_the_global_state(name):
+    state = torch.get_rng_state()
+    first, second = (zero_cost_score(name, SPACE, DENSE, 3, 6, 0, "cpu") for _ in range(2))
+    assert first == second
+    assert math.isfinite(first)
+    assert torch.equal(torch.get_rng_state(), state)
+    empty = zero_cost_score(name, SPACE, ("none",) * 6, 3, 6, 0, "cpu")
+    assert not math.isnan(empty)
+
+
+@pytest.mark.parametrize("name", zero_cost.SCORES)
+def test_a_score_leaves_the_networks_weights_and_hooks(network, images, name):
+    before = {key: value.clone() for key, value in network.named_parameters()}
+    zero_cost.SCORES[name](network, images, 0)
+    assert all(torch.equal(value, before[key]) and value.grad is None for key, value in network.named_parameters())
+    assert not any(module._forward_pre_hooks for module in network.modules())
+
+
+def test_sizes_are_scores():
+    assert zero_cost_score("macs", SPACE, DENSE, 3, 6, 0, "cpu") == SPACE.macs(DENSE)
+    assert zero_cost_score("parameters", SPACE, DENSE, 3, 6, 0, "cpu") == SPACE.parameters(DENSE)
+    assert set(zero_cost.SCORES) | {"macs", "parameters"} == set(SCORES)
