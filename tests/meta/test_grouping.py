@@ -46,6 +46,13 @@ def test_a_group_holds_several_kinds_where_groups_of_like_teachers_hold_one(seed
     assert unlike_groups(distances, 3, seed) == groups
 
 
+def test_alike_teachers_leave_groups_empty():
+    groups = unlike_groups(torch.ones(9, 9, dtype=torch.float64).fill_diagonal_(0), 8, 0)
+    assert len(groups) == 9
+    assert set(groups) <= set(range(8))
+    assert len(unlike_groups(torch.zeros(9, 9, dtype=torch.float64), 3, 0)) == 9
+
+
 def test_few_teachers_are_a_group_each():
     assert unlike_groups(dissimilarity(kinds(1, 3)), 3, 0) == [0, 1, 2]
     assert unlike_groups(dissimilarity(kinds(1, 3)), 5, 0) == [0, 1, 2]

@@ -14,6 +14,7 @@ from datafree.meta.learner import Learner
 from datafree.meta.losses import distillation_loss
 from datafree.progress import progress, require_finite
 from datafree.tasks.episodes import Episodes, episode_images
+from datafree.tasks.pools import class_rows
 
 
 def train(
@@ -30,6 +31,9 @@ def train(
     start, history = checkpoint.restore(learner=learner, optimiser=optimiser, schedule=schedule)
     learner.train()
 
+    # In the order of the pool where all of it is used.
+    used = [torch.cat([rows[: arm.pool or None] for rows in class_rows(pool)]).sort().values for pool in classroom.pools]
+
     def own_loss(task: int, draw: torch.Generator) -> Tensor:
         views, own = classroom.views(episode_images(classroom.pools, episodes, task), draw, arm.augment), episodes.teacher[task].unique()
         return distillation_loss(learner.heads(learner.backbone(views), own.tolist()), classroom.ask(views, own.tolist()), arm.temperature)
@@ -39,12 +43,8 @@ def train(
         measured = alignment.due(step, arm.steps)
         cosine = alignment.of_tasks(learner.backbone, episodes, own_loss, seed, step) if measured else {}
         chosen = classroom.draw_teachers(arm.teachers_per_step, draw)
-        images = torch.cat(
-            [
-                classroom.pools[t].images[torch.randint(len(classroom.pools[t].labels), (arm.images_per_teacher,), generator=draw)]
-                for t in chosen
-            ]
-        )
+        rows = [used[t][torch.randint(len(used[t]), (arm.images_per_teacher,), generator=draw)] for t in chosen]
+        images = torch.cat([classroom.pools[t].images[of_teacher] for t, of_teacher in zip(chosen, rows, strict=True)])
         views = classroom.views(images, draw, arm.augment)
         if arm.mixup and step % 2:
             views = mix(views, draw)

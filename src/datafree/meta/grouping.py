@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 
 import torch
-from scipy.cluster.vq import kmeans2
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -71,12 +71,16 @@ def unlike_groups(distances: Tensor, count: int, seed: int) -> list[int]:
     """The group, 0 to ``count`` − 1, of each of T teachers: spectral clustering with the distances [T, T] for affinities.
 
     Ng, Jordan and Weiss, NIPS 2001: k-means on the rows of the leading eigenvectors of the normalised affinities. As it is the distances
-    that attract, no group is of like teachers alone. With no more teachers than groups, each is one.
+    that attract, no group is of like teachers alone. Groups may be empty. With no more teachers than groups, each
+    is one.
     """
+    from scipy.cluster.vq import kmeans2  # half a second that only the learners of one arm should wait for
+
     if count >= len(distances):
         return list(range(len(distances)))
     scale = distances.sum(1).clamp_min(torch.finfo(distances.dtype).tiny).rsqrt()
     _, vectors = torch.linalg.eigh(scale[:, None] * distances * scale)
     rows = F.normalize(vectors[:, -count:], dim=1)
-    _, labels = kmeans2(rows.numpy(), count, minit="++", missing="raise", seed=devices.derive_seed(seed, "groups") % 2**32)
+    with warnings.catch_warnings(action="ignore"):  # an empty group
+        _, labels = kmeans2(rows.numpy(), count, minit="++", seed=devices.derive_seed(seed, "groups") % 2**32)
     return labels.tolist()
