@@ -62,10 +62,11 @@ class Candidates:
         """Uniform; of a large space whose draws are all too dear, one on the way from a draw to the cheapest architecture."""
         if self.listed is not None:
             return random.choice(self.listed)
+        drawn = self.space.sample(random)
         for _ in range(TRIES):
-            drawn = self.space.sample(random)
             if drawn in self:
                 return drawn
+            drawn = self.space.sample(random)
         chosen, cheapest = list(drawn), self.space.cheapest()
         for group in random.sample(self.space.groups, len(self.space.groups)):
             for slot in group:

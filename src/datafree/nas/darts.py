@@ -76,7 +76,8 @@ def search(
     """
     pools = pools.to(device)
     training, held_out = pools.split(config.validation, seed)
-    parts = dict(zip(("weights", "alphas"), halves(training, seed), strict=True))
+    for_weights, for_alphas = halves(training, seed)
+    parts = {"weights": for_weights, "alphas": for_alphas}
     supernet = new_supernet(space, pools.classes, derive_seed(seed, "supernet"), device)
     freeze_affine(supernet)
     alphas, trajectory = Alphas(space, seed).to(device), Trajectory(space)
@@ -99,7 +100,7 @@ def search(
     def alpha_step(step: int) -> None:
         inner, path = None, mixture(step)
         if config.second_order:
-            rate, buffers = schedule.get_last_lr()[0], momentum_buffers(weights, optimiser)
+            rate, buffers = float(schedule.get_last_lr()[0]), momentum_buffers(weights, optimiser)
             inner = InnerStep(lambda values: loss("weights", step, values, path), rate, 0.9, config.weight_decay, buffers)
         gradients = architecture_gradient(lambda values: loss("alphas", step, values, path), weights, list(alphas.slots), inner)
         for alpha, gradient in zip(alphas.slots, gradients, strict=True):

@@ -46,7 +46,7 @@ def draw_gates(alphas: Alphas, paths: int, draw: torch.Generator) -> Gates:
         probability = alpha.detach().softmax(0)
         some = torch.multinomial(probability.cpu(), min(paths, len(options)), generator=draw).to(alpha.device)
         share = alpha[some].softmax(0)
-        opened = torch.multinomial(share.detach().cpu(), 1, generator=draw).item()
+        opened = int(torch.multinomial(share.detach().cpu(), 1, generator=draw))
         one_hot = torch.zeros_like(share)
         one_hot[opened] = 1
         gates = one_hot + share - share.detach()
@@ -89,7 +89,8 @@ def search(
     """
     pools = pools.to(device)
     training, held_out = pools.split(config.validation, seed)
-    parts = dict(zip(("weights", "alphas"), halves(training, seed), strict=True))
+    for_weights, for_alphas = halves(training, seed)
+    parts = {"weights": for_weights, "alphas": for_alphas}
     supernet = new_supernet(space, pools.classes, derive_seed(seed, "supernet"), device)
     alphas, trajectory, latency = Alphas(space, seed).to(device), Trajectory(space), LatencyTable()
     optimiser, schedule = weight_optimiser(list(supernet.parameters()), config)

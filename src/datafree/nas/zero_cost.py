@@ -69,6 +69,7 @@ def zen(network: Classifier, images: Tensor, seed: int) -> float:
     Lin et al., "Zen-NAS", ICCV 2021. Residual connections stay. The mean of a few draws.
     """
     backbone, scores = copy.deepcopy(network.backbone).train(), []
+    feature_map: Callable[[Tensor], Tensor] = backbone.feature_map  # pyright: ignore[reportAssignmentType]  (of the spaces' backbones)
     for repeat in range(ZEN_REPEATS):
         draw = generator(seed, "zen", repeat)
         for module in backbone.modules():
@@ -76,9 +77,9 @@ def zen(network: Classifier, images: Tensor, seed: int) -> float:
                 module.weight.data = torch.randn(module.weight.shape, generator=draw).to(module.weight)
         first, other = (torch.randn(images.shape, generator=draw).to(images) for _ in range(2))
         with torch.no_grad(), _norm_inputs(backbone) as variances:
-            maps = backbone.feature_map(first)
+            maps = feature_map(first)
         with torch.no_grad():
-            moved = backbone.feature_map(first + ZEN_STEP * other)
+            moved = feature_map(first + ZEN_STEP * other)
         difference = (maps - moved).double().abs().flatten(1).sum(1).mean().item()
         scores.append(math.log(max(difference, 1e-300)) + sum(0.5 * math.log(max(value, 1e-30)) for value in variances))
     return sum(scores) / len(scores)

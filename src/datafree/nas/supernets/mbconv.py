@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
-from datafree.nas.mixing import Path, Slot
+from datafree.nas.mixing import Slot
 from datafree.zoo.backbones.mbconv import MbconvMacro, option_block
 from datafree.zoo.genotypes.mbconv import Layout
 
@@ -16,5 +18,5 @@ def supernet(plan: Layout, channels: int) -> MbconvMacro:
 class MixedChain(MbconvMacro):
     """Every block has all of its options."""
 
-    def run(self, block: nn.Module, x: Tensor, number: int, *path: Path) -> Tensor:
+    def run(self, block: nn.Module, x: Tensor, number: int, *path: Any) -> Tensor:
         return block(x, path[0][number])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,7 +36,7 @@ class MbconvMacro(Backbone):
             x = self.run(block, x, number, *path)
         return self.head(x)
 
-    def run(self, block: nn.Module, x: Tensor, number: int, *path: object) -> Tensor:
+    def run(self, block: nn.Module, x: Tensor, number: int, *path: Any) -> Tensor:
         return block(x)
 
 
