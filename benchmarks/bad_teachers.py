@@ -22,7 +22,7 @@ from datafree import artifacts
 
 ZOO = 20
 RESULTS = "artifacts/evaluation/few_shot/results.json"
-METHOD = "five_quality"
+METHOD = "deep_inversion"
 
 
 def manifest(broken: int, defaults: dict[str, Any]) -> dict[str, Any]:

@@ -177,7 +177,7 @@ IMPOSSIBLE = [
     ({"meta": {"arms": {"a": {"method": "anil", "adaptation": {"part": "nothing"}}}}}, "meta.arms.a.adaptation.part: .*allowed: head"),
     ({"meta": {"seeds": []}}, "meta.seeds: got \\[\\]"),
     ({"meta": {"seeds": [1, 2, 1]}}, "meta.seeds: got \\[1, 2, 1\\]; .* each once"),
-    ({"meta": {"arms": {"bell": {"inversion": "six"}}}}, "meta.arms.bell.inversion: got 'six'; allowed: five, five_quality"),
+    ({"meta": {"arms": {"bell": {"inversion": "six"}}}}, "meta.arms.bell.inversion: got 'six'; allowed: five, deep_inversion"),
     ({"nas": {"algorithms": {"spos": {"inversion": "six"}}}}, "nas.algorithms.spos.inversion: got 'six'"),
     ({"meta": {"arms": {"a": {"method": "bell", "backbone": {"name": "nasbench201"}}}}}, "meta.arms.a.backbone.genotype: empty"),
     (
@@ -204,7 +204,7 @@ IMPOSSIBLE = [
     ({"meta": {"arms": {"pixels": {"method": "bell"}}}}, "meta.arms.pixels: this name is taken"),  # a baseline's row
     ({"meta": {"arms": {"random": {"method": "bell"}}}}, "meta.arms.random: this name is taken"),
     ({"meta": {"arms": {"split": {"method": "bell"}}}}, "meta.arms.split: this name is taken"),  # a key beside the arms in the metrics
-    ({"inversion": {"methods": {"five": None, "five_quality": None}}}, "inversion.methods: empty"),
+    ({"inversion": {"methods": {"five": None, "deep_inversion": None}}}, "inversion.methods: empty"),
     ({"inversion": {"methods": {}}}, "inversion.methods: empty"),
     ({"inversion": {"meta_generator": {"conditional": False}}}, "inversion.meta_generator.latent_learning_rate: got 0.0; allowed: above 0"),
     (
@@ -247,7 +247,7 @@ def test_null_removes_an_arm_and_a_new_name_adds_one():
     assert list(config.meta.arms) == ["distillation", "slow_bell"]
     assert config.meta.arms["slow_bell"] == BellArm(steps=7)
     assert config.nas.algorithms == {}
-    assert list(config.inversion.methods) == ["five_quality", "fresh"]
+    assert list(config.inversion.methods) == ["deep_inversion", "fresh"]
     assert config.inversion.methods["fresh"] == GeneratorInversion(initialisation=Initialisation.random)
 
 

@@ -16,7 +16,7 @@ from datafree.config import as_tree, load
 ROOT = Path(__file__).parents[2]
 TINY = {
     "zoo": {"limit": 2},
-    "inversion": {"methods": {"five": {"steps": 2}, "five_quality": None}},
+    "inversion": {"methods": {"five": {"steps": 2}, "deep_inversion": None}},
     "meta": {"arms": {"bell": {"inversion": "five"}, "distillation": None}},
     "nas": {"algorithms": {"spos": {"inversion": "five"}}},
 }

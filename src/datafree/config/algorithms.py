@@ -13,7 +13,7 @@ class AlgorithmConfig:
     """What all algorithms have."""
 
     method: str = ""
-    inversion: str = "five_quality"  # whose pools
+    inversion: str = "deep_inversion"  # whose pools
     space: str = "nasbench201"  # of SPACES
     channels: int = 16  # of the first stage; what it means for the others, and `cells`, is up to the space
     cells: int = 1  # per stage

@@ -55,7 +55,7 @@ class DistillationArm:
     """Joint distillation: one network, one head per teacher, soft labels, augmentation and mixup."""
 
     method: str = "distillation"
-    inversion: str = "five_quality"  # whose pools
+    inversion: str = "deep_inversion"  # whose pools
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     steps: int = 400
     teachers_per_step: int = 8
@@ -72,7 +72,7 @@ class BellArm:
     """BELL: sequential steps over several teachers' tasks, outer step along the displacement."""
 
     method: str = "bell"
-    inversion: str = "five_quality"  # whose pools
+    inversion: str = "deep_inversion"  # whose pools
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     steps: int = 100  # outer steps
     tasks_per_step: int = 4  # sequential inner steps per outer step, each on another task
@@ -94,7 +94,7 @@ class ProtoNetArm:
     """Plain episodic training: prototypes of the support, cross-entropy of the queries, Adam on every task."""
 
     method: str = "protonet"
-    inversion: str = "five_quality"  # whose pools
+    inversion: str = "deep_inversion"  # whose pools
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     steps: int = 400
     tasks_per_step: int = 1
@@ -108,7 +108,7 @@ class MamlArm:
     """MAML: an initialisation from which a few gradient steps solve a task."""
 
     method: str = "maml"
-    inversion: str = "five_quality"  # whose pools
+    inversion: str = "deep_inversion"  # whose pools
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     steps: int = 200
     tasks_per_step: int = 2
@@ -134,7 +134,7 @@ class IgrArm:
     """Explicit gradient regularisation (TGR): a step on several tasks at once, with a price on the variance of their gradients."""
 
     method: str = "igr"
-    inversion: str = "five_quality"  # whose pools
+    inversion: str = "deep_inversion"  # whose pools
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     steps: int = 100
     tasks_per_step: int = 4
@@ -151,7 +151,7 @@ class DroArm:
     """Fusion of the teachers' weights by a distributionally robust hyper-network; learns from no image."""
 
     method: str = "dro"
-    inversion: str = "five_quality"  # whose pools: for the statistics of BatchNorm, and for whom to trust
+    inversion: str = "deep_inversion"  # whose pools: for the statistics of BatchNorm, and for whom to trust
     backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig("conv4_strided", 32))  # the teachers' own
     steps: int = 500
     learning_rate: float = 0.003  # Adam

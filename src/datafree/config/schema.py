@@ -202,7 +202,7 @@ def starts_from_meta(method: Any) -> bool:
 
 @dataclass
 class InversionConfig:
-    images_per_class: int = 60
+    images_per_class: int = 30
     shard_size: int = 8  # teachers of one architecture that one process recovers, one after the other; changes no byte of the results
     shift: int = 2  # pixels of random translation before the teacher sees an image
     augmentation: float = (
@@ -213,7 +213,7 @@ class InversionConfig:
     loss: InversionLossConfig = field(default_factory=InversionLossConfig)
     meta_generator: MetaGeneratorConfig = field(default_factory=MetaGeneratorConfig)
     methods: dict[str, Any] = field(
-        default_factory=lambda: {"five": {"method": "generator"}, "five_quality": {"method": "generator", "steps": 20}}
+        default_factory=lambda: {"five": {"method": "generator"}, "deep_inversion": {"method": "pixels", "steps": 50}}
     )
 
 
