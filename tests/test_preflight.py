@@ -101,7 +101,7 @@ GLYPHS = SMALL["data"]["glyphs"]
     [
         ({"zoo": {"manifest": "zoos/absent.yaml"}}, "zoo.manifest: cannot read .*absent.yaml: No such file"),
         ({"tasks": {"way": 6}}, "tasks.way: got 6; allowed: at most 5, the classes of teacher two"),
-        ({"tasks": {"shot": 51, "query": 10}}, "tasks.query: 10 and 51 shots .* inversion.images_per_class = 60"),
+        ({"tasks": {"shot": 51, "query": 10}}, "tasks.query: 10 and 51 shots .* inversion.images_per_class = 30"),
         (
             {"data": {"glyphs": {**GLYPHS, "classes": {"train": 5, "validation": 10, "test": 10}}}},
             "zoo.manifest: one: train.classes is 6; allowed: at most data.glyphs.classes.train = 5",
