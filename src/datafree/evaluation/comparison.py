@@ -63,7 +63,8 @@ def _accuracies(
     for domain, classes in domains.items():
         part, own = images.of_classes(classes), torch.isin(images.labels, torch.tensor(classes))
         for shot in config.shots:
-            if entrant.solve is not None:
+            if features is None:
+                assert entrant.solve is not None
                 found[domain, shot] = solved_episodes(entrant.solve, part, shot=shot, device=device, **settings)
             else:
                 found[domain, shot] = episode_accuracies(features[own], part.labels, shot=shot, classify=entrant.classify, **settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +97,7 @@ def adapt(
     draw = devices.generator(seed, "batch")
     labels = (batch_labels(len(teacher.classes), inner.batch_size, draw) if labels is None else labels).to(device)
     latents = nn.Parameter(torch.randn(len(labels), adapted.latent, generator=draw).to(device))
-    groups = [{"params": adapted.parameters()}]
+    groups: list[dict[str, Any]] = [{"params": adapted.parameters()}]
     if inner.latent_learning_rate:
         groups.append({"params": [latents], "lr": inner.latent_learning_rate})
     optimiser = torch.optim.Adam(groups, lr=inner.learning_rate, betas=(0.5, 0.999))

@@ -70,7 +70,7 @@ def recover_from_answers(
     Every step asks about ``batch_size`` · (1 + ``directions``) images. The history counts the images asked about so far as ``queries``;
     its last row includes those of the soft labels.
     """
-    shape = {"latent": method.latent, "width": method.width, "classes": classes, "channels": 3}
+    shape: dict[str, Any] = {"latent": method.latent, "width": method.width, "classes": classes, "channels": 3}
     generator = new_generator(**shape, size=size, seed=devices.derive_seed(seed, "black_box")).to(device)
     optimiser = torch.optim.Adam(generator.parameters(), lr=method.learning_rate, betas=(0.5, 0.999))
     first, history = checkpoint.restore(generator=generator, optimiser=optimiser)

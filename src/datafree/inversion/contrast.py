@@ -46,9 +46,10 @@ class ContrastiveMemory(nn.Module):
 
     def term(self, images: Tensor, labels: Tensor, teacher: Teacher, draw: torch.Generator) -> Tensor:
         """The loss of images float [B, C, S, S] in [0, 1]; remembers their features."""
-        views = [crop(images, random_region(*images.shape[2:], SHARE, draw)) for _ in range(2)]
+        height, width = images.shape[2:]
+        views = [crop(images, random_region(height, width, SHARE, draw)) for _ in range(2)]
         # Crops are brought back to one size: a teacher need not care for the size of its input by itself.
-        first, second = (teacher.features(255 * F.interpolate(view, size=images.shape[2:], mode="bilinear")).float() for view in views)
+        first, second = (teacher.features(255 * F.interpolate(view, size=(height, width), mode="bilinear")).float() for view in views)
         loss = contrastive_loss(self.projection(first), self.projection(torch.cat([second, self.remembered()])), self.temperature)
         self._remember(first.detach())
         return loss

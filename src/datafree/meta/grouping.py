@@ -82,5 +82,5 @@ def unlike_groups(distances: Tensor, count: int, seed: int) -> list[int]:
     _, vectors = torch.linalg.eigh(scale[:, None] * distances * scale)
     rows = F.normalize(vectors[:, -count:], dim=1)
     with warnings.catch_warnings(action="ignore"):  # an empty group
-        _, labels = kmeans2(rows.numpy(), count, minit="++", seed=devices.derive_seed(seed, "groups") % 2**32)
+        _, labels = kmeans2(rows.numpy(), count, minit="++", rng=devices.derive_seed(seed, "groups"))
     return labels.tolist()
