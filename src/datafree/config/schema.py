@@ -90,7 +90,7 @@ class InversionLossConfig:
     cross_entropy: float = 1.0
     batch_norm: float = 5.0  # distance of batch statistics to the teacher's running statistics, relative
     diversity: float = 5.0  # hinge against images of one class that look alike
-    diversity_margin: float = 0.6  # mean absolute pixel distance, in units of the normalised image, below which the hinge acts
+    diversity_margin: float = 0.75  # mean absolute pixel distance, in units of the normalised image, below which the hinge acts
     companions: float = 10.0  # distance of batch statistics to those of `inversion.companions` other teachers
     total_variation: float = 0.0  # squared differences of neighbouring pixels of the normalised image
     squared_norm: float = 0.0  # squared pixels of the normalised image
