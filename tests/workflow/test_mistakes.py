@@ -18,7 +18,7 @@ pytestmark = pytest.mark.xdist_group("workflow")
     [
         ("tasks.way", 9, "tasks.way: got 9; allowed: at most 8, the classes of teacher glyphs-00"),
         ("inversion.methods.five.steps", 0, "inversion.methods.five.steps: got 0; allowed: at least 1"),
-        ("nas.algorithms.spos.max_macs", 7, "nas.algorithms.spos.max_macs: got 7; the smallest cell needs"),
+        ("nas.algorithms.spos.max_macs", 7, "nas.algorithms.spos.max_macs: got 7; the smallest architecture of nasbench201 needs"),
         ("device", "cuda:7", "device: got cuda:7, but this machine shows"),
         ("zoo.manifest", "zoos/none.yaml", "zoo.manifest: cannot read"),
     ],
