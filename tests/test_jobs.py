@@ -2,6 +2,7 @@ import errno
 import os
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -74,6 +75,7 @@ def test_the_cost_is_noted_apart_from_the_artifacts(stage):
     timing = artifacts.read_json("logs/timings/pretend/x.json")
     assert timing.keys() >= {"seconds", "max_rss_mb"}
     assert timing["max_rss_mb"] > 0
+    assert 0 <= timing["cpu_seconds"] < 0.9 * time.process_time()  # what the process used before it does not count
     assert {path.name for path in Path("out").iterdir()} == {"first", "second", "provenance.json"}
 
 

@@ -57,9 +57,9 @@ def execute(job: Job) -> None:
             return
         _keep_from_the_test_classes(job)
         _tell(job, f"computing ({reason})")
-        start = time.monotonic()
+        start, used = time.monotonic(), _cpu_seconds()
         importlib.import_module(f"datafree.stages.{job.stage}").run(job)
-        _write_timing(job, time.monotonic() - start)
+        _write_timing(job, time.monotonic() - start, _cpu_seconds() - used)
         provenance.record(job, _produced_with())
         _tell(job, f"done in {time.monotonic() - start:.1f} s")
     except OSError as error:
@@ -95,12 +95,20 @@ def _produced_with() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}
 
 
-def _write_timing(job: Job, seconds: float) -> None:
-    """Cost of the computation, for the report and MLflow; apart from the artifacts, which hold nothing that differs between runs."""
+def _cpu_seconds() -> float:
+    """CPU time of this process so far."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    peak = used.ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
+    return used.ru_utime + used.ru_stime
+
+
+def _write_timing(job: Job, seconds: float, cpu_seconds: float) -> None:
+    """Cost of the computation, for the report and MLflow; apart from the artifacts, which hold nothing that differs between runs.
+
+    The peak of memory is that of the process: in a shard, of the jobs so far.
+    """
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
     name = ".".join(job.wildcards.values()) or job.stage
     artifacts.write_json(
         TIMINGS / job.stage / f"{name}.json",
-        {"seconds": round(seconds, 2), "cpu_seconds": round(used.ru_utime + used.ru_stime, 2), "max_rss_mb": round(peak)},
+        {"seconds": round(seconds, 2), "cpu_seconds": round(cpu_seconds, 2), "max_rss_mb": round(peak)},
     )
