@@ -1,6 +1,4 @@
 # Recovering training images from teachers: one shared meta-generator, then one pool per method and teacher.
-import shlex
-
 from snakemake.iocontainers import Wildcards
 from snakemake.logging import logger
 
@@ -111,15 +109,9 @@ def shard_cards(wildcards):
 
 def shard_files(wildcards, input):
     # As the jobs of rule invert have them; `datafree stage` fills in each teacher.
-    made = [f"-o {name}={path}" for name, path in rules.invert.output.items()]
-    shared = [f"-i {name}={path}" for name in ("generator", "companion_weights", "companion_cards") for path in files_of(input, name)]
-    own = [f"-i {name}={path}" for name, path in (("weights", rules.invert.input.weights), ("card", rules.invert.input.card))]
-    return shlex.join(" ".join(shared + own + made).split())
-
-
-def files_of(input, name):
-    found = input.get(name, [])
-    return [found] if isinstance(found, str) else found
+    shared = {name: input[name] for name in ("generator", "companion_weights", "companion_cards") if name in input.keys()}
+    own = {"weights": rules.invert.input.weights, "card": rules.invert.input.card}
+    return arguments(wildcards, shared | own, rules.invert.output)
 
 
 # Does the work of several `invert` jobs in one process: starting Python and PyTorch, and on a GPU a small model's share of it, cost more

@@ -8,7 +8,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from datafree import artifacts, devices, provenance
@@ -30,11 +30,13 @@ def execute_all(shard: Sequence[Job]) -> None:
     """
     failed: list[UserError] = []
     with contextlib.ExitStack() as held:
+
+        def hold_device(job: Job) -> None:
+            held.enter_context(devices.use(job.config["device"]))  # from the first one that computes until the last is done
+
         for place, job in enumerate(shard):
-            if len(shard) > 1 and provenance.stale_because(job):
-                held.enter_context(devices.use(job.config["device"]))  # from the first one that computes until the last is done
             try:
-                execute(job)
+                execute(job, hold_device if len(shard) > 1 else _nothing)
             except UserError as error:
                 failed.append(error)
                 if place < len(shard) - 1:
@@ -43,8 +45,12 @@ def execute_all(shard: Sequence[Job]) -> None:
         raise failed[0]
 
 
-def execute(job: Job) -> None:
-    """Bring a job's outputs up to date.
+def _nothing(job: Job) -> None:
+    pass
+
+
+def execute(job: Job, before: Callable[[Job], None] = _nothing) -> None:
+    """Bring a job's outputs up to date; ``before`` is called if that takes computing.
 
     Raises:
         UserError: a mistake in what the job was given; outputs that were finished before stay as they are.
@@ -56,6 +62,7 @@ def execute(job: Job) -> None:
             _tell(job, "up to date")
             return
         _keep_from_the_test_classes(job)
+        before(job)
         _tell(job, f"computing ({reason})")
         start, used = time.monotonic(), _cpu_seconds()
         importlib.import_module(f"datafree.stages.{job.stage}").run(job)
