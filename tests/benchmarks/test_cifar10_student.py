@@ -10,9 +10,7 @@ import yaml
 from PIL import Image
 
 from datafree import artifacts
-from datafree.config import BackboneConfig
 from datafree.errors import UserError
-from datafree.zoo.backbones import Classifier, build
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(FOLDER))
@@ -24,20 +22,9 @@ CLASSES = ["ant", "bee", "cat"]
 
 
 @pytest.fixture(scope="module")
-def options(tmp_path_factory, make_images) -> list[str]:
+def options(tmp_path_factory, publish) -> list[str]:
     root = tmp_path_factory.mktemp("published")
-    entries = []
-    for number in range(3):
-        network = Classifier(build(BackboneConfig("conv4", 8), 3, 32, seed=number), 3)
-        artifacts.write_tensors(root / "files" / f"{number}.safetensors", network.state_dict())
-        entries.append({"name": f"net-{number}", "file": f"elsewhere/{number}.safetensors"})
-    defaults = {"architecture": {"name": "conv4", "width": 8}, "classes": CLASSES}
-    (root / "zoo.yaml").write_text(yaml.safe_dump({"defaults": defaults, "teachers": entries}))
-    images, labels = make_images(3, 6, 32, seed=1)
-    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-        folder = root / "images" / "test" / CLASSES[label]
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
+    publish(root, CLASSES, count=3, per_class=6)
     small = ["--teacher", "net-0", "--images-per-class", "4", "--student", "conv4", "--student-steps", "3", "--student-batch", "8"]
     places = ["--manifest", root / "zoo.yaml", "--checkpoints", root / "files", "--images", root / "images"]
     return [str(one) for one in places] + small

@@ -8,12 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
-from datafree import artifacts
-from datafree.config import BackboneConfig
 from datafree.errors import UserError
-from datafree.zoo.backbones import Classifier, build
 from datafree.zoo.genotypes.nasbench201 import OPERATIONS
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -40,20 +36,9 @@ STUDY = {
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory, make_images) -> Path:
+def places(tmp_path_factory, publish) -> Path:
     root = tmp_path_factory.mktemp("ranking")
-    entries = []
-    for number in range(2):
-        network = Classifier(build(BackboneConfig("conv4", 8), 3, 32, seed=number), 3)
-        artifacts.write_tensors(root / "files" / f"{number}.safetensors", network.state_dict())
-        entries.append({"name": f"net-{number}", "file": f"elsewhere/{number}.safetensors"})
-    defaults = {"architecture": {"name": "conv4", "width": 8}, "classes": CLASSES}
-    (root / "zoo.yaml").write_text(yaml.safe_dump({"defaults": defaults, "teachers": entries}))
-    images, labels = make_images(3, 8, 32, seed=1)
-    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-        folder = root / "images" / "test" / CLASSES[label]
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
+    publish(root, CLASSES, count=2, per_class=8)
     ops = np.array(list(itertools.product(range(5), repeat=6)), dtype=np.uint8)[::100]
     accuracy = np.linspace(10, 94, len(ops))
     np.savez(root / "table.npz", ops=ops, op_name=np.array(OPERATIONS), test_acc_cifar10=accuracy)
