@@ -33,12 +33,18 @@ class LimitedConfig(AlgorithmConfig):
 
 
 @dataclass
-class SposConfig(LimitedConfig):
-    """Single-path one-shot search: a supernet trained with uniform paths, then evolution."""
+class OneShotConfig(LimitedConfig):
+    """An algorithm whose candidates are scored in a supernet trained with uniform paths."""
 
-    method: str = "spos"
     supernet_steps: int = 1000
     learning_rate: float = 0.2  # SGD, cosine to 0
+
+
+@dataclass
+class SposConfig(OneShotConfig):
+    """Single-path one-shot search: evolution of what scores well in the supernet."""
+
+    method: str = "spos"
     population: int = 16
     generations: int = 4
     parents: int = 6  # best architectures that breed
@@ -46,12 +52,10 @@ class SposConfig(LimitedConfig):
 
 
 @dataclass
-class RandomConfig(LimitedConfig):
+class RandomConfig(OneShotConfig):
     """The same supernet, and as many random architectures scored in it: what a search has to beat."""
 
     method: str = "random"
-    supernet_steps: int = 1000
-    learning_rate: float = 0.2  # SGD, cosine to 0
     candidates: int = 64
 
 

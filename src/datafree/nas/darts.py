@@ -15,13 +15,11 @@ from torch.func import functional_call
 
 from datafree.checkpoints import Checkpoint
 from datafree.config import DartsConfig
-from datafree.devices import derive_seed
 from datafree.meta.losses import distillation_loss
 from datafree.nas.found import Found
-from datafree.nas.mixing import Path, Supernet, new_supernet
-from datafree.nas.one_shot import Judge
-from datafree.nas.pools import Pools, training_batch
-from datafree.nas.relaxation import Alphas, Trajectory, conclude, halves, weight_optimiser
+from datafree.nas.mixing import Path, Supernet
+from datafree.nas.pools import Pools
+from datafree.nas.relaxation import Relaxed, conclude, weight_optimiser
 from datafree.nas.spaces import Space
 from datafree.nas.training import minimise
 
@@ -74,13 +72,9 @@ def search(
     Raises:
         UserError: the training diverges.
     """
-    pools = pools.to(device)
-    training, held_out = pools.split(config.validation, seed)
-    for_weights, for_alphas = halves(training, seed)
-    parts = {"weights": for_weights, "alphas": for_alphas}
-    supernet = new_supernet(space, pools.classes, derive_seed(seed, "supernet"), device)
+    relaxed = Relaxed(space, pools, config, seed, device)
+    supernet, alphas, trajectory = relaxed.supernet, relaxed.alphas, relaxed.trajectory
     freeze_affine(supernet)
-    alphas, trajectory = Alphas(space, seed).to(device), Trajectory(space)
     weights = {name: value for name, value in supernet.named_parameters() if value.requires_grad}
     optimiser, schedule = weight_optimiser(list(weights.values()), config)
     alpha_optimiser = torch.optim.Adam(alphas.parameters(), config.alpha_learning_rate, betas=ALPHA_BETAS, weight_decay=ALPHA_WEIGHT_DECAY)
@@ -93,7 +87,7 @@ def search(
         return alphas.mixture([with_skip(probability, options, space.skip, extra) for probability, options in slots])
 
     def loss(part: str, step: int, values: Weights, path: Path) -> Tensor:
-        batch = training_batch(pools, parts[part], config.batch_size, seed, part, step)
+        batch = relaxed.batch(part, step)
         logits = functional_call(supernet, dict(values), (batch.images, path, batch.teacher))
         return distillation_loss(logits, batch.soft_labels, config.temperature)
 
@@ -124,8 +118,7 @@ def search(
 
     curve = minimise(loss_of, config.supernet_steps, optimiser, schedule, "DARTS", checkpoint, states, describe)
     best = trajectory.steps[-1][1] if trajectory.steps else alphas.architecture()
-    judge = Judge(supernet, pools, training, held_out, config, seed)
-    return conclude(space, best, trajectory, judge, curve, {"ended_early": int(trajectory.ended)})
+    return conclude(relaxed, best, curve, {"ended_early": int(trajectory.ended)})
 
 
 def with_skip(probabilities: Tensor, options: tuple[str, ...], skip: str, extra: float) -> Tensor:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from datafree.checkpoints import Checkpoint
+from datafree.config import AlgorithmConfig, OneShotConfig
 from datafree.devices import derive_seed
 from datafree.meta.losses import distillation_loss
 from datafree.nas.candidates import Candidates, limits_of
@@ -29,23 +30,13 @@ RECALIBRATION_IMAGES = 256
 WEIGHT_DECAY = 4e-5
 
 
-class OneShotConfig(Protocol):
-    """What the training of a one-shot supernet reads."""
-
-    supernet_steps: int
-    learning_rate: float
-    batch_size: int
-    temperature: float
-    validation: float
-
-
 class Judge:
     """Scores one path of a supernet: BatchNorm recalibrated on training images once, then one pass over the held-out ones.
 
     Scores are kept in ``known``, by which a resumed search does not score again.
     """
 
-    def __init__(self, supernet: Supernet, pools: Pools, training: Tensor, held_out: Tensor, config: OneShotConfig, seed: int) -> None:
+    def __init__(self, supernet: Supernet, pools: Pools, training: Tensor, held_out: Tensor, config: AlgorithmConfig, seed: int) -> None:
         self.supernet, self.pools, self.held_out, self.temperature = supernet, pools, held_out, config.temperature
         parts = draw(training, RECALIBRATION_IMAGES, seed, "recalibration").split(config.batch_size)
         self.batches = [pools.batch(part).images for part in parts]
@@ -78,11 +69,13 @@ class OneShot:
         return self.known[genotype]
 
 
-def train(space: Space, pools: Pools, config: Any, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint) -> OneShot:
+def train(
+    space: Space, pools: Pools, config: OneShotConfig, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint
+) -> OneShot:
     """Minimise the distillation loss of one path per step, drawn uniformly from the architectures within the limits.
 
     Architectures beyond a limit are never trained: the weights they share would serve none that can be chosen. A batch mixes teachers as
-    the pools do. ``config`` is a ``LimitedConfig`` with what ``OneShotConfig`` names; ``key`` is its dotted key, for messages.
+    the pools do. ``key`` is the dotted key of ``config``, for messages.
 
     Raises:
         UserError: no architecture meets the limits (before any training), or the training diverges.

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from datafree.checkpoints import Checkpoint
 from datafree.config import ProxylessConfig
-from datafree.devices import derive_seed, generator
+from datafree.devices import generator
 from datafree.meta.losses import distillation_loss
 from datafree.nas.found import Found
 from datafree.nas.latency import LatencyTable
-from datafree.nas.mixing import Path, new_supernet
-from datafree.nas.one_shot import Judge
-from datafree.nas.pools import Pools, training_batch
-from datafree.nas.relaxation import Alphas, Trajectory, conclude, halves, weight_optimiser
+from datafree.nas.mixing import Path
+from datafree.nas.pools import Pools
+from datafree.nas.relaxation import Alphas, Relaxed, conclude, weight_optimiser
 from datafree.nas.spaces import Genotype, Space
 from datafree.nas.training import minimise
 
@@ -87,12 +86,9 @@ def search(
     Raises:
         UserError: the training diverges.
     """
-    pools = pools.to(device)
-    training, held_out = pools.split(config.validation, seed)
-    for_weights, for_alphas = halves(training, seed)
-    parts = {"weights": for_weights, "alphas": for_alphas}
-    supernet = new_supernet(space, pools.classes, derive_seed(seed, "supernet"), device)
-    alphas, trajectory, latency = Alphas(space, seed).to(device), Trajectory(space), LatencyTable()
+    relaxed = Relaxed(space, pools, config, seed, device)
+    supernet, alphas, trajectory = relaxed.supernet, relaxed.alphas, relaxed.trajectory
+    latency = LatencyTable()
     optimiser, schedule = weight_optimiser(list(supernet.parameters()), config)
     alpha_optimiser = torch.optim.Adam(alphas.parameters(), config.alpha_learning_rate, betas=ALPHA_BETAS)
     states = {"supernet": supernet, "optimiser": optimiser, "schedule": schedule, "latency": latency}
@@ -102,7 +98,7 @@ def search(
     table = cost_table(space, latency.of if config.cost == "latency" else space.macs)
 
     def loss(part: str, step: int, path: Path) -> Tensor:
-        batch = training_batch(pools, parts[part], config.batch_size, seed, part, step)
+        batch = relaxed.batch(part, step)
         return distillation_loss(supernet(batch.images, path, batch.teacher), batch.soft_labels, config.temperature)
 
     def alpha_step(step: int) -> None:
@@ -130,6 +126,5 @@ def search(
         return {"entropy": alphas.entropy(), f"expected_{config.cost}": expected.item()}
 
     curve = minimise(loss_of, config.supernet_steps, optimiser, schedule, "ProxylessNAS", checkpoint, states, describe)
-    judge = Judge(supernet, pools, training, held_out, config, seed)
     final = {f"expected_{config.cost}": curve[-1][f"expected_{config.cost}"]}
-    return conclude(space, alphas.architecture(), trajectory, judge, curve, final)
+    return conclude(relaxed, alphas.architecture(), curve, final)

@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datafree.devices import generator
+from datafree.config import AlgorithmConfig
+from datafree.devices import derive_seed, generator
 from datafree.nas.found import Found, MeasureTable
+from datafree.nas.mixing import new_supernet
 from datafree.nas.one_shot import Judge
+from datafree.nas.pools import Batch, Pools, training_batch
 from datafree.nas.spaces import Genotype, Space
 
 INITIAL_SCALE = 1e-3  # deviation of the first weights, as in the papers
@@ -65,20 +68,39 @@ class Trajectory:
         self.ended = state_dict["ended"]
 
 
+class Relaxed:
+    """What a search by gradient works on: a supernet, a weight for each of its options, and the pools, of whose training images half serve
+    the weights of the network and half those of the architecture."""
+
+    def __init__(self, space: Space, pools: Pools, config: AlgorithmConfig, seed: int, device: torch.device | str) -> None:
+        self.space, self.config, self.seed = space, config, seed
+        self.pools = pools.to(device)
+        self.training, self.held_out = self.pools.split(config.validation, seed)
+        for_weights, for_alphas = halves(self.training, seed)
+        self.parts = {"weights": for_weights, "alphas": for_alphas}
+        self.supernet = new_supernet(space, self.pools.classes, derive_seed(seed, "supernet"), device)
+        self.alphas, self.trajectory = Alphas(space, seed).to(device), Trajectory(space)
+
+    def batch(self, part: str, step: int) -> Batch:
+        """The images of one step for ``weights`` or ``alphas``."""
+        return training_batch(self.pools, self.parts[part], self.config.batch_size, self.seed, part, step)
+
+    def judge(self) -> Judge:
+        return Judge(self.supernet, self.pools, self.training, self.held_out, self.config, self.seed)
+
+
 def halves(training: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Training examples int64 [N] in two random halves: one for the weights, one for the architecture."""
     shuffled = training[torch.randperm(len(training), generator=generator(seed, "halves"))]
     return shuffled[: (len(training) + 1) // 2], shuffled[(len(training) + 1) // 2 :]
 
 
-def conclude(
-    space: Space, best: Genotype, trajectory: Trajectory, judge: Judge, curve: list[dict[str, float]], facts: dict[str, float]
-) -> Found:
+def conclude(relaxed: Relaxed, best: Genotype, curve: list[dict[str, float]], facts: dict[str, float]) -> Found:
     """The result, with the score in the supernet of every architecture that the search passed through, in order, ``best`` the last."""
-    measures = MeasureTable(space)
-    for genotype in dict.fromkeys([*(found for _, found in trajectory.steps if found != best), best]):
+    measures, judge = MeasureTable(relaxed.space), relaxed.judge()
+    for genotype in dict.fromkeys([*(found for _, found in relaxed.trajectory.steps if found != best), best]):
         measures[genotype] = judge(genotype)
-    skips = sum(option == space.skip for option in best)
+    skips = sum(option == relaxed.space.skip for option in best)
     final = {"skips": skips, "changes": len(measures) - 1, "supernet_final_loss": curve[-1]["loss"]}
     return Found(best, dict(measures), curve, {**final, **facts})
 
