@@ -165,3 +165,13 @@ def test_a_killed_recovery_goes_on_to_the_same_bytes(method, teachers, tmp_path,
     assert any(checkpoint.resumed_at)
     assert same(whole, resumed)
     assert whole.history == resumed.history
+
+
+@pytest.mark.parametrize("case", ["generator", "pixels", "calibration"])
+def test_without_diversity_is_with_a_weight_of_zero(case, teachers):
+    wide, none = (
+        dataclasses.replace(SHARED, loss=dataclasses.replace(SHARED.loss, diversity_margin=9.0, diversity=weight)) for weight in (5.0, 0.0)
+    )
+    found = recover(teachers[1], dataclasses.replace(CASES[case], diversity=False), shared=wide)
+    assert same(found, recover(teachers[1], CASES[case], shared=none))
+    assert not torch.equal(found.images, recover(teachers[1], CASES[case], shared=wide).images)

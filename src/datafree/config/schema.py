@@ -128,6 +128,7 @@ class GeneratorInversion:
     width: int = 32  # channels of the first feature map; with initialisation meta the meta-generator's counts
     conditional: bool = True  # the label is an input; with initialisation meta the meta-generator's counts
     latent_learning_rate: float = 0.0  # 0 = one generator draws all images; otherwise each batch is recovered with latents of its own
+    diversity: bool = True  # false: without `inversion.loss.diversity`; the meta-generator was trained with it all the same
     calibration_rounds: int = 1  # recoveries in a row, each aiming at what the teacher said of the last one's images; 1 = labels alone
     adversarial: float = 0.0  # weight of the boundary term against a student that is taught along
     contrastive: float = 0.0  # weight of CMI's contrastive term: every image differs from all others, earlier ones included
@@ -146,6 +147,7 @@ class PixelInversion:
     total_variation: float = 0.02  # in place of `inversion.loss.total_variation`: free pixels need a prior, generators are one
     squared_norm: float = 0.0  # in place of `inversion.loss.squared_norm`
     flip: bool = False  # mirror half of the views; for images whose mirror image is of the same class
+    diversity: bool = True  # false: without `inversion.loss.diversity`
     coarse: float = 0.4  # share of the steps at half the resolution
     calibration_rounds: int = 1  # recoveries in a row, each aiming at what the teacher said of the last one's images; 1 = labels alone
     competition: float = 0.0  # weight of Adaptive DeepInversion's term: agreement with a student that is taught along
@@ -256,7 +258,7 @@ class BackboneConfig:
 @dataclass
 class MetaConfig:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # every arm runs once per seed
-    arms: dict[str, Any] = field(default_factory=lambda: {"bell": {"method": "bell"}, "distillation": {"method": "distillation"}})
+    arms: dict[str, Any] = field(default_factory=lambda: {"distillation": {"method": "distillation"}, "bell": {"method": "bell"}})
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -49,6 +50,8 @@ def recover(
         start = new_generator(**shape, size=size, conditional=method.conditional, seed=own)
     assert start is not None
     start = start.to(teacher.normalise.mean.device)
+    if not method.diversity:
+        shared = replace(shared, loss=replace(shared.loss, diversity=0.0))
     extras = _extra_terms(teacher, method, size, devices.derive_seed(seed, "extras"))
     way = _batch_by_batch if method.latent_learning_rate else _round_by_round
     images, labels, history = way(start, teacher, companions, method, shared, extras, seed, checkpoint)

@@ -51,7 +51,12 @@ def recover(
     Raises:
         UserError: the loss became NaN or infinite.
     """
-    weights = replace(shared.loss, total_variation=method.total_variation, squared_norm=method.squared_norm)
+    weights = replace(
+        shared.loss,
+        total_variation=method.total_variation,
+        squared_norm=method.squared_norm,
+        diversity=shared.loss.diversity if method.diversity else 0.0,
+    )
     labels = balanced_labels(len(teacher.classes), len(teacher.classes) * shared.images_per_class)
     # Equal parts: statistics are those of a batch, and a short last batch would match them worse.
     parts = labels.tensor_split(math.ceil(len(labels) / method.batch_size))
