@@ -24,6 +24,7 @@ rule search:
         history=update("artifacts/nas/{algorithm}/history.csv"),
         candidates=update("artifacts/nas/{algorithm}/candidates.csv"),
         drawing=update("artifacts/nas/{algorithm}/cell.png"),
+        pareto=update("artifacts/nas/{algorithm}/pareto.png"),
         metrics=update("artifacts/nas/{algorithm}/metrics.json"),
         provenance=update("artifacts/nas/{algorithm}/provenance.json"),
     params:

@@ -70,10 +70,14 @@ def test_a_limit_that_no_architecture_meets_is_refused(joined, limited):
         search(joined, small(limited, max_parameters=10))
 
 
-@pytest.mark.parametrize(("name", "changes"), [("proxyless", {"cost": "latency", "cost_target": 1.0}), ("zero_cost", {"max_latency": 1e4})])
-def test_measured_latency_is_a_cost_and_a_limit(joined, name, changes):
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("proxyless", {"cost": "latency", "cost_target": 1.0}), ("zero_cost", {"max_latency": 1e4}), ("spos", {"max_latency": 1e4})],
+)
+def test_measured_latency_is_a_cost_a_limit_and_a_measure(joined, name, changes):
     found = search(joined, small(name, **changes))
-    assert found.best in found.measures
+    assert all(measures["latency"] > 0 for measures in found.measures.values())
+    assert not any("latency" in measures for measures in search(joined, small(name)).measures.values())
     if name == "proxyless":
         assert found.facts["expected_latency"] > 0
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from datafree.nas.drawing import STYLE, draw_cell
+from datafree.nas.drawing import STYLE, draw_candidates, draw_cell
 from datafree.zoo.genotypes.nasbench201 import OPERATIONS
 
 MIXED = ("nor_conv_3x3", "skip_connect", "nor_conv_1x1", "none", "avg_pool_3x3", "nor_conv_3x3")
@@ -40,3 +40,13 @@ def test_nothing_is_cut_off_at_the_border():
     picture = np.asarray(draw_cell(("nor_conv_3x3",) * 6))
     border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
     assert (border == 255).all()
+
+
+def test_candidates_are_drawn_against_every_cost_that_was_measured():
+    rows = [{"step": n, "macs": 1e6 * n, "parameters": 10 * n, "agreement": 0.1 * n} for n in range(1, 6)]
+    plain = draw_candidates(rows, 4)
+    assert draw_candidates(rows, 4).tobytes() == plain.tobytes() != draw_candidates(rows, 1).tobytes()
+    timed = draw_candidates([{**row, "latency": 2.0} for row in rows], 4)
+    assert timed.size == (2 * plain.size[0], plain.size[1])
+    scored = draw_candidates([{"macs": row["macs"], "score": row["agreement"]} for row in rows], 4)
+    assert _pixels(scored, "#b3402c") > 200  # the front

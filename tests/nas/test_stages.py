@@ -18,7 +18,7 @@ from datafree.stages import retrain, search
 from datafree.stages.search import joined_pools
 from datafree.zoo.networks import read_backbone
 
-SEARCH = {"architecture": "json", "drawing": "png", "history": "csv", "candidates": "csv", "metrics": "json"}
+SEARCH = {"architecture": "json", "drawing": "png", "pareto": "png", "history": "csv", "candidates": "csv", "metrics": "json"}
 RETRAIN = {"network": "safetensors", "card": "json", "history": "csv", "metrics": "json"}
 
 

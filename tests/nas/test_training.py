@@ -11,12 +11,14 @@ from datafree.errors import UserError
 from datafree.nas.training import minimise
 
 
-def _fit(steps: int, target: float = 3.0):
+def _fit(steps: int, target: float = 3.0, clip: float = 0.0):
     weight = nn.Parameter(torch.zeros(2))
     optimiser = torch.optim.SGD([weight], 0.1)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     states = {"optimiser": optimiser, "schedule": schedule}
-    curve = minimise(lambda step: (weight - target).square().sum(), steps, optimiser, schedule, "fit", Checkpoint(None), states)
+    curve = minimise(
+        lambda step: (weight - target).square().sum(), steps, optimiser, schedule, "fit", Checkpoint(None), states, gradient_clip=clip
+    )
     return weight, curve
 
 
@@ -27,6 +29,12 @@ def test_the_minimum_is_found_and_the_curve_falls():
     assert curve[-1]["step"] == 120
     losses = [row["loss"] for row in curve]
     assert losses == sorted(losses, reverse=True)
+
+
+def test_no_gradient_is_longer_than_the_clip():
+    weight, _ = _fit(1, clip=0.5)
+    assert weight.detach().norm().item() == pytest.approx(0.1 * 0.5, rel=1e-4)
+    torch.testing.assert_close(_fit(1, clip=100.0)[0], _fit(1)[0])
 
 
 def test_the_rate_follows_the_schedule():

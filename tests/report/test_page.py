@@ -211,3 +211,16 @@ def test_a_search_by_score_shows_the_score_and_a_degenerate_one_is_told(study):
     for expected in ("12.3", "darts", "Degenerate: nothing between input and output"):
         assert expected in text
     assert "Degenerate" not in Reader(render(study)).text
+    assert "against latency" not in page
+
+
+def test_measured_latency_has_a_plot_of_its_own(study):
+    facts = {**study.architectures[0].facts, "latency": 1.25}
+    candidates = [
+        {"step": 1, "macs": 4.98e6, "latency": 1.25, "agreement": 0.5},
+        {"step": 2, "macs": 2e6, "latency": 0.75, "agreement": 0.25},
+    ]
+    config = {"nas": {"algorithms": {facts["algorithm"]: {"max_macs": 0, "max_latency": 2.0}}}}
+    page = render(replace(study, config=config, architectures=[Architecture(facts, None, candidates)]))
+    for expected in ("against multiply-adds of every", "against latency of every", "found: 1.25 ms", "limit"):
+        assert page.count(expected) == 1

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datafree.nas.found import pareto_front
 from datafree.report import plots
 
 
@@ -118,7 +119,7 @@ def test_a_constant_curve_is_drawn(level):
 
 def test_the_pareto_front_is_what_nothing_beats():
     points = [(3.0, 0.5), (1.0, 0.2), (2.0, 0.6), (2.0, 0.4), (4.0, 0.9), (5.0, 0.9)]
-    assert plots.pareto_front(points) == [(1.0, 0.2), (2.0, 0.6), (4.0, 0.9)]
+    assert pareto_front(points) == [(1.0, 0.2), (2.0, 0.6), (4.0, 0.9)]
     (line,) = elements(plots.scatter_plot(points, None, None, "synflow"), "polyline", "front")
     assert len(line.get("points").split()) == 3
     assert "synflow against multiply-adds" in plots.scatter_plot(points, None, None, "synflow")
@@ -141,3 +142,10 @@ def test_scatter_plot_rings_the_found_cell_and_marks_the_limit():
     assert not elements(bare, "circle", "found")
     assert not elements(bare, "line", "chance")
     assert plots.scatter_plot([], None, None) is None
+
+
+def test_scatter_plot_takes_milliseconds_as_they_are():
+    svg = plots.scatter_plot([(2.5, 0.5), (4.0, 0.9)], (4.0, 0.9), 5.0, cost=plots.LATENCY)
+    assert "against latency of every candidate" in svg
+    assert "milliseconds for one image" in svg
+    assert "found: 4.00 ms, 90.0 %" in svg

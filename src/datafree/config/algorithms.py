@@ -67,6 +67,7 @@ class DartsConfig(AlgorithmConfig):
     supernet_steps: int = 400
     learning_rate: float = 0.025  # of the network: SGD, cosine to a 25th
     weight_decay: float = 0.0003
+    gradient_clip: float = 5.0  # largest norm of the gradient of the network's weights; 0 = any
     alpha_learning_rate: float = 0.01  # Adam; the paper takes 0.0003 in fifty times as many steps
     warm_up: float = 0.1  # share of the steps before the first on the architecture
     second_order: bool = False  # the gradient through one step of the network's weights
@@ -122,6 +123,7 @@ ALGORITHM_BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "nas.algorithms.*.supernet_steps": (1, None),
     "nas.algorithms.*.candidates": (1, None),
     "nas.algorithms.*.weight_decay": (0, 1),
+    "nas.algorithms.*.gradient_clip": (0, None),
     "nas.algorithms.*.alpha_learning_rate": (1e-8, 10),
     "nas.algorithms.*.alpha_every": (1, None),
     "nas.algorithms.*.warm_up": (0, 1),

@@ -116,7 +116,7 @@ def search(
             trajectory.note(step, genotype)
         return {"entropy": alphas.entropy(), "skips": skips}
 
-    curve = minimise(loss_of, config.supernet_steps, optimiser, schedule, "DARTS", checkpoint, states, describe)
+    curve = minimise(loss_of, config.supernet_steps, optimiser, schedule, "DARTS", checkpoint, states, describe, config.gradient_clip)
     best = trajectory.steps[-1][1] if trajectory.steps else alphas.architecture()
     return conclude(relaxed, best, curve, {"ended_early": int(trajectory.ended)})
 

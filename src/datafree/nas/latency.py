@@ -35,6 +35,10 @@ class LatencyTable(dict[str, dict[str, float]]):
         """Milliseconds of one architecture."""
         return self["fixed"][""] + sum(self[str(slot)][option] for slot, option in enumerate(genotype))
 
+    def measures(self, genotype: Genotype) -> dict[str, float]:
+        """{"latency": milliseconds}, or nothing while the table is empty."""
+        return {"latency": self.of(genotype)} if self else {}
+
     def prepare(
         self, space: Space, supernet: Supernet, checkpoint: Checkpoint, states: Mapping[str, HasState], device: torch.device | str
     ) -> None:

@@ -33,11 +33,15 @@ WEIGHT_DECAY = 4e-5
 class Judge:
     """Scores one path of a supernet: BatchNorm recalibrated on training images once, then one pass over the held-out ones.
 
-    Scores are kept in ``known``, by which a resumed search does not score again.
+    Beside the score stands the ``latency`` where ``latency`` has measured any.
     """
 
-    def __init__(self, supernet: Supernet, pools: Pools, training: Tensor, held_out: Tensor, config: AlgorithmConfig, seed: int) -> None:
+    def __init__(
+        self, supernet: Supernet, pools: Pools, training: Tensor, held_out: Tensor, config: AlgorithmConfig, seed: int,
+        latency: LatencyTable,
+    ) -> None:  # fmt: skip
         self.supernet, self.pools, self.held_out, self.temperature = supernet, pools, held_out, config.temperature
+        self.latency = latency
         parts = draw(training, RECALIBRATION_IMAGES, seed, "recalibration").split(config.batch_size)
         self.batches = [pools.batch(part).images for part in parts]
 
@@ -47,7 +51,7 @@ class Judge:
         def predict(batch: Any) -> Tensor:
             return self.supernet(batch.images, genotype, batch.teacher)
 
-        return score(predict, self.pools, self.held_out, self.temperature)._asdict()
+        return score(predict, self.pools, self.held_out, self.temperature)._asdict() | self.latency.measures(genotype)
 
 
 @dataclass(frozen=True)
@@ -97,5 +101,5 @@ def train(
         return distillation_loss(supernet(batch.images, path, batch.teacher), batch.soft_labels, config.temperature)
 
     curve = minimise(loss_of, config.supernet_steps, optimiser, schedule, "supernet", checkpoint, states)
-    judge = Judge(supernet, pools, training, held_out, config, seed)
+    judge = Judge(supernet, pools, training, held_out, config, seed, latency)
     return OneShot(candidates, curve, judge, known, checkpoint, config.supernet_steps, states)

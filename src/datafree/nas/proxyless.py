@@ -16,7 +16,6 @@ from datafree.config import ProxylessConfig
 from datafree.devices import generator
 from datafree.meta.losses import distillation_loss
 from datafree.nas.found import Found
-from datafree.nas.latency import LatencyTable
 from datafree.nas.mixing import Path
 from datafree.nas.pools import Pools
 from datafree.nas.relaxation import Alphas, Relaxed, conclude, weight_optimiser
@@ -87,8 +86,7 @@ def search(
         UserError: the training diverges.
     """
     relaxed = Relaxed(space, pools, config, seed, device)
-    supernet, alphas, trajectory = relaxed.supernet, relaxed.alphas, relaxed.trajectory
-    latency = LatencyTable()
+    supernet, alphas, trajectory, latency = relaxed.supernet, relaxed.alphas, relaxed.trajectory, relaxed.latency
     optimiser, schedule = weight_optimiser(list(supernet.parameters()), config)
     alpha_optimiser = torch.optim.Adam(alphas.parameters(), config.alpha_learning_rate, betas=ALPHA_BETAS)
     states = {"supernet": supernet, "optimiser": optimiser, "schedule": schedule, "latency": latency}

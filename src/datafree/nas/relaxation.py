@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from datafree.config import AlgorithmConfig
 from datafree.devices import derive_seed, generator
 from datafree.nas.found import Found, MeasureTable
+from datafree.nas.latency import LatencyTable
 from datafree.nas.mixing import new_supernet
 from datafree.nas.one_shot import Judge
 from datafree.nas.pools import Batch, Pools, training_batch
@@ -80,13 +81,14 @@ class Relaxed:
         self.parts = {"weights": for_weights, "alphas": for_alphas}
         self.supernet = new_supernet(space, self.pools.classes, derive_seed(seed, "supernet"), device)
         self.alphas, self.trajectory = Alphas(space, seed).to(device), Trajectory(space)
+        self.latency = LatencyTable()  # for a search that charges for it
 
     def batch(self, part: str, step: int) -> Batch:
         """The images of one step for ``weights`` or ``alphas``."""
         return training_batch(self.pools, self.parts[part], self.config.batch_size, self.seed, part, step)
 
     def judge(self) -> Judge:
-        return Judge(self.supernet, self.pools, self.training, self.held_out, self.config, self.seed)
+        return Judge(self.supernet, self.pools, self.training, self.held_out, self.config, self.seed, self.latency)
 
 
 def halves(training: Tensor, seed: int) -> tuple[Tensor, Tensor]:

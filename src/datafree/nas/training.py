@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from datafree.checkpoints import Checkpoint, HasState
 from datafree.progress import progress, require_finite
@@ -22,11 +22,13 @@ def minimise(
     checkpoint: Checkpoint,
     states: Mapping[str, HasState],
     describe: Callable[[int], dict[str, float]] = lambda step: {},
+    gradient_clip: float = 0.0,
 ) -> list[dict[str, float]]:
     """Step down ``loss_of(step)``; returns the curve, rows of ``step``, ``loss``, ``learning_rate`` and what ``describe(step)`` adds.
 
     ``states`` is what the checkpoint keeps, by name; optimiser and schedule belong to it. The randomness of a step must follow from its
-    number alone: then a resumed run equals an uninterrupted one bit for bit on CPU.
+    number alone: then a resumed run equals an uninterrupted one bit for bit on CPU. ``gradient_clip``, if not 0, is the largest norm of the
+    gradient of all that the optimiser moves.
 
     Raises:
         UserError: the loss is no longer finite.
@@ -37,6 +39,8 @@ def minimise(
         loss = loss_of(step)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        if gradient_clip:
+            nn.utils.clip_grad_norm_([parameter for group in optimiser.param_groups for parameter in group["params"]], gradient_clip)
         optimiser.step()
         schedule.step()
         if step % STEPS_PER_ROW == 0 or step == steps - 1:

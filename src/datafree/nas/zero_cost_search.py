@@ -35,7 +35,8 @@ def search(
 
     def evaluate(genotype: Genotype) -> Measures:
         if genotype not in known:
-            known[genotype] = {"score": zero_cost_score(config.score, space, genotype, max(pools.classes), config.batch_size, seed, device)}
+            found = zero_cost_score(config.score, space, genotype, max(pools.classes), config.batch_size, seed, device)
+            known[genotype] = {"score": found, **latency.measures(genotype)}
             checkpoint.save(len(known), [], **states)
         return known[genotype]
 

@@ -87,7 +87,7 @@ def render(study: Study) -> str:
         teachers_shown=TEACHERS_SHOWN,
         curves=_curve_groups(study),
         agreement=tables.gradient_agreement(study.learner_curves),
-        searches=[(architecture, _scatter(architecture, study.config)) for architecture in study.architectures],
+        searches=[(architecture, _scatters(architecture, study.config)) for architecture in study.architectures],
         zoo=_zoo(study),
         configuration=yaml.safe_dump(dict(study.config), sort_keys=False, allow_unicode=True, width=100),
         version=__version__,
@@ -157,14 +157,18 @@ def _curve_groups(study: Study) -> list[tuple[str, int, list[Markup]]]:
     return groups
 
 
-def _scatter(architecture: Architecture, config: Mapping[str, Any]) -> Markup | None:
+def _scatters(architecture: Architecture, config: Mapping[str, Any]) -> list[Markup]:
+    """Every candidate's score against its multiply-adds, and against its latency where that was measured."""
     facts = architecture.facts
     algorithm = config.get("nas", {}).get("algorithms", {}).get(facts["algorithm"], {})
     measure = "score" if "score" in facts else "agreement"
-    points = [(row["macs"], row[measure]) for row in architecture.candidates if "macs" in row and measure in row]
-    found = (facts["macs"], facts[measure]) if measure in facts else None
     name = algorithm.get("score", "score") if measure == "score" else ""
-    return plots.scatter_plot(points, found, algorithm.get("max_macs"), name)
+    drawn = []
+    for column, cost in (("macs", plots.MACS), ("latency", plots.LATENCY)):
+        points = [(row[column], row[measure]) for row in architecture.candidates if column in row and measure in row]
+        found = (facts[column], facts[measure]) if column in facts and measure in facts else None
+        drawn.append(plots.scatter_plot(points, found, algorithm.get(f"max_{column}"), name, cost))
+    return [plot for plot in drawn if plot]
 
 
 def _zoo(study: Study) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
+from datafree.nas.found import pareto_front
 from datafree.report import tables
 
 ROW, HEAD, FOOT = 22.0, 26.0, 34.0  # heights in pixels of a row, of what stands above the rows, and of the axis below
@@ -144,46 +145,51 @@ def curve_plot(title: str, curves: Sequence[Sequence[Point]]) -> Markup | None:
     return drawing.markup()
 
 
-def scatter_plot(points: Sequence[Point], found: Point | None, limit: float | None, score: str = "") -> Markup | None:
-    """Candidate architectures, early ones faint: multiply-adds in millions across, agreement with the teachers in % up.
+@dataclass(frozen=True)
+class Cost:
+    """What a candidate architecture costs: its name, the axis's label, the unit of a value, and how many raw units make one of these."""
 
-    ``points`` hold (MACs, agreement as a fraction) in the order of scoring; ``found`` is ringed; ``limit`` is the largest number of
-    MACs allowed. A line joins the Pareto front. With ``score`` the name of another measure, which is drawn as it is. None without points.
+    name: str
+    label: str
+    unit: str
+    divisor: float
+
+
+MACS = Cost("multiply-adds", "multiply-adds for one image, millions", "M", 1e6)
+LATENCY = Cost("latency", "milliseconds for one image", "ms", 1.0)
+
+
+def scatter_plot(points: Sequence[Point], found: Point | None, limit: float | None, score: str = "", cost: Cost = MACS) -> Markup | None:
+    """Candidate architectures, early ones faint: their cost across, agreement with the teachers in % up.
+
+    ``points`` hold (cost, agreement as a fraction) in the order of scoring; ``found`` is ringed; ``limit`` is the largest cost allowed.
+    A line joins the Pareto front. With ``score`` the name of another measure, which is drawn as it is. None without points.
     """
     if not points:
         return None
     factor, unit = (1, "") if score else (100, " %")
-    drawing = Drawing(460, 330, f"{score or 'agreement with the teachers'} against multiply-adds of every candidate")
-    macs = [x / 1e6 for x, _ in points] + ([limit / 1e6] if limit else [])
-    across = Axis(*_range(macs, margin=0.05), 52, 448)
+    drawing = Drawing(460, 330, f"{score or 'agreement with the teachers'} against {cost.name} of every candidate")
+    costs = [x / cost.divisor for x, _ in points] + ([limit / cost.divisor] if limit else [])
+    across = Axis(*_range(costs, margin=0.05), 52, 448)
     up = Axis(*_range([factor * y for _, y in points], margin=0.08), 284, 16)
     for tick in up.ticks(5):
         drawing.line(52, up(tick), 448, up(tick), "grid")
         drawing.text(44, up(tick) + 4, f"{tick:.6g}", "tick end")
     for tick in across.ticks(6):
         drawing.text(across(tick), 302, f"{tick:.6g}", "tick middle")
-    drawing.text(250, 322, "multiply-adds for one image, millions", "tick middle")
+    drawing.text(250, 322, cost.label, "tick middle")
     drawing.text(58, 12, score or "agreement with the teachers on held-out recovered images, %", "tick")
     if limit:
-        drawing.line(across(limit / 1e6), 16, across(limit / 1e6), 284, "chance")
-        drawing.text(across(limit / 1e6) - 6, 278, "limit", "tick end")
-    drawing.path([(across(x / 1e6), up(factor * y)) for x, y in pareto_front(points)], "front")
+        drawing.line(across(limit / cost.divisor), 16, across(limit / cost.divisor), 284, "chance")
+        drawing.text(across(limit / cost.divisor) - 6, 278, "limit", "tick end")
+    drawing.path([(across(x / cost.divisor), up(factor * y)) for x, y in pareto_front(points)], "front")
     for index, (x, y) in enumerate(points):
-        tip = f"{x / 1e6:.2f} M, {factor * y:.1f}{unit}"
-        drawing.dot(across(x / 1e6), up(factor * y), 3.6, "candidate", tip, 0.25 + 0.6 * (index + 1) / len(points))
+        tip = f"{x / cost.divisor:.2f} {cost.unit}, {factor * y:.1f}{unit}"
+        drawing.dot(across(x / cost.divisor), up(factor * y), 3.6, "candidate", tip, 0.25 + 0.6 * (index + 1) / len(points))
     if found:
-        tip = f"found: {found[0] / 1e6:.2f} M, {factor * found[1]:.1f}{unit}"
-        drawing.dot(across(found[0] / 1e6), up(factor * found[1]), 7.5, "found", tip)
+        tip = f"found: {found[0] / cost.divisor:.2f} {cost.unit}, {factor * found[1]:.1f}{unit}"
+        drawing.dot(across(found[0] / cost.divisor), up(factor * found[1]), 7.5, "found", tip)
     return drawing.markup()
-
-
-def pareto_front(points: Sequence[Point]) -> list[Point]:
-    """The (cost, value) that no other point beats in one without losing in the other, by rising cost."""
-    front: list[Point] = []
-    for cost, value in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not front or value > front[-1][1]:
-            front.append((cost, value))
-    return front
 
 
 def _smoothed(curve: Sequence[Point]) -> Iterator[Point]:

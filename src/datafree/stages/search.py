@@ -9,7 +9,7 @@ from datafree import artifacts, checkpoints, devices
 from datafree.config import ALGORITHM_TYPES, AlgorithmConfig, typed
 from datafree.nas import spaces
 from datafree.nas.algorithms import ALGORITHMS
-from datafree.nas.drawing import draw
+from datafree.nas.drawing import draw, draw_candidates
 from datafree.nas.found import Found
 from datafree.nas.pools import Pools
 from datafree.nas.spaces import Space
@@ -23,7 +23,7 @@ from datafree.zoo.teachers import common_normalisation
 def run(job: Job) -> None:
     """Inputs: ``pools`` and ``cards``, one per teacher; ``trust``.
 
-    Outputs: ``architecture``, ``drawing``, ``history``, ``candidates``, ``metrics``.
+    Outputs: ``architecture``, ``drawing``, ``pareto``, ``history``, ``candidates``, ``metrics``.
     """
     name, config = job.wildcards["algorithm"], algorithm_config(job)
     pools = joined_pools(job)
@@ -50,7 +50,9 @@ def run(job: Job) -> None:
     artifacts.write_json(job.output("architecture"), architecture)
     artifacts.write_image(job.output("drawing"), draw(space, found.best))
     artifacts.write_history(job.output("history"), found.history)
-    artifacts.write_history(job.output("candidates"), candidate_rows(space, found))
+    rows = candidate_rows(space, found)
+    artifacts.write_history(job.output("candidates"), rows)
+    artifacts.write_image(job.output("pareto"), draw_candidates(rows, list(found.measures).index(found.best)))
     scored = {"candidates_scored": len(found.measures), "degenerate": int(space.is_degenerate(found.best))}
     artifacts.write_json(job.output("metrics"), {**sizes, **found.measures[found.best], **scored, **found.facts})
     checkpoint.clear()
