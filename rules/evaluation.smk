@@ -7,16 +7,18 @@ def trained_on_real(reference):
     return {reference: f"{folder}/network.safetensors", f"{reference}_card": f"{folder}/card.json"}
 
 
-def episodic_oracles():
-    chosen = [name for name in settings.evaluation.oracles if name != "classifier" and trained_on_real(name)]
-    files = {"episodic_oracles": "network.safetensors", "episodic_oracle_cards": "card.json"}
-    return {kind: [f"artifacts/evaluation/{name}/{file}" for name in chosen] for kind, file in files.items()} if chosen else {}
+def chosen_oracles():
+    names = ["oracle" if name == "classifier" else name for name in settings.evaluation.oracles]
+    folders = [f"artifacts/evaluation/{name}" for name in names if trained_on_real(name)]
+    files = {"oracles": "network.safetensors", "oracle_cards": "card.json"}
+    return {kind: [f"{folder}/{file}" for folder in folders] for kind, file in files.items()} if folders else {}
 
 
 rule reference:
     message:
         "{wildcards.reference}, trained on real images"
     input:
+        unpack(lambda wildcards: searched_cell(wildcards.reference == "searched")),
         job=card(
             "reference",
             "artifacts/evaluation/{reference}",
@@ -26,7 +28,7 @@ rule reference:
             "zoo.training",
             "evaluation.oracle_steps",
             evaluation__oracle_backbone=lambda wildcards: (
-                None if wildcards.reference == "judge" else as_tree(settings.evaluation.oracle_backbone)
+                None if wildcards.reference in ("judge", "searched") else as_tree(settings.evaluation.oracle_backbone)
             ),
             tasks=lambda wildcards: as_tree(settings.tasks) if wildcards.reference in ("protonet", "maml") else None,
         ),
@@ -39,7 +41,7 @@ rule reference:
         metrics=update("artifacts/evaluation/{reference}/metrics.json"),
         provenance=update("artifacts/evaluation/{reference}/provenance.json"),
     wildcard_constraints:
-        reference="oracle|judge|protonet|maml",
+        reference="oracle|searched|judge|protonet|maml",
     params:
         files=arguments,
     log:
@@ -87,8 +89,7 @@ rule few_shot:
     message:
         f"few-shot accuracy on the {settings.evaluation.split} classes"
     input:
-        **(trained_on_real("oracle") if "classifier" in settings.evaluation.oracles else {}),
-        **episodic_oracles(),
+        **chosen_oracles(),
         job=card("few_shot", "artifacts/evaluation/few_shot", "seed", "device", "precision", "evaluation"),
         images=f"artifacts/data/{settings.evaluation.split}.safetensors",
         weights=WEIGHTS,

@@ -1,15 +1,13 @@
 # The meta-learning arms, each with every seed.
-def searched_cell(arm):
-    # An arm on the searched backbone waits for the search; the first algorithm's cell is the one it takes.
-    searched = settings.meta.arms[arm].backbone.genotype == "searched"
-    return {"architecture": f"artifacts/nas/{ALGORITHMS[0]}/architecture.json"} if searched else {}
+def on_searched_cell(wildcards):
+    return searched_cell(settings.meta.arms[wildcards.arm].backbone.genotype == "searched")
 
 
 rule learner:
     message:
         "meta-learner {wildcards.arm}, seed {wildcards.seed}"
     input:
-        unpack(lambda wildcards: searched_cell(wildcards.arm)),
+        unpack(on_searched_cell),
         job=card(
             "learner",
             "artifacts/meta/{arm}/seed{seed}",

@@ -11,6 +11,11 @@ def algorithm_trust(wildcards):
     return trust_of(settings.nas.algorithms[wildcards.algorithm].inversion)
 
 
+def searched_cell(wanted):
+    # What is built of the searched cell waits for the search; the first algorithm's cell is the one it takes.
+    return {"architecture": f"artifacts/nas/{ALGORITHMS[0]}/architecture.json"} if wanted else {}
+
+
 rule search:
     message:
         "architecture search by {wildcards.algorithm}"

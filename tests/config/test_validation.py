@@ -157,6 +157,10 @@ IMPOSSIBLE = [
         {"evaluation": {"oracle_backbone": {"name": "nasbench201", "genotype": "searched"}}},
         "evaluation.oracle_backbone.genotype: got 'searched'; allowed: a cell",
     ),
+    (
+        {"evaluation": {"oracles": ["searched"]}, "nas": {"algorithms": {"spos": None}}},
+        "evaluation.oracles: `searched`, but nas.algorithms is empty",
+    ),
     ({"evaluation": {"shots": []}}, "evaluation.shots: empty"),
     ({"evaluation": {"shots": []}, "data": {"source": "folder", "folder": "x"}}, "evaluation.shots: empty"),
     (

@@ -5,7 +5,7 @@ from datafree import artifacts
 from datafree.config import AdaptationConfig, BackboneConfig, EvaluationConfig, as_tree
 from datafree.evaluation.classifiers import logistic, nearest_centroid
 from datafree.evaluation.comparison import compare
-from datafree.evaluation.entrants import BEST, baselines, learned, oracle
+from datafree.evaluation.entrants import BEST, baselines, learned, oracles
 from datafree.zoo.backbones import Classifier, build, parameter_count
 from datafree.zoo.networks import network_card
 
@@ -60,9 +60,9 @@ def test_learners_and_oracle_are_read_with_what_describes_them(tmp_path):
 
     network = Classifier(backbone, 7)
     artifacts.write_tensors(tmp_path / "w", network.state_dict())
-    artifacts.write_json(tmp_path / "c", {**card, "classes": list("abcdefg")})
-    (ceiling,) = oracle(tmp_path / "w", tmp_path / "c", CONFIG, CPU)
-    assert ceiling.kind == "oracle"
+    artifacts.write_json(tmp_path / "c", {**card, "reference": "oracle", "classes": list("abcdefg")})
+    (ceiling,) = oracles([tmp_path / "w"], [tmp_path / "c"], CONFIG, CPU)
+    assert (ceiling.name, ceiling.kind) == ("real-data oracle", "oracle")
     assert torch.allclose(ceiling.embedding(images), expected, atol=1e-5)
 
 

@@ -197,11 +197,11 @@ class Project:
             plural: [self._path(name, "learner", arm, seed) for arm, seed in LEARNERS]
             for plural, name in (("learners", "learner"), ("learner_cards", "card"))
         }
-        episodic = {
-            f"episodic_{plural}": [self._path(name, "reference", which) for which in ("protonet", "maml")]
+        oracles = {
+            plural: [self._path(name, "reference", which) for which in ("oracle", "protonet", "maml")]
             for plural, name in (("oracles", "network"), ("oracle_cards", "card"))
         }
-        inputs = {"images": "artifacts/data/test.safetensors", **self._zoo(), **learners, **self._reference_inputs("oracle"), **episodic}
+        inputs = {"images": "artifacts/data/test.safetensors", **self._zoo(), **learners, **oracles}
         outputs = {"results": "results.json", "metrics": "metrics.json"}
         return self._job("few_shot", {}, "artifacts/evaluation/few_shot", keys, {}, inputs, outputs)
 

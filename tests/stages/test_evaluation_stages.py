@@ -21,6 +21,8 @@ def moved(job, folder, **inputs):
     return dataclasses.replace(job, inputs=given, outputs={name: str(folder / name) for name in job.outputs})
 
 
+CELL = "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|none~0|none~1|skip_connect~2|"
+
 # ---- oracle and judge -------------------------------------------------------------------------------------------------------------------
 
 
@@ -38,6 +40,18 @@ def test_a_reference_knows_the_teachers_classes_and_no_other(project, name, back
     measured = accuracy(logits_of(network, normalise, held.images, CPU), held.labels)
     assert card["accuracy"] == {"mean": pytest.approx(measured), "n": 2 * len(taught)}
     assert artifacts.read_json(outputs["metrics"]) == {"accuracy": pytest.approx(measured), "classes": len(taught)}
+
+
+def test_a_searched_cell_is_trained_on_real_images_too(project, tmp_path):
+    found = {"backbone": "nasbench201", "channels": 4, "genotype": CELL, "cells": 1}
+    artifacts.write_json(tmp_path / "architecture.json", found)
+    job = moved(project.job_of("reference", "oracle"), tmp_path, architecture=str(tmp_path / "architecture.json"))
+    project.run(dataclasses.replace(job, wildcards={"reference": "searched"}))
+    card = artifacts.read_json(tmp_path / "card")
+    assert (card["reference"], card["backbone"]["genotype"], card["backbone"]["width"]) == ("searched", CELL, 4)
+    files = {"oracles": [str(tmp_path / "network")], "oracle_cards": [str(tmp_path / "card")]}
+    project.run(moved(project.job_of("few_shot"), tmp_path / "table", **files))
+    assert artifacts.read_json(tmp_path / "table/results")["rows"][-1]["name"] == "real-data oracle, searched"
 
 
 @pytest.mark.parametrize(("stage", "name"), [("teacher", "alpha"), ("reference", "oracle"), ("reference", "judge")])
@@ -140,7 +154,7 @@ def test_the_table_holds_every_arm_baseline_and_the_oracle(project):
 
 
 def test_without_real_images_of_the_teachers_classes_there_is_no_oracle(project, tmp_path):
-    without = {"oracle": None, "oracle_card": None, "episodic_oracles": None, "episodic_oracle_cards": None}
+    without = {"oracles": None, "oracle_cards": None}
     project.run(moved(project.job_of("few_shot"), tmp_path, **without))
     assert [row["name"] for row in artifacts.read_json(tmp_path / "results")["rows"]][-1] == "all teachers"
 

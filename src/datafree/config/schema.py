@@ -270,8 +270,9 @@ class NasConfig:
 INFERENCE = ("inductive", "transductive")
 # What tells the classes of a new task apart by a network's features.
 CLASSIFIERS = ("nearest_centroid", "logistic")
-# What is trained on real images of the teachers' classes, for the ceiling.
-ORACLES = ("classifier", "protonet", "maml")
+# What is trained on real images of the teachers' classes, for the ceiling; `searched` is a classifier of the architecture that the nas
+# stage found.
+ORACLES = ("classifier", "searched", "protonet", "maml")
 
 
 @dataclass

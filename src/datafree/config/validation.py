@@ -245,7 +245,9 @@ def _check_combinations(config: Config) -> None:
                 raise UserError(f"{family}.{name}.inversion: got {arm.inversion!r}; allowed: {known}")
     _check_backbone("evaluation.oracle_backbone", config.evaluation.oracle_backbone)
     if config.evaluation.oracle_backbone.genotype == "searched":
-        raise UserError("evaluation.oracle_backbone.genotype: got 'searched'; allowed: a cell, as the oracles do not wait for the search")
+        raise UserError("evaluation.oracle_backbone.genotype: got 'searched'; allowed: a cell; `searched` is one of evaluation.oracles")
+    if "searched" in config.evaluation.oracles and not config.nas.algorithms:
+        raise UserError("evaluation.oracles: `searched`, but nas.algorithms is empty; add one, or take it out")
     for name, arm in config.meta.arms.items():
         _check_backbone(f"meta.arms.{name}.backbone", arm.backbone)
         if arm.backbone.genotype == "searched" and not config.nas.algorithms:

@@ -54,13 +54,17 @@ def learned(weights: Sequence[Path], cards: Sequence[Path], config: EvaluationCo
     return entrants
 
 
-def episodic_oracles(weights: Sequence[Path], cards: Sequence[Path], config: EvaluationConfig, device: torch.device) -> list[Entrant]:
-    """As ``learned``, for those that were trained on real images of all teachers' classes."""
+def oracles(weights: Sequence[Path], cards: Sequence[Path], config: EvaluationConfig, device: torch.device) -> list[Entrant]:
+    """The ceilings: classifiers and learners trained on real images of all teachers' classes."""
     entrants = []
     for path, card_path in zip(weights, cards, strict=True):
-        method = artifacts.read_json(card_path, "method")["method"]
-        description = f"{method} on the teachers' real images"
-        entrants += _of_card(path, card_path, f"real-data {method}", "oracle", description, 0, config, device)
+        card = artifacts.read_json(card_path, "reference")
+        if "method" in card:
+            name, description = f"real-data {card['method']}", f"{card['method']} on the teachers' real images"
+            entrants += _of_card(path, card_path, name, "oracle", description, 0, config, device)
+        else:
+            searched = card["reference"] == "searched"
+            entrants += _classifier(path, card_path, f"real-data oracle{', searched' if searched else ''}", config, device)
     return entrants
 
 
@@ -130,10 +134,9 @@ def baselines(
     ]
 
 
-def oracle(weights: Path, card_path: Path, config: EvaluationConfig, device: torch.device) -> list[Entrant]:
-    """The ceiling: trained on the real images of all teachers' classes."""
+def _classifier(weights: Path, card_path: Path, name: str, config: EvaluationConfig, device: torch.device) -> list[Entrant]:
     network, normalise = read_classifier(weights, card_path)
     features = backbone_features(network.backbone, normalise, device)
     size = parameter_count(network.backbone)
-    plain = Entrant("real-data oracle", "oracle", "trained on the teachers' real images", features, 1, size)
+    plain = Entrant(name, "oracle", "trained on the teachers' real images", features, 1, size)
     return _evaluations(plain, network.backbone, normalise, AdaptationConfig(), config)

@@ -8,7 +8,7 @@ from datafree.data.images import ImageSet, read_image_set
 from datafree.data.layout import by_domain
 from datafree.errors import UserError
 from datafree.evaluation.comparison import compare
-from datafree.evaluation.entrants import Entrant, baselines, episodic_oracles, learned, oracle
+from datafree.evaluation.entrants import Entrant, baselines, learned, oracles
 from datafree.evaluation.few_shot import enough_images
 from datafree.provenance import Job
 from datafree.zoo.teachers import move, read_teachers
@@ -16,7 +16,7 @@ from datafree.zoo.teachers import move, read_teachers
 
 def run(job: Job) -> None:
     """Inputs: ``images`` (the split), ``weights`` and ``cards`` per teacher, ``learners`` and ``learner_cards``. Where real images of the
-    teachers' classes are at hand also ``oracle`` and ``oracle_card``, ``episodic_oracles`` and ``episodic_oracle_cards``.
+    teachers' classes are at hand also ``oracles`` and ``oracle_cards``.
 
     Outputs: ``results``, ``metrics`` (flat, for comparisons between revisions).
     """
@@ -29,9 +29,7 @@ def run(job: Job) -> None:
             *learned(job.input_list("learners"), job.input_list("learner_cards"), config, device),
             *baselines(teachers, images.images.shape[1:], config, job.config["seed"], device),
         ]
-        if "oracle" in job.inputs:
-            entrants += oracle(job.input("oracle"), job.input("oracle_card"), config, device)
-        entrants += episodic_oracles(job.input_list("episodic_oracles"), job.input_list("episodic_oracle_cards"), config, device)
+        entrants += oracles(job.input_list("oracles"), job.input_list("oracle_cards"), config, device)
         rows = compare(entrants, images, config, job.config["seed"], device)
     settings = {"split": config.split, "way": config.way, "query": config.query, "episodes": config.episodes}
     artifacts.write_json(job.output("results"), {**settings, "rows": rows})

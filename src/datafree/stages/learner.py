@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from datafree import artifacts, checkpoints, devices
-from datafree.config import ARM_TYPES, AdaptationConfig, BackboneConfig, as_tree, typed
+from datafree.config import ARM_TYPES, AdaptationConfig, as_tree, typed
 from datafree.meta import ARMS
 from datafree.meta.adaptation import describe
 from datafree.meta.classroom import Classroom
@@ -15,7 +13,7 @@ from datafree.tasks.episodes import Episodes
 from datafree.tasks.pools import read_pools
 from datafree.tasks.trust import read_odds
 from datafree.zoo.backbones import Normalise, build
-from datafree.zoo.networks import network_card
+from datafree.zoo.networks import network_card, searched_backbone
 from datafree.zoo.teachers import common_normalisation, move, read_teachers
 
 
@@ -29,7 +27,8 @@ def run(job: Job) -> None:
     teachers = read_teachers(job.input_list("weights"), job.input_list("cards"))
     pools = read_pools(job.input_list("pools"), job.input_list("cards"))
     shape = pools[0].images.shape[1:]
-    backbone_config = _with_searched_cell(arm.backbone, job)
+    searched = arm.backbone.genotype == "searched"
+    backbone_config = searched_backbone(job.input("architecture"), arm.backbone.width) if searched else arm.backbone
     mean, std = common_normalisation([artifacts.read_json(path) for path in job.input_list("cards")])
     backbone = build(backbone_config, shape[0], shape[1], seed)
     with devices.seeded_initialisation(seed):
@@ -52,10 +51,3 @@ def run(job: Job) -> None:
     artifacts.write_history(job.output("history"), history)
     artifacts.write_json(job.output("metrics"), {f"final_{key}": value for key, value in history[-1].items() if key != "step"})
     checkpoint.clear()
-
-
-def _with_searched_cell(config: BackboneConfig, job: Job) -> BackboneConfig:
-    if config.genotype != "searched":
-        return config
-    found = artifacts.read_json(job.input("architecture"))
-    return dataclasses.replace(config, name=found["backbone"], genotype=found["genotype"], cells=found["cells"])

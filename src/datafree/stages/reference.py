@@ -1,7 +1,7 @@
 """Stage ``reference``: networks trained on the teachers' real images, which the methods under study never see.
 
-``oracle`` is the ceiling of the few-shot table, ``protonet`` and ``maml`` are that of episodic training; ``judge``, of another
-architecture, rates recovered images.
+``oracle`` is the ceiling of the few-shot table, ``searched`` that of the architecture which the nas stage found, ``protonet`` and ``maml``
+are that of episodic training; ``judge``, of another architecture, rates recovered images.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from datafree.provenance import Job
 from datafree.tasks.episodes import sample_episodes
 from datafree.tasks.pools import real_pool
 from datafree.zoo.backbones import Backbone, Classifier, Normalise, build
-from datafree.zoo.networks import network_card
+from datafree.zoo.networks import network_card, searched_backbone
 from datafree.zoo.teachers import common_normalisation
 from datafree.zoo.training import accuracy, hold_out, logits_of, train_classifier
 
@@ -30,8 +30,10 @@ Trained = tuple[torch.nn.Module, list[dict[str, float]], dict[str, Any], dict[st
 
 
 def run(job: Job) -> None:
-    """Inputs: ``train`` (image set), ``cards``. Outputs: ``network`` (backbone and head; of a learner the backbone), ``card``,
-    ``history``, ``metrics``."""
+    """Inputs: ``train`` (image set), ``cards``; ``architecture`` for ``searched``.
+
+    Outputs: ``network`` (backbone and head; of a learner the backbone), ``card``, ``history``, ``metrics``.
+    """
     name = job.wildcards["reference"]
     cards = [artifacts.read_json(path) for path in job.input_list("cards")]
     data = read_image_set(job.input("train"))
@@ -41,7 +43,7 @@ def run(job: Job) -> None:
     train, held = (part.of_classes(own) for part in hold_out(data, share, job.config["seed"]))
     seed = devices.derive_seed(job.config["seed"], *job.wildcards.values())
     mean, std = common_normalisation(cards)
-    config = JUDGE if name == "judge" else typed(BackboneConfig, job.config["evaluation.oracle_backbone"])
+    config = _backbone(job, name)
     shape = data.images.shape[1:]
     backbone, normalise = build(config, shape[0], shape[1], seed), Normalise(mean, std)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
@@ -51,9 +53,17 @@ def run(job: Job) -> None:
             network, history, entries, metrics = _classifier(job, backbone, normalise, train, held, seed, device)
     card = network_card(backbone, config, shape, mean, std)
     artifacts.write_tensors(job.output("network"), network.state_dict())
-    artifacts.write_json(job.output("card"), {**card, "classes": list(train.classes), **entries})
+    artifacts.write_json(job.output("card"), {**card, "reference": name, "classes": list(train.classes), **entries})
     artifacts.write_history(job.output("history"), history)
     artifacts.write_json(job.output("metrics"), {**metrics, "classes": len(train.classes)})
+
+
+def _backbone(job: Job, name: str) -> BackboneConfig:
+    if name == "judge":
+        return JUDGE
+    if name == "searched":
+        return searched_backbone(job.input("architecture"))
+    return typed(BackboneConfig, job.config["evaluation.oracle_backbone"])
 
 
 def _classifier(

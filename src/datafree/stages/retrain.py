@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from datafree import artifacts, checkpoints, devices
-from datafree.config import BackboneConfig
 from datafree.nas.retrain import retrain
 from datafree.provenance import Job
 from datafree.stages.search import algorithm_config, joined_pools, nas_seed
-from datafree.zoo.networks import network_card
+from datafree.zoo.networks import network_card, searched_backbone
 from datafree.zoo.teachers import common_normalisation
 
 
@@ -17,8 +16,7 @@ def run(job: Job) -> None:
     Outputs: ``network`` (the backbone's weights), ``card``, ``history``, ``metrics``.
     """
     config = algorithm_config(job)
-    found = artifacts.read_json(job.input("architecture"))
-    described = BackboneConfig(found["backbone"], found["channels"], found["genotype"], found["cells"])
+    described = searched_backbone(job.input("architecture"))
     pools = joined_pools(job)
     checkpoint = checkpoints.of_job(job)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):

@@ -18,6 +18,16 @@ from datafree.zoo.backbones import Backbone, Classifier, Normalise, build, param
 CARD_KEYS = ("backbone", "input", "mean", "std")
 
 
+def searched_backbone(architecture: Path, width: int = 0) -> BackboneConfig:
+    """What a search found (its architecture.json): of ``width`` in the first stage, or as wide as in the search.
+
+    Raises:
+        UserError: a missing or damaged file.
+    """
+    found = artifacts.read_json(architecture, "backbone", "channels", "genotype", "cells")
+    return BackboneConfig(found["backbone"], width or found["channels"], found["genotype"], found["cells"])
+
+
 def network_card(backbone: Backbone, config: BackboneConfig, shape: Sequence[int], mean: list[float], std: list[float]) -> dict[str, Any]:
     """What ``read_backbone`` needs, and the network's size: parameters, and multiply-adds for one image."""
     return {
