@@ -9,6 +9,7 @@ from datafree.evaluation.baselines import pixels
 from datafree.evaluation.classifiers import nearest_centroid
 from datafree.evaluation.comparison import compare
 from datafree.evaluation.entrants import BEST, Entrant
+from datafree.evaluation.few_shot import Concatenated
 from datafree.evaluation.intervals import mean_interval
 
 CPU = torch.device("cpu")
@@ -158,3 +159,19 @@ def test_the_classifiers_of_a_network_share_its_features(image_set):
     one, other = entrant("arm", counting, "arm"), entrant("arm", pixels, "arm")
     compare([one, dataclasses.replace(one, variant="logistic"), other, one], image_set, CONFIG, 0, CPU)
     assert sum(calls) == 2 * len(image_set.labels)
+
+
+def test_networks_side_by_side_take_the_features_that_each_had_before(image_set):
+    calls = []
+
+    def counting(images):
+        calls.append(len(images))
+        return pixels(images)
+
+    other = noisy(5)
+    both = Concatenated([counting, other])
+    entrants = [entrant("one", counting), entrant("other", other), entrant("both", both), entrant("both again", both)]
+    rows = compare(entrants, image_set, CONFIG, 0, CPU)
+    assert sum(calls) == len(image_set.labels)
+    assert rows[2]["shots"] == rows[3]["shots"]
+    assert rows[2]["shots"] == compare([entrant("both", lambda images: both(images))], image_set, CONFIG, 0, CPU)[0]["shots"]

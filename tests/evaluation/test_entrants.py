@@ -19,10 +19,11 @@ NOTHING = as_tree(AdaptationConfig())
 def test_every_baseline_is_there(teachers):
     found = {one.name: one for one in baselines(teachers, (3, 32, 32), CONFIG, 0, CPU)}
     singles = [f"{BEST}/{teacher.name}" for teacher in teachers]
-    assert list(found) == ["pixels", "random", *singles, "all teachers", "averaged teachers"]
+    assert list(found) == ["pixels", "random", *singles, "averaged teachers", "all teachers", "teachers' vote"]
     assert {one.kind for one in found.values()} == {"baseline"}
     size = parameter_count(teachers[0].network.backbone)
-    assert (found["all teachers"].networks, found["all teachers"].parameters) == (3, 3 * size)
+    for name in ("all teachers", "teachers' vote"):
+        assert (found[name].networks, found[name].parameters) == (3, 3 * size)
     assert (found["pixels"].networks, found["pixels"].parameters) == (0, 0)
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     assert found["all teachers"].embedding(images).shape == (4, 3 * teachers[0].network.backbone.feature_size)
@@ -109,4 +110,17 @@ def test_baselines_are_evaluated_by_every_classifier(teachers):
     found = baselines(teachers, (3, 32, 32), EvaluationConfig(**BOTH), 0, CPU)
     plain = baselines(teachers, (3, 32, 32), CONFIG, 0, CPU)
     assert [(one.name, one.variant) for one in found] == [(one.name, v) for one in plain for v in ("", "logistic")]
-    assert all(one.classify is (logistic if one.variant else nearest_centroid) for one in found)
+    assert all(one.classify is (logistic if one.variant else nearest_centroid) for one in found if one.name != "teachers' vote")
+
+
+def test_every_teacher_has_one_vote(teachers, image_set):
+    """By a plain count over what each teacher's own features say of an episode."""
+    *_, voting = baselines(teachers, (3, 32, 32), CONFIG, 0, CPU)
+    chosen = torch.stack([image_set.images[image_set.labels == label][:4] for label in range(3)])
+    ballots = []
+    for teacher in teachers:
+        features = teacher.features(chosen.flatten(0, 1)).unflatten(0, (3, 4))
+        ballots.append(nearest_centroid(features[:, :2], features[:, 2:].flatten(0, 1)).tolist())
+    expected = [max(range(3), key=lambda label: votes.count(label)) for votes in zip(*ballots, strict=True)]
+    together = voting.embedding(chosen.flatten(0, 1)).unflatten(0, (3, 4))
+    assert voting.classify(together[:, :2], together[:, 2:].flatten(0, 1)).tolist() == expected

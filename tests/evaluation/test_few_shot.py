@@ -4,7 +4,7 @@ import torch
 from datafree import devices
 from datafree.data.images import ImageSet
 from datafree.evaluation.classifiers import nearest_centroid
-from datafree.evaluation.few_shot import concatenated, embed, enough_images, episode_accuracies, episode_rows, solved_episodes
+from datafree.evaluation.few_shot import Concatenated, embed, enough_images, episode_accuracies, episode_rows, solved_episodes
 
 CPU = torch.device("cpu")
 
@@ -121,7 +121,7 @@ def test_features_do_not_depend_on_the_batch_and_leave_no_gradient():
 
 def test_concatenated_features_are_of_unit_length_each():
     images = torch.randint(1, 255, (5, 3, 2, 2), dtype=torch.uint8)
-    both = concatenated([lambda x: x.flatten(1).float(), lambda x: 100 * x.flatten(1)[:, :3].float()])(images)
+    both = Concatenated([lambda x: x.flatten(1).float(), lambda x: 100 * x.flatten(1)[:, :3].float()])(images)
     assert both.shape == (5, 15)
     assert torch.allclose(both[:, :12].norm(dim=1), torch.ones(5))
     assert torch.allclose(both[:, 12:].norm(dim=1), torch.ones(5))

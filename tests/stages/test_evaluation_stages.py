@@ -140,7 +140,7 @@ def test_the_table_holds_every_arm_baseline_and_the_oracle(project):
     outputs = project.outputs("few_shot")
     results = artifacts.read_json(outputs["results"])
     assert {key: value for key, value in results.items() if key != "rows"} == {"split": "test", "way": 3, "query": 3, "episodes": 6}
-    names = ["bell", "distillation", "maml", "pixels", "random", "best teacher", "all teachers"]
+    names = ["bell", "distillation", "maml", "pixels", "random", "best teacher", "all teachers", "teachers' vote"]
     names += ["real-data oracle", "real-data protonet", "real-data maml"]
     assert [row["name"] for row in results["rows"]] == names
     bell = results["rows"][0]
@@ -156,7 +156,7 @@ def test_the_table_holds_every_arm_baseline_and_the_oracle(project):
 def test_without_real_images_of_the_teachers_classes_there_is_no_oracle(project, tmp_path):
     without = {"oracles": None, "oracle_cards": None}
     project.run(moved(project.job_of("few_shot"), tmp_path, **without))
-    assert [row["name"] for row in artifacts.read_json(tmp_path / "results")["rows"]][-1] == "all teachers"
+    assert [row["name"] for row in artifacts.read_json(tmp_path / "results")["rows"]][-1] == "teachers' vote"
 
 
 def test_a_split_that_cannot_serve_is_refused_before_anything_is_computed(project, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -53,6 +53,19 @@ def logistic_weights(support: Tensor) -> Tensor:
         before, weights = weights, ahead - gradient / steepest
         ahead = weights + momentum * (weights - before)
     return weights
+
+
+def vote(sizes: Sequence[int], classify: Classifier) -> Classifier:
+    """A classifier of features of several networks side by side, ``sizes`` long each: each network names a class, and most votes win.
+
+    Of classes with equal votes the first wins; an episode's classes come in random order.
+    """
+
+    def voted(support: Tensor, query: Tensor) -> Tensor:
+        ballots = [classify(*parts) for parts in zip(support.split(list(sizes), -1), query.split(list(sizes), -1), strict=True)]
+        return F.one_hot(torch.stack(ballots), support.shape[0]).sum(0).argmax(1)
+
+    return voted
 
 
 CLASSIFIERS: dict[str, Classifier] = {"nearest_centroid": nearest_centroid, "logistic": logistic}

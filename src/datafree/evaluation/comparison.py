@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from datafree.config import EvaluationConfig
 from datafree.data.images import ImageSet
 from datafree.data.layout import by_domain
 from datafree.evaluation.entrants import BEST, Entrant
-from datafree.evaluation.few_shot import Embedding, embed, episode_accuracies, solved_episodes
+from datafree.evaluation.few_shot import Concatenated, Embedding, embed, episode_accuracies, solved_episodes
 from datafree.evaluation.intervals import mean_interval, over_seeds
 
 Accuracies = dict[tuple[str, int], list[float]]  # of every episode, by domain and shot; the domain is empty where there is but one
@@ -33,32 +33,45 @@ def compare(
     """
     domains = by_domain(images.classes) if config.by_domain else {"": list(range(len(images.classes)))}
     found: dict[str, list[tuple[Entrant, Accuracies]]] = defaultdict(list)
-    last = _Features()
+    features = _Features({part for entrant in entrants if isinstance(entrant.embedding, Concatenated) for part in entrant.embedding.parts})
     for entrant in entrants:
         name = " ".join([entrant.name.split("/")[0], entrant.variant]).strip()
-        found[name].append((entrant, _accuracies(entrant, images, domains, config, seed, device, last)))
+        found[name].append((entrant, _accuracies(entrant, images, domains, config, seed, device, features)))
     return [_row(name, members, config.shots) for name, members in found.items()]
 
 
-@dataclass
 class _Features:
-    """The features of the last embedding: the classifiers of one network come one after the other."""
+    """Features that were computed: the last ones, as the classifiers of one network come one after the other, and those of ``parts``, which
+    serve once by themselves and once side by side."""
 
-    embedding: Embedding | None = None
-    values: torch.Tensor | None = None
+    def __init__(self, parts: Collection[Embedding]) -> None:
+        self.parts: dict[Embedding, Tensor | None] = dict.fromkeys(parts)
+        self.last: tuple[Embedding, Tensor] | None = None
 
-    def of(self, embedding: Embedding, images: torch.Tensor, device: torch.device) -> torch.Tensor:
-        if self.values is None or embedding is not self.embedding:
-            self.embedding, self.values = embedding, embed(embedding, images, device)
-        return self.values
+    def of(self, embedding: Embedding, images: Tensor, device: torch.device) -> Tensor:
+        if self.last is None or embedding is not self.last[0]:
+            if isinstance(embedding, Concatenated):
+                values = embedding.join([self._single(part, images, device) for part in embedding.parts])
+            else:
+                values = self._single(embedding, images, device)
+            self.last = embedding, values
+        return self.last[1]
+
+    def _single(self, embedding: Embedding, images: Tensor, device: torch.device) -> Tensor:
+        known = self.parts.get(embedding)
+        if known is None:
+            known = embed(embedding, images, device)
+            if embedding in self.parts:
+                self.parts[embedding] = known
+        return known
 
 
 def _accuracies(
     entrant: Entrant, images: ImageSet, domains: Mapping[str, list[int]], config: EvaluationConfig, seed: int, device: torch.device,
-    last: _Features,
+    known: _Features,
 ) -> Accuracies:  # fmt: skip
     settings = {"way": config.way, "query": config.query, "episodes": config.episodes, "seed": seed}
-    features = None if entrant.solve else last.of(entrant.embedding, images.images, device)
+    features = None if entrant.solve else known.of(entrant.embedding, images.images, device)
     found: Accuracies = {}
     for domain, classes in domains.items():
         part, own = images.of_classes(classes), torch.isin(images.labels, torch.tensor(classes))

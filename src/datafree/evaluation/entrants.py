@@ -13,8 +13,8 @@ from datafree import artifacts, devices
 from datafree.config import AdaptationConfig, AdaptedPart, EvaluationConfig, typed
 from datafree.evaluation.adapting import adapting_head, adapting_solver, batch_statistics, transductive_solver
 from datafree.evaluation.baselines import average_weights, backbone_features, batch_statistics_features, pixels
-from datafree.evaluation.classifiers import CLASSIFIERS, Classifier, nearest_centroid
-from datafree.evaluation.few_shot import Embedding, Solver, concatenated
+from datafree.evaluation.classifiers import CLASSIFIERS, Classifier, nearest_centroid, vote
+from datafree.evaluation.few_shot import Concatenated, Embedding, Solver
 from datafree.meta.adaptation import describe
 from datafree.zoo.backbones import Backbone, Normalise, build, parameter_count
 from datafree.zoo.networks import read_backbone, read_classifier
@@ -121,17 +121,22 @@ def baselines(
             Entrant(f"{BEST}/{teacher.name}", "baseline", "one teacher's features", features, 1, size)
             for teacher, features, size in zip(teachers, singles, sizes, strict=True)
         ),
-        Entrant("all teachers", "baseline", "features of all teachers side by side", concatenated(singles), len(teachers), sum(sizes)),
     ]
     average = average_weights(teachers)
     if average is not None:
         features = backbone_features(average.network.backbone, average.normalise, device)
         entrants.append(Entrant("averaged teachers", "baseline", "mean of all teachers' weights", features, 1, sizes[0]))
-    return [
-        dataclasses.replace(entrant, classify=CLASSIFIERS[name], variant="" if name == "nearest_centroid" else name)
-        for entrant in entrants
-        for name in config.classifiers
-    ]
+    together = Entrant(
+        "all teachers", "baseline", "features of all teachers side by side", Concatenated(singles), len(teachers), sum(sizes)
+    )
+    voting = dataclasses.replace(together, name="teachers' vote", description="each teacher's features name a class, and most votes win")
+    lengths = [teacher.network.backbone.feature_size for teacher in teachers]
+    found = [_classified(entrant, name, CLASSIFIERS[name]) for entrant in [*entrants, together] for name in config.classifiers]
+    return found + [_classified(voting, name, vote(lengths, CLASSIFIERS[name])) for name in config.classifiers]
+
+
+def _classified(entrant: Entrant, name: str, classify: Classifier) -> Entrant:
+    return dataclasses.replace(entrant, classify=classify, variant="" if name == "nearest_centroid" else name)
 
 
 def _classifier(weights: Path, card_path: Path, name: str, config: EvaluationConfig, device: torch.device) -> list[Entrant]:

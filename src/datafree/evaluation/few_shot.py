@@ -59,9 +59,19 @@ def _share_right(solve: Solver, chosen: Tensor, shot: int) -> float:
     return (solve(chosen[:, :shot], chosen[:, shot:].flatten(0, 1)).cpu() == target).float().mean().item()
 
 
-def concatenated(embeddings: Sequence[Embedding]) -> Embedding:
-    """The unit-length features of several embeddings, side by side."""
-    return lambda images: torch.cat([F.normalize(one(images), dim=1) for one in embeddings], dim=1)
+class Concatenated:
+    """The unit-length features of several embeddings, side by side: an embedding itself."""
+
+    def __init__(self, parts: Sequence[Embedding]) -> None:
+        self.parts = tuple(parts)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.join([part(images) for part in self.parts])
+
+    @staticmethod
+    def join(features: Sequence[Tensor]) -> Tensor:
+        """Of the parts' features [B, D_i] for the same images: [B, Σ D_i]."""
+        return torch.cat([F.normalize(one, dim=1) for one in features], dim=1)
 
 
 def enough_images(images: ImageSet, split: str, way: int, shot: int, query: int) -> str:
