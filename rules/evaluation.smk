@@ -1,7 +1,10 @@
 # Real data again: the judge and the oracle, the quality of recovered images, and the few-shot table.
+# Without a real image of any teacher's classes, as with a zoo from elsewhere, there is neither judge nor oracle.
+REAL_CLASSES = real_classes(settings, teachers)
+
+
 def trained_on_real(reference):
-    # Without a real image of any teacher's classes, as with a zoo from elsewhere, there is neither judge nor oracle.
-    if not real_classes(settings, teachers):
+    if not REAL_CLASSES:
         return {}
     folder = f"artifacts/evaluation/{reference}"
     return {reference: f"{folder}/network.safetensors", f"{reference}_card": f"{folder}/card.json"}

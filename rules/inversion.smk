@@ -71,10 +71,15 @@ SHARDS = preflight.shards(teachers, settings.inversion.shard_size)
 SHARD_OF = {teacher: shard for shard, members in SHARDS.items() for teacher in members}
 
 
-def shard_before(wildcards):
-    # A shard of one teacher is that teacher's own job.
+def before(wildcards):
+    # A teacher in a shard waits for that alone, which waits for the companions: a file per teacher as input of a job per teacher would be
+    # most of what Snakemake has to think about in a large zoo. A shard of one teacher is that teacher's own job.
     shard = SHARD_OF[wildcards.teacher]
-    return {"shard": f".datafree/shards/{wildcards.method}.{shard}"} if len(SHARDS[shard]) > 1 else {}
+    return {"shard": f".datafree/shards/{wildcards.method}.{shard}"} if len(SHARDS[shard]) > 1 else companions(wildcards)
+
+
+def invert_files(wildcards, input, output):
+    return arguments(wildcards, companions(wildcards) | dict(input), output)
 
 
 rule invert:
@@ -82,8 +87,7 @@ rule invert:
         "pool of {wildcards.teacher} by {wildcards.method}"
     input:
         unpack(starting_point),
-        unpack(companions),
-        unpack(shard_before),
+        unpack(before),
         job=invert_card,
         weights="artifacts/zoo/{teacher}/weights.safetensors",
         card="artifacts/zoo/{teacher}/card.json",
@@ -94,7 +98,7 @@ rule invert:
         preview=update("artifacts/inversion/{method}/{teacher}/preview.png"),
         provenance=update("artifacts/inversion/{method}/{teacher}/provenance.json"),
     params:
-        files=arguments,
+        files=invert_files,
     log:
         "logs/invert/{method}/{teacher}.log",
     resources:

@@ -231,6 +231,11 @@ PACKAGE = {
 }
 
 
+def forget_the_code():
+    for function in (provenance.code_files, provenance.code_hash, provenance._meaning, provenance._imports):
+        function.cache_clear()
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     for name, text in PACKAGE.items():
@@ -239,13 +244,11 @@ def package(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "PACKAGE", tmp_path)
 
     def code_hash(module):
-        provenance.code_files.cache_clear()
-        provenance.code_hash.cache_clear()
+        forget_the_code()
         return provenance.code_hash(module)
 
     yield tmp_path, code_hash
-    provenance.code_files.cache_clear()
-    provenance.code_hash.cache_clear()
+    forget_the_code()
 
 
 FOLLOWED = {"stages/first.py", "stages/__init__.py", "room/__init__.py", "room/near.py", "room/far.py", "room/late.py", "room/sibling.py"}

@@ -206,10 +206,15 @@ def code_hash(module: str) -> str:
     """
     digest = hashlib.sha256()
     for path in code_files(module):
-        text = path.read_text(encoding="utf-8")
         digest.update(str(path.relative_to(PACKAGE)).encode())
-        digest.update((without_comments(text) if path.suffix == ".py" else text).encode())
+        digest.update(_meaning(path))
     return digest.hexdigest()[:16]
+
+
+@functools.cache
+def _meaning(path: Path) -> bytes:
+    text = path.read_text(encoding="utf-8")
+    return (without_comments(text) if path.suffix == ".py" else text).encode()
 
 
 @functools.cache
@@ -240,13 +245,15 @@ def _module_path(name: str) -> Path | None:
     return None
 
 
-def _imports(path: Path) -> Iterator[str]:
+@functools.cache
+def _imports(path: Path) -> list[str]:
+    names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names
 
 
 def without_comments(source: str) -> str:

@@ -106,13 +106,12 @@ def as_tree(config: Any) -> Any:
 
 def select(config: Config, *keys: str) -> dict[str, Any]:
     """The named parts of a configuration as a plain mapping from dotted key to value: what one job reads."""
-    tree = as_tree(config)
     chosen = {}
     for key in keys:
-        value = tree
+        value: Any = config
         for part in key.split("."):
-            value = value[part]
-        chosen[key] = value
+            value = value[part] if isinstance(value, dict) else getattr(value, part)
+        chosen[key] = as_tree(value)
     return chosen
 
 
