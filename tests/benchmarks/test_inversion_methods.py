@@ -1,19 +1,15 @@
 """The study of inversion methods, on a run of three untrained teachers."""
 
 import json
-import sys
 from pathlib import Path
 
+import inversion_methods
 import pytest
 import yaml
 
 from datafree.errors import UserError
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(FOLDER))
-import inversion_methods  # noqa: E402
-
-sys.path.remove(str(FOLDER))
 
 METHODS = {
     "unit": "five", "reference": "own",

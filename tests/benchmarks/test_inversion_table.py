@@ -1,13 +1,5 @@
-import sys
-from pathlib import Path
-
 import pytest
-
-FOLDER = str(Path(__file__).parents[2] / "benchmarks")
-sys.path.insert(0, FOLDER)
-from inversion_table import break_even, meta_cost, of_seeds, per_hundred, table  # noqa: E402
-
-sys.path.remove(FOLDER)
+from inversion_table import break_even, meta_cost, of_seeds, per_hundred, table
 
 
 def cell(seconds, **measures):

@@ -2,9 +2,9 @@
 
 import itertools
 import json
-import sys
 from pathlib import Path
 
+import nas_ranking
 import numpy as np
 import pytest
 import yaml
@@ -13,10 +13,6 @@ from datafree.errors import UserError
 from datafree.zoo.genotypes.nasbench201 import OPERATIONS
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(FOLDER))
-import nas_ranking  # noqa: E402
-
-sys.path.remove(str(FOLDER))
 
 CLASSES = ["ant", "bee", "cat"]
 STUDY = {

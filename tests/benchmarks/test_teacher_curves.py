@@ -1,20 +1,14 @@
 """The curves over teachers, on a run of three untrained teachers."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+import teacher_curves
 import yaml
 from PIL import Image
 
 from datafree import artifacts
-
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(FOLDER))
-import teacher_curves  # noqa: E402
-
-sys.path.remove(str(FOLDER))
 
 METHODS = {
     "inversion": {"images_per_class": 4, "meta_generator": {"outer_steps": 2, "inner_steps": 1, "latent": 8, "width": 8}},

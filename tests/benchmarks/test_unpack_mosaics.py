@@ -4,11 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 import unpack_mosaics as module
+from PIL import Image
 
 from datafree.data.folder import folder_images
 from datafree.data.layout import by_domain
