@@ -92,6 +92,9 @@ CARDS = expand("artifacts/zoo/{teacher}/card.json", teacher=TEACHERS)
 
 
 onstart:
+    # Snakemake looks at all ready jobs again a second after every look, and once more for each job that ended, to keep submissions to a
+    # rate; after some hundred jobs that takes half a core (snakemake/snakemake#3744). Local jobs need no rate.
+    workflow.scheduler.job_rate_limiter = None
     start_tracking()
 
 
