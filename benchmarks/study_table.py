@@ -44,13 +44,13 @@ def line(run: Path, row: dict[str, Any], names: Sequence[str]) -> str:
     measured = [accuracy(row["shots"][shot]) for shot in names]
     pools, agreement, costs = "–", "", ["", ""]
     if row["kind"] == "arm":
-        card = artifacts.read_json(run / f"artifacts/meta/{row['name']}/seed{row['seeds'][0]}/card.json", "inversion")
-        pools, found = card["inversion"], cosine(run, row["name"], row["seeds"])
+        arm = row["name"].removesuffix(row["variant"]).strip()
+        card = artifacts.read_json(run / f"artifacts/meta/{arm}/seed{row['seeds'][0]}/card.json", "inversion")
+        pools, found = card["inversion"], cosine(run, arm, row["seeds"])
         agreement = "" if found is None else f"{found:.3f}"
-        training = [seconds(run, "learner", f"{row['name']}.{seed}") for seed in row["seeds"]]
+        training = [seconds(run, "learner", f"{arm}.{seed}") for seed in row["seeds"]]
         costs = [f"{synthesis(run, pools):.0f}", f"{sum(training) / len(training):.0f}"]
-    name = " ".join(filter(None, [row["name"], row["variant"]]))
-    return f"| {' | '.join([name, pools, str(row['networks']), str(len(row['seeds'])), *measured, agreement, *costs])} |"
+    return f"| {' | '.join([row['name'], pools, str(row['networks']), str(len(row['seeds'])), *measured, agreement, *costs])} |"
 
 
 def table(run: Path) -> str:

@@ -19,7 +19,7 @@ def finished(tmp_path) -> Path:
     rows = [
         row("slow", "arm", (0.4, 0.5), (0, 1)),
         row("good", "arm", (0.5, 0.7), (0, 1)),
-        row("good", "arm", (0.5, 0.6), (0, 1), "transductive"),
+        row("good transductive", "arm", (0.5, 0.6), (0, 1), "transductive"),
         row("pixels", "baseline", (0.2, 0.3)),
     ]
     settings = {"split": "test", "way": 5, "query": 15, "episodes": 600}
