@@ -9,7 +9,7 @@ meta-generator where the method starts from it, *training* of one learner, mean 
 from __future__ import annotations
 
 import argparse
-import json
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ def seconds(run: Path, stage: str, job: str) -> float:
     return artifacts.read_json(run / TIMINGS / stage / f"{job}.json", "cpu_seconds")["cpu_seconds"]
 
 
+@functools.cache
 def synthesis(run: Path, method: str) -> float:
     """CPU seconds of all pools of a method, the meta-generator included where they start from it."""
     folders = sorted(path.parent for path in (run / "artifacts/inversion" / method).glob("*/provenance.json"))
-    from_meta = any("generator" in json.loads((folder / "provenance.json").read_text())["inputs"] for folder in folders)
+    from_meta = any("generator" in artifacts.read_json(folder / "provenance.json", "inputs")["inputs"] for folder in folders)
     shared = seconds(run, "meta_generator", "meta_generator") if from_meta else 0.0
     return shared + sum(seconds(run, "invert", f"{method}.{folder.name}") for folder in folders)
 

@@ -1,4 +1,5 @@
 # Real data again: the judge and the oracle, the quality of recovered images, and the few-shot table.
+
 # Without a real image of any teacher's classes, as with a zoo from elsewhere, there is neither judge nor oracle.
 REAL_CLASSES = real_classes(settings, teachers)
 

@@ -76,6 +76,7 @@ def test_a_limit_that_no_architecture_meets_is_refused(joined, limited):
 )
 def test_measured_latency_is_a_cost_a_limit_and_a_measure(joined, name, changes):
     found = search(joined, small(name, **changes))
+    assert found.best in found.measures
     assert all(measures["latency"] > 0 for measures in found.measures.values())
     assert not any("latency" in measures for measures in search(joined, small(name)).measures.values())
     if name == "proxyless":

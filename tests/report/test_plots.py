@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datafree.nas.found import pareto_front
+from datafree.nas.found import LATENCY, pareto_front
 from datafree.report import plots
 
 
@@ -145,7 +145,7 @@ def test_scatter_plot_rings_the_found_cell_and_marks_the_limit():
 
 
 def test_scatter_plot_takes_milliseconds_as_they_are():
-    svg = plots.scatter_plot([(2.5, 0.5), (4.0, 0.9)], (4.0, 0.9), 5.0, cost=plots.LATENCY)
+    svg = plots.scatter_plot([(2.5, 0.5), (4.0, 0.9)], (4.0, 0.9), 5.0, cost=LATENCY)
     assert "against latency of every candidate" in svg
     assert "milliseconds for one image" in svg
     assert "found: 4.00 ms, 90.0 %" in svg

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch
 from PIL import Image
 
-from datafree.nas.found import pareto_front
+from datafree.nas.found import COSTS, pareto_front
 from datafree.nas.spaces import Genotype, Space
 from datafree.zoo.genotypes.nasbench201 import EDGES
 
@@ -20,7 +20,6 @@ NODE_NAME = {0: "input", 1: "1", 2: "2", 3: "output"}
 BEND = {(0, 3): 0.6}  # height of an arc relative to the distance of its ends
 LABEL_PLACE = {(0, 3): (3.2, -1.12)}  # other labels sit in the middle of their edge
 RADIUS = 0.36
-COSTS = {"macs": ("multiply-adds for one image, millions", 1e-6), "latency": ("milliseconds for one image", 1.0)}
 STYLE = {  # label and colour
     "none": ("none", "#b4bbc5"),
     "skip_connect": ("skip", "#5b6675"),
@@ -41,18 +40,17 @@ def draw_candidates(rows: Sequence[Mapping[str, float]], found: int) -> Image.Im
     ``rows`` hold ``macs`` and ``agreement`` or another ``score``, in the order of scoring: later ones are darker. That at ``found`` is
     ringed, and a line joins the Pareto front.
     """
-    costs = [name for name in COSTS if name in rows[0]]
+    costs = {column: cost for column, cost in COSTS.items() if column in rows[0]}
     value, factor, title = ("score", 1, "score") if "score" in rows[0] else ("agreement", 100, "agreement with the teachers, %")
     figure = Figure(figsize=(5.6 * len(costs), 3.9), dpi=110, facecolor="white", layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    for axes, name in zip(figure.subplots(1, len(costs), sharey=True, squeeze=False)[0], costs, strict=True):
-        label, unit = COSTS[name]
-        points = [(unit * row[name], factor * row[value]) for row in rows]
+    for axes, (column, cost) in zip(figure.subplots(1, len(costs), sharey=True, squeeze=False)[0], costs.items(), strict=True):
+        points = [(row[column] / cost.divisor, factor * row[value]) for row in rows]
         x, y = zip(*points, strict=True)
         axes.plot(*zip(*pareto_front(points), strict=True), color="#b3402c", linewidth=1.4, label="Pareto front")
         axes.scatter(x, y, s=16, c="#1f6fb2", alpha=np.linspace(0.25, 0.9, len(points)), linewidths=0)
         axes.scatter(*points[found], s=90, facecolors="none", edgecolors="#2b3440", linewidths=1.6, label="found")
-        axes.set_xlabel(label)
+        axes.set_xlabel(cost.label)
         axes.grid(alpha=0.25)
     figure.axes[0].set_ylabel(title)
     figure.axes[0].legend(frameon=False)

@@ -47,6 +47,21 @@ def closeness(measures: Measures) -> float:
     return -measures["kl"]
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a candidate architecture costs: its name, an axis's label, the unit of a value, and how many raw units make one of these."""
+
+    name: str
+    label: str
+    unit: str
+    divisor: float
+
+
+MACS = Cost("multiply-adds", "multiply-adds for one image, millions", "M", 1e6)
+LATENCY = Cost("latency", "milliseconds for one image", "ms", 1.0)
+COSTS = {"macs": MACS, "latency": LATENCY}  # by the column of a table of candidates; latency is there where it was measured
+
+
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """The (cost, value) that no other point beats in one without losing in the other, by rising cost."""
     front: list[tuple[float, float]] = []

@@ -16,6 +16,7 @@ import yaml
 from markupsafe import Markup
 
 from datafree import __version__
+from datafree.nas.found import COSTS
 from datafree.report import plots, tables
 
 Curve = Sequence[Mapping[str, float]]  # rows of a history file: `step` and one value per column
@@ -164,7 +165,7 @@ def _scatters(architecture: Architecture, config: Mapping[str, Any]) -> list[Mar
     measure = "score" if "score" in facts else "agreement"
     name = algorithm.get("score", "score") if measure == "score" else ""
     drawn = []
-    for column, cost in (("macs", plots.MACS), ("latency", plots.LATENCY)):
+    for column, cost in COSTS.items():
         points = [(row[column], row[measure]) for row in architecture.candidates if column in row and measure in row]
         found = (facts[column], facts[measure]) if column in facts and measure in facts else None
         drawn.append(plots.scatter_plot(points, found, algorithm.get(f"max_{column}"), name, cost))

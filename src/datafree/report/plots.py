@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from datafree.nas.found import pareto_front
+from datafree.nas.found import MACS, Cost, pareto_front
 from datafree.report import tables
 
 ROW, HEAD, FOOT = 22.0, 26.0, 34.0  # heights in pixels of a row, of what stands above the rows, and of the axis below
@@ -143,20 +143,6 @@ def curve_plot(title: str, curves: Sequence[Sequence[Point]]) -> Markup | None:
     for curve in finite:
         drawing.path([(across(x), up(y)) for x, y in _smoothed(curve)], "curve")
     return drawing.markup()
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a candidate architecture costs: its name, the axis's label, the unit of a value, and how many raw units make one of these."""
-
-    name: str
-    label: str
-    unit: str
-    divisor: float
-
-
-MACS = Cost("multiply-adds", "multiply-adds for one image, millions", "M", 1e6)
-LATENCY = Cost("latency", "milliseconds for one image", "ms", 1.0)
 
 
 def scatter_plot(points: Sequence[Point], found: Point | None, limit: float | None, score: str = "", cost: Cost = MACS) -> Markup | None:
