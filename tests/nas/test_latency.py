@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from random import Random
+
 from datafree.nas import latency
 from datafree.nas.latency import LatencyTable
 from datafree.nas.mixing import new_supernet
@@ -30,6 +32,16 @@ def test_a_networks_time_is_the_sum_over_its_slots(monkeypatch):
     again = LatencyTable()
     again.load_state_dict(table.state_dict())
     assert again == table
+
+
+def test_no_noise_of_the_clock_makes_a_time_negative(monkeypatch):
+    """A busy machine: the clock's readings have nothing to do with the work."""
+    random = Random(0)
+    monkeypatch.setattr(latency, "milliseconds", lambda work, device: random.lognormvariate(0, 2))
+    table = LatencyTable()
+    table.measure(SPACE, new_supernet(SPACE, [3], 0, "cpu"), "cpu")
+    assert all(min(table[str(slot)].values()) == 0 for slot in range(len(SPACE.choices)))
+    assert min(map(table.of, SPACE.enumerate())) == table["fixed"][""] > 0
 
 
 def test_time_is_measured():
