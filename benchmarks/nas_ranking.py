@@ -46,7 +46,7 @@ from datafree.nas.algorithms import ALGORITHMS
 from datafree.nas.pools import Pools
 from datafree.nas.spaces import Genotype
 from datafree.nas.spaces.nasbench201 import NasBench201Space
-from datafree.nas.zero_cost_search import zero_cost_score
+from datafree.nas.zero_cost import standings, untrained
 from datafree.progress import progress
 from datafree.tasks.pools import Pool
 from datafree.zoo.teachers import Teacher
@@ -68,10 +68,11 @@ class Arm:
     data: str
     signal: str
     inversion: config.InversionConfig
+    supernet: dict[str, Any]  # changes of the study's
 
     @classmethod
     def read(cls, name: str, spec: dict[str, Any], common: dict[str, Any]) -> Arm:
-        """From the study's YAML; an arm's ``recovery`` and ``inversion`` lie over those of all.
+        """From the study's YAML; an arm's ``recovery``, ``inversion`` and ``supernet`` lie over those of all; see the study's head.
 
         Raises:
             UserError: an unknown kind of images or signal, or settings that the configuration refuses.
@@ -79,11 +80,13 @@ class Arm:
         for key, allowed in (("data", DATA), ("signal", SIGNALS)):
             if spec.get(key) not in allowed:
                 raise UserError(f"arms.{name}.{key}: got {spec.get(key)!r}; allowed: {', '.join(allowed)}")
-        method = config.merge(common["recovery"], spec.get("recovery", {}))
+        method = spec.get("recovery", {})
+        if "method" not in method:  # another method would not know the settings of the study's
+            method = config.merge(common["recovery"], method)
         shared = config.merge(common.get("inversion", {}), spec.get("inversion", {}))
         shared |= {"images_per_class": common["images_per_class"], "methods": {"study": method}}
         tree = {"inversion": shared, "meta": {"arms": {}}, "nas": {"algorithms": {}}}
-        return cls(name, spec["data"], spec["signal"], config.resolve(tree).inversion)
+        return cls(name, spec["data"], spec["signal"], config.resolve(tree).inversion, spec.get("supernet", {}))
 
     @property
     def images_key(self) -> str:
@@ -206,7 +209,7 @@ class Study:
     def settings(self, arm: Arm, kind: type, changes: dict[str, Any] | None = None) -> Any:
         """Those of a search on the study's supernet, without limits; hard labels have no temperature."""
         known = {field.name for field in dataclasses.fields(kind)}
-        tree = {key: value for key, value in {**self.supernet, "max_macs": 0}.items() if key in known}
+        tree = {key: value for key, value in {**self.supernet, **arm.supernet, "max_macs": 0}.items() if key in known}
         tree |= {"channels": self.space.channels, "cells": self.space.cells, **(changes or {})}
         return config.typed(kind, tree | ({"temperature": 1.0} if arm.signal == "hard" else {}))
 
@@ -218,10 +221,11 @@ class Study:
 
         def find() -> dict[str, Any]:
             classes = len(self.teacher.classes)
-            scores = [
-                zero_cost_score(name, self.space, cell, classes, batch, seed, self.device)
+            found = {
+                cell: untrained(name, self.space, cell, classes, batch, seed, self.device)
                 for cell in progress(self.cells, len(self.cells), f"{name}, seed {seed}")
-            ]
+            }
+            scores = list(standings(name, found).values())
             return {**self.judged(scores), "scores": scores}
 
         self.missing("zero_cost", f"{name}/{seed}", find)

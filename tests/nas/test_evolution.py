@@ -7,7 +7,7 @@ import pytest
 from datafree.config import SposConfig
 from datafree.nas.candidates import Candidates
 from datafree.nas.evolution import course, evolve
-from datafree.nas.found import closeness
+from datafree.nas.found import best_of, closeness
 from datafree.nas.spaces import Genotype
 from datafree.nas.spaces.nasbench201 import NasBench201Space
 
@@ -42,7 +42,10 @@ def test_evolution_finds_the_optimum_of_a_fitness_table(seed):
 
 
 def test_the_divergence_decides_whatever_the_agreement():
-    assert closeness({"agreement": 0.1, "kl": 0.2}) > closeness({"agreement": 0.9, "kl": 0.3})
+    close, far = ("a",), ("b",)
+    measures = {far: {"agreement": 0.9, "kl": 0.3}, close: {"agreement": 0.1, "kl": 0.2}}
+    assert closeness(measures) == {close: -0.2, far: -0.3}
+    assert best_of(measures, closeness) == close
 
 
 def test_every_scored_cell_is_a_candidate_and_scored_once():

@@ -15,6 +15,7 @@ from datafree.errors import UserError
 from datafree.nas import spaces
 from datafree.nas.candidates import Candidates, Limit
 from datafree.nas.evolution import evolve
+from datafree.nas.found import closeness
 from datafree.nas.mixing import Supernet, new_supernet
 from datafree.nas.spaces import SPACES, Space
 from datafree.zoo.backbones import build, parameter_count
@@ -77,7 +78,7 @@ def test_evolution_stays_within_the_limit(space):
     limit = Limit("key.max_macs", int(1.5 * space.macs(space.cheapest())), space.macs)
     candidates = Candidates(space, [limit])
     config = SposConfig(population=6, generations=3, parents=3, mutation=0.3)
-    measures, _ = evolve(lambda genotype: {"kl": Random(str(genotype)).random()}, lambda m: -m["kl"], candidates, config, 0)
+    measures, _ = evolve(lambda genotype: {"kl": Random(str(genotype)).random()}, closeness, candidates, config, 0)
     assert len(measures) > 3
     assert all(space.macs(genotype) <= limit.value and genotype in candidates for genotype in measures)
 

@@ -9,14 +9,14 @@ from torch import nn
 from datafree.config import SCORES
 from datafree.nas import zero_cost
 from datafree.nas.spaces.nasbench201 import NasBench201Space
-from datafree.nas.zero_cost_search import zero_cost_score
-from datafree.zoo.backbones import Backbone, Classifier
+from datafree.nas.zero_cost import standings, untrained
+from datafree.zoo.backbones import BlockBackbone, Classifier
 
 SPACE = NasBench201Space(4, 1, 16)
 DENSE = ("nor_conv_3x3",) * 6
 
 
-class Plain(Backbone):
+class Plain(BlockBackbone):
     """One convolution, BatchNorm, ReLU, then the mean over the image."""
 
     def __init__(self) -> None:
@@ -26,8 +26,8 @@ class Plain(Backbone):
     def feature_map(self, images):
         return self.norm(self.conv(images)).relu()
 
-    def forward(self, images):
-        return self.feature_map(images).mean((2, 3))
+    def sequence(self):
+        return [self.conv]
 
 
 @pytest.fixture
@@ -63,19 +63,21 @@ def test_jacob_cov_is_the_papers_score_of_the_gradients_correlation(network, ima
 
 
 def test_zen_is_larger_for_a_deeper_network(images):
-    scores = [zero_cost_score("zen", SPACE, genotype, 3, 6, 0, "cpu") for genotype in (SPACE.cheapest(), DENSE)]
-    assert scores[0] < scores[1]
+    scores = [untrained("zen", SPACE, genotype, 3, 6, 0, "cpu") for genotype in (SPACE.cheapest(), DENSE)]
+    assert scores[0]["score"] < scores[1]["score"]
 
 
 @pytest.mark.parametrize("name", SCORES)
 def test_scores_are_finite_repeatable_and_leave_the_global_state(name):
     state = torch.get_rng_state()
-    first, second = (zero_cost_score(name, SPACE, DENSE, 3, 6, 0, "cpu") for _ in range(2))
+    first, second = (untrained(name, SPACE, DENSE, 3, 6, 0, "cpu") for _ in range(2))
     assert first == second
-    assert math.isfinite(first)
     assert torch.equal(torch.get_rng_state(), state)
-    empty = zero_cost_score(name, SPACE, ("none",) * 6, 3, 6, 0, "cpu")
-    assert not math.isnan(empty)
+    empty = ("none",) * 6
+    standing = standings(name, {DENSE: first, empty: untrained(name, SPACE, empty, 3, 6, 0, "cpu")})
+    assert list(standing) == [DENSE, empty]
+    assert math.isfinite(standing[DENSE])
+    assert not math.isnan(standing[empty])
 
 
 @pytest.mark.parametrize("name", zero_cost.SCORES)
@@ -87,6 +89,6 @@ def test_a_score_leaves_the_networks_weights_and_hooks(network, images, name):
 
 
 def test_sizes_are_scores():
-    assert zero_cost_score("macs", SPACE, DENSE, 3, 6, 0, "cpu") == SPACE.macs(DENSE)
-    assert zero_cost_score("parameters", SPACE, DENSE, 3, 6, 0, "cpu") == SPACE.parameters(DENSE)
-    assert set(zero_cost.SCORES) | {"macs", "parameters"} == set(SCORES)
+    assert untrained("macs", SPACE, DENSE, 3, 6, 0, "cpu") == {"score": SPACE.macs(DENSE)}
+    assert untrained("parameters", SPACE, DENSE, 3, 6, 0, "cpu") == {"score": SPACE.parameters(DENSE)}
+    assert set(zero_cost.SCORES) | {"macs", "parameters", "az_nas"} == set(SCORES)

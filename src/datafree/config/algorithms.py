@@ -38,6 +38,8 @@ class OneShotConfig(LimitedConfig):
 
     supernet_steps: int = 1000
     learning_rate: float = 0.2  # SGD, cosine to 0
+    screened: int = 0  # random candidates that AZ-NAS compares before the training; 0 = none, and all are trained
+    kept: float = 0.2  # share of them, the best: they alone are trained and chosen from
 
 
 @dataclass
@@ -106,7 +108,7 @@ class ZeroCostConfig(LimitedConfig):
 
 # What ProxylessNAS can be charged for, and what tells networks apart before training; see datafree.nas.zero_cost.
 COSTS = ("macs", "latency")
-SCORES = ("parameters", "macs", "synflow", "jacob_cov", "nwot", "zen")
+SCORES = ("parameters", "macs", "synflow", "jacob_cov", "nwot", "zen", "az_nas")
 
 ALGORITHM_TYPES: dict[str, type] = {
     "spos": SposConfig,
@@ -121,6 +123,8 @@ ALGORITHM_BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "nas.algorithms.*.channels": (4, None),
     "nas.algorithms.*.cells": (1, None),
     "nas.algorithms.*.supernet_steps": (1, None),
+    "nas.algorithms.*.screened": (0, None),
+    "nas.algorithms.*.kept": (0.001, 1),
     "nas.algorithms.*.candidates": (1, None),
     "nas.algorithms.*.weight_decay": (0, 1),
     "nas.algorithms.*.gradient_clip": (0, None),

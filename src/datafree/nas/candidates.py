@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -52,6 +53,12 @@ class Candidates:
                 )
         self.listed: list[Genotype] | None = within if small else None
         self._members = set(within) if small else None
+
+    def only(self, chosen: Sequence[Genotype]) -> Candidates:
+        """These of them alone."""
+        fewer = copy.copy(self)
+        fewer.listed, fewer._members = list(chosen), set(chosen)
+        return fewer
 
     def __contains__(self, genotype: Genotype) -> bool:
         if self._members is not None:

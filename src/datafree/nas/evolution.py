@@ -8,7 +8,7 @@ from typing import Protocol
 
 from datafree.devices import derive_seed
 from datafree.nas.candidates import Candidates
-from datafree.nas.found import Fitness, Measures
+from datafree.nas.found import Fitness, Measures, best_of
 from datafree.nas.spaces import Genotype
 from datafree.progress import progress
 
@@ -49,7 +49,8 @@ def _breed(
     measures: dict[Genotype, Measures], fitness: Fitness, candidates: Candidates, config: Breeding, random: Random
 ) -> list[Genotype]:
     """The next generation: up to ``population`` candidates without a score, each once."""
-    parents = sorted(measures, key=lambda genotype: fitness(measures[genotype]), reverse=True)[: config.parents]
+    values = fitness(measures)
+    parents = sorted(values, key=values.__getitem__, reverse=True)[: config.parents]
     children: dict[Genotype, None] = {}
 
     def add(make: Callable[[], Genotype], limit: int) -> None:
@@ -72,10 +73,10 @@ def course(
 ) -> list[dict[str, float]]:
     """One row per generation: the best architecture so far, and the mean over the generation's own."""
     rows = []
-    seen: list[Genotype] = []
+    seen: dict[Genotype, Measures] = {}
     for number, own in enumerate(generations, 1):
-        seen += own
-        best = max(seen, key=lambda genotype: fitness(measures[genotype]))
+        seen |= {genotype: measures[genotype] for genotype in own}
+        best = best_of(seen, fitness)
         row: dict[str, float] = {"step": number}
         row |= {f"best_{name}": value for name, value in measures[best].items()}
         row["best_macs"] = macs(best)

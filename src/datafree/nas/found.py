@@ -36,15 +36,22 @@ class MeasureTable(dict[Genotype, Measures]):
         self.update({self.space.decode(text): dict(measures) for text, measures in state_dict.items()})
 
 
-Fitness = Callable[[Measures], float]  # what a search maximises
+# What a search maximises: a value of each of the architectures measured so far, which may depend on the others.
+Fitness = Callable[[Mapping[Genotype, Measures]], dict[Genotype, float]]
 
 
-def closeness(measures: Measures) -> float:
+def closeness(measures: Mapping[Genotype, Measures]) -> dict[Genotype, float]:
     """The divergence from the teachers, negated.
 
     It orders cells more like their stand-alone training does than agreement, of which many cells share a value.
     """
-    return -measures["kl"]
+    return {genotype: -found["kl"] for genotype, found in measures.items()}
+
+
+def best_of(measures: Mapping[Genotype, Measures], fitness: Fitness) -> Genotype:
+    """The architecture of the largest fitness; of several the first."""
+    values = fitness(measures)
+    return max(values, key=values.__getitem__)
 
 
 @dataclass(frozen=True)

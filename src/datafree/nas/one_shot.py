@@ -23,6 +23,7 @@ from datafree.nas.found import Measures, MeasureTable
 from datafree.nas.latency import LatencyTable
 from datafree.nas.mixing import Supernet, new_supernet, recalibrate
 from datafree.nas.pools import Pools, draw, training_batch
+from datafree.nas.screening import screen
 from datafree.nas.spaces import Genotype, Space
 from datafree.nas.training import minimise
 
@@ -78,8 +79,8 @@ def train(
 ) -> OneShot:
     """Minimise the distillation loss of one path per step, drawn uniformly from the architectures within the limits.
 
-    Architectures beyond a limit are never trained: the weights they share would serve none that can be chosen. A batch mixes teachers as
-    the pools do. ``key`` is the dotted key of ``config``, for messages.
+    Architectures beyond a limit, or that ``screen`` leaves out, are never trained: the weights they share would serve none that can be
+    chosen. A batch mixes teachers as the pools do. ``key`` is the dotted key of ``config``, for messages.
 
     Raises:
         UserError: no architecture meets the limits (before any training), or the training diverges.
@@ -89,11 +90,14 @@ def train(
     supernet = new_supernet(space, pools.classes, derive_seed(seed, "supernet"), device)
     optimiser = torch.optim.SGD(supernet.parameters(), config.learning_rate, momentum=0.9, weight_decay=WEIGHT_DECAY, nesterov=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.supernet_steps)
-    known, latency = MeasureTable(space), LatencyTable()
-    states = {"supernet": supernet, "optimiser": optimiser, "schedule": schedule, "known": known, "latency": latency}
+    known, screened, latency = MeasureTable(space), MeasureTable(space), LatencyTable()
+    states = {"supernet": supernet, "optimiser": optimiser, "schedule": schedule, "known": known, "screened": screened, "latency": latency}
     if config.max_latency:
         latency.prepare(space, supernet, checkpoint, states, device)
+    if config.screened:
+        checkpoint.restore(**states)
     candidates = Candidates(space, limits_of(config, key, space, latency.of))
+    candidates = screen(candidates, max(pools.classes), config, seed, device, screened)
 
     def loss_of(step: int) -> Tensor:
         path = candidates.sample(Random(derive_seed(seed, "path", step)))

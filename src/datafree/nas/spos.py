@@ -8,7 +8,7 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import SposConfig
 from datafree.nas import one_shot
 from datafree.nas.evolution import course, evolve
-from datafree.nas.found import Found, Measures, closeness
+from datafree.nas.found import Found, Measures, best_of, closeness
 from datafree.nas.pools import Pools
 from datafree.nas.spaces import Genotype, Space
 
@@ -23,7 +23,7 @@ def search(
     """
     trained = one_shot.train(space, pools, config, key, seed, device, checkpoint)
     measures, generations = evolve(trained, closeness, trained.candidates, config, seed)
-    best = max(measures, key=lambda genotype: closeness(measures[genotype]))
+    best = best_of(measures, closeness)
     rows = course(measures, generations, closeness, space.macs)
     return Found(best, measures, rows, comparison(space, measures, generations, trained.curve))
 

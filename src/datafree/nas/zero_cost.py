@@ -1,21 +1,25 @@
 """Scores of untrained networks that need no data: what a search has to beat. Larger is meant to be better.
 
-A network is a ``Classifier`` whose backbone has a ``feature_map``. Parameters and multiply-adds are scores, too; the space counts them.
+A network is a ``Classifier`` with a ``BlockBackbone``. Parameters and multiply-adds are scores, too; the space counts them.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from datafree.devices import generator
-from datafree.zoo.backbones import Classifier
+from datafree.devices import derive_seed, generator, seeded_initialisation
+from datafree.nas import az_nas
+from datafree.nas.found import Measures
+from datafree.nas.spaces import Genotype, Space
+from datafree.zoo.backbones import BlockBackbone, Classifier, build
 
 ACTIVATIONS = {"relu", "relu_", "relu6", "leaky_relu"}
 ZEN_REPEATS, ZEN_STEP = 4, 0.01
@@ -68,8 +72,7 @@ def zen(network: Classifier, images: Tensor, seed: int) -> float:
 
     Lin et al., "Zen-NAS", ICCV 2021. Residual connections stay. The mean of a few draws.
     """
-    backbone, scores = copy.deepcopy(network.backbone).train(), []
-    feature_map: Callable[[Tensor], Tensor] = backbone.feature_map  # pyright: ignore[reportAssignmentType]  (of the spaces' backbones)
+    backbone, scores = cast(BlockBackbone, copy.deepcopy(network.backbone)).train(), []
     for repeat in range(ZEN_REPEATS):
         draw = generator(seed, "zen", repeat)
         for module in backbone.modules():
@@ -77,9 +80,9 @@ def zen(network: Classifier, images: Tensor, seed: int) -> float:
                 module.weight.data = torch.randn(module.weight.shape, generator=draw).to(module.weight)
         first, other = (torch.randn(images.shape, generator=draw).to(images) for _ in range(2))
         with torch.no_grad(), _norm_inputs(backbone) as variances:
-            maps = feature_map(first)
+            maps = backbone.feature_map(first)
         with torch.no_grad():
-            moved = feature_map(first + ZEN_STEP * other)
+            moved = backbone.feature_map(first + ZEN_STEP * other)
         difference = (maps - moved).double().abs().flatten(1).sum(1).mean().item()
         scores.append(math.log(max(difference, 1e-300)) + sum(0.5 * math.log(max(value, 1e-30)) for value in variances))
     return sum(scores) / len(scores)
@@ -87,6 +90,35 @@ def zen(network: Classifier, images: Tensor, seed: int) -> float:
 
 Score = Callable[[Classifier, Tensor, int], float]
 SCORES: dict[str, Score] = {"synflow": synflow, "jacob_cov": jacob_cov, "nwot": nwot, "zen": zen}
+
+
+def untrained(
+    name: str, space: Space, genotype: Genotype, classes: int, batch_size: int, seed: int, device: torch.device | str
+) -> Measures:
+    """What one of ``datafree.config.SCORES`` looks at in an architecture's untrained network, on noise that is the same for all.
+
+    That is the ``score`` itself, save for ``az_nas``, which combines several views.
+    """
+    if name in ("macs", "parameters"):
+        return {"score": float(getattr(space, name)(genotype))}
+    own = derive_seed(seed, "zero-cost", space.encode(genotype))
+    backbone = build(space.backbone(genotype), space.image_channels, space.image_size, own)
+    with seeded_initialisation(derive_seed(own, "head")):
+        network = Classifier(backbone, classes).to(device)
+    images = noise(batch_size, space.image_channels, space.image_size, seed).to(device).contiguous(memory_format=torch.channels_last)
+    # Half precision would drown the small differences that some scores take.
+    with torch.autocast(torch.device(device).type, enabled=False):
+        if name == "az_nas":
+            return az_nas.views(cast(BlockBackbone, backbone), images, own) | {"complexity": float(space.macs(genotype))}
+        return {"score": SCORES[name](network, images, own)}
+
+
+def standings(name: str, measures: Mapping[Genotype, Measures]) -> dict[Genotype, float]:
+    """The score of each architecture from what ``untrained`` found in it; that of ``az_nas`` is relative to the others."""
+    if name == "az_nas":
+        views = (*az_nas.VIEWS, "complexity")
+        return az_nas.combined({genotype: {view: found[view] for view in views} for genotype, found in measures.items()})
+    return {genotype: found["score"] for genotype, found in measures.items()}
 
 
 def noise(count: int, channels: int, size: int, seed: int) -> Tensor:

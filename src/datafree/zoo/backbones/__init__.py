@@ -11,7 +11,7 @@ from datafree.config import BackboneConfig
 from datafree.config.schema import backbone_family
 from datafree.devices import seeded_initialisation
 from datafree.errors import UserError
-from datafree.zoo.backbones.base import Backbone, Classifier, Normalise, batch_norm_layers, fitted
+from datafree.zoo.backbones.base import Backbone, BlockBackbone, Classifier, Normalise, batch_norm_layers, fitted
 from datafree.zoo.backbones.cifar_resnet import CifarResNet
 from datafree.zoo.backbones.conv4 import Conv4
 from datafree.zoo.backbones.darts import Darts
@@ -76,4 +76,4 @@ def parameter_count(module: Any) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-__all__ = ["BACKBONES", "Backbone", "Classifier", "Normalise", "batch_norm_layers", "build", "fitted", "parameter_count"]
+__all__ = ["BACKBONES", "Backbone", "BlockBackbone", "Classifier", "Normalise", "batch_norm_layers", "build", "fitted", "parameter_count"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,24 @@ class Backbone(nn.Module):
     input: tuple[int, int, int]
     foreign_keys: Mapping[str, str | None] = {}
     head_bias: bool = True  # whether the linear head of this architecture has one
+
+
+class BlockBackbone(Backbone):
+    """A backbone of blocks one after the other, whose features are the last map's mean over the image.
+
+    What ``forward`` gets beside the images is the path through a supernet, nothing for a network that stands alone.
+    """
+
+    @abstractmethod
+    def feature_map(self, images: Tensor, *path: Any) -> Tensor:
+        """What is averaged over the image to make the features: [B, feature_size, H', W']."""
+
+    @abstractmethod
+    def sequence(self) -> list[nn.Module]:
+        """The stem and all blocks in the order in which they run, without what follows the last one and without those that do nothing."""
+
+    def forward(self, images: Tensor, *path: Any) -> Tensor:
+        return self.feature_map(images, *path).mean((2, 3))
 
 
 class Classifier(nn.Module):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datafree.zoo.backbones.base import Backbone
+from datafree.zoo.backbones.base import BlockBackbone
 from datafree.zoo.genotypes.darts import EDGES, NODES, CellShape, decode, layout
 
 
-class DartsMacro(Backbone):
+class DartsMacro(BlockBackbone):
     """Stem, then the cells of ``layout``, then global average pooling: float [B, channels, H, W] → [B, 16 · width].
 
     ``cell`` makes one cell for its shape; what ``forward`` gets beside the images is handed to every cell.
@@ -26,15 +27,14 @@ class DartsMacro(Backbone):
         self.cells = nn.ModuleList(cell(shape) for shape in shapes)
         self.feature_size = NODES * shapes[-1].width
 
-    def forward(self, images: Tensor, *path: object) -> Tensor:
-        return self.feature_map(images, *path).mean((2, 3))
-
-    def feature_map(self, images: Tensor, *path: object) -> Tensor:
-        """What is averaged over the image to make the features: [B, feature_size, H', W']."""
+    def feature_map(self, images: Tensor, *path: Any) -> Tensor:
         before_last = last = self.stem(images)
         for cell in self.cells:
             before_last, last = last, cell(before_last, last, *path)
         return last
+
+    def sequence(self) -> list[nn.Module]:
+        return [self.stem, *self.cells]
 
 
 class Darts(DartsMacro):

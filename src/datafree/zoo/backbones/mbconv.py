@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datafree.zoo.backbones.base import Backbone
+from datafree.zoo.backbones.base import BlockBackbone
 from datafree.zoo.genotypes.mbconv import SKIP, BlockShape, Layout, decode, kernel_and_expansion, layout
 
 
-class MbconvMacro(Backbone):
+class MbconvMacro(BlockBackbone):
     """Stem, the blocks of a ``Layout``, conv1x1, then global average pooling: float [B, channels, H, W] → [B, head].
 
     ``block`` makes one block from its number and shape; ``run`` takes a block, its input and what else ``forward`` gets, by number.
@@ -26,15 +26,14 @@ class MbconvMacro(Backbone):
         self.head = ConvNorm(plan.blocks[-1].outputs, plan.head, 1)
         self.feature_size = plan.head
 
-    def forward(self, images: Tensor, *path: object) -> Tensor:
-        return self.feature_map(images, *path).mean((2, 3))
-
-    def feature_map(self, images: Tensor, *path: object) -> Tensor:
-        """What is averaged over the image to make the features: [B, feature_size, H', W']."""
+    def feature_map(self, images: Tensor, *path: Any) -> Tensor:
         x = self.first(self.stem(images))
         for number, block in enumerate(self.blocks):
             x = self.run(block, x, number, *path)
         return self.head(x)
+
+    def sequence(self) -> list[nn.Module]:
+        return [module for module in (self.stem, self.first, *self.blocks) if not isinstance(module, nn.Identity)]
 
     def run(self, block: nn.Module, x: Tensor, number: int, *path: Any) -> Tensor:
         return block(x)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from datafree.zoo.backbones.base import Backbone
+from datafree.zoo.backbones.base import BlockBackbone
 from datafree.zoo.genotypes.nasbench201 import EDGES, NODES, decode
 
 STAGES = 3
 
 
-class MacroNetwork(Backbone):
+class MacroNetwork(BlockBackbone):
     """Stem, then three stages of cells with a reduction block before the second and third, then BatchNorm, ReLU and global average pooling.
 
     A reduction halves the resolution (an odd size is rounded up) and doubles the channels, so ``feature_size`` is 4 * width.
@@ -30,11 +31,7 @@ class MacroNetwork(Backbone):
         self.norm = nn.BatchNorm2d(widths[-1])
         self.feature_size = widths[-1]
 
-    def forward(self, images: Tensor, *path: object) -> Tensor:
-        return self.feature_map(images, *path).mean((2, 3))
-
-    def feature_map(self, images: Tensor, *path: object) -> Tensor:
-        """What is averaged over the image to make the features: [B, feature_size, H', W']."""
+    def feature_map(self, images: Tensor, *path: Any) -> Tensor:
         x = self.stem(images)
         for number, stage in enumerate(self.stages):
             if number > 0:
@@ -42,6 +39,13 @@ class MacroNetwork(Backbone):
             for cell in stage:  # pyright: ignore[reportGeneralTypeIssues]  (a ModuleList of ModuleLists)
                 x = cell(x, *path)
         return self.norm(x).relu()
+
+    def sequence(self) -> list[nn.Module]:
+        found: list[nn.Module] = [self.stem]
+        for number, stage in enumerate(self.stages):
+            found += self.reductions[number - 1 : number] if number > 0 else []
+            found += stage  # pyright: ignore[reportOperatorIssue]  (a ModuleList of ModuleLists)
+        return found
 
 
 class NasBench201(MacroNetwork):

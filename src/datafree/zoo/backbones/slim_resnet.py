@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
-from datafree.zoo.backbones.base import Backbone
+from datafree.zoo.backbones.base import BlockBackbone
 from datafree.zoo.genotypes.slim_resnet import STAGES, channels, decode
 
 
-class SlimResNet(Backbone):
+class SlimResNet(BlockBackbone):
     """Stem and three stages of basic blocks, then global average pooling: float [B, image_channels, H, W] → [B, width of the last].
 
     The family of the CIFAR ResNets of He et al., CVPR 2016: the second and third stage halve the resolution and at full width double the
@@ -30,16 +32,15 @@ class SlimResNet(Backbone):
             inputs = outputs
         self.feature_size = inputs
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.feature_map(images).mean((2, 3))
-
-    def feature_map(self, images: Tensor) -> Tensor:
-        """What is averaged over the image to make the features: [B, feature_size, H', W']."""
+    def feature_map(self, images: Tensor, *path: Any) -> Tensor:
         x = self.norm(self.stem(images)).relu()
         for stage in self.stages:
             for block in stage:  # pyright: ignore[reportGeneralTypeIssues]  (a ModuleList of ModuleLists)
                 x = block(x)
         return x
+
+    def sequence(self) -> list[nn.Module]:
+        return [self.stem, *(block for stage in self.stages for block in stage)]  # pyright: ignore[reportGeneralTypeIssues]
 
 
 def new_stage(inputs: int, outputs: int, depth: int, stage: int) -> nn.ModuleList:

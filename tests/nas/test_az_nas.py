@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from datafree.config import SCORES, ZeroCostConfig
+from datafree.nas import az_nas, zero_cost
+from datafree.nas.spaces.nasbench201 import NasBench201Space
+from datafree.nas.zero_cost import standings, untrained
+from datafree.zoo.backbones import BlockBackbone
+from datafree.zoo.genotypes.nasbench201 import OPERATIONS
+
+SPACE = NasBench201Space(4, 1, 16)
+
+
+class Chain(BlockBackbone):
+    """Any modules one after the other."""
+
+    def __init__(self, *modules: nn.Module) -> None:
+        super().__init__()
+        self.modules_in_order = nn.ModuleList(modules)
+
+    def feature_map(self, images, *path):
+        for module in self.modules_in_order:
+            images = module(images)
+        return images
+
+    def sequence(self):
+        return list(self.modules_in_order)
+
+
+class Scaled(nn.Module):
+    """Its Jacobian is ``factor`` times a rotation, where ``matrix`` is one."""
+
+    def __init__(self, matrix: torch.Tensor, factor: float, kept: int | None = None) -> None:
+        super().__init__()
+        self.matrix, self.factor, self.kept = matrix, factor, kept
+
+    def forward(self, x):
+        return self.factor * torch.einsum("oi,bihw->bohw", self.matrix[: self.kept], x)
+
+
+def _rotation(size: int) -> torch.Tensor:
+    return torch.linalg.qr(torch.randn(size, size, generator=torch.Generator().manual_seed(0)))[0]
+
+
+def test_entropy_is_that_of_the_eigenvalues_shares():
+    """White channels have log C, one direction 0, and two directions of variances 3 : 1 the entropy of (3/4, 1/4)."""
+    draw = torch.Generator().manual_seed(0)
+    white = torch.randn(64, 4, 16, 16, generator=draw)
+    assert az_nas.entropy(white) == pytest.approx(math.log(4), abs=1e-3)
+    assert az_nas.entropy(white[:, :1].expand(-1, 4, -1, -1)) == pytest.approx(0, abs=1e-6)
+    scale = torch.tensor([3**0.5, 1, 0, 0]).view(4, 1, 1)
+    rotated = torch.einsum("oi,bihw->bohw", _rotation(4), white * scale)
+    expected = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert az_nas.entropy(rotated) == pytest.approx(expected, abs=5e-3)
+    assert az_nas.entropy(torch.zeros(2, 4, 3, 3)) == 0
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
+def test_the_gain_of_a_scaled_rotation_is_its_scale(factor):
+    before = torch.randn(64, 8, 16, 16).requires_grad_()
+    found = az_nas.gain(before, Scaled(_rotation(8), factor)(before), 0, 0)
+    assert found == pytest.approx(factor, rel=0.05)
+
+
+def test_a_block_that_does_nothing_or_passes_nothing_has_no_gain():
+    before = torch.randn(4, 8, 6, 6).requires_grad_()
+    assert az_nas.gain(before, 1 * before, 0, 0) == 0
+    assert az_nas.gain(before, torch.zeros_like(before), 0, 0) == 0
+    assert az_nas.gain(before, torch.zeros_like(before).requires_grad_(), 0, 0) == 0
+
+
+@pytest.mark.parametrize("size", [8, 7])
+def test_the_gain_of_a_block_that_halves_the_resolution(size):
+    """Every other pixel, an odd size rounded up: of the four pixels that an output stands for, one has its gradient, unchanged."""
+    before = torch.randn(64, 4, size, size).requires_grad_()
+    assert az_nas.gain(before, before[:, :, ::2, ::2], 0, 0) == pytest.approx(1, rel=0.1)
+
+
+def test_views_of_a_chain():
+    """Rotations after each other, the last to half of the channels: entropies log C of each, gains 1, 2 and 1."""
+    torch.manual_seed(0)
+    stem = nn.Conv2d(4, 8, 1, bias=False)
+    chain = Chain(stem, Scaled(_rotation(8), 2.0), Scaled(_rotation(8), 1.0, kept=4))
+    images = torch.randn(64, 4, 16, 16)
+    found = az_nas.views(chain, images, 0)
+    with torch.no_grad():
+        maps = [stem(images)]
+        maps += [chain.modules_in_order[1](maps[0])]
+        maps += [chain.modules_in_order[2](maps[1])]
+    entropies = [az_nas.entropy(one) for one in maps]
+    assert found["expressivity"] == pytest.approx(sum(entropies))
+    assert found["progressivity"] == pytest.approx(min(entropies[1] - entropies[0], entropies[2] - entropies[1]))
+    assert found["trainability"] == pytest.approx(((2 - 2 - 1 / 2) + (2 - 1 - 1)) / 2, abs=0.1)
+    assert az_nas.views(chain, images, 0) == found
+    assert not any(module._forward_hooks for module in chain.modules())
+
+
+def test_views_are_combined_by_rank():
+    """By hand: n = 3, ranks a = (3, 1.5), b = (1, 1.5), c = (2, 3)."""
+    found = az_nas.combined({"a": {"x": 9.0, "y": 0.0}, "b": {"x": -1e6, "y": 0.0}, "c": {"x": 8.9, "y": 0.1}})
+    expected = {"a": math.log(3 / 3 * 1.5 / 3), "b": math.log(1 / 3 * 1.5 / 3), "c": math.log(2 / 3 * 3 / 3)}
+    assert found == pytest.approx(expected)
+    assert az_nas.combined({}) == {}
+
+
+def test_it_orders_cells_as_sense_would_have_it():
+    """More convolutions rather than fewer, 3x3 rather than 1x1, and every connected cell above one without a path."""
+    operations = dict(zip(("none", "skip", "small", "large"), (OPERATIONS[0], OPERATIONS[1], "nor_conv_1x1", "nor_conv_3x3"), strict=True))
+    cells = [(operations[name],) * 6 for name in ("large", "small", "skip", "none")]
+    standing = standings("az_nas", {cell: untrained("az_nas", SPACE, cell, 3, 16, 0, "cpu") for cell in cells})
+    assert sorted(cells, key=standing.__getitem__, reverse=True)[0] == cells[0]
+    assert sorted(cells, key=standing.__getitem__)[0] in cells[2:]
+
+
+def test_it_is_a_score_of_the_configuration():
+    assert "az_nas" in SCORES
+    assert "az_nas" not in zero_cost.SCORES
+    assert ZeroCostConfig(score="az_nas").score == "az_nas"

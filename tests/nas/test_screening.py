@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from datafree.checkpoints import Checkpoint
+from datafree.config import SposConfig
+from datafree.devices import derive_seed
+from datafree.nas import one_shot, screening, spos
+from datafree.nas.candidates import Candidates, Limit
+from datafree.nas.found import MeasureTable
+from datafree.nas.spaces.mbconv import MbconvSpace
+from datafree.nas.spaces.nasbench201 import NasBench201Space
+from datafree.nas.zero_cost import standings, untrained
+
+SPACE = NasBench201Space(4, 1, 16)
+CONFIG = SposConfig(channels=4, cells=1, batch_size=8, screened=10, kept=0.3)
+
+
+@pytest.fixture
+def small(small):
+    return replace(small, screened=10, kept=0.4)
+
+
+def test_the_best_of_a_draw_by_their_untrained_networks_stay():
+    everything = Candidates(SPACE, [])
+    found = screening.screen(everything, 3, CONFIG, 0, "cpu", MeasureTable(SPACE))
+    drawn = everything.others(set(), 10, Random(derive_seed(0, "screening")))
+    values = standings("az_nas", {cell: untrained("az_nas", SPACE, cell, 3, 8, 0, "cpu") for cell in drawn})
+    assert found.listed == sorted(drawn, key=values.__getitem__, reverse=True)[:3]
+    assert all(cell in found for cell in found.listed)
+    assert not any(cell in found for cell in drawn if cell not in found.listed)
+    assert {found.sample(Random(seed)) for seed in range(50)} == set(found.listed)
+    assert len(everything.listed) > 9000
+
+
+def test_without_screening_all_candidates_stay():
+    everything, known = Candidates(SPACE, []), MeasureTable(SPACE)
+    assert screening.screen(everything, 3, replace(CONFIG, screened=0), 0, "cpu", known) is everything
+    assert not known
+
+
+def test_screening_keeps_to_the_limits_and_at_least_one():
+    limit = Limit("key", SPACE.macs(SPACE.cheapest()) + 20_000, SPACE.macs)
+    found = screening.screen(Candidates(SPACE, [limit]), 3, replace(CONFIG, kept=0.01), 0, "cpu", MeasureTable(SPACE))
+    assert len(found.listed) == 1
+    assert SPACE.macs(found.listed[0]) <= limit.value
+
+
+def test_a_space_too_large_to_list_is_screened_too():
+    space = MbconvSpace(8, 1, 16)
+    found = screening.screen(Candidates(space, []), 3, CONFIG, 0, "cpu", MeasureTable(space))
+    assert len(found.listed) == 3
+
+
+def test_only_what_was_kept_is_trained_and_chosen(joined, small, monkeypatch):
+    paths = []
+    original = one_shot.new_supernet
+
+    def new_supernet(*given):
+        supernet = original(*given)
+        forward = supernet.forward
+        monkeypatch.setattr(supernet, "forward", lambda images, path, teacher: paths.append(path) or forward(images, path, teacher))
+        return supernet
+
+    monkeypatch.setattr(one_shot, "new_supernet", new_supernet)
+    found = spos.search(SPACE, joined, small, "nas.algorithms.mine", 0, "cpu", Checkpoint(None))
+    assert len(found.measures) == 4  # every one of them
+    assert set(Counter(paths)) == set(found.measures)
+    assert found.best in found.measures
+
+
+def test_a_search_killed_anywhere_resumes_to_the_same_result_and_screens_once(joined, small, interrupted, monkeypatch):
+    def search(checkpoint):
+        return spos.search(SPACE, joined, small, "nas.algorithms.mine", 0, "cpu", checkpoint)
+
+    expected, measured = search(Checkpoint(None)), []
+    original = screening.untrained
+    monkeypatch.setattr(screening, "untrained", lambda *given: measured.append(1) or original(*given))
+    assert interrupted(search, deaths=[5, 7, 4], every=2) == expected
+    assert len(measured) == 10
