@@ -93,7 +93,11 @@ def gain(before: Tensor, after: Tensor, seed: int, number: int) -> float:
 def _outputs(modules: list[nn.Module]) -> Iterator[list[Tensor]]:
     """The output of each module, in the order in which they run."""
     found: list[Tensor] = []
-    handles = [module.register_forward_hook(lambda module, inputs, output: found.append(output)) for module in modules]
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        found.append(output)
+
+    handles = [module.register_forward_hook(keep) for module in modules]
     try:
         yield found
     finally:
