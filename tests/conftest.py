@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import re
 import resource
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +23,17 @@ from datafree.zoo.teachers import Teacher, empty_network, freeze
 torch.set_num_threads(1)
 settings.register_profile("datafree", deadline=None, derandomize=True, database=None, max_examples=40)
 settings.load_profile("datafree")
+
+
+@pytest.fixture(scope="session")
+def presets_below():
+    """A preset's path → those that its heading says it lies over, the lowest first."""
+
+    def find(preset: Path) -> list[Path]:
+        named = re.search(r"Lay it over presets/(\S+\.yaml)", preset.read_text(encoding="utf-8"))
+        return [] if named is None else [*find(preset.with_name(named[1])), preset.with_name(named[1])]
+
+    return find
 
 
 def patterned(classes: int, per_class: int, size: int, seed: int, noise: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:

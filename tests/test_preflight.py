@@ -69,11 +69,10 @@ def test_a_shard_holds_teachers_of_one_architecture_in_the_manifests_order(proje
     assert len(preflight.shards(teachers, 100)) == 3
 
 
-@pytest.mark.parametrize("preset", [[], *([path] for path in sorted((PROJECT / "presets").glob("*.yaml")))], ids=str)
-def test_the_projects_own_settings_pass(tmp_path, monkeypatch, preset):
+@pytest.mark.parametrize("preset", [None, *sorted((PROJECT / "presets").glob("*.yaml"))], ids=str)
+def test_the_projects_own_settings_pass(tmp_path, monkeypatch, preset, presets_below):
     monkeypatch.chdir(tmp_path)
-    study = PROJECT / "presets/cifar-fs-study.yaml"
-    config = load(PROJECT / "params.yaml", *([study] if preset and preset[0].stem == f"{study.stem}-small" else []), *preset)
+    config = load(PROJECT / "params.yaml", *([*presets_below(preset), preset] if preset else []))
     if not (PROJECT / config.zoo.manifest).exists():  # of a zoo that a user brings
         config.zoo.manifest = "zoos/cifar-fs.yaml"
     if config.data.folder:

@@ -15,7 +15,6 @@ from datafree.config.schema import BOUNDS, INVERSION_TYPES
 PROJECT = Path(__file__).parents[2]
 PARAMS = PROJECT / "params.yaml"
 PRESETS = sorted((PROJECT / "presets").glob("*.yaml"))
-LIES_OVER = {"cifar-fs-study-small": ("cifar-fs-study",)}  # presets that need others below them
 
 
 def leaves(tree, path=()):
@@ -49,8 +48,8 @@ def test_a_resolved_configuration_resolves_to_itself():
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
-def test_a_preset_lies_over_params_yaml(preset):
-    below = [preset.with_name(f"{name}.yaml") for name in LIES_OVER.get(preset.stem, ())]
+def test_a_preset_lies_over_params_yaml(preset, presets_below):
+    below = presets_below(preset)
     overlay = yaml.safe_load(preset.read_text())
     resolved = dict(leaves(as_tree(load(PARAMS, *below, preset))))
     for key, value in leaves(overlay):

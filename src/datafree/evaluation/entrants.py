@@ -89,8 +89,8 @@ def _evaluations(
             network = batch_statistics(backbone) if transductive else backbone
             for name in config.classifiers:
                 solve = transductive_solver(network, normalise, CLASSIFIERS[name]) if transductive else None
-                variant = " ".join([*words, *([] if name == "nearest_centroid" else [name])])
-                found.append(dataclasses.replace(plain, variant=variant, classify=CLASSIFIERS[name], solve=solve))
+                one = _classified(plain, name, CLASSIFIERS[name])
+                found.append(dataclasses.replace(one, variant=" ".join([*words, one.variant]).strip(), solve=solve))
         else:
             by_features = rule.part is AdaptedPart.head and not transductive
             solve = None if by_features else adapting_solver(backbone, normalise, rule, transductive=transductive)
