@@ -32,7 +32,7 @@ import numpy as np
 import torch
 import yaml
 from cifar10_student import SIZE, read_classifiers, recover
-from scipy.stats import kendalltau, spearmanr
+from scipy.stats import kendalltau, rankdata, spearmanr
 
 from datafree import artifacts, config, devices
 from datafree.checkpoints import Checkpoint
@@ -54,6 +54,7 @@ from datafree.zoo.training import logits_of
 
 DATA, SIGNALS = ("real", "recovered", "noise"), ("hard", "one", "many")
 TOP = 0.2  # share of the best architectures among which ranks are compared, too
+PRIOR = "az_nas"  # the score of untrained networks that every supernet is combined with
 CHECKPOINT_SECONDS = 20.0
 
 
@@ -259,13 +260,14 @@ def table(results: dict[str, Any], arms: Sequence[str], scores: Sequence[str], s
         f"{size} architectures, the best of which has {best:.2f} %; mean over seeds ± half-width of the 95 % interval.", "",
         f"| ranked by | seeds | tau | tau, top {TOP:.0%} | rho | accuracy of the pick, % | CPU s |", "|---|---:|---:|---:|---:|---:|---:|",
     ]  # fmt: skip
-    for part, names in (("arms", arms), ("zero_cost", scores)):
-        for name in names:
-            found = [one for key, one in results[part].items() if key.rpartition("/")[0] == name]
-            if found:
-                measured = [_spread([one[key] for one in found], 3) for key in ("tau", "tau_top", "rho")]
-                pick, seconds = _spread([one["pick"] for one in found], 2), sum(one["cpu_seconds"] for one in found) / len(found)
-                lines.append(f"| {name} | {len(found)} | {' | '.join(measured)} | {pick} | {seconds:.0f} |")
+    every = {**results["arms"], **results["zero_cost"]}
+    both = {f"{name} with {PRIOR}": _with_prior(results, name) for name in arms}
+    for name in (*arms, *both, *scores):
+        found = both[name] if name in both else [one for key, one in every.items() if key.rpartition("/")[0] == name]
+        if found:
+            measured = [_spread([one[key] for one in found], 3) for key in ("tau", "tau_top", "rho")]
+            pick, seconds = _spread([one["pick"] for one in found], 2), sum(one["cpu_seconds"] for one in found) / len(found)
+            lines.append(f"| {name} | {len(found)} | {' | '.join(measured)} | {pick} | {seconds:.0f} |")
     lines += ["", "| search | seed | cell | true accuracy, % | scored | CPU s |", "|---|---:|---|---:|---:|---:|"]
     for name in searches:
         for key, one in results["searches"].items():
@@ -274,6 +276,19 @@ def table(results: dict[str, Any], arms: Sequence[str], scores: Sequence[str], s
                 cell = one["genotype"].replace("|", "\\|")
                 lines.append(f"| {name} | {key.rpartition('/')[2]} | {cell} | {true} | {one['scored']} | {one['cpu_seconds']:.0f} |")
     return "\n".join(lines) + "\n"
+
+
+def _with_prior(results: dict[str, Any], arm: str) -> list[dict[str, float]]:
+    """The arm's supernet as one more view of AZ-NAS, for each seed that has both: the logarithms of the ranks are added."""
+    truth, found = [one["accuracy"] for one in results["architectures"]], []
+    for key, one in results["arms"].items():
+        name, _, seed = key.rpartition("/")
+        prior = results["zero_cost"].get(f"{PRIOR}/{seed}")
+        if name == arm and prior is not None:
+            scores = np.log(rankdata(one["scores"]["kl"]) / len(truth)) + np.asarray(prior["scores"])
+            seconds = one["cpu_seconds"] + prior["cpu_seconds"]
+            found.append({**agreement(scores.tolist(), truth), "cpu_seconds": seconds})
+    return found
 
 
 def _spread(values: Sequence[float], digits: int) -> str:

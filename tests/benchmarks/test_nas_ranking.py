@@ -20,12 +20,16 @@ STUDY = {
     "recovery": {"method": "generator", "initialisation": "random", "steps": 2, "latent": 8, "width": 8},
     "inversion": {"companions": 0},
     "supernet": {"supernet_steps": 3, "batch_size": 8, "learning_rate": 0.1, "validation": 0.2},
-    "zero_cost": ["macs", "synflow"], "zero_cost_batch": 4,
+    "zero_cost": ["macs", "az_nas"], "zero_cost_batch": 4,
     "arms": {
         "soft": {"data": "recovered", "signal": "one"},
         "one_hot": {"data": "recovered", "signal": "hard"},
         "many": {"data": "noise", "signal": "many"},
         "real": {"data": "real", "signal": "one"},
+        "screened": {
+            "data": "recovered", "signal": "one", "supernet": {"screened": 5, "kept": 0.4},
+            "recovery": {"method": "pixels", "steps": 2},
+        },
     },
     "searches": {"spos": {"arm": "soft", "method": "spos", "population": 2, "generations": 1, "parents": 1}},
 }  # fmt: skip
@@ -57,8 +61,8 @@ def test_a_study_ranks_by_every_arm_and_goes_on_where_it_stopped(places, tmp_pat
     found = run(places, tmp_path, "--seeds", "0")
     assert found["arms"]["soft/0"] == first["arms"]["soft/0"]  # times included: nothing was done again
     assert set(found["arms"]) == {f"{arm}/0" for arm in STUDY["arms"]}
-    assert set(found["zero_cost"]) == {"macs/0", "synflow/0"}
-    assert len(list((tmp_path / "out" / "pools").glob("*.safetensors"))) == 1  # soft and one_hot learn from the same images
+    assert set(found["zero_cost"]) == {"macs/0", "az_nas/0"}
+    assert len(list((tmp_path / "out" / "pools").glob("*.safetensors"))) == 2  # soft and one_hot learn from the same images
     assert not list((tmp_path / "out").rglob("*.pt"))
     for one in [*found["arms"].values(), *found["zero_cost"].values()]:
         assert all(-1 <= one[key] <= 1 for key in ("tau", "tau_top", "rho"))
@@ -68,7 +72,25 @@ def test_a_study_ranks_by_every_arm_and_goes_on_where_it_stopped(places, tmp_pat
     assert search["scored"] == 2
     assert search["accuracy"] is None or 10 <= search["accuracy"] <= 94
     lines = (tmp_path / "out" / "table.md").read_text()
-    assert all(f"| {name} |" in lines for name in (*STUDY["arms"], "macs", "synflow", "spos"))
+    assert all(
+        f"| {name} |" in lines for name in (*STUDY["arms"], *(f"{arm} with az_nas" for arm in STUDY["arms"]), "macs", "az_nas", "spos")
+    )
+
+
+def test_a_supernet_beside_az_nas_is_one_more_view():
+    """By hand: the ranks of four architectures in five views, four of them in what AZ-NAS gives."""
+    cells = [{"genotype": str(number), "accuracy": float(number)} for number in range(4)]
+    prior = np.log(np.array([1, 2, 3, 4]) / 4) + np.log(np.array([2, 1, 4, 3]) / 4)
+    kl = [-0.4, -0.1, -0.3, -0.2]  # ranks 1, 4, 2, 3
+    arm = {"scores": {"kl": kl}, "cpu_seconds": 5.0}
+    results = {
+        "architectures": cells,
+        "arms": {"a/0": arm, "a/1": arm, "b/0": arm},
+        "zero_cost": {"az_nas/0": {"scores": prior.tolist(), "cpu_seconds": 2.0}},
+    }
+    (found,) = nas_ranking._with_prior(results, "a")  # the second seed has no score
+    products = [1 * 2 * 1, 2 * 1 * 4, 3 * 4 * 2, 4 * 3 * 3]
+    assert found == {**nas_ranking.agreement(products, [0.0, 1.0, 2.0, 3.0]), "cpu_seconds": 7.0}
 
 
 def test_correlations_are_those_of_the_ranks():
