@@ -28,11 +28,11 @@ Key = TypeVar("Key")
 def views(backbone: BlockBackbone, images: Tensor, seed: int) -> dict[str, float]:
     """Expressivity, progressivity and trainability of normal images float [B, C, H, W].
 
-    ``backbone`` is initialised anew (normal, by fan-in) and put into training mode.
+    ``backbone`` is initialised anew (normal, by fan-in), put into training mode, and its parameters take no gradient from then on.
     """
     initialise(backbone.train(), seed)
     with _outputs(backbone.sequence()) as maps:
-        backbone.feature_map(images)
+        backbone.requires_grad_(False).feature_map(images.detach().requires_grad_())
     entropies = [entropy(one) for one in maps]
     gains = [gain(before, after, seed, number) for number, (before, after) in enumerate(pairwise(maps))]
     return {
