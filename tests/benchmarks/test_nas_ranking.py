@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
+from datafree.config import ALGORITHM_TYPES, SCORES, typed
 from datafree.errors import UserError
 from datafree.zoo.genotypes.nasbench201 import OPERATIONS
 
@@ -120,10 +121,20 @@ def test_mistakes_are_one_line(places, tmp_path):
         run(places, tmp_path / "d", "--accuracy", "other")
 
 
-def test_the_study_that_comes_with_it_is_valid():
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("nas_ranking*.yaml")), ids=lambda path: path.stem)
+def test_a_study_that_comes_with_it_names_what_there_is(path):
+    spec = yaml.safe_load(path.read_text(encoding="utf-8"))
+    arms = {name: nas_ranking.Arm.read(name, arm, spec) for name, arm in spec["arms"].items()}
+    assert set(spec["zero_cost"]) <= set(SCORES)
+    assert {search["arm"] for search in spec["searches"].values()} <= set(arms)
+    for name, search in spec["searches"].items():
+        changes = {key: value for key, value in search.items() if key != "arm"}
+        assert typed(ALGORITHM_TYPES[search["method"]], changes).method == search["method"], name
+
+
+def test_the_reduced_study_has_every_kind_of_images_and_signal():
     spec = yaml.safe_load((FOLDER / "nas_ranking.yaml").read_text(encoding="utf-8"))
     arms = {name: nas_ranking.Arm.read(name, arm, spec) for name, arm in spec["arms"].items()}
     assert arms["soft"].images_key == arms["one_hot"].images_key != arms["calibrated"].images_key
     assert {arm.data for arm in arms.values()} == set(nas_ranking.DATA)
     assert {arm.signal for arm in arms.values()} == set(nas_ranking.SIGNALS)
-    assert all(search["arm"] in arms for search in spec["searches"].values())
