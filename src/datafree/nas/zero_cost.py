@@ -23,7 +23,7 @@ from datafree.zoo.backbones import BlockBackbone, Classifier, build
 
 ACTIVATIONS = {"relu", "relu_", "relu6", "leaky_relu"}
 ZEN_REPEATS, ZEN_STEP = 4, 0.01
-RIDGE = 1e-5  # keeps the eigenvalues of a correlation matrix from zero
+RIDGE = 1e-5  # keeps eigenvalues from zero
 
 
 def synflow(network: Classifier, images: Tensor, seed: int) -> float:
@@ -64,7 +64,7 @@ def nwot(network: Classifier, images: Tensor, seed: int) -> float:
     for activation in seen:
         active = (activation.flatten(1) > 0).double()
         alike += active @ active.T + (1 - active) @ (1 - active).T
-    return torch.linalg.slogdet(alike)[1].item()
+    return torch.linalg.eigvalsh(alike).clamp_min(RIDGE).log().sum().item()
 
 
 def zen(network: Classifier, images: Tensor, seed: int) -> float:
