@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from datafree.checkpoints import Checkpoint
-from datafree.config import ALGORITHM_TYPES, AlgorithmConfig, LimitedConfig
+from datafree.config import ALGORITHM_TYPES, AlgorithmConfig, LimitedConfig, RelaxedConfig
 from datafree.errors import UserError
 from datafree.nas import algorithms, spaces
 from datafree.nas.found import Found
+from datafree.nas.relaxation import Alphas
 
 SIZES = {
     "supernet_steps": 12, "population": 4, "generations": 3, "parents": 2, "candidates": 6, "max_macs": 250_000, "warm_up": 0.25,
@@ -62,6 +63,27 @@ def test_killed_anywhere_it_resumes_to_the_same_result(joined, method, interrupt
     deaths = [3, 4] if method in ("darts", "proxyless", "zero_cost") else [5, 7, 3]
     resumed = interrupted(lambda checkpoint: search(joined, small(method), checkpoint), deaths, every=2)
     assert resumed == search(joined, small(method))
+
+
+@pytest.mark.parametrize("relaxed", [name for name, kind in ALGORITHM_TYPES.items() if issubclass(kind, RelaxedConfig)])
+def test_a_search_by_gradient_ends_before_too_many_skips(joined, monkeypatch, relaxed):
+    """An architecture of two skips, then one of five: with at most three, the first is the result."""
+    few, many = ("nor_conv_3x3",) * 4 + ("skip_connect",) * 2, ("nor_conv_3x3",) + ("skip_connect",) * 5
+    told = []
+
+    def architecture(self):
+        told.append(1)
+        return few if len(told) < 2 else many
+
+    monkeypatch.setattr(Alphas, "architecture", architecture)
+    ended = search(joined, small(relaxed, max_skips=3))
+    assert (ended.best, ended.facts["ended_early"], ended.facts["skips"]) == (few, 1, 2)
+    assert many not in ended.measures
+    told.clear()
+    free = search(joined, small(relaxed))
+    assert (free.best, free.facts["ended_early"], free.facts["skips"]) == (many, 0, 5)
+    entropies = [row["entropy"] for row in ended.history]
+    assert entropies[-1] == entropies[-2] != entropies[0]  # nothing was decided after the end
 
 
 @pytest.mark.parametrize("limited", [name for name, kind in ALGORITHM_TYPES.items() if issubclass(kind, LimitedConfig)])

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import nn
@@ -139,25 +137,6 @@ def test_the_search_decides_and_lowers_the_loss(joined):
     assert found.history[-1]["entropy"] < 1.5 < found.history[0]["entropy"]  # log 5 = 1.609
     assert list(found.measures)[-1] == found.best
     assert found.facts["skips"] == found.best.count("skip_connect")
-
-
-def test_it_ends_before_too_many_skips(joined, monkeypatch):
-    """An architecture of two skips, then one of five: with at most three, the first is the result."""
-    few, many = ("nor_conv_3x3",) * 4 + ("skip_connect",) * 2, ("nor_conv_3x3",) + ("skip_connect",) * 5
-    told = []
-
-    def architecture(self):
-        told.append(1)
-        return few if len(told) < 3 else many
-
-    monkeypatch.setattr(Alphas, "architecture", architecture)
-    ended = _search(joined, replace(SMALL, max_skips=3))
-    assert (ended.best, ended.facts["ended_early"]) == (few, 1)
-    told.clear()
-    free = _search(joined, SMALL)
-    assert (free.best, free.facts["ended_early"]) == (many, 0)
-    entropies = [row["entropy"] for row in ended.history]
-    assert entropies[-1] == entropies[-2] != entropies[0]  # nothing was decided after the end
 
 
 def test_halves_share_no_example():

@@ -10,6 +10,7 @@ from datafree.config.algorithms import (
     OneShotConfig,
     ProxylessConfig,
     RandomConfig,
+    RelaxedConfig,
     SposConfig,
     ZeroCostConfig,
 )
@@ -89,6 +90,7 @@ __all__ = [
     "ProtoNetArm",
     "ProxylessConfig",
     "RandomConfig",
+    "RelaxedConfig",
     "ReplayConfig",
     "Source",
     "Splits",

@@ -62,32 +62,40 @@ class RandomConfig(OneShotConfig):
 
 
 @dataclass
-class DartsConfig(AlgorithmConfig):
-    """Differentiable search: weights of a mixture of all options, by gradient, in turn with the network's weights."""
+class RelaxedConfig(AlgorithmConfig):
+    """An algorithm that learns a weight for every option, by gradient, in turn with the network's weights."""
 
-    method: str = "darts"
     supernet_steps: int = 400
     learning_rate: float = 0.025  # of the network: SGD, cosine to a 25th
     weight_decay: float = 0.0003
-    gradient_clip: float = 5.0  # largest norm of the gradient of the network's weights; 0 = any
-    alpha_learning_rate: float = 0.01  # Adam; the paper takes 0.0003 in fifty times as many steps
+    alpha_learning_rate: float = 0.01  # Adam
     warm_up: float = 0.1  # share of the steps before the first on the architecture
-    second_order: bool = False  # the gradient through one step of the network's weights
     max_skips: int = 0  # the search ends before an architecture with more skip connections (DARTS+); 0 = no such end
+
+
+@dataclass
+class DartsConfig(RelaxedConfig):
+    """Differentiable search in a mixture of all options. The paper's rate of the architecture is 0.0003, in fifty times as many steps."""
+
+    method: str = "darts"
+    gradient_clip: float = 5.0  # largest norm of the gradient of the network's weights; 0 = any
+    second_order: bool = False  # the gradient through one step of the network's weights
     auxiliary_skip: bool = False  # a skip beside every mixture that fades out (DARTS-)
 
 
 @dataclass
-class ProxylessConfig(AlgorithmConfig):
-    """ProxylessNAS: options drawn by their probability, which is learned through binary gates; the expected cost is a term of the loss."""
+class ProxylessConfig(RelaxedConfig):
+    """ProxylessNAS: options drawn by their probability, which is learned through binary gates; the expected cost is a term of the loss.
+
+    The paper's rate of the architecture is 0.001, in many more steps.
+    """
 
     method: str = "proxyless"
     supernet_steps: int = 1000
-    learning_rate: float = 0.05  # of the network: SGD, cosine to a 25th
+    learning_rate: float = 0.05
     weight_decay: float = 0.00004
-    alpha_learning_rate: float = 0.01  # Adam; the paper takes 0.001 in many more steps
     alpha_every: int = 2  # weight steps per step on the architecture; the paper takes 5
-    warm_up: float = 0.25  # share of the steps before the first on the architecture
+    warm_up: float = 0.25
     paths: int = 2  # options per slot that such a step compares, and computes; the number of options = all
     cost: str = "macs"  # of COSTS
     cost_target: float = 10000000.0  # multiply-adds, or milliseconds

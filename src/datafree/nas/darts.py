@@ -109,16 +109,10 @@ def search(
         return loss("weights", step, weights, path)
 
     def describe(step: int) -> dict[str, float]:
-        genotype = alphas.architecture()
-        skips = sum(option == space.skip for option in genotype)
-        trajectory.ended |= 0 < config.max_skips < skips
-        if not trajectory.ended:
-            trajectory.note(step, genotype)
-        return {"entropy": alphas.entropy(), "skips": skips}
+        return {"entropy": alphas.entropy(), "skips": relaxed.note(step)}
 
     curve = minimise(loss_of, config.supernet_steps, optimiser, schedule, "DARTS", checkpoint, states, describe, config.gradient_clip)
-    best = trajectory.steps[-1][1] if trajectory.steps else alphas.architecture()
-    return conclude(relaxed, best, curve, {"ended_early": int(trajectory.ended)})
+    return conclude(relaxed, curve, {})
 
 
 def with_skip(probabilities: Tensor, options: tuple[str, ...], skip: str, extra: float) -> Tensor:

@@ -78,7 +78,8 @@ def keep_total(alphas: Alphas, before: list[Tensor], compared: list[Tensor]) -> 
 def search(
     space: Space, pools: Pools, config: ProxylessConfig, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint
 ) -> Found:
-    """The most probable architecture after ``config.supernet_steps`` steps on the weights, every few followed by one on the architecture.
+    """The most probable architecture after ``config.supernet_steps`` steps on the weights, every few followed by one on the architecture;
+    or that before it has too many skip connections.
 
     Half of the training images serve the weights of the network, half those of the architecture; scores come from the held-out ones.
 
@@ -112,17 +113,17 @@ def search(
         keep_total(alphas, before, gates.compared)
 
     def loss_of(step: int) -> Tensor:
-        if step >= config.warm_up * config.supernet_steps and step % config.alpha_every == 0:
+        if step >= config.warm_up * config.supernet_steps and step % config.alpha_every == 0 and not trajectory.ended:
             alpha_step(step)
         draw = generator(seed, "path", step)
         drawn = [torch.multinomial(p.detach().cpu(), 1, generator=draw).item() for p in alphas.probabilities()]
         return loss("weights", step, tuple(options[int(place)] for options, place in zip(space.choices, drawn, strict=True)))
 
     def describe(step: int) -> dict[str, float]:
-        trajectory.note(step, alphas.architecture())
+        skips = relaxed.note(step)
         expected = expected_cost(table, [p.detach() for p in alphas.probabilities()])
-        return {"entropy": alphas.entropy(), f"expected_{config.cost}": expected.item()}
+        return {"entropy": alphas.entropy(), "skips": skips, f"expected_{config.cost}": expected.item()}
 
     curve = minimise(loss_of, config.supernet_steps, optimiser, schedule, "ProxylessNAS", checkpoint, states, describe)
     final = {f"expected_{config.cost}": curve[-1][f"expected_{config.cost}"]}
-    return conclude(relaxed, alphas.architecture(), curve, final)
+    return conclude(relaxed, curve, final)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datafree.config import AlgorithmConfig
+from datafree.config import RelaxedConfig
 from datafree.devices import derive_seed, generator
 from datafree.nas.found import Found, MeasureTable
 from datafree.nas.latency import LatencyTable
@@ -73,7 +73,7 @@ class Relaxed:
     """What a search by gradient works on: a supernet, a weight for each of its options, and the pools, of whose training images half serve
     the weights of the network and half those of the architecture."""
 
-    def __init__(self, space: Space, pools: Pools, config: AlgorithmConfig, seed: int, device: torch.device | str) -> None:
+    def __init__(self, space: Space, pools: Pools, config: RelaxedConfig, seed: int, device: torch.device | str) -> None:
         self.space, self.config, self.seed = space, config, seed
         self.pools = pools.to(device)
         self.training, self.held_out = self.pools.split(config.validation, seed)
@@ -87,6 +87,18 @@ class Relaxed:
         """The images of one step for ``weights`` or ``alphas``."""
         return training_batch(self.pools, self.parts[part], self.config.batch_size, self.seed, part, step)
 
+    def note(self, step: int) -> int:
+        """Keep the present architecture as one that the search passed through; the number of its skip connections.
+
+        With more of them than ``max_skips`` allows the search has ended, and this one and those after it do not count (DARTS+).
+        """
+        genotype = self.alphas.architecture()
+        skips = sum(option == self.space.skip for option in genotype)
+        self.trajectory.ended |= 0 < self.config.max_skips < skips
+        if not self.trajectory.ended:
+            self.trajectory.note(step, genotype)
+        return skips
+
     def judge(self) -> Judge:
         return Judge(self.supernet, self.pools, self.training, self.held_out, self.config, self.seed, self.latency)
 
@@ -97,17 +109,22 @@ def halves(training: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     return shuffled[: (len(training) + 1) // 2], shuffled[(len(training) + 1) // 2 :]
 
 
-def conclude(relaxed: Relaxed, best: Genotype, curve: list[dict[str, float]], facts: dict[str, float]) -> Found:
-    """The result, with the score in the supernet of every architecture that the search passed through, in order, ``best`` the last."""
+def conclude(relaxed: Relaxed, curve: list[dict[str, float]], facts: dict[str, float]) -> Found:
+    """The last architecture that the search passed through, with the score in the supernet of every one of them, in order."""
+    passed = [found for _, found in relaxed.trajectory.steps] or [relaxed.alphas.architecture()]
+    best = passed[-1]
     measures, judge = MeasureTable(relaxed.space), relaxed.judge()
-    for genotype in dict.fromkeys([*(found for _, found in relaxed.trajectory.steps if found != best), best]):
+    for genotype in dict.fromkeys([*(found for found in passed if found != best), best]):
         measures[genotype] = judge(genotype)
     skips = sum(option == relaxed.space.skip for option in best)
-    final = {"skips": skips, "changes": len(measures) - 1, "supernet_final_loss": curve[-1]["loss"]}
+    changes, ended, loss = len(measures) - 1, int(relaxed.trajectory.ended), curve[-1]["loss"]
+    final = {"skips": skips, "changes": changes, "ended_early": ended, "supernet_final_loss": loss}
     return Found(best, dict(measures), curve, {**final, **facts})
 
 
-def weight_optimiser(parameters: list[nn.Parameter], config: Any) -> tuple[torch.optim.SGD, torch.optim.lr_scheduler.CosineAnnealingLR]:
+def weight_optimiser(
+    parameters: list[nn.Parameter], config: RelaxedConfig
+) -> tuple[torch.optim.SGD, torch.optim.lr_scheduler.CosineAnnealingLR]:
     """SGD with momentum for the weights of the supernet, the rate along a cosine to a 25th, as DARTS has it."""
     optimiser = torch.optim.SGD(parameters, config.learning_rate, momentum=0.9, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.supernet_steps, eta_min=config.learning_rate / 25)
