@@ -226,7 +226,7 @@ class Study:
                 cell: untrained(name, self.space, cell, classes, batch, seed, self.device)
                 for cell in progress(self.cells, len(self.cells), f"{name}, seed {seed}")
             }
-            scores = list(standings(name, found).values())
+            scores = list(standings(name, self.space, found).values())
             return {**self.judged(scores), "scores": scores}
 
         self.missing("zero_cost", f"{name}/{seed}", find)

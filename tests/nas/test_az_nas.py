@@ -112,7 +112,7 @@ def test_it_orders_cells_as_sense_would_have_it():
     """More convolutions rather than fewer, 3x3 rather than 1x1, and every connected cell above one without a path."""
     operations = dict(zip(("none", "skip", "small", "large"), (OPERATIONS[0], OPERATIONS[1], "nor_conv_1x1", "nor_conv_3x3"), strict=True))
     cells = [(operations[name],) * 6 for name in ("large", "small", "skip", "none")]
-    standing = standings("az_nas", {cell: untrained("az_nas", SPACE, cell, 3, 16, 0, "cpu") for cell in cells})
+    standing = standings("az_nas", SPACE, {cell: untrained("az_nas", SPACE, cell, 3, 16, 0, "cpu") for cell in cells})
     assert sorted(cells, key=standing.__getitem__, reverse=True)[0] == cells[0]
     assert sorted(cells, key=standing.__getitem__)[0] in cells[2:]
 

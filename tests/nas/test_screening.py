@@ -29,7 +29,7 @@ def test_the_best_of_a_draw_by_their_untrained_networks_stay():
     everything = Candidates(SPACE, [])
     found = screening.screen(everything, 3, CONFIG, 0, "cpu", MeasureTable(SPACE))
     drawn = everything.others(set(), 10, Random(derive_seed(0, "screening")))
-    values = standings("az_nas", {cell: untrained("az_nas", SPACE, cell, 3, 8, 0, "cpu") for cell in drawn})
+    values = standings("az_nas", SPACE, {cell: untrained("az_nas", SPACE, cell, 3, 8, 0, "cpu") for cell in drawn})
     assert found.listed == sorted(drawn, key=values.__getitem__, reverse=True)[:3]
     assert all(cell in found for cell in found.listed)
     assert not any(cell in found for cell in drawn if cell not in found.listed)

@@ -36,6 +36,6 @@ def screen(
             for genotype in progress(drawn, len(drawn), "screening")
         }
         known.update(found)
-    values = standings(SCORE, known)
+    values = standings(SCORE, candidates.space, known)
     best = sorted(values, key=values.__getitem__, reverse=True)
     return candidates.only(best[: max(1, round(config.kept * len(best)))])

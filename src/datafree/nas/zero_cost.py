@@ -109,15 +109,15 @@ def untrained(
     # Half precision would drown the small differences that some scores take.
     with torch.autocast(torch.device(device).type, enabled=False):
         if name == "az_nas":
-            return az_nas.views(cast(BlockBackbone, backbone), images, own) | {"complexity": float(space.macs(genotype))}
+            return az_nas.views(cast(BlockBackbone, backbone), images, own)
         return {"score": SCORES[name](network, images, own)}
 
 
-def standings(name: str, measures: Mapping[Genotype, Measures]) -> dict[Genotype, float]:
+def standings(name: str, space: Space, measures: Mapping[Genotype, Measures]) -> dict[Genotype, float]:
     """The score of each architecture from what ``untrained`` found in it; that of ``az_nas`` is relative to the others."""
     if name == "az_nas":
-        views = (*az_nas.VIEWS, "complexity")
-        return az_nas.combined({genotype: {view: found[view] for view in views} for genotype, found in measures.items()})
+        views = {genotype: {view: found[view] for view in az_nas.VIEWS} for genotype, found in measures.items()}
+        return az_nas.combined({genotype: {**found, "macs": space.macs(genotype)} for genotype, found in views.items()})
     return {genotype: found["score"] for genotype, found in measures.items()}
 
 

@@ -42,7 +42,7 @@ def search(
         return known[genotype]
 
     def fitness(measures: Mapping[Genotype, Measures]) -> dict[Genotype, float]:
-        return standings(config.score, measures)
+        return standings(config.score, space, measures)
 
     measures, generations = evolve(evaluate, fitness, candidates, config, seed)
     values = fitness(measures)
