@@ -7,10 +7,13 @@ from pathlib import Path
 import nas_ranking
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from datafree.config import ALGORITHM_TYPES, SCORES, typed
 from datafree.errors import UserError
+from datafree.nas.found import Found
+from datafree.nas.spaces.nasbench201 import NasBench201Space
 from datafree.zoo.genotypes.nasbench201 import OPERATIONS
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -72,6 +75,7 @@ def test_a_study_ranks_by_every_arm_and_goes_on_where_it_stopped(places, tmp_pat
     search = found["searches"]["spos/0"]
     assert search["scored"] == 2
     assert search["accuracy"] is None or 10 <= search["accuracy"] <= 94
+    assert search["known"] is False or search["accuracy"] is not None
     lines = (tmp_path / "out" / "table.md").read_text()
     assert all(
         f"| {name} |" in lines for name in (*STUDY["arms"], *(f"{arm} with az_nas" for arm in STUDY["arms"]), "macs", "az_nas", "spos")
@@ -138,3 +142,19 @@ def test_the_reduced_study_has_every_kind_of_images_and_signal():
     assert arms["soft"].images_key == arms["one_hot"].images_key != arms["calibrated"].images_key
     assert {arm.data for arm in arms.values()} == set(nas_ranking.DATA)
     assert {arm.signal for arm in arms.values()} == set(nas_ranking.SIGNALS)
+
+
+@pytest.mark.parametrize(("best", "accuracy", "known"), [("nor_conv_3x3", 90.0, True), ("nor_conv_1x1", 80.0, False)])
+def test_a_cell_that_the_table_lacks_gives_way_to_the_next_that_it_has(monkeypatch, tmp_path, best, accuracy, known):
+    """Scored: convolutions of 3 pixels, of 1 pixel, skips; the table has the first and the last, and the last scores higher."""
+    cells = {name: (name,) * 6 for name in ("nor_conv_3x3", "nor_conv_1x1", "skip_connect")}
+    measures = {cells["nor_conv_3x3"]: {"kl": 3.0}, cells["nor_conv_1x1"]: {"kl": 2.0}, cells["skip_connect"]: {"kl": 1.0}}
+    monkeypatch.setitem(nas_ranking.ALGORITHMS, "spos", lambda *given: Found(cells[best], measures, []))
+    truth = {cells["nor_conv_3x3"]: 90.0, cells["skip_connect"]: 80.0}
+    space = NasBench201Space(4, 1, 16)
+    empty = {"arms": {}, "zero_cost": {}, "searches": {}}
+    study = nas_ranking.Study(space, truth, [], None, [], None, {}, tmp_path, torch.device("cpu"), empty)
+    monkeypatch.setattr(study, "pools", lambda arm, seed: None)
+    study.search("mine", {"arm": "a", "method": "spos"}, {"a": nas_ranking.Arm("a", "noise", "one", None, {})}, 0)
+    found = empty["searches"]["mine/0"]
+    assert (found["genotype"], found["accuracy"], found["known"]) == (space.encode(cells[best]), accuracy, known)
