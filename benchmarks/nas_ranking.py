@@ -264,31 +264,35 @@ def table(results: dict[str, Any], arms: Sequence[str], scores: Sequence[str], s
         f"{size} architectures, the best of which has {best:.2f} %; mean over seeds ± half-width of the 95 % interval.", "",
         f"| ranked by | seeds | tau | tau, top {TOP:.0%} | rho | accuracy of the pick, % | CPU s |", "|---|---:|---:|---:|---:|---:|---:|",
     ]  # fmt: skip
-    every = {**results["arms"], **results["zero_cost"]}
-    both = {f"{name} with {PRIOR}": _with_prior(results, name) for name in arms}
-    for name in (*arms, *both, *scores):
-        found = both[name] if name in both else [one for key, one in every.items() if key.rpartition("/")[0] == name]
+    rows = [(name, [one for _, one in _by_seed(results, "arms", name)]) for name in arms]
+    rows += [(f"{name} with {PRIOR}", _with_prior(results, name)) for name in arms]
+    rows += [(name, [one for _, one in _by_seed(results, "zero_cost", name)]) for name in scores]
+    for name, found in rows:
         if found:
             measured = [_spread([one[key] for one in found], 3) for key in ("tau", "tau_top", "rho")]
             pick, seconds = _spread([one["pick"] for one in found], 2), sum(one["cpu_seconds"] for one in found) / len(found)
             lines.append(f"| {name} | {len(found)} | {' | '.join(measured)} | {pick} | {seconds:.0f} |")
     lines += ["", "| search | seed | cell | true accuracy, % | scored | CPU s |", "|---|---:|---|---:|---:|---:|"]
     for name in searches:
-        for key, one in results["searches"].items():
-            if key.rpartition("/")[0] == name:
-                true = "not in the table" if one["accuracy"] is None else f"{one['accuracy']:.2f}" + ("" if one["known"] else " (next)")
-                cell = one["genotype"].replace("|", "\\|")
-                lines.append(f"| {name} | {key.rpartition('/')[2]} | {cell} | {true} | {one['scored']} | {one['cpu_seconds']:.0f} |")
+        for seed, one in _by_seed(results, "searches", name):
+            true = "not in the table" if one["accuracy"] is None else f"{one['accuracy']:.2f}" + ("" if one["known"] else " (next)")
+            cell = one["genotype"].replace("|", "\\|")
+            lines.append(f"| {name} | {seed} | {cell} | {true} | {one['scored']} | {one['cpu_seconds']:.0f} |")
     return "\n".join(lines) + "\n"
+
+
+def _by_seed(results: dict[str, Any], part: str, name: str) -> list[tuple[str, dict[str, Any]]]:
+    """The entries of one arm, score or search with their seeds."""
+    keys = [key for key in results[part] if key.rpartition("/")[0] == name]
+    return [(key.rpartition("/")[2], results[part][key]) for key in keys]
 
 
 def _with_prior(results: dict[str, Any], arm: str) -> list[dict[str, float]]:
     """The arm's supernet as one more view of AZ-NAS, for each seed that has both: the logarithms of the ranks are added."""
     truth, found = [one["accuracy"] for one in results["architectures"]], []
-    for key, one in results["arms"].items():
-        name, _, seed = key.rpartition("/")
+    for seed, one in _by_seed(results, "arms", arm):
         prior = results["zero_cost"].get(f"{PRIOR}/{seed}")
-        if name == arm and prior is not None:
+        if prior is not None:
             scores = np.log(rankdata(one["scores"]["kl"]) / len(truth)) + np.asarray(prior["scores"])
             seconds = one["cpu_seconds"] + prior["cpu_seconds"]
             found.append({**agreement(scores.tolist(), truth), "cpu_seconds": seconds})

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from datafree.checkpoints import Checkpoint
 from datafree.config import SCORES, ZeroCostConfig
-from datafree.nas import az_nas, zero_cost
+from datafree.nas import az_nas, zero_cost, zero_cost_search
 from datafree.nas.spaces.nasbench201 import NasBench201Space
 from datafree.nas.zero_cost import standings, untrained
 from datafree.zoo.backbones import BlockBackbone
-from datafree.zoo.genotypes.nasbench201 import OPERATIONS
 
 SPACE = NasBench201Space(4, 1, 16)
 
@@ -109,15 +109,19 @@ def test_views_are_combined_by_rank():
 
 
 def test_it_orders_cells_as_sense_would_have_it():
-    """More convolutions rather than fewer, 3x3 rather than 1x1, and every connected cell above one without a path."""
-    operations = dict(zip(("none", "skip", "small", "large"), (OPERATIONS[0], OPERATIONS[1], "nor_conv_1x1", "nor_conv_3x3"), strict=True))
-    cells = [(operations[name],) * 6 for name in ("large", "small", "skip", "none")]
+    """Convolutions of 3x3 first, a cell that learns nothing last."""
+    cells = [(name,) * 6 for name in ("nor_conv_3x3", "nor_conv_1x1", "skip_connect", "none")]
     standing = standings("az_nas", SPACE, {cell: untrained("az_nas", SPACE, cell, 3, 16, 0, "cpu") for cell in cells})
     assert sorted(cells, key=standing.__getitem__, reverse=True)[0] == cells[0]
     assert sorted(cells, key=standing.__getitem__)[0] in cells[2:]
 
 
-def test_it_is_a_score_of_the_configuration():
+def test_a_search_by_it_ends_with_the_first_of_all_that_it_scored(joined):
     assert "az_nas" in SCORES
     assert "az_nas" not in zero_cost.SCORES
-    assert ZeroCostConfig(score="az_nas").score == "az_nas"
+    config = ZeroCostConfig(score="az_nas", channels=4, batch_size=8, max_macs=0, population=4, generations=3, parents=2)
+    found = zero_cost_search.search(SPACE, joined, config, "key", 0, "cpu", Checkpoint(None))
+    scores = {cell: one["score"] for cell, one in found.measures.items()}
+    assert scores == standings("az_nas", SPACE, found.measures)
+    assert scores[found.best] == max(scores.values())
+    assert len(scores) == 12

@@ -80,7 +80,9 @@ def test_scores_are_finite_repeatable_and_leave_the_global_state(name):
     assert first == second
     assert torch.equal(torch.get_rng_state(), state)
     empty = ("none",) * 6
-    standing = standings(name, SPACE, {DENSE: first, empty: untrained(name, SPACE, empty, 3, 6, 0, "cpu")})
+    second = untrained(name, SPACE, empty, 3, 6, 0, "cpu")
+    assert all(map(math.isfinite, [*first.values(), *second.values()]))
+    standing = standings(name, SPACE, {DENSE: first, empty: second})
     assert list(standing) == [DENSE, empty]
     assert all(map(math.isfinite, standing.values()))
 

@@ -74,10 +74,10 @@ def gain(before: Tensor, after: Tensor, seed: int, number: int) -> float:
 
     1 keeps gradients as large as they are. 0 where no gradient passes, and where all of it passes unchanged: such a block does nothing.
     """
-    draw = torch.randint(0, 2, after.shape, generator=generator(seed, "az-nas signs", number))
-    sign = (2.0 * draw - 1).to(after)
     if not after.requires_grad or not before.requires_grad:
         return 0.0
+    draw = torch.randint(0, 2, after.shape, generator=generator(seed, "az-nas signs", number))
+    sign = (2.0 * draw - 1).to(after)
     passed = torch.autograd.grad(after, before, sign, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
     if passed.shape == sign.shape and torch.equal(passed, sign):
         return 0.0

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from datafree.checkpoints import Checkpoint, HasState
 from datafree.nas.mixing import Supernet
 from datafree.nas.spaces import Genotype, Space
 
@@ -39,14 +38,6 @@ class LatencyTable(dict[str, dict[str, float]]):
     def measures(self, genotype: Genotype) -> dict[str, float]:
         """{"latency": milliseconds}, or nothing while the table is empty."""
         return {"latency": self.of(genotype)} if self else {}
-
-    def prepare(
-        self, space: Space, supernet: Supernet, checkpoint: Checkpoint, states: Mapping[str, HasState], device: torch.device | str
-    ) -> None:
-        """Fill the table unless the checkpoint of ``states``, this table among them, has it: a resumed search goes on with its own."""
-        checkpoint.restore(**states)
-        if not self:
-            self.measure(space, supernet, device)
 
     @torch.no_grad()
     def measure(self, space: Space, supernet: Supernet, device: torch.device | str) -> None:

@@ -92,10 +92,9 @@ def train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.supernet_steps)
     known, screened, latency = MeasureTable(space), MeasureTable(space), LatencyTable()
     states = {"supernet": supernet, "optimiser": optimiser, "schedule": schedule, "known": known, "screened": screened, "latency": latency}
-    if config.max_latency:
-        latency.prepare(space, supernet, checkpoint, states, device)
-    if config.screened:
-        checkpoint.restore(**states)
+    checkpoint.restore(**states)  # a resumed search goes on with what it measured before the training
+    if config.max_latency and not latency:
+        latency.measure(space, supernet, device)
     candidates = Candidates(space, limits_of(config, key, space, latency.of))
     candidates = screen(candidates, max(pools.classes), config, seed, device, screened)
 

@@ -92,8 +92,9 @@ def search(
     alpha_optimiser = torch.optim.Adam(alphas.parameters(), config.alpha_learning_rate, betas=ALPHA_BETAS)
     states = {"supernet": supernet, "optimiser": optimiser, "schedule": schedule, "latency": latency}
     states |= {"alphas": alphas, "alpha_optimiser": alpha_optimiser, "trajectory": trajectory}
-    if config.cost == "latency":
-        latency.prepare(space, supernet, checkpoint, states, device)
+    checkpoint.restore(**states)  # a resumed search goes on with the latencies that it began with
+    if config.cost == "latency" and not latency:
+        latency.measure(space, supernet, device)
     table = cost_table(space, latency.of if config.cost == "latency" else space.macs)
 
     def loss(part: str, step: int, path: Path) -> Tensor:
