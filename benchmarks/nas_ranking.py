@@ -33,7 +33,7 @@ import numpy as np
 import torch
 import yaml
 from cifar10_student import SIZE, read_classifiers, recover
-from scipy.stats import kendalltau, rankdata, spearmanr
+from scipy.stats import kendalltau, spearmanr
 
 from datafree import artifacts, config, devices
 from datafree.checkpoints import Checkpoint
@@ -44,6 +44,7 @@ from datafree.evaluation.intervals import mean_interval
 from datafree.evaluation.recovered_fraction import noise_pool, real_pool
 from datafree.nas import one_shot
 from datafree.nas.algorithms import ALGORITHMS
+from datafree.nas.found import mean_rank
 from datafree.nas.pools import Pools
 from datafree.nas.spaces import Genotype
 from datafree.nas.spaces.nasbench201 import NasBench201Space
@@ -55,7 +56,7 @@ from datafree.zoo.training import logits_of
 
 DATA, SIGNALS = ("real", "recovered", "noise"), ("hard", "one", "many")
 TOP = 0.2  # share of the best architectures among which ranks are compared, too
-PRIOR = "az_nas"  # the score of untrained networks that every supernet is combined with
+PRIOR = "az_synflow"  # the score of untrained networks beside which every supernet is judged, too
 CHECKPOINT_SECONDS = 20.0
 
 
@@ -288,14 +289,14 @@ def _by_seed(results: dict[str, Any], part: str, name: str) -> list[tuple[str, d
 
 
 def _with_prior(results: dict[str, Any], arm: str) -> list[dict[str, float]]:
-    """The arm's supernet as one more view of AZ-NAS, for each seed that has both: the logarithms of the ranks are added."""
+    """Ranked by the arm's supernet and by the prior, as a search with a ``prior`` does, for each seed that has both."""
     truth, found = [one["accuracy"] for one in results["architectures"]], []
     for seed, one in _by_seed(results, "arms", arm):
         prior = results["zero_cost"].get(f"{PRIOR}/{seed}")
         if prior is not None:
-            scores = np.log(rankdata(one["scores"]["kl"]) / len(truth)) + np.asarray(prior["scores"])
+            ranks = mean_rank(*(dict(enumerate(scores)) for scores in (one["scores"]["kl"], prior["scores"])))
             seconds = one["cpu_seconds"] + prior["cpu_seconds"]
-            found.append({**agreement(scores.tolist(), truth), "cpu_seconds": seconds})
+            found.append({**agreement(list(ranks.values()), truth), "cpu_seconds": seconds})
     return found
 
 

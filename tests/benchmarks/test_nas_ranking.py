@@ -24,14 +24,14 @@ STUDY = {
     "recovery": {"method": "generator", "initialisation": "random", "steps": 2, "latent": 8, "width": 8},
     "inversion": {"companions": 0},
     "supernet": {"supernet_steps": 3, "batch_size": 8, "learning_rate": 0.1, "validation": 0.2},
-    "zero_cost": ["macs", "az_nas"], "zero_cost_batch": 4,
+    "zero_cost": ["macs", "az_synflow"], "zero_cost_batch": 4,
     "arms": {
         "soft": {"data": "recovered", "signal": "one"},
         "one_hot": {"data": "recovered", "signal": "hard"},
         "many": {"data": "noise", "signal": "many"},
         "real": {"data": "real", "signal": "one"},
         "screened": {
-            "data": "recovered", "signal": "one", "supernet": {"screened": 5, "kept": 0.4},
+            "data": "recovered", "signal": "one", "supernet": {"screened": 5, "kept": 0.4, "prior": "az_synflow"},
             "recovery": {"method": "pixels", "steps": 2},
         },
     },
@@ -65,7 +65,7 @@ def test_a_study_ranks_by_every_arm_and_goes_on_where_it_stopped(places, tmp_pat
     found = run(places, tmp_path, "--seeds", "0")
     assert found["arms"]["soft/0"] == first["arms"]["soft/0"]  # times included: nothing was done again
     assert set(found["arms"]) == {f"{arm}/0" for arm in STUDY["arms"]}
-    assert set(found["zero_cost"]) == {"macs/0", "az_nas/0"}
+    assert set(found["zero_cost"]) == {"macs/0", "az_synflow/0"}
     assert len(list((tmp_path / "out" / "pools").glob("*.safetensors"))) == 2  # soft and one_hot learn from the same images
     assert not list((tmp_path / "out").rglob("*.pt"))
     for one in [*found["arms"].values(), *found["zero_cost"].values()]:
@@ -77,25 +77,22 @@ def test_a_study_ranks_by_every_arm_and_goes_on_where_it_stopped(places, tmp_pat
     assert search["accuracy"] is None or 10 <= search["accuracy"] <= 94
     assert search["known"] is False or search["accuracy"] is not None
     lines = (tmp_path / "out" / "table.md").read_text()
-    assert all(
-        f"| {name} |" in lines for name in (*STUDY["arms"], *(f"{arm} with az_nas" for arm in STUDY["arms"]), "macs", "az_nas", "spos")
-    )
+    beside = [f"{arm} with az_synflow" for arm in STUDY["arms"]]
+    assert all(f"| {name} |" in lines for name in (*STUDY["arms"], *beside, "macs", "az_synflow", "spos"))
 
 
-def test_a_supernet_beside_az_nas_is_one_more_view():
-    """By hand: the ranks of four architectures in five views, four of them in what AZ-NAS gives."""
+def test_a_supernet_and_the_prior_count_alike():
     cells = [{"genotype": str(number), "accuracy": float(number)} for number in range(4)]
-    prior = np.log(np.array([1, 2, 3, 4]) / 4) + np.log(np.array([2, 1, 4, 3]) / 4)
+    prior = [0.3, 0.1, 0.9, 0.8]  # ranks 2, 1, 4, 3
     kl = [-0.4, -0.1, -0.3, -0.2]  # ranks 1, 4, 2, 3
     arm = {"scores": {"kl": kl}, "cpu_seconds": 5.0}
     results = {
         "architectures": cells,
         "arms": {"a/0": arm, "a/1": arm, "b/0": arm},
-        "zero_cost": {"az_nas/0": {"scores": prior.tolist(), "cpu_seconds": 2.0}},
+        "zero_cost": {"az_synflow/0": {"scores": prior, "cpu_seconds": 2.0}},
     }
     (found,) = nas_ranking._with_prior(results, "a")  # the second seed has no score
-    products = [1 * 2 * 1, 2 * 1 * 4, 3 * 4 * 2, 4 * 3 * 3]
-    assert found == {**nas_ranking.agreement(products, [0.0, 1.0, 2.0, 3.0]), "cpu_seconds": 7.0}
+    assert found == {**nas_ranking.agreement([2 + 1, 1 + 4, 4 + 2, 3 + 3], [0.0, 1.0, 2.0, 3.0]), "cpu_seconds": 7.0}
 
 
 def test_correlations_are_those_of_the_ranks():

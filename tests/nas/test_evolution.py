@@ -7,7 +7,7 @@ import pytest
 from datafree.config import SposConfig
 from datafree.nas.candidates import Candidates
 from datafree.nas.evolution import course, evolve
-from datafree.nas.found import best_of, closeness
+from datafree.nas.found import best_of, closeness, mean_rank
 from datafree.nas.spaces import Genotype
 from datafree.nas.spaces.nasbench201 import NasBench201Space
 
@@ -82,3 +82,9 @@ def test_the_course_tells_of_the_best_so_far_and_the_mean():
         {"step": 1, "best_kl": 2.0, "best_macs": 7, "mean_kl": 3.0},
         {"step": 2, "best_kl": 2.0, "best_macs": 7, "mean_kl": 3.0},
     ]
+
+
+def test_mean_ranks_of_three_architectures_by_hand():
+    a, b, c = (("skip_connect",) * 6, ("none",) * 6, ("nor_conv_1x1",) * 6)
+    assert mean_rank({a: 5.0, b: -1.0, c: 7.0}, {c: 0.0, a: 2.0, b: 0.0}) == pytest.approx({a: 5 / 6, b: 2.5 / 6, c: 4.5 / 6})
+    assert mean_rank({}, {}) == {}

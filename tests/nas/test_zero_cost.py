@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from random import Random
 
 import pytest
 import torch
@@ -28,6 +29,11 @@ class Plain(BlockBackbone):
 
     def sequence(self):
         return [self.conv]
+
+
+def random_cells(count: int) -> list:
+    draw = Random(3)
+    return [SPACE.sample(draw) for _ in range(count)]
 
 
 @pytest.fixture
@@ -98,4 +104,13 @@ def test_a_score_leaves_the_networks_weights_and_hooks(network, images, name):
 def test_sizes_are_scores():
     assert untrained("macs", SPACE, DENSE, 3, 6, 0, "cpu") == {"score": SPACE.macs(DENSE)}
     assert untrained("parameters", SPACE, DENSE, 3, 6, 0, "cpu") == {"score": SPACE.parameters(DENSE)}
-    assert set(zero_cost.SCORES) | {"macs", "parameters", "az_nas"} == set(SCORES)
+    assert set(zero_cost.SCORES) | {"macs", "parameters", "az_nas", "az_synflow"} == set(SCORES)
+
+
+def test_az_synflow_is_the_mean_rank_by_its_two_scores():
+    cells = random_cells(6)
+    found = {name: {cell: untrained(name, SPACE, cell, 3, 6, 0, "cpu") for cell in cells} for name in ("az_nas", "synflow", "az_synflow")}
+    values = {name: list(standings(name, SPACE, found[name]).values()) for name in found}
+    ranks = [[sum(other <= value for other in values[name]) for value in values[name]] for name in ("az_nas", "synflow")]
+    assert len({tuple(one) for one in ranks}) == 2  # the two differ, and neither has ties
+    assert values["az_synflow"] == pytest.approx([(a + b) / 12 for a, b in zip(*ranks, strict=True)])

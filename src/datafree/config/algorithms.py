@@ -38,7 +38,8 @@ class OneShotConfig(LimitedConfig):
 
     supernet_steps: int = 1000
     learning_rate: float = 0.2  # SGD, cosine to 0
-    screened: int = 0  # random candidates that AZ-NAS compares before the training; 0 = none, and all are trained
+    prior: str = ""  # of SCORES: candidates are ranked by it as well as by the supernet; empty = by the supernet alone
+    screened: int = 0  # random candidates that the prior compares before the training; 0 = none, and all are trained
     kept: float = 0.2  # share of them, the best: they alone are trained and chosen from
 
 
@@ -116,7 +117,7 @@ class ZeroCostConfig(LimitedConfig):
 
 # What ProxylessNAS can be charged for, and what tells networks apart before training; see datafree.nas.zero_cost.
 COSTS = ("macs", "latency")
-SCORES = ("parameters", "macs", "synflow", "jacob_cov", "nwot", "zen", "az_nas")
+SCORES = ("parameters", "macs", "synflow", "jacob_cov", "nwot", "zen", "az_nas", "az_synflow")
 
 ALGORITHM_TYPES: dict[str, type] = {
     "spos": SposConfig,

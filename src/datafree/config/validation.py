@@ -276,6 +276,10 @@ def _check_algorithms(config: Config) -> None:
         for key, allowed in (("space", SPACES), ("cost", COSTS), ("score", SCORES)):
             if hasattr(algorithm, key) and getattr(algorithm, key) not in allowed:
                 raise UserError(f"{dotted}.{key}: got {getattr(algorithm, key)!r}; allowed: {', '.join(allowed)}")
+        if getattr(algorithm, "prior", "") not in ("", *SCORES):
+            raise UserError(f"{dotted}.prior: got {algorithm.prior!r}; allowed: empty, {', '.join(SCORES)}")
+        if getattr(algorithm, "screened", 0) and not algorithm.prior:
+            raise UserError(f"{dotted}.prior: empty, but `screened` is {algorithm.screened}; name a score to screen by, such as az_synflow")
         if hasattr(algorithm, "parents") and algorithm.parents > algorithm.population:
             raise UserError(f"{dotted}.parents: got {algorithm.parents}; allowed: at most the population, {algorithm.population}")
 

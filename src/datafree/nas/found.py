@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
+from scipy.stats import rankdata
 
 from datafree.nas.spaces import Genotype, Space
 
+Key = TypeVar("Key")
 Measures = dict[str, float]  # of one architecture, by name
 
 
@@ -46,6 +50,16 @@ def closeness(measures: Mapping[Genotype, Measures]) -> dict[Genotype, float]:
     It orders cells more like their stand-alone training does than agreement, of which many cells share a value.
     """
     return {genotype: -found["kl"] for genotype, found in measures.items()}
+
+
+def mean_rank(*values: Mapping[Key, float]) -> dict[Key, float]:
+    """The mean over ``values``, which have the same keys, of a key's rank in each: above 0, 1 = the largest in all of them.
+
+    Equal values share the mean of their ranks.
+    """
+    names = list(values[0])
+    ranks = [rankdata([one[name] for name in names]) / len(names) for one in values]
+    return dict(zip(names, np.mean(ranks, 0).tolist(), strict=True))
 
 
 def best_of(measures: Mapping[Genotype, Measures], fitness: Fitness) -> Genotype:

@@ -6,6 +6,7 @@ in Liu et al., "Data-Free Neural Architecture Search via Recursive Label Calibra
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -19,11 +20,11 @@ from datafree.devices import derive_seed
 from datafree.meta.losses import distillation_loss
 from datafree.nas.candidates import Candidates, limits_of
 from datafree.nas.distillation import score
-from datafree.nas.found import Measures, MeasureTable
+from datafree.nas.found import Measures, MeasureTable, closeness, mean_rank
 from datafree.nas.latency import LatencyTable
 from datafree.nas.mixing import Supernet, new_supernet, recalibrate
 from datafree.nas.pools import Pools, draw, training_batch
-from datafree.nas.screening import screen
+from datafree.nas.screening import Prior, screen
 from datafree.nas.spaces import Genotype, Space
 from datafree.nas.training import minimise
 
@@ -62,6 +63,7 @@ class OneShot:
     candidates: Candidates
     curve: list[dict[str, float]]
     judge: Judge
+    prior: Prior | None
     known: MeasureTable
     checkpoint: Checkpoint
     steps: int
@@ -72,6 +74,17 @@ class OneShot:
             self.known[genotype] = self.judge(genotype)
             self.checkpoint.save(self.steps, self.curve, **self.states)
         return self.known[genotype]
+
+    def fitness(self, measures: Mapping[Genotype, Measures]) -> dict[Genotype, float]:
+        """How close architectures come to the teachers; with a prior, the mean of their rank by that and their rank by the prior."""
+        if self.prior is None:
+            return closeness(measures)
+        return mean_rank(closeness(measures), self.prior.standings(measures))
+
+    def merits(self, measures: Mapping[Genotype, Measures]) -> dict[Genotype, Measures]:
+        """The measures as a search reports them: with a prior, the fitness is one of them."""
+        values = self.fitness(measures)
+        return {genotype: found | ({"score": values[genotype]} if self.prior else {}) for genotype, found in measures.items()}
 
 
 def train(
@@ -90,13 +103,15 @@ def train(
     supernet = new_supernet(space, pools.classes, derive_seed(seed, "supernet"), device)
     optimiser = torch.optim.SGD(supernet.parameters(), config.learning_rate, momentum=0.9, weight_decay=WEIGHT_DECAY, nesterov=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.supernet_steps)
-    known, screened, latency = MeasureTable(space), MeasureTable(space), LatencyTable()
-    states = {"supernet": supernet, "optimiser": optimiser, "schedule": schedule, "known": known, "screened": screened, "latency": latency}
+    known, untrained, latency = MeasureTable(space), MeasureTable(space), LatencyTable()
+    states = {"supernet": supernet, "optimiser": optimiser, "schedule": schedule, "known": known, "prior": untrained, "latency": latency}
     checkpoint.restore(**states)  # a resumed search goes on with what it measured before the training
     if config.max_latency and not latency:
         latency.measure(space, supernet, device)
     candidates = Candidates(space, limits_of(config, key, space, latency.of))
-    candidates = screen(candidates, max(pools.classes), config, seed, device, screened)
+    prior = Prior(config.prior, untrained, max(pools.classes), config.batch_size, seed, device) if config.prior else None
+    if prior is not None and config.screened:
+        candidates = screen(candidates, prior, config, seed)
 
     def loss_of(step: int) -> Tensor:
         path = candidates.sample(Random(derive_seed(seed, "path", step)))
@@ -105,4 +120,4 @@ def train(
 
     curve = minimise(loss_of, config.supernet_steps, optimiser, schedule, "supernet", checkpoint, states)
     judge = Judge(supernet, pools, training, held_out, config, seed, latency)
-    return OneShot(candidates, curve, judge, known, checkpoint, config.supernet_steps, states)
+    return OneShot(candidates, curve, judge, prior, known, checkpoint, config.supernet_steps, states)

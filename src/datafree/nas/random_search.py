@@ -11,7 +11,7 @@ from datafree.config import RandomConfig
 from datafree.devices import derive_seed
 from datafree.nas import one_shot
 from datafree.nas.evolution import course
-from datafree.nas.found import Found, best_of, closeness
+from datafree.nas.found import Found, best_of
 from datafree.nas.pools import Pools
 from datafree.nas.spaces import Space
 from datafree.progress import progress
@@ -28,6 +28,6 @@ def search(
     trained = one_shot.train(space, pools, config, key, seed, device, checkpoint)
     chosen = trained.candidates.others(set(), config.candidates, Random(derive_seed(seed, "random")))
     measures = {genotype: trained(genotype) for genotype in progress(chosen, len(chosen), "random search")}
-    best = best_of(measures, closeness)
-    rows = course(measures, [[genotype] for genotype in chosen], closeness, space.macs)
-    return Found(best, measures, rows, {"supernet_final_loss": trained.curve[-1]["loss"]})
+    best = best_of(measures, trained.fitness)
+    rows = course(measures, [[genotype] for genotype in chosen], trained.fitness, space.macs)
+    return Found(best, trained.merits(measures), rows, {"supernet_final_loss": trained.curve[-1]["loss"]})

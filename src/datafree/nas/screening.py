@@ -1,11 +1,13 @@
-"""Which architectures are worth a place in the supernet, told from their untrained networks.
+"""What untrained networks tell of architectures before and beside a supernet.
 
 Paths share weights, so one that cannot learn costs the others: supernets trained on promising paths alone rank better (GreedyNAS, You et
-al., CVPR 2020, finds such paths during the training; here AZ-NAS names them before it, without an image).
+al., CVPR 2020, finds such paths during the training; here a score of untrained networks names them before it, without an image).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from random import Random
 
 import torch
@@ -14,28 +16,35 @@ from datafree.config import OneShotConfig
 from datafree.devices import derive_seed
 from datafree.nas.candidates import Candidates
 from datafree.nas.found import MeasureTable
+from datafree.nas.spaces import Genotype
 from datafree.nas.zero_cost import standings, untrained
 from datafree.progress import progress
 
-SCORE = "az_nas"
+
+@dataclass(frozen=True)
+class Prior:
+    """A score of untrained networks, one of ``datafree.config.SCORES``. ``known`` keeps what was found in each of them."""
+
+    score: str
+    known: MeasureTable
+    classes: int
+    batch_size: int
+    seed: int
+    device: torch.device | str
+
+    def standings(self, genotypes: Iterable[Genotype]) -> dict[Genotype, float]:
+        """The score of each; it may depend on which others there are. None is measured twice."""
+        space, found = self.known.space, {}
+        for genotype in genotypes:
+            if genotype not in self.known:
+                self.known[genotype] = untrained(self.score, space, genotype, self.classes, self.batch_size, self.seed, self.device)
+            found[genotype] = self.known[genotype]
+        return standings(self.score, space, found)
 
 
-def screen(
-    candidates: Candidates, classes: int, config: OneShotConfig, seed: int, device: torch.device | str, known: MeasureTable
-) -> Candidates:
-    """The best ``config.kept`` of ``config.screened`` random candidates by their untrained networks; all candidates if that is 0.
-
-    ``known`` receives what was measured of each; a table that has it, as a resumed search's, is not measured again.
-    """
-    if not config.screened:
-        return candidates
-    if not known:
-        drawn = candidates.others(set(), config.screened, Random(derive_seed(seed, "screening")))
-        found = {
-            genotype: untrained(SCORE, candidates.space, genotype, classes, config.batch_size, seed, device)
-            for genotype in progress(drawn, len(drawn), "screening")
-        }
-        known.update(found)
-    values = standings(SCORE, candidates.space, known)
+def screen(candidates: Candidates, prior: Prior, config: OneShotConfig, seed: int) -> Candidates:
+    """The best ``config.kept`` of ``config.screened`` random candidates by ``prior``."""
+    drawn = candidates.others(set(), config.screened, Random(derive_seed(seed, "screening")))
+    values = prior.standings(progress(drawn, len(drawn), "screening"))
     best = sorted(values, key=values.__getitem__, reverse=True)
     return candidates.only(best[: max(1, round(config.kept * len(best)))])

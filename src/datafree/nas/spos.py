@@ -8,7 +8,7 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import SposConfig
 from datafree.nas import one_shot
 from datafree.nas.evolution import course, evolve
-from datafree.nas.found import Found, Measures, best_of, closeness
+from datafree.nas.found import Found, Measures, best_of
 from datafree.nas.pools import Pools
 from datafree.nas.spaces import Genotype, Space
 
@@ -22,10 +22,10 @@ def search(
         UserError: no architecture meets the limits (before any training), or the training diverges.
     """
     trained = one_shot.train(space, pools, config, key, seed, device, checkpoint)
-    measures, generations = evolve(trained, closeness, trained.candidates, config, seed)
-    best = best_of(measures, closeness)
-    rows = course(measures, generations, closeness, space.macs)
-    return Found(best, measures, rows, comparison(space, measures, generations, trained.curve))
+    measures, generations = evolve(trained, trained.fitness, trained.candidates, config, seed)
+    best = best_of(measures, trained.fitness)
+    rows = course(measures, generations, trained.fitness, space.macs)
+    return Found(best, trained.merits(measures), rows, comparison(space, measures, generations, trained.curve))
 
 
 def comparison(

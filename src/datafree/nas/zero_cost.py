@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from datafree.devices import derive_seed, generator, seeded_initialisation
 from datafree.nas import az_nas
-from datafree.nas.found import Measures
+from datafree.nas.found import Measures, mean_rank
 from datafree.nas.spaces import Genotype, Space
 from datafree.zoo.backbones import BlockBackbone, Classifier, build
 
@@ -97,7 +97,7 @@ def untrained(
 ) -> Measures:
     """What one of ``datafree.config.SCORES`` looks at in an architecture's untrained network, on noise that is the same for all.
 
-    That is the ``score`` itself, save for ``az_nas``, which combines several views.
+    That is the ``score`` itself, save for ``az_nas``, which combines several views, and ``az_synflow``, which adds ``synflow`` to them.
     """
     if name in ("macs", "parameters"):
         return {"score": float(getattr(space, name)(genotype))}
@@ -108,13 +108,20 @@ def untrained(
     images = noise(batch_size, space.image_channels, space.image_size, seed).to(device).contiguous(memory_format=torch.channels_last)
     # Half precision would drown the small differences that some scores take.
     with torch.autocast(torch.device(device).type, enabled=False):
-        if name == "az_nas":
-            return az_nas.views(cast(BlockBackbone, backbone), images, own)
-        return {"score": SCORES[name](network, images, own)}
+        if name in SCORES:
+            return {"score": SCORES[name](network, images, own)}
+        found = {"synflow": synflow(network, images, own)} if name == "az_synflow" else {}
+        return found | az_nas.views(cast(BlockBackbone, backbone), images, own)  # which takes the network's weights
 
 
 def standings(name: str, space: Space, measures: Mapping[Genotype, Measures]) -> dict[Genotype, float]:
-    """The score of each architecture from what ``untrained`` found in it; that of ``az_nas`` is relative to the others."""
+    """The score of each architecture from what ``untrained`` found in it; ``az_nas`` and ``az_synflow`` depend on the others.
+
+    ``az_synflow`` is the mean of the ranks by AZ-NAS, which tells bad architectures from good ones, and by synflow, which orders the good.
+    """
+    if name == "az_synflow":
+        by_synflow = {genotype: found["synflow"] for genotype, found in measures.items()}
+        return mean_rank(standings("az_nas", space, measures), by_synflow)
     if name == "az_nas":
         views = {genotype: {view: found[view] for view in az_nas.VIEWS} for genotype, found in measures.items()}
         return az_nas.combined({genotype: {**found, "macs": space.macs(genotype)} for genotype, found in views.items()})

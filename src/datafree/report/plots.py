@@ -170,7 +170,7 @@ def scatter_plot(points: Sequence[Point], found: Point | None, limit: float | No
         drawing.text(across(limit / cost.divisor) - 6, 278, "limit", "tick end")
     drawing.path([(across(x / cost.divisor), up(factor * y)) for x, y in pareto_front(points)], "front")
     for index, (x, y) in enumerate(points):
-        tip = f"{x / cost.divisor:.2f} {cost.unit}, {factor * y:.1f}{unit}"
+        tip = f"{x / cost.divisor:.2f} {cost.unit}, {factor * y:.4g}{unit}"
         drawing.dot(across(x / cost.divisor), up(factor * y), 3.6, "candidate", tip, 0.25 + 0.6 * (index + 1) / len(points))
     if found:
         tip = f"found: {found[0] / cost.divisor:.2f} {cost.unit}, {factor * found[1]:.1f}{unit}"
