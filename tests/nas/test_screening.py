@@ -27,14 +27,14 @@ def small(small):
 
 
 def _prior(space=SPACE, score: str = "az_nas") -> Prior:
-    return Prior(score, MeasureTable(space), 3, 8, 0, "cpu")
+    return Prior(score, MeasureTable(space), 3, 0, "cpu")
 
 
 def test_the_best_of_a_draw_by_their_untrained_networks_stay():
     everything = Candidates(SPACE, [])
     found = screening.screen(everything, _prior(), CONFIG, 0)
     drawn = everything.others(set(), 10, Random(derive_seed(0, "screening")))
-    values = standings("az_nas", SPACE, {cell: untrained("az_nas", SPACE, cell, 3, 8, 0, "cpu") for cell in drawn})
+    values = standings("az_nas", SPACE, {cell: untrained("az_nas", SPACE, cell, 3, screening.IMAGES, 0, "cpu") for cell in drawn})
     assert found.listed == sorted(drawn, key=values.__getitem__, reverse=True)[:3]
     assert all(cell in found for cell in found.listed)
     assert not any(cell in found for cell in drawn if cell not in found.listed)
@@ -82,7 +82,7 @@ def test_only_what_was_kept_is_trained_and_chosen(joined, small, monkeypatch):
 def test_with_a_prior_the_first_by_both_ranks_is_found(joined, small, screened):
     small = replace(small, screened=screened)
     found = spos.search(SPACE, joined, small, "nas.algorithms.mine", 0, "cpu", Checkpoint(None))
-    known = {cell: untrained("az_synflow", SPACE, cell, max(joined.classes), small.batch_size, 0, "cpu") for cell in found.measures}
+    known = {cell: untrained("az_synflow", SPACE, cell, max(joined.classes), screening.IMAGES, 0, "cpu") for cell in found.measures}
     expected = mean_rank(closeness(found.measures), standings("az_synflow", SPACE, known))
     assert {cell: one["score"] for cell, one in found.measures.items()} == expected
     assert found.best == max(expected, key=expected.__getitem__)

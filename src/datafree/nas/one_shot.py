@@ -109,7 +109,7 @@ def train(
     if config.max_latency and not latency:
         latency.measure(space, supernet, device)
     candidates = Candidates(space, limits_of(config, key, space, latency.of))
-    prior = Prior(config.prior, untrained, max(pools.classes), config.batch_size, seed, device) if config.prior else None
+    prior = Prior(config.prior, untrained, max(pools.classes), seed, device) if config.prior else None
     if prior is not None and config.screened:
         candidates = screen(candidates, prior, config, seed)
 

@@ -20,6 +20,9 @@ from datafree.nas.spaces import Genotype
 from datafree.nas.zero_cost import standings, untrained
 from datafree.progress import progress
 
+# Of noise, on which an untrained network is looked at: with as many, AZ-NAS ranks the cells of NAS-Bench-201 by a tau of .65 to .71.
+IMAGES = 16
+
 
 @dataclass(frozen=True)
 class Prior:
@@ -28,7 +31,6 @@ class Prior:
     score: str
     known: MeasureTable
     classes: int
-    batch_size: int
     seed: int
     device: torch.device | str
 
@@ -37,7 +39,7 @@ class Prior:
         space, found = self.known.space, {}
         for genotype in genotypes:
             if genotype not in self.known:
-                self.known[genotype] = untrained(self.score, space, genotype, self.classes, self.batch_size, self.seed, self.device)
+                self.known[genotype] = untrained(self.score, space, genotype, self.classes, IMAGES, self.seed, self.device)
             found[genotype] = self.known[genotype]
         return standings(self.score, space, found)
 
