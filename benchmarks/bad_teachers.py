@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from datafree import artifacts
+from datafree.errors import told_in_one_line
 
 ZOO = 20
 RESULTS = "artifacts/evaluation/few_shot/results.json"
@@ -91,4 +92,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told_in_one_line("bad_teachers"):
+        main()

@@ -29,7 +29,7 @@ from datafree.checkpoints import Checkpoint
 from datafree.config.schema import starts_from_meta
 from datafree.data.folder import folder_images
 from datafree.data.images import ImageSet, class_sheet
-from datafree.errors import UserError
+from datafree.errors import UserError, told_in_one_line
 from datafree.evaluation.frechet import frechet_distance, teacher_features
 from datafree.evaluation.inversion_quality import spread
 from datafree.evaluation.recovered_fraction import noise_pool, real_pool
@@ -213,4 +213,5 @@ def study(given: argparse.Namespace, inversion: config.InversionConfig, settings
 
 
 if __name__ == "__main__":
-    main()
+    with told_in_one_line("cifar10_student"):
+        main()

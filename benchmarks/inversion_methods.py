@@ -32,7 +32,7 @@ from datafree import artifacts, config, devices
 from datafree.checkpoints import Checkpoint
 from datafree.config.schema import starts_from_meta
 from datafree.data.images import ImageSet, read_image_set
-from datafree.errors import UserError
+from datafree.errors import UserError, told_in_one_line
 from datafree.evaluation.frechet import frechet_distance, teacher_features
 from datafree.evaluation.inversion_quality import Judge, jury, spread, teacher_belief, transfer
 from datafree.evaluation.recovered_fraction import downstream_accuracies, noise_pool, real_pool
@@ -312,4 +312,5 @@ def measure(study: Study, rows: list[Row], evaluation: config.EvaluationConfig, 
 
 
 if __name__ == "__main__":
-    main()
+    with told_in_one_line("inversion_methods"):
+        main()

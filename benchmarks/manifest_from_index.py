@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from datafree import artifacts
+from datafree.errors import told_in_one_line
 from datafree.zoo.manifest import read_manifest
 
 
@@ -57,4 +58,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told_in_one_line("manifest_from_index"):
+        main()

@@ -39,7 +39,7 @@ from datafree import artifacts, config, devices
 from datafree.checkpoints import Checkpoint
 from datafree.data.folder import folder_images
 from datafree.data.images import ImageSet
-from datafree.errors import UserError
+from datafree.errors import UserError, told_in_one_line
 from datafree.evaluation.intervals import mean_interval
 from datafree.evaluation.recovered_fraction import noise_pool, real_pool
 from datafree.nas import one_shot
@@ -368,4 +368,5 @@ def measure(study: Study, spec: dict[str, Any], arms: dict[str, Arm], seeds: lis
 
 
 if __name__ == "__main__":
-    main()
+    with told_in_one_line("nas_ranking"):
+        main()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from datafree import artifacts
+from datafree.errors import told_in_one_line
 from datafree.report.tables import accuracy, groups, shots
 
 TIMINGS = Path("logs/timings")
@@ -73,4 +74,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told_in_one_line("study_table"):
+        main()

@@ -26,6 +26,7 @@ from inversion_methods import Row, Study, begin, read_study
 from matplotlib.figure import Figure
 
 from datafree import artifacts, config, devices
+from datafree.errors import UserError, told_in_one_line
 from datafree.evaluation.intervals import mean_interval
 from datafree.zoo.teachers import Teacher, empty_network, freeze, move
 from datafree.zoo.training import accuracy, logits_of, train_classifier, with_label_noise
@@ -77,7 +78,7 @@ def points(given: argparse.Namespace, row: Row, evaluation: config.EvaluationCon
     for curve, value in cases:
         count = value if curve == "teachers" else given.poor
         if count > len(whole.zoo):
-            raise SystemExit(f"{curve} {value}: {count} teachers wanted, but {given.run} has {len(whole.zoo)}; ask for fewer")
+            raise UserError(f"{curve} {value}: {count} teachers wanted, but {given.run} has {len(whole.zoo)}; ask for fewer")
         chosen, folder = whole.zoo[:count], given.output / f"{curve}-{value}"
         known = [artifacts.read_json(given.run / "artifacts/zoo" / teacher.name / "card.json").get("accuracy") for teacher in chosen]
         rights = [one["mean"] for one in known if one]
@@ -158,4 +159,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told_in_one_line("teacher_curves"):
+        main()

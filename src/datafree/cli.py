@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from datafree.errors import UserError
+from datafree.errors import UserError, told_in_one_line
 from datafree.zoo_cli import zoo_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -91,11 +91,8 @@ def track(
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit status 2."""
-    try:
+    with told_in_one_line("datafree"):
         app()
-    except UserError as error:
-        print(f"datafree: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

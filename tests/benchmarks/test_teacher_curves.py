@@ -9,6 +9,7 @@ import yaml
 from PIL import Image
 
 from datafree import artifacts
+from datafree.errors import UserError
 
 METHODS = {
     "inversion": {"images_per_class": 4, "meta_generator": {"outer_steps": 2, "inner_steps": 1, "latent": 8, "width": 8}},
@@ -58,5 +59,5 @@ def test_poor_teachers_are_trained_on_their_own_classes(run, tmp_path):
 
 
 def test_more_teachers_than_the_run_has_are_refused(run, tmp_path):
-    with pytest.raises(SystemExit, match="teachers 4: 4 teachers wanted, but .* has 3; ask for fewer"):
+    with pytest.raises(UserError, match="teachers 4: 4 teachers wanted, but .* has 3; ask for fewer"):
         curves(run, tmp_path, "--teachers", "4")

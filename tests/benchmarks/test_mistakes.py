@@ -1,0 +1,25 @@
+"""Every script ends on a user's mistake as the command line does."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+OWN = {"inversion_table", "unpack_mosaics"}  # a part of inversion_methods; a script without datafree
+
+
+def test_a_mistake_is_one_line_and_status_2(tmp_path):
+    table = tmp_path / "no\ntable.npz"
+    given = ["--table", table, "--checkpoints", tmp_path, "--output", tmp_path / "out"]
+    done = subprocess.run([sys.executable, FOLDER / "nas_ranking.py", *given], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.fullmatch(r"nas_ranking: .*table.npz: expected arrays ops, .*; name another --table\n", done.stderr)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_every_script_runs_under_the_common_end(path):
+    assert (f'with told_in_one_line("{path.stem}"):\n        main()' in path.read_text(encoding="utf-8")) is (path.stem not in OWN)
