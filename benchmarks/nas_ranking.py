@@ -11,8 +11,8 @@ see ``benchmarks/nas_ranking.yaml``.
 
 Every arm and seed trains a supernet on its images and its signal, and scores the same random sample of cells of the table in it;
 beside them stand the zero-cost scores, parameters and multiply-adds, and the cells that whole searches end with. Where the truth lacks
-such a cell, the accuracy is that of the search's next best one that it has, marked so. ``--output`` receives ``results.json`` and
-``table.md``. Killed, the same command goes on.
+such a cell, the accuracy is that of the search's next best one that it has, marked so. ``--output`` receives ``results.json``,
+``table.md`` and ``ranking.png``. Killed, the same command goes on.
 """
 
 from __future__ import annotations
@@ -33,18 +33,16 @@ import numpy as np
 import torch
 import yaml
 from cifar10_student import SIZE, read_classifiers, recover
-from scipy.stats import kendalltau, spearmanr
+from nas_ranking_table import agreement, plot, table
 
 from datafree import artifacts, config, devices
 from datafree.checkpoints import Checkpoint
 from datafree.data.folder import folder_images
 from datafree.data.images import ImageSet
 from datafree.errors import UserError, told_in_one_line
-from datafree.evaluation.intervals import mean_interval
 from datafree.evaluation.recovered_fraction import noise_pool, real_pool
 from datafree.nas import one_shot
 from datafree.nas.algorithms import ALGORITHMS
-from datafree.nas.found import mean_rank
 from datafree.nas.pools import Pools
 from datafree.nas.spaces import Genotype
 from datafree.nas.spaces.nasbench201 import NasBench201Space
@@ -55,8 +53,6 @@ from datafree.zoo.teachers import Teacher
 from datafree.zoo.training import logits_of
 
 DATA, SIGNALS = ("real", "recovered", "noise"), ("hard", "one", "many")
-TOP = 0.2  # share of the best architectures among which ranks are compared, too
-PRIOR = "az_synflow"  # the score of untrained networks beside which every supernet is judged, too
 CHECKPOINT_SECONDS = 20.0
 
 
@@ -113,25 +109,6 @@ def read_table(path: Path, column: str) -> dict[Genotype, float]:
         raise UserError(f"{path}: expected arrays ops, op_name and {column} ({str(error).splitlines()[0]}); name another --table") from None
     assert len(cells) == len(accuracy)
     return {tuple(map(str, row)): float(value) for row, value in zip(names, accuracy, strict=True)}
-
-
-def agreement(scores: Sequence[float], truth: Sequence[float]) -> dict[str, float]:
-    """Kendall's tau-b, overall and among the truly best ``TOP``, Spearman's rho, and the truth of the best scored; 0 for equal scores."""
-    order = np.argsort(truth)[::-1][: max(2, round(TOP * len(truth)))]
-    values, best = np.asarray(scores), np.asarray(truth)
-
-    def tau(a: np.ndarray, b: np.ndarray) -> float:
-        return 0.0 if np.ptp(a) == 0 or np.ptp(b) == 0 else float(kendalltau(a, b).statistic)
-
-    rho = 0.0 if np.ptp(values) == 0 or np.ptp(best) == 0 else float(spearmanr(values, best).statistic)
-    pick = float(best[int(values.argmax())])
-    return {
-        "tau": tau(values, best),
-        "tau_top": tau(values[order], best[order]),
-        "rho": rho,
-        "pick": pick,
-        "regret": float(best.max()) - pick,
-    }
 
 
 @dataclasses.dataclass
@@ -258,55 +235,6 @@ class Study:
         self.missing("searches", f"{name}/{seed}", find)
 
 
-def table(results: dict[str, Any], arms: Sequence[str], scores: Sequence[str], searches: Sequence[str]) -> str:
-    """Markdown: means over seeds with half-widths of 95 % intervals; rows as far as there are results."""
-    size, best = len(results["architectures"]), max(one["accuracy"] for one in results["architectures"])
-    lines = [
-        f"{size} architectures, the best of which has {best:.2f} %; mean over seeds ± half-width of the 95 % interval.", "",
-        f"| ranked by | seeds | tau | tau, top {TOP:.0%} | rho | accuracy of the pick, % | CPU s |", "|---|---:|---:|---:|---:|---:|---:|",
-    ]  # fmt: skip
-    rows = [(name, [one for _, one in _by_seed(results, "arms", name)]) for name in arms]
-    rows += [(f"{name} with {PRIOR}", _with_prior(results, name)) for name in arms]
-    rows += [(name, [one for _, one in _by_seed(results, "zero_cost", name)]) for name in scores]
-    for name, found in rows:
-        if found:
-            measured = [_spread([one[key] for one in found], 3) for key in ("tau", "tau_top", "rho")]
-            pick, seconds = _spread([one["pick"] for one in found], 2), sum(one["cpu_seconds"] for one in found) / len(found)
-            lines.append(f"| {name} | {len(found)} | {' | '.join(measured)} | {pick} | {seconds:.0f} |")
-    lines += ["", "| search | seed | cell | true accuracy, % | scored | CPU s |", "|---|---:|---|---:|---:|---:|"]
-    for name in searches:
-        for seed, one in _by_seed(results, "searches", name):
-            true = "not in the table" if one["accuracy"] is None else f"{one['accuracy']:.2f}" + ("" if one["known"] else " (next)")
-            cell = one["genotype"].replace("|", "\\|")
-            lines.append(f"| {name} | {seed} | {cell} | {true} | {one['scored']} | {one['cpu_seconds']:.0f} |")
-    return "\n".join(lines) + "\n"
-
-
-def _by_seed(results: dict[str, Any], part: str, name: str) -> list[tuple[str, dict[str, Any]]]:
-    """The entries of one arm, score or search with their seeds."""
-    keys = [key for key in results[part] if key.rpartition("/")[0] == name]
-    return [(key.rpartition("/")[2], results[part][key]) for key in keys]
-
-
-def _with_prior(results: dict[str, Any], arm: str) -> list[dict[str, float]]:
-    """Ranked by the arm's supernet and by the prior, as a search with a ``prior`` does, for each seed that has both."""
-    truth, found = [one["accuracy"] for one in results["architectures"]], []
-    for seed, one in _by_seed(results, "arms", arm):
-        prior = results["zero_cost"].get(f"{PRIOR}/{seed}")
-        if prior is not None:
-            ranks = mean_rank(*(dict(enumerate(scores)) for scores in (one["scores"]["kl"], prior["scores"])))
-            seconds = one["cpu_seconds"] + prior["cpu_seconds"]
-            found.append({**agreement(list(ranks.values()), truth), "cpu_seconds": seconds})
-    return found
-
-
-def _spread(values: Sequence[float], digits: int) -> str:
-    if len(values) < 2:
-        return f"{values[0]:.{digits}f}"
-    found = mean_interval(values)
-    return f"{found['mean']:.{digits}f} ± {found['interval']:.{digits}f}"
-
-
 def begin(path: Path, settings: dict[str, Any], cells: list[dict[str, Any]]) -> dict[str, Any]:
     """Take up what the output folder has.
 
@@ -349,6 +277,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         teacher, every = classifiers[spec["teacher"]], list(classifiers.values())
         study = Study(space, truth, cells, teacher, every, given.images, spec["supernet"], given.output, device, results)
         measure(study, spec, arms, given.seeds, set(given.only))
+    with artifacts.atomic(given.output / "ranking.png") as part:
+        plot(study.results, list(arms)).savefig(part, format="png", dpi=120)
     artifacts.write_text(given.output / "table.md", table(study.results, list(arms), spec["zero_cost"], list(spec["searches"])))
     print((given.output / "table.md").read_text(encoding="utf-8"))
 

@@ -5,10 +5,12 @@ import json
 from pathlib import Path
 
 import nas_ranking
+import nas_ranking_table
 import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from datafree.config import ALGORITHM_TYPES, SCORES, typed
 from datafree.errors import UserError
@@ -76,6 +78,8 @@ def test_a_study_ranks_by_every_arm_and_goes_on_where_it_stopped(places, tmp_pat
     assert search["scored"] == 2
     assert search["accuracy"] is None or 10 <= search["accuracy"] <= 94
     assert search["known"] is False or search["accuracy"] is not None
+    with Image.open(tmp_path / "out" / "ranking.png") as picture:
+        assert picture.size == (1536, 696)  # two rows of panels
     lines = (tmp_path / "out" / "table.md").read_text()
     beside = [f"{arm} with az_synflow" for arm in STUDY["arms"]]
     assert all(f"| {name} |" in lines for name in (*STUDY["arms"], *beside, "macs", "az_synflow", "spos"))
@@ -91,20 +95,20 @@ def test_a_supernet_and_the_prior_count_alike():
         "arms": {"a/0": arm, "a/1": arm, "b/0": arm},
         "zero_cost": {"az_synflow/0": {"scores": prior, "cpu_seconds": 2.0}},
     }
-    (found,) = nas_ranking._with_prior(results, "a")  # the second seed has no score
-    assert found == {**nas_ranking.agreement([2 + 1, 1 + 4, 4 + 2, 3 + 3], [0.0, 1.0, 2.0, 3.0]), "cpu_seconds": 7.0}
+    (found,) = nas_ranking_table._with_prior(results, "a")  # the second seed has no score
+    assert found == {**nas_ranking_table.agreement([2 + 1, 1 + 4, 4 + 2, 3 + 3], [0.0, 1.0, 2.0, 3.0]), "cpu_seconds": 7.0}
 
 
 def test_correlations_are_those_of_the_ranks():
     truth = [float(value) for value in range(20)]
-    same, turned = nas_ranking.agreement(truth, truth), nas_ranking.agreement([-value for value in truth], truth)
+    same, turned = nas_ranking_table.agreement(truth, truth), nas_ranking_table.agreement([-value for value in truth], truth)
     assert (same["tau"], same["tau_top"], same["rho"], same["pick"], same["regret"]) == pytest.approx((1, 1, 1, 19, 0))
     assert (turned["tau"], turned["rho"], turned["pick"], turned["regret"]) == pytest.approx((-1, -1, 0, 19))
     # Right but for the four best, whose order is turned: 6 of 190 pairs disagree.
-    mixed = nas_ranking.agreement([*truth[:16], *truth[:15:-1]], truth)
+    mixed = nas_ranking_table.agreement([*truth[:16], *truth[:15:-1]], truth)
     assert mixed["tau"] == pytest.approx(1 - 2 * 6 / 190)
     assert mixed["tau_top"] == pytest.approx(-1)
-    assert nas_ranking.agreement([0.0] * 20, truth)["tau"] == 0
+    assert nas_ranking_table.agreement([0.0] * 20, truth)["tau"] == 0
 
 
 def test_mistakes_are_one_line(places, tmp_path):
