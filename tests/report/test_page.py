@@ -214,6 +214,14 @@ def test_a_search_by_score_shows_the_score_and_a_degenerate_one_is_told(study):
     assert "against latency" not in page
 
 
+def test_a_search_with_a_prior_shows_the_rank_that_decides(study):
+    facts = {**study.architectures[0].facts, "algorithm": "spos", "score": 0.75}
+    candidates = [{"step": 1, "macs": 4.98e6, "agreement": 0.5, "score": 0.75}]
+    config = {"nas": {"algorithms": {"spos": {"prior": "zen"}}}}
+    page = render(replace(study, config=config, architectures=[Architecture(facts, None, candidates)]))
+    assert "mean rank by the supernet and zen against multiply-adds of every candidate" in page
+
+
 def test_measured_latency_has_a_plot_of_its_own(study):
     facts = {**study.architectures[0].facts, "latency": 1.25}
     candidates = [

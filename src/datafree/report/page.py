@@ -163,7 +163,8 @@ def _scatters(architecture: Architecture, config: Mapping[str, Any]) -> list[Mar
     facts = architecture.facts
     algorithm = config.get("nas", {}).get("algorithms", {}).get(facts["algorithm"], {})
     measure = "score" if "score" in facts else "agreement"
-    name = algorithm.get("score", "score") if measure == "score" else ""
+    by_ranks = f"mean rank by the supernet and {algorithm['prior']}" if algorithm.get("prior") else "score"
+    name = algorithm.get("score", by_ranks) if measure == "score" else ""
     drawn = []
     for column, cost in COSTS.items():
         points = [(row[column], row[measure]) for row in architecture.candidates if column in row and measure in row]
