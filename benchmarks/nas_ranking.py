@@ -212,7 +212,8 @@ class Study:
 
     def search(self, name: str, spec: dict[str, Any], arms: dict[str, Arm], seed: int) -> None:
         """A whole search on an arm's images: the cell that it ends with, and the true accuracy of the cell of its scored ones that comes
-        first by its own measure among those whose function the table has; ``known`` says whether that is the one it ends with."""
+        first by its own measure among those whose function the table has, in that cell or in others of the same function; ``known`` says
+        whether that is the one it ends with."""
         if f"{name}/{seed}" in self.results["searches"]:
             return
         changes = dict(spec)
@@ -225,11 +226,14 @@ class Study:
             own = devices.derive_seed(seed, "search", name)
             found = ALGORITHMS[settings.method](self.space, pools, settings, f"searches.{name}", own, self.device, checkpoint)
             checkpoint.clear()
-            truth = {self.space.canonical(cell): value for cell, value in self.truth.items()}
+            twins: dict[Genotype, list[float]] = {}
+            for cell, value in self.truth.items():
+                twins.setdefault(self.space.canonical(cell), []).append(value)
             merit = {cell: one.get("score", -one.get("kl", 0.0)) for cell, one in found.measures.items()} | {found.best: float("inf")}
-            known = [cell for cell in sorted(merit, key=merit.__getitem__, reverse=True) if self.space.canonical(cell) in truth]
+            known = [cell for cell in sorted(merit, key=merit.__getitem__, reverse=True) if self.space.canonical(cell) in twins]
             facts = {"genotype": self.space.encode(found.best), "degenerate": self.space.is_degenerate(found.best)}
-            facts |= {"accuracy": truth[self.space.canonical(known[0])] if known else None, "known": known[:1] == [found.best]}
+            own = [self.truth.get(cell, float(np.mean(twins[self.space.canonical(cell)]))) for cell in known[:1]]
+            facts |= {"accuracy": own[0] if own else None, "known": known[:1] == [found.best]}
             return {**facts, "scored": len(found.measures)}
 
         self.missing("searches", f"{name}/{seed}", find)
