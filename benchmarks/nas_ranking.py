@@ -230,11 +230,11 @@ class Study:
             for cell, value in self.truth.items():
                 twins.setdefault(self.space.canonical(cell), []).append(value)
             merit = {cell: one.get("score", -one.get("kl", 0.0)) for cell, one in found.measures.items()} | {found.best: float("inf")}
-            known = [cell for cell in sorted(merit, key=merit.__getitem__, reverse=True) if self.space.canonical(cell) in twins]
+            known = (cell for cell in sorted(merit, key=merit.__getitem__, reverse=True) if self.space.canonical(cell) in twins)
+            first = next(known, None)
+            accuracy = self.truth.get(first, float(np.mean(twins[self.space.canonical(first)]))) if first else None
             facts = {"genotype": self.space.encode(found.best), "degenerate": self.space.is_degenerate(found.best)}
-            own = [self.truth.get(cell, float(np.mean(twins[self.space.canonical(cell)]))) for cell in known[:1]]
-            facts |= {"accuracy": own[0] if own else None, "known": known[:1] == [found.best]}
-            return {**facts, "scored": len(found.measures)}
+            return {**facts, "accuracy": accuracy, "known": first == found.best, "scored": len(found.measures)}
 
         self.missing("searches", f"{name}/{seed}", find)
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from scipy.stats import kendalltau, spearmanr
 
 from datafree.evaluation.intervals import mean_interval
-from datafree.nas.found import mean_rank
+from datafree.nas.found import mean_rank, relative_rank
 
 TOP = 0.2  # share of the best architectures among which ranks are compared, too
 PRIOR = "az_synflow"  # the score of untrained networks beside which every supernet is judged, too
@@ -97,7 +97,7 @@ def plot(results: dict[str, Any], arms: Sequence[str]) -> Figure:
     figure = Figure(figsize=(3.2 * COLUMNS, 2.9 * rows), layout="constrained")
     every = figure.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False).flatten()
     for axes, (name, (seed, one)) in zip(every, panels, strict=False):
-        ranks = mean_rank(dict(enumerate(one["scores"]["kl"])))
+        ranks = relative_rank(dict(enumerate(one["scores"]["kl"])))
         axes.scatter(ranks.values(), truth, s=9, c="#1f6fb2", alpha=0.6, linewidths=0, label="supernet")
         if beside := _beside(results, one, seed):
             axes.scatter(beside.values(), truth, s=9, c="#b3402c", alpha=0.6, linewidths=0, label=f"with {PRIOR}")

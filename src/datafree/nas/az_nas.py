@@ -10,19 +10,17 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import TypeVar
 
 import torch
-from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datafree.devices import generator
+from datafree.nas.found import Key, relative_rank
 from datafree.zoo.backbones.base import BlockBackbone
 
 VIEWS = ("expressivity", "progressivity", "trainability")  # of a network; multiply-adds join them
 TINY = 1e-6  # the least gain of a block; AZ-NAS has it in the denominator
-Key = TypeVar("Key")
 
 
 def views(backbone: BlockBackbone, images: Tensor, seed: int) -> dict[str, float]:
@@ -48,8 +46,8 @@ def combined(views_of: Mapping[Key, Mapping[str, float]]) -> dict[Key, float]:
     The values of different architectures compare only within one call.
     """
     names = next(iter(views_of.values()), {})
-    ranks = [rankdata([views[name] for views in views_of.values()]) / len(views_of) for name in names]
-    return {key: sum(math.log(rank[place]) for rank in ranks) for place, key in enumerate(views_of)}
+    ranks = [relative_rank({key: views[name] for key, views in views_of.items()}) for name in names]
+    return {key: sum(math.log(rank[key]) for rank in ranks) for key in views_of}
 
 
 def initialise(network: nn.Module, seed: int) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import numpy as np
 from scipy.stats import rankdata
 
 from datafree.nas.spaces import Genotype, Space
@@ -52,14 +51,15 @@ def closeness(measures: Mapping[Genotype, Measures]) -> dict[Genotype, float]:
     return {genotype: -found["kl"] for genotype, found in measures.items()}
 
 
-def mean_rank(*values: Mapping[Key, float]) -> dict[Key, float]:
-    """The mean over ``values``, which have the same keys, of a key's rank in each: above 0, 1 = the largest in all of them.
+def relative_rank(values: Mapping[Key, float]) -> dict[Key, float]:
+    """The rank of each value divided by their number: above 0, 1 = the largest. Equal values share the mean of their ranks."""
+    return dict(zip(values, (rankdata(list(values.values())) / len(values)).tolist(), strict=True)) if values else {}
 
-    Equal values share the mean of their ranks.
-    """
-    names = list(values[0])
-    ranks = [rankdata([one[name] for name in names]) / len(names) for one in values]
-    return dict(zip(names, np.mean(ranks, 0).tolist(), strict=True))
+
+def mean_rank(*values: Mapping[Key, float]) -> dict[Key, float]:
+    """The mean over ``values``, which have the same keys, of a key's relative rank in each."""
+    ranks = [relative_rank(one) for one in values]
+    return {key: sum(rank[key] for rank in ranks) / len(ranks) for key in ranks[0]}
 
 
 def best_of(measures: Mapping[Genotype, Measures], fitness: Fitness) -> Genotype:

@@ -83,8 +83,10 @@ class OneShot:
 
     def merits(self, measures: Mapping[Genotype, Measures]) -> dict[Genotype, Measures]:
         """The measures as a search reports them: with a prior, the fitness is one of them."""
+        if self.prior is None:
+            return dict(measures)
         values = self.fitness(measures)
-        return {genotype: found | ({"score": values[genotype]} if self.prior else {}) for genotype, found in measures.items()}
+        return {genotype: found | {"score": values[genotype]} for genotype, found in measures.items()}
 
 
 def train(

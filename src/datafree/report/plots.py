@@ -153,7 +153,7 @@ def scatter_plot(points: Sequence[Point], found: Point | None, limit: float | No
     """
     if not points:
         return None
-    factor, unit = (1, "") if score else (100, " %")
+    factor, digits, unit = (1, ".4g", "") if score else (100, ".1f", " %")
     drawing = Drawing(460, 330, f"{score or 'agreement with the teachers'} against {cost.name} of every candidate")
     costs = [x / cost.divisor for x, _ in points] + ([limit / cost.divisor] if limit else [])
     across = Axis(*_range(costs, margin=0.05), 52, 448)
@@ -170,10 +170,10 @@ def scatter_plot(points: Sequence[Point], found: Point | None, limit: float | No
         drawing.text(across(limit / cost.divisor) - 6, 278, "limit", "tick end")
     drawing.path([(across(x / cost.divisor), up(factor * y)) for x, y in pareto_front(points)], "front")
     for index, (x, y) in enumerate(points):
-        tip = f"{x / cost.divisor:.2f} {cost.unit}, {factor * y:.4g}{unit}"
+        tip = f"{x / cost.divisor:.2f} {cost.unit}, {factor * y:{digits}}{unit}"
         drawing.dot(across(x / cost.divisor), up(factor * y), 3.6, "candidate", tip, 0.25 + 0.6 * (index + 1) / len(points))
     if found:
-        tip = f"found: {found[0] / cost.divisor:.2f} {cost.unit}, {factor * found[1]:.1f}{unit}"
+        tip = f"found: {found[0] / cost.divisor:.2f} {cost.unit}, {factor * found[1]:{digits}}{unit}"
         drawing.dot(across(found[0] / cost.divisor), up(factor * found[1]), 7.5, "found", tip)
     return drawing.markup()
 
