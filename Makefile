@@ -1,5 +1,7 @@
 # `make run` and `make test` do all set-up themselves. Needs Python 3.11 or newer and, once, the network.
-PYTHON ?= python3.11
+# The first of these that runs, is new enough and can make environments; the lock was tested with 3.11 to 3.13.
+PYTHON ?= $(firstword $(foreach candidate,python3.11 python3.12 python3.13 python3.14 python3 python,$(shell \
+	$(candidate) -c "import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))" 2>/dev/null && echo $(candidate))))
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 CORES ?= all
@@ -12,7 +14,8 @@ help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 $(VENV)/.installed: requirements.lock pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+	@$(if $(PYTHON),,echo "make: found no Python 3.11 or newer with the modules venv and ensurepip; install one (Debian: python3-venv), or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 2)
+	$(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/pip install --quiet --requirement requirements.lock
 	$(VENV)/bin/pip install --quiet --no-deps --editable .
 	touch $@
@@ -32,10 +35,10 @@ record: verify ## version the current artifacts with DVC
 	dvc commit --force
 
 test: setup ## the test suite
-	pytest -n 2 --dist loadgroup
+	pytest -n 2 --dist worksteal
 
 test-all: setup ## the test suite with what takes long
-	pytest -n 2 --dist loadgroup -m "not gpu"
+	pytest -n 2 --dist worksteal -m "not gpu"
 
 lint: setup ## formatting and lint
 	ruff check . && ruff format --check .

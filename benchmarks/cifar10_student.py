@@ -24,7 +24,7 @@ from typing import Any
 import torch
 import yaml
 
-from datafree import artifacts, config, devices
+from datafree import artifacts, config, devices, hardware
 from datafree.checkpoints import Checkpoint
 from datafree.config.schema import starts_from_meta
 from datafree.data.folder import folder_images
@@ -167,7 +167,8 @@ def main(arguments: list[str] | None = None) -> None:
     tree = {"inversion": {**shared, "methods": {"study": yaml.safe_load(given.method)}}, "meta": {"arms": {}}, "nas": {"algorithms": {}}}
     inversion = config.resolve(tree).inversion
     settings = {key: value for key, value in vars(given).items() if key not in ("manifest", "checkpoints", "images", "output", "device")}
-    with devices.use(given.device) as device, devices.autocast(device, "auto"):
+    machine = hardware.resolve(given.device, "auto")
+    with devices.use(machine.device) as device, devices.autocast(device, machine.precision):
         result = study(given, inversion, settings, device)
     for key, value in result.items():
         print(f"{key}: {value}")

@@ -28,7 +28,7 @@ import torch
 import yaml
 from inversion_table import of_seeds, table
 
-from datafree import artifacts, config, devices
+from datafree import artifacts, config, devices, hardware
 from datafree.checkpoints import Checkpoint
 from datafree.config.schema import starts_from_meta
 from datafree.data.images import ImageSet, read_image_set
@@ -281,7 +281,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     spec = yaml.safe_load(given.methods.read_text(encoding="utf-8"))
     rows = [Row.read(name, row, spec) for name, row in spec["rows"].items() if not given.only or name in given.only]
     evaluation = config.typed(config.EvaluationConfig, spec.get("evaluation", {}))
-    with devices.use(given.device) as device, devices.autocast(device, "auto"):
+    machine = hardware.resolve(given.device, "auto")
+    with devices.use(machine.device) as device, devices.autocast(device, machine.precision):
         study = read_study(given.run, given.output, given.teachers, given.run_seed, device)
         settings = {"teachers": [teacher.name for teacher in study.teachers], "zoo": len(study.zoo)}
         settings |= {"distillation": spec.get("distillation", {}), "evaluation": spec.get("evaluation", {})}

@@ -35,7 +35,7 @@ import yaml
 from cifar10_student import SIZE, read_classifiers, recover
 from nas_ranking_table import agreement, plot, table
 
-from datafree import artifacts, config, devices
+from datafree import artifacts, config, devices, hardware
 from datafree.checkpoints import Checkpoint
 from datafree.data.folder import folder_images
 from datafree.data.images import ImageSet
@@ -273,7 +273,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     space = NasBench201Space(spec["channels"], spec["cells"], SIZE)
     cells = Random(0).sample(sorted(truth), min(spec["architectures"], len(truth)))
     described = [{"genotype": space.encode(cell), "accuracy": truth[cell]} for cell in cells]
-    with devices.use(given.device) as device, devices.autocast(device, "auto"):
+    machine = hardware.resolve(given.device, "auto")
+    with devices.use(machine.device) as device, devices.autocast(device, machine.precision):
         classifiers = read_classifiers(given.manifest, given.checkpoints, device)
         if spec["teacher"] not in classifiers:
             raise UserError(f"{given.study}: teacher: got {spec['teacher']!r}; the manifest has {', '.join(classifiers)}")

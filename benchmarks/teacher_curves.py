@@ -25,7 +25,7 @@ import yaml
 from inversion_methods import Row, Study, begin, read_study
 from matplotlib.figure import Figure
 
-from datafree import artifacts, config, devices
+from datafree import artifacts, config, devices, hardware
 from datafree.errors import UserError, told_in_one_line
 from datafree.evaluation.intervals import mean_interval
 from datafree.zoo.teachers import Teacher, empty_network, freeze, move
@@ -151,7 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     spec = yaml.safe_load(given.methods.read_text(encoding="utf-8"))
     row = Row.read(given.row, spec["rows"][given.row], spec)
     evaluation = config.typed(config.EvaluationConfig, spec.get("evaluation", {}))
-    with devices.use(given.device) as device, devices.autocast(device, "auto"):
+    machine = hardware.resolve(given.device, "auto")
+    with devices.use(machine.device) as device, devices.autocast(device, machine.precision):
         found = points(given, row, evaluation, device)
     artifacts.write_text(given.output / "table.md", table(found))
     plot(found).savefig(given.output / "curves.png", dpi=150)

@@ -2,16 +2,19 @@
 import json
 import os
 import subprocess
+from dataclasses import asdict
 
 from datafree import preflight, provenance
 from datafree.config import Source, as_tree, resolve, select, starts_from_meta
 from datafree.data.layout import listing_hash
 from datafree.errors import UserError
 from datafree.preflight import real_classes
+from datafree.provenance import Job
 
 try:
     settings = resolve(config)
     teachers = preflight.check(settings, Path(workflow.basedir))
+    HARDWARE = preflight.resolve_hardware(settings)
 except UserError as error:
     # One line instead of Snakemake's report on a broken workflow: nothing is broken here, and nothing has started yet.
     print(f"datafree: {error}", file=sys.stderr, flush=True)
@@ -40,20 +43,29 @@ wildcard_constraints:
     shard="[0-9]+",
 
 
-def card(stage, folder, *keys, **derived):
+def card(stage, folder, *keys, computes=True, **derived):
     """An input function: the card of a stage's job, refreshed whenever the job must look at its work again.
 
     `folder` holds the job's outputs; `keys` are the configuration keys that it reads; `derived` are further ones, each a function
-    of the wildcards; None where a job does not read it.
+    of the wildcards; None where a job does not read it. What a job `computes` depends on the hardware, what it only copies does not.
     """
 
     def refreshed(wildcards):
         read = {name.replace("__", "."): value(wildcards) for name, value in derived.items()}
         chosen = select(settings, *keys) | {name: value for name, value in read.items() if value is not None}
-        spec = provenance.specification(stage, dict(wildcards), chosen, provenance.code_hash(f"datafree.stages.{stage}"))
+        chosen |= asdict(HARDWARE) if computes else {}
+        job = Job(
+            stage,
+            dict(wildcards),
+            chosen,
+            provenance.code_hash(f"datafree.stages.{stage}"),
+            inputs={},
+            outputs={"provenance": str(Path(folder.format(**wildcards)) / "provenance.json")},
+            accept_other_hardware=settings.accept_other_hardware,
+        )
         # A folder of its own: Snakemake lists a folder once, at the first look, and takes what appears there later for missing.
         path = Path(".datafree/jobs") / ".".join([stage, *wildcards]) / "card.json"
-        provenance.write_card(path, spec, Path(folder.format(**wildcards)) / "provenance.json")
+        provenance.write_card(path, job)
         return str(path)
 
     return refreshed

@@ -8,7 +8,7 @@ rule images:
     message:
         f"real images: {settings.data.source.value}"
     input:
-        job=card("images", "artifacts/data", "seed", "data", data__files=photos),
+        job=card("images", "artifacts/data", "seed", "data", computes=settings.data.source is Source.glyphs, data__files=photos),
     output:
         train=update("artifacts/data/train.safetensors"),
         validation=update("artifacts/data/validation.safetensors"),

@@ -27,8 +27,6 @@ rule reference:
             "reference",
             "artifacts/evaluation/{reference}",
             "seed",
-            "device",
-            "precision",
             "zoo.training",
             "evaluation.oracle_steps",
             evaluation__oracle_backbone=lambda wildcards: (
@@ -65,8 +63,6 @@ rule inversion_quality:
             "inversion_quality",
             "artifacts/evaluation/inversion",
             "seed",
-            "device",
-            "precision",
             "zoo.training",
             inversion__methods=lambda wildcards: METHODS,
         ),
@@ -94,7 +90,7 @@ rule few_shot:
         f"few-shot accuracy on the {settings.evaluation.split} classes"
     input:
         **chosen_oracles(),
-        job=card("few_shot", "artifacts/evaluation/few_shot", "seed", "device", "precision", "evaluation"),
+        job=card("few_shot", "artifacts/evaluation/few_shot", "seed", "evaluation"),
         images=f"artifacts/data/{settings.evaluation.split}.safetensors",
         weights=WEIGHTS,
         cards=CARDS,

@@ -11,8 +11,6 @@ rule meta_generator:
             "meta_generator",
             "artifacts/inversion/meta_generator",
             "seed",
-            "device",
-            "precision",
             "data.image_size",
             "inversion.loss",
             "inversion.shift",
@@ -32,6 +30,7 @@ rule meta_generator:
         files=arguments,
     log:
         "logs/meta_generator.log",
+    priority: 3 # learners and searches wait for the pools
     resources:
         gpu=1,
     shell:
@@ -137,6 +136,7 @@ rule invert_shard:
         members=lambda wildcards: f"{len(SHARDS[wildcards.shard])} teachers from {SHARDS[wildcards.shard][0]} on",
     log:
         "logs/invert_shard/{method}.{shard}.log",
+    priority: 3
     resources:
         gpu=1,
     shell:

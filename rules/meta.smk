@@ -12,8 +12,6 @@ rule learner:
             "learner",
             "artifacts/meta/{arm}/seed{seed}",
             "seed",
-            "device",
-            "precision",
             meta__arm=lambda wildcards: as_tree(settings.meta.arms[wildcards.arm]),
         ),
         pools=lambda wildcards: pools_of(settings.meta.arms[wildcards.arm].inversion),
@@ -31,6 +29,7 @@ rule learner:
         files=arguments,
     log:
         "logs/learner/{arm}.{seed}.log",
+    priority: 2 # the longest jobs: started last, one of them would run alone at the end
     resources:
         gpu=1,
     shell:

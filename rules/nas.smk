@@ -20,7 +20,7 @@ rule search:
     message:
         "architecture search by {wildcards.algorithm}"
     input:
-        job=card("search", "artifacts/nas/{algorithm}", "seed", "device", "precision", nas__algorithm=algorithm_tree),
+        job=card("search", "artifacts/nas/{algorithm}", "seed", nas__algorithm=algorithm_tree),
         pools=algorithm_pools,
         trust=algorithm_trust,
         cards=CARDS,
@@ -48,7 +48,7 @@ rule retrain:
     message:
         "training the cell of {wildcards.algorithm}"
     input:
-        job=card("retrain", "artifacts/nas/{algorithm}/retrained", "seed", "device", "precision", nas__algorithm=algorithm_tree),
+        job=card("retrain", "artifacts/nas/{algorithm}/retrained", "seed", nas__algorithm=algorithm_tree),
         architecture=rules.search.output.architecture,
         pools=algorithm_pools,
         trust=algorithm_trust,

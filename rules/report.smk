@@ -1,5 +1,5 @@
 # One HTML page with everything a reader wants to see, and the short table.
-EVERYTHING = ["seed", "device", "precision", "data", "zoo", "inversion", "tasks", "meta", "nas", "evaluation"]
+EVERYTHING = ["seed", "data", "zoo", "inversion", "tasks", "meta", "nas", "evaluation"]
 
 
 def generator_history():

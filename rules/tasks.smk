@@ -3,7 +3,7 @@ rule episodes:
     message:
         "episodes over the pools of {wildcards.method}"
     input:
-        job=card("episodes", "artifacts/tasks/{method}", "seed", "device", "precision", "tasks"),
+        job=card("episodes", "artifacts/tasks/{method}", "seed", "tasks"),
         pools=lambda wildcards: pools_of(wildcards.method),
         weights=WEIGHTS,
         cards=CARDS,

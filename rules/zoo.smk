@@ -5,9 +5,9 @@ BY_NAME = {teacher.name: teacher for teacher in teachers}
 def teacher_card(wildcards):
     # A trained teacher depends on the training settings and the data; a given one on its manifest entry and its file.
     trained = bool(BY_NAME[wildcards.teacher].train)
-    keys = ["seed", "device", "precision", "zoo.training"] if trained else []
+    keys = ["seed", "zoo.training"] if trained else []
     entry = as_tree(BY_NAME[wildcards.teacher])
-    return card("teacher", "artifacts/zoo/{teacher}", *keys, teacher=lambda _: entry)(wildcards)
+    return card("teacher", "artifacts/zoo/{teacher}", *keys, computes=trained, teacher=lambda _: entry)(wildcards)
 
 
 def teacher_files(wildcards):

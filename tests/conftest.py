@@ -25,6 +25,16 @@ settings.register_profile("datafree", deadline=None, derandomize=True, database=
 settings.load_profile("datafree")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--precision", choices=["float32", "bfloat16"], default="float32", help="of the stages and of the workflow's jobs")
+
+
+@pytest.fixture(scope="session")
+def precision(pytestconfig: pytest.Config) -> str:
+    """What stages and workflows are tested in; the command line chooses."""
+    return pytestconfig.getoption("--precision")
+
+
 @pytest.fixture(scope="session")
 def presets_below():
     """A preset's path → those that its heading says it lies over, the lowest first."""

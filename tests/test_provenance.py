@@ -114,7 +114,7 @@ def test_a_sidecar_that_says_anything_else_means_that_the_work_is_not_done(tmp_p
     artifacts.write_json(sidecar, value)
     job = a_job(inputs={}, outputs={"provenance": str(sidecar)})
     assert provenance.stale_because(job) != ""
-    provenance.write_card(folder / "card.json", job.specification(), sidecar)
+    provenance.write_card(folder / "card.json", job)
     assert provenance.read_job(folder / "card.json", {}, {}).specification() == job.specification()
 
 
@@ -146,7 +146,7 @@ CARD = Path("jobs/learner.json")
 
 def card_is_rewritten(job: Job) -> bool:
     before = CARD.read_bytes() if CARD.exists() else b""
-    provenance.write_card(CARD, job.specification(), Path(job.outputs["provenance"]))
+    provenance.write_card(CARD, job)
     return CARD.read_bytes() != before
 
 
@@ -181,6 +181,56 @@ def test_a_card_is_rewritten_when_the_maker_of_an_input_recorded_another_content
     artifacts.write_json("in/provenance.json", {**upstream, "outputs": {**upstream["outputs"], "in/b": "0" * 64}})
     assert card_is_rewritten(a_job())
     assert provenance.upstream_changed(provenance.read_sidecar("out/provenance.json")) == "input changed: in/b"
+
+
+# ---- hardware ---------------------------------------------------------------------------------------------------------------------------
+
+HERE = {"device": "cpu", "processor": "x86_64 AVX2", "precision": "float32"}
+ELSEWHERE = [{"precision": "bfloat16"}, {"processor": "x86_64 AMX"}, {"device": "cuda", "processor": "NVIDIA H100"}]
+
+
+def on(hardware, accept_other_hardware=False, **config) -> Job:
+    return a_job(config={"seed": 0, **HERE, **hardware, **config}, accept_other_hardware=accept_other_hardware)
+
+
+@pytest.mark.parametrize("hardware", ELSEWHERE)
+def test_a_result_of_other_hardware_is_stale_unless_that_is_accepted(finished, hardware):
+    provenance.record(on(hardware), {})
+    key = next(iter(hardware))
+    reason = f"made with {key} {hardware[key]}, not {HERE[key]}; `accept_other_hardware: true` keeps it"
+    assert provenance.stale_because(on({})) == reason
+    assert provenance.stale_because(on({}, accept_other_hardware=True)) == ""
+    assert provenance.stale_because(on({}, accept_other_hardware=True, seed=1)) == "parameter changed: seed"
+    assert provenance.stale_because(on({}, seed=1)) == "parameter changed: seed"  # the reason that no setting can lift comes first
+
+
+def test_a_result_whose_hardware_nobody_recorded_is_stale(finished):
+    provenance.record(a_job(config={"seed": 0, "device": "auto", "precision": "auto"}), {})
+    assert provenance.stale_because(on({})) == "made with device auto, not cpu; `accept_other_hardware: true` keeps it"
+
+
+def test_where_other_hardware_is_accepted_the_card_of_finished_work_stays(finished):
+    elsewhere = on(ELSEWHERE[0], accept_other_hardware=True)
+    card_is_rewritten(elsewhere)
+    provenance.record(elsewhere, {})
+    assert not card_is_rewritten(on({}, accept_other_hardware=True))
+    assert provenance.read_job(CARD, {}, {}).config["precision"] == "bfloat16"
+    assert card_is_rewritten(on({}, accept_other_hardware=True, seed=1))  # what must be computed is computed here
+    assert provenance.read_job(CARD, {}, {}).config["precision"] == "float32"
+    assert provenance.read_job(CARD, {}, {}).accept_other_hardware
+
+
+def test_a_card_tells_whether_other_hardware_is_accepted(finished):
+    Path("out/provenance.json").unlink()
+    assert card_is_rewritten(on({}, accept_other_hardware=True))
+    assert card_is_rewritten(on({}))
+    assert not card_is_rewritten(on({}))
+    provenance.record(on(ELSEWHERE[0]), {})
+    assert card_is_rewritten(on({}))
+
+
+def test_readers_are_told_processor_and_precision():
+    assert on({}).computed_on == "float32 on x86_64 AVX2"
 
 
 def test_a_damaged_card_is_written_anew(finished):

@@ -83,7 +83,7 @@ def evaluation(project: Path, episodes: int = 600) -> Path:
         {"name": "bell transductive", "variant": "transductive", "kind": "arm", "seeds": [0, 1], "shots": {"1": result(0.64)}, **shared},
         {"name": "pixels", "kind": "baseline", "seeds": [0], "shots": {"1": result(0.33)}, **shared},
     ]
-    results = {"split": "test", "way": 5, "query": 15, "episodes": episodes, "rows": rows}
+    results = {"computed_on": ["float32 on x86_64 AVX2"], "split": "test", "way": 5, "query": 15, "episodes": episodes, "rows": rows}
     inputs = {"learners": [f"artifacts/meta/bell/seed{seed}/learner.safetensors" for seed in (0, 1)]}
     config = {"evaluation": {"way": 5, "episodes": episodes}}
     return leave(project, "few_shot", {}, config, {"results.json": results, "plot.png": b"png"}, "artifacts/evaluation/few_shot", inputs)

@@ -79,10 +79,11 @@ def track(
     follow: Annotated[bool, typer.Option(help="Keep logging new results until standard input closes")] = False,
 ) -> None:
     """Log every finished job to MLflow, one run each; what is logged already is left alone. View with `mlflow ui`."""
-    from datafree import tracking
+    from datafree import preflight, tracking
     from datafree.config import as_tree, load
 
-    tree = as_tree(load(*(files or [Path("params.yaml")])))
+    settings = load(*(files or [Path("params.yaml")]))
+    tree = {"processor": preflight.resolve_hardware(settings).processor, **as_tree(settings)}
     if follow:
         tracking.follow(Path.cwd(), tree, tracking.group_key(Path.cwd(), tree))
     else:

@@ -78,24 +78,13 @@ def use(spec: str) -> Iterator[torch.device]:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context for a stage's computing: ``float32``, ``bfloat16``, or ``auto`` (bfloat16 where the device has it natively).
+    """The context for a stage's computing in ``float32`` or ``bfloat16``; see ``datafree.hardware`` for which.
 
     Casts of weights are not cached: a cached cast would outlive the update of its weight inside one long context.
     """
     import torch
 
-    if precision == "auto":
-        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bfloat16()
-        precision = "bfloat16" if native else "float32"
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False)
-
-
-def _cpu_has_bfloat16() -> bool:
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def visible_gpus() -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from datafree import artifacts
 from datafree.errors import UserError
+from datafree.provenance import HARDWARE
 
 MEASURED_ON_CARDS = ("accuracy", "macs", "parameters")
 SHOWN = (".json", ".csv", ".png", ".txt", ".html")  # files that a person would open, as opposed to weights and image pools
@@ -45,7 +46,8 @@ class FinishedJob:
 
     def belongs_to(self, config_tree: Mapping[str, Any]) -> bool:
         """Whether the job was done under this resolved configuration: it may be left over from another, such as an arm that is gone."""
-        return all(self._as_now(config_tree, dotted.split("."), value) for dotted, value in self.config.items())
+        ignored = HARDWARE if config_tree.get("accept_other_hardware") else ()
+        return all(self._as_now(config_tree, dotted.split("."), value) for dotted, value in self.config.items() if dotted not in ignored)
 
     def _as_now(self, tree: Any, path: Sequence[str], recorded: Any) -> bool:
         """Whether a recorded setting is the one in ``tree``, whose part under ``path`` it is.

@@ -1,6 +1,6 @@
 """Everything that can be known to be wrong before the first job, from configuration, manifest and machine together.
 
-Imports nothing heavy unless a GPU is asked for by name: Snakemake runs this on every start.
+Imports nothing heavy: Snakemake runs this on every start.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from datafree import devices
+from datafree import hardware
 from datafree.config import Config, Source
-from datafree.config.schema import BACKBONES, WITH_GENOTYPE, backbone_family
+from datafree.config.schema import BACKBONES, WITH_GENOTYPE, Precision, backbone_family
 from datafree.data import SPLITS
 from datafree.data.layout import by_domain, class_files, of_domain
 from datafree.errors import UserError
+from datafree.hardware import Hardware
 from datafree.nas import spaces
 from datafree.zoo.manifest import Entry, read_manifest
 
@@ -34,9 +35,18 @@ def check(config: Config, project: Path) -> list[Entry]:
     _check_search(config)
     _check_data(config, teachers)
     _check_output_folder()
-    if config.device.startswith("cuda"):
-        devices.require(config.device)
     return teachers
+
+
+def resolve_hardware(config: Config) -> Hardware:
+    """The hardware that jobs compute on; ``auto`` in the configuration gives way to it.
+
+    Raises:
+        UserError: a device by name that the machine does not have.
+    """
+    resolved = hardware.resolve(config.device, config.precision.value)
+    config.device, config.precision = resolved.device, Precision(resolved.precision)
+    return resolved
 
 
 def shards(teachers: list[Entry], size: int) -> dict[str, list[str]]:

@@ -28,6 +28,7 @@ from datafree.errors import UserError
 
 PACKAGE = Path(__file__).parent
 # Changes in these modules cannot change what a stage computes: configuration is compared by value, the rest only moves it around.
+HARDWARE = ("device", "precision", "processor")  # keys of a job's configuration that datafree.hardware resolves
 PLUMBING = ("datafree.config", "datafree.errors", "datafree.provenance", "datafree.tracking", "datafree.cli", "datafree.progress")
 
 
@@ -35,8 +36,9 @@ PLUMBING = ("datafree.config", "datafree.errors", "datafree.provenance", "datafr
 class Job:
     """One unit of work: a stage, the wildcards that select it, what it reads and what it leaves.
 
-    ``config`` maps dotted keys of the configuration to plain values and holds just what the job depends on. An input that names
-    several files is a list. Paths are relative to the project folder.
+    ``config`` maps dotted keys of the configuration to plain values and holds just what the job depends on, the hardware included. An
+    input that names several files is a list. Paths are relative to the project folder. ``accept_other_hardware``: finished outputs of
+    other hardware are as good.
     """
 
     stage: str
@@ -45,6 +47,7 @@ class Job:
     code: str
     inputs: Mapping[str, str | list[str]]
     outputs: Mapping[str, str]
+    accept_other_hardware: bool = False
 
     @property
     def name(self) -> str:
@@ -71,13 +74,14 @@ class Job:
         """Paths by name, in their order: what a job makes of its files can depend on which comes first."""
         return {name: [value] if isinstance(value, str) else list(value) for name, value in self.inputs.items()}
 
+    @property
+    def computed_on(self) -> str:
+        """Precision and processor for readers, such as ``float32 on x86_64 AVX2``."""
+        return f"{self.config['precision']} on {self.config['processor']}"
+
     def specification(self) -> dict[str, Any]:
         """What selects and shapes the work, input contents aside."""
-        return specification(self.stage, self.wildcards, self.config, self.code)
-
-
-def specification(stage: str, wildcards: Mapping[str, str], config: Mapping[str, Any], code: str) -> dict[str, Any]:
-    return {"stage": stage, "wildcards": dict(wildcards), "config": dict(config), "code": code}
+        return {"stage": self.stage, "wildcards": dict(self.wildcards), "config": dict(self.config), "code": self.code}
 
 
 def stale_because(job: Job) -> str:
@@ -85,7 +89,7 @@ def stale_because(job: Job) -> str:
     recorded = read_sidecar(job.outputs["provenance"])
     if recorded is None:
         return "nothing recorded"
-    if reason := specification_changed(recorded, job.specification()):
+    if reason := specification_changed(recorded, job.specification(), job.accept_other_hardware):
         return reason
     if recorded.get("input_files") != job.input_files() or set(recorded.get("inputs", {})) != set(job.input_paths()):
         return "other input files"
@@ -101,12 +105,15 @@ def stale_because(job: Job) -> str:
     return ""
 
 
-def specification_changed(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def specification_changed(recorded: Mapping[str, Any], wanted: Mapping[str, Any], accept_other_hardware: bool) -> str:
     """Which part of a recorded specification differs from the wanted one, in one phrase; empty when none does."""
     before, after = recorded.get("config", {}), wanted["config"]
-    for key in sorted(set(before) | set(after)):
-        if before.get(key) != after.get(key):
-            return f"parameter changed: {key}"
+    for key in sorted(set(before) | set(after), key=lambda key: (key in HARDWARE, key)):
+        if before.get(key) == after.get(key) or (key in HARDWARE and accept_other_hardware):
+            continue
+        if key in HARDWARE and key in before and key in after:
+            return f"made with {key} {before[key]}, not {after[key]}; `accept_other_hardware: true` keeps it"
+        return f"parameter changed: {key}"
     if recorded.get("code") != wanted["code"]:
         return "code changed"
     if recorded.get("stage") != wanted["stage"] or recorded.get("wildcards") != wanted["wildcards"]:
@@ -123,10 +130,10 @@ def upstream_changed(recorded: Mapping[str, Any]) -> str:
     return ""
 
 
-def changed_on_disk(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def changed_on_disk(recorded: Mapping[str, Any], wanted: Mapping[str, Any], accept_other_hardware: bool) -> str:
     """Why a recorded job must look at its work again, judged without hashing any file; empty when nothing tells against it."""
     missing = next((f"output missing: {path}" for path in recorded.get("outputs", {}) if not Path(path).is_file()), "")
-    return specification_changed(recorded, wanted) or upstream_changed(recorded) or missing
+    return specification_changed(recorded, wanted, accept_other_hardware) or upstream_changed(recorded) or missing
 
 
 def record(job: Job, produced_with: Mapping[str, str]) -> None:
@@ -159,18 +166,21 @@ def read_sidecar(path: str | Path) -> dict[str, Any] | None:
     return value if sound else None
 
 
-def write_card(path: Path, spec: Mapping[str, Any], sidecar: Path) -> None:
+def write_card(path: Path, job: Job) -> None:
     """Refresh the job card, the small file through which Snakemake learns that a job must look at its work again.
 
     The card is rewritten (and so is newer than the outputs, with other content) exactly when the specification differs from the
     card's, or when the sidecar on disk tells of another specification, of other inputs than there are now, or of outputs that are gone,
-    as after a checkout.
+    as after a checkout. The card of a job that is done on other hardware keeps naming that where it is accepted.
     """
-    card = read_sidecar(path) or {}
-    recorded = read_sidecar(sidecar)
-    stale = recorded is not None and changed_on_disk(recorded, spec)
-    if stale or {key: card.get(key) for key in spec} != dict(spec):
-        artifacts.write_json(path, {**spec, "written_ns": time.time_ns()})
+    card, accepted = read_sidecar(path) or {}, job.accept_other_hardware
+    recorded = read_sidecar(job.outputs["provenance"])
+    if recorded is None:
+        changed = {key: card.get(key) for key in job.specification()} != job.specification()
+    else:
+        changed = changed_on_disk(recorded, job.specification(), accepted) or specification_changed(card, job.specification(), accepted)
+    if changed or card.get("accept_other_hardware") != accepted:
+        artifacts.write_json(path, {**job.specification(), "accept_other_hardware": accepted, "written_ns": time.time_ns()})
 
 
 def read_job(card: Path, inputs: Mapping[str, str | list[str]], outputs: Mapping[str, str]) -> Job:
@@ -189,7 +199,7 @@ def read_job(card: Path, inputs: Mapping[str, str | list[str]], outputs: Mapping
         for name, path in inputs.items()
     }
     made = {name: _filled(path, wildcards) for name, path in outputs.items()}
-    return Job(value["stage"], wildcards, value["config"], value["code"], files, made)
+    return Job(value["stage"], wildcards, value["config"], value["code"], files, made, value.get("accept_other_hardware", False))
 
 
 def _filled(path: str, wildcards: Mapping[str, str]) -> str:

@@ -26,9 +26,9 @@ def job_states(cards: Path, artifacts: Path) -> list[tuple[str, str]]:
         wanted = provenance.read_sidecar(path)
         if wanted is None:
             continue
-        wanted = {key: wanted[key] for key in ("stage", "wildcards", "config", "code")}
+        accepted = bool(wanted.get("accept_other_hardware"))
         sidecar = recorded.get((wanted["stage"], tuple(wanted["wildcards"].values())))
-        reason = "not yet run" if sidecar is None else provenance.changed_on_disk(sidecar, wanted)
+        reason = "not yet run" if sidecar is None else provenance.changed_on_disk(sidecar, wanted, accepted)
         states.append(("/".join([wanted["stage"], *wanted["wildcards"].values()]), reason or "done"))
     return states
 

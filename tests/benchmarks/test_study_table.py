@@ -22,7 +22,7 @@ def finished(tmp_path) -> Path:
         row("good transductive", "arm", (0.5, 0.6), (0, 1), "transductive"),
         row("pixels", "baseline", (0.2, 0.3)),
     ]
-    settings = {"split": "test", "way": 5, "query": 15, "episodes": 600}
+    settings = {"computed_on": ["float32 on x86_64 AVX2"], "split": "test", "way": 5, "query": 15, "episodes": 600}
     artifacts.write_json(tmp_path / "artifacts/evaluation/few_shot/results.json", {**settings, "rows": rows})
     for method, cost, inputs in (("five", 2.0, {"generator": "x"}), ("pixels", 10.0, {})):
         for teacher in ("a", "b"):

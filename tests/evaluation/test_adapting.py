@@ -6,7 +6,7 @@ import torch
 from datafree.config import AdaptationConfig, AdaptedPart, BackboneConfig
 from datafree.evaluation.adapting import adapting_head, adapting_solver, batch_statistics, transductive_solver
 from datafree.evaluation.classifiers import nearest_centroid
-from datafree.evaluation.few_shot import solved_episodes
+from datafree.evaluation.few_shot import episode_rows, solved_episodes
 from datafree.meta.adaptation import adapt
 from datafree.zoo.backbones import Normalise, build
 
@@ -44,10 +44,10 @@ def unchanged(before, network):
 def test_episodes_of_distinct_classes_are_solved_and_the_network_is_left_alone(backbone, image_set, part, transductive):
     before = copy.deepcopy(backbone)
     solve = adapting_solver(backbone, NORMALISE, RULES[part], transductive=transductive)
-    settings = {"way": 4, "shot": 2, "query": 3, "episodes": 10, "seed": 0, "device": CPU}
-    found = solved_episodes(solve, image_set, **settings)
+    rows = episode_rows(image_set.labels, way=4, shot=2, query=3, episodes=10, seed=0)
+    found = solved_episodes(solve, image_set.images, rows, 2, CPU)
     assert sum(found) / 10 > 0.7
-    assert found == solved_episodes(solve, image_set, **settings)  # one episode leaves nothing behind for the next
+    assert found == solved_episodes(solve, image_set.images, rows, 2, CPU)  # one episode leaves nothing behind for the next
     assert unchanged(before, backbone)
     assert not backbone.training
 

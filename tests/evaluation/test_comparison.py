@@ -65,8 +65,8 @@ def test_the_best_teacher_is_chosen_for_each_shot(image_set, monkeypatch):
     # One teacher is better at one shot, the other at two.
     scores = {"one": {1: 0.8, 2: 0.5}, "two": {1: 0.6, 2: 0.9}}
 
-    def pretend(features, labels, *, shot, episodes, **others):
-        return [scores["one" if features[0, 0] == 1 else "two"][shot]] * episodes
+    def pretend(features, rows, shot, classify):
+        return [scores["one" if features[0, 0] == 1 else "two"][shot]] * len(rows)
 
     monkeypatch.setattr("datafree.evaluation.comparison.episode_accuracies", pretend)
     entrants = [entrant(f"{BEST}/one", lambda x: torch.ones(len(x), 1)), entrant(f"{BEST}/two", lambda x: torch.zeros(len(x), 1))]
@@ -97,7 +97,7 @@ def test_variants_of_one_learner_have_rows_of_their_own(image_set):
 
 
 def test_a_classifier_and_a_solver_are_used_where_given(image_set):
-    first = Entrant("first", "arm", "", pixels, 1, 5, classify=lambda support, query: torch.zeros(len(query), dtype=torch.int64))
+    first = Entrant("first", "arm", "", pixels, 1, 5, classify=lambda support, query: torch.zeros(query.shape[:-1], dtype=torch.int64))
     solve = torch.arange(3).repeat_interleave(3)
     second = Entrant("second", "arm", "", pixels, 1, 5, solve=lambda support, query: solve)
     rows = compare([first, second], image_set, CONFIG, 0, CPU)

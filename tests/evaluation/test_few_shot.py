@@ -3,7 +3,8 @@ import torch
 
 from datafree import devices
 from datafree.data.images import ImageSet
-from datafree.evaluation.classifiers import nearest_centroid
+from datafree.evaluation import few_shot as module
+from datafree.evaluation.classifiers import CLASSIFIERS, nearest_centroid
 from datafree.evaluation.few_shot import Concatenated, embed, enough_images, episode_accuracies, episode_rows, solved_episodes
 
 CPU = torch.device("cpu")
@@ -24,18 +25,22 @@ def met(features, seed=0, labels=LABELS, **changes):
     seen = []
 
     def watch(support, query):
-        seen.append((support.clone(), query.clone()))
+        seen.extend(zip(support, query, strict=True))
         return nearest_centroid(support, query)
 
-    return seen, episode_accuracies(features, labels, seed=seed, classify=watch, **{**SETTINGS, **changes})
+    return seen, accuracies(features, labels, seed=seed, classify=watch, **{**SETTINGS, **changes})
+
+
+def accuracies(features, labels, *, shot, classify=nearest_centroid, **counts):
+    return episode_accuracies(features, episode_rows(labels, shot=shot, **counts), shot, classify)
 
 
 PLACES = torch.arange(float(len(LABELS)))[:, None]  # features that tell which image they are of
 
 
 def test_support_and_query_are_other_images_of_the_same_classes():
-    seen, accuracies = met(PLACES)
-    assert len(seen) == len(accuracies) == 25
+    seen, found = met(PLACES)
+    assert len(seen) == len(found) == 25
     for support, query in seen:
         support, query = support[..., 0].long(), query.view(3, 4).long()
         both = torch.cat([support, query], 1)
@@ -67,20 +72,29 @@ def test_over_many_episodes_every_image_serves_as_both():
     assert torch.cat([query.flatten() for _, query in seen]).unique().numel() == len(LABELS)
 
 
+@pytest.mark.parametrize("classify", CLASSIFIERS.values())
+def test_episodes_classified_together_are_those_classified_alone(classify, monkeypatch):
+    features = normal(len(LABELS), 6).float()
+    together = accuracies(features, LABELS, seed=1, classify=classify, **SETTINGS)
+    monkeypatch.setattr(module, "LARGEST_BATCH", 1)
+    assert accuracies(features, LABELS, seed=1, classify=classify, **SETTINGS) == together
+    assert len(set(together)) > 1
+
+
 def test_features_that_tell_the_class_are_right_and_random_ones_at_chance():
     labels = torch.arange(20).repeat_interleave(20)
     perfect = torch.eye(20)[labels]
     settings = {"way": 5, "shot": 1, "query": 15, "episodes": 200, "seed": 0}
-    assert episode_accuracies(perfect, labels, **settings) == [1.0] * 200
-    random = episode_accuracies(normal(400, 64).float(), labels, **settings)
+    assert accuracies(perfect, labels, **settings) == [1.0] * 200
+    random = accuracies(normal(400, 64).float(), labels, **settings)
     assert abs(sum(random) / 200 - 0.2) < 0.015
-    constant = episode_accuracies(torch.ones(400, 8), labels, **settings)
+    constant = accuracies(torch.ones(400, 8), labels, **settings)
     assert constant == [pytest.approx(0.2)] * 200
 
 
 def test_an_accuracy_is_the_share_of_right_queries():
     answers = torch.tensor([0, 0, 1, 0, 1, 1, 1, 1, 2, 2, 0, 1])
-    found = episode_accuracies(PLACES, LABELS, seed=0, classify=lambda support, query: answers, **SETTINGS)
+    found = accuracies(PLACES, LABELS, seed=0, classify=lambda support, query: answers.expand(len(query), -1), **SETTINGS)
     assert found == [pytest.approx(9 / 12)] * 25
 
 
@@ -99,8 +113,8 @@ def test_a_solver_of_images_meets_the_same_episodes_as_a_classifier_of_features(
     noisy = ImageSet(
         torch.rand(image_set.images.shape, generator=devices.generator(0)).mul(255).byte(), image_set.labels, image_set.classes
     )
-    found = solved_episodes(solve, noisy, device=CPU, **settings)
-    assert found == episode_accuracies(noisy.images.flatten(1).float(), noisy.labels, **settings)
+    found = solved_episodes(solve, noisy.images, rows, 2, CPU)
+    assert found == episode_accuracies(noisy.images.flatten(1).float(), rows, 2)
     assert len(set(found)) > 1
     for (support, query), chosen in zip(seen, rows, strict=True):
         assert torch.equal(support, noisy.images[chosen[:, :2]])

@@ -123,11 +123,12 @@ def test_any_teacher_will_do(method, odd_teachers, kind):
 
 def test_more_steps_lower_the_cross_entropy(method, teachers):
     method = dataclasses.replace(method, steps=25)
-    history = recover(teachers[2], method, shared=dataclasses.replace(SHARED, shift=0, augmentation=0.0, region=1.0)).history[
-        :25
-    ]  # of the first round or batch
-    losses = [row["cross_entropy"] for row in history]
-    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+    plain = dataclasses.replace(SHARED, shift=0, augmentation=0.0, region=1.0)
+    first, last = 0.0, 0.0
+    for seed in range(3):  # a single run is noisy: every step has other latents and images
+        losses = [row["cross_entropy"] for row in recover(teachers[2], method, seed, shared=plain).history[:25]]  # of the first batch
+        first, last = first + sum(losses[:8]), last + sum(losses[-8:])
+    assert last < 0.95 * first
 
 
 class Killed(Exception):

@@ -13,6 +13,11 @@ def columns(text):
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
+def test_the_caption_names_all_hardware_that_the_rows_were_computed_on(results):
+    both = {**results, "computed_on": ["bfloat16 on x86_64 AMX", "float32 on x86_64 AVX2"]}
+    assert tables.caption(both).endswith("classes, computed in bfloat16 on x86_64 AMX and float32 on x86_64 AVX2")
+
+
 def test_plain_table_holds_every_row_in_groups(results):
     table = tables.plain_table(results)
     for row in results["rows"]:
@@ -22,7 +27,10 @@ def test_plain_table_holds_every_row_in_groups(results):
         assert str(600 * len(row["seeds"])) in line.split()
     order = ["Trained without data", "bell", "distillation", "Baselines", "pixels", "With the real data", "real-data oracle"]
     assert [table.index(f"{name}") for name in order] == sorted(table.index(name) for name in order)
-    assert table.splitlines()[0] == "5-way accuracy in % on the test classes, mean ± half-width of the 95 % interval"
+    assert (
+        table.splitlines()[0]
+        == "5-way accuracy in % on the test classes, computed in float32 on x86_64 AVX2, mean ± half-width of the 95 % interval"
+    )
     assert table.endswith("\n")
 
 

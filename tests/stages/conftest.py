@@ -25,8 +25,6 @@ teachers:
   - {name: gamma, file: gamma.pth, classes: [real-2, real-0, real-5]}
 """
 SETTINGS = {
-    "device": "cpu",
-    "precision": "float32",
     "data": {"image_size": 16},
     "zoo": {"manifest": "zoos/z.yaml", "training": {"steps": 6, "batch_size": 16, "learning_rate": 0.01}},
     "inversion": {
@@ -57,8 +55,9 @@ LEARNERS = [(arm, seed) for arm in ("bell", "distillation", "maml") for seed in 
 class Project:
     """``job_of`` says what a stage's job is; ``outputs`` runs the job, after the jobs that it needs, once per session."""
 
-    def __init__(self, root: Path, make_images) -> None:
+    def __init__(self, root: Path, make_images, precision: str) -> None:
         self.root = root
+        self.hardware = {"device": "cpu", "precision": precision, "processor": "any"}
         self.settings = resolve(SETTINGS)
         (root / "zoos").mkdir()
         (root / "zoos" / "z.yaml").write_text(MANIFEST)
@@ -97,7 +96,7 @@ class Project:
         return getattr(self, f"_{stage}")(*wildcards)
 
     def _job(self, stage, wildcards, folder, keys, derived, inputs, outputs) -> Job:
-        config = select(self.settings, *keys) | derived
+        config = select(self.settings, *keys) | derived | self.hardware
         files = {name: f"{folder}/{file}" for name, file in {**outputs, "provenance": "provenance.json"}.items()}
         return Job(stage, {name: str(value) for name, value in wildcards.items()}, config, "c0de", inputs, files)
 
@@ -112,7 +111,7 @@ class Project:
 
     def _teacher(self, name: str) -> Job:
         entry = self.entries[name]
-        keys = ["seed", "device", "precision", "zoo.training"] if entry.train else []
+        keys = ["seed", "zoo.training"] if entry.train else []
         inputs = {"train": "artifacts/data/train.safetensors"} if entry.train else {"file": f"zoos/{entry.file}"}
         outputs = {"weights": "weights.safetensors", "card": "card.json"}
         return self._job("teacher", {"teacher": name}, f"artifacts/zoo/{name}", keys, {"teacher": as_tree(entry)}, inputs, outputs)
@@ -120,8 +119,6 @@ class Project:
     def _meta_generator(self) -> Job:
         keys = [
             "seed",
-            "device",
-            "precision",
             "data.image_size",
             "inversion.meta_generator",
             "inversion.loss",
@@ -136,8 +133,6 @@ class Project:
     def _invert(self, method: str, teacher: str) -> Job:
         keys = [
             "seed",
-            "device",
-            "precision",
             "data.image_size",
             "inversion.loss",
             "inversion.shift",
@@ -159,7 +154,7 @@ class Project:
     def _episodes(self, method: str) -> Job:
         inputs = {"pools": self._pools(method), **self._zoo()}
         outputs = {"episodes": "episodes.safetensors", "trust": "trust.json", "metrics": "metrics.json"}
-        keys = ["seed", "device", "precision", "tasks"]
+        keys = ["seed", "tasks"]
         return self._job("episodes", {"method": method}, f"artifacts/tasks/{method}", keys, {}, inputs, outputs)
 
     def _learner(self, arm: str, seed: int) -> Job:
@@ -169,10 +164,10 @@ class Project:
             inputs[name] = self._path(name, "episodes", settings.inversion)
         outputs = {"learner": "learner.safetensors", "card": "card.json", "history": "history.csv", "metrics": "metrics.json"}
         folder, derived = f"artifacts/meta/{arm}/seed{seed}", {"meta.arm": as_tree(settings)}
-        return self._job("learner", {"arm": arm, "seed": seed}, folder, ["seed", "device", "precision"], derived, inputs, outputs)
+        return self._job("learner", {"arm": arm, "seed": seed}, folder, ["seed"], derived, inputs, outputs)
 
     def _reference(self, name: str) -> Job:
-        keys = ["seed", "device", "precision", "zoo.training", "evaluation.oracle_steps"]
+        keys = ["seed", "zoo.training", "evaluation.oracle_steps"]
         derived = {"tasks": as_tree(self.settings.tasks)} if name in ("protonet", "maml") else {}
         if name != "judge":
             derived["evaluation.oracle_backbone"] = as_tree(self.settings.evaluation.oracle_backbone)
@@ -184,7 +179,7 @@ class Project:
         return {name: self._path("network", "reference", name), f"{name}_card": self._path("card", "reference", name)}
 
     def _inversion_quality(self) -> Job:
-        keys = ["seed", "device", "precision", "zoo.training"]
+        keys = ["seed", "zoo.training"]
         pools = [path for method in ("five", "fresh") for path in self._pools(method)]
         inputs = {"train": "artifacts/data/train.safetensors", **self._zoo(), "pools": pools, **self._reference_inputs("judge")}
         outputs = {"quality": "quality.json", "metrics": "metrics.json", "preview": "real.png"}
@@ -192,7 +187,7 @@ class Project:
         return self._job("inversion_quality", {}, "artifacts/evaluation/inversion", keys, derived, inputs, outputs)
 
     def _few_shot(self) -> Job:
-        keys = ["seed", "device", "precision", "evaluation"]
+        keys = ["seed", "evaluation"]
         learners = {
             plural: [self._path(name, "learner", arm, seed) for arm, seed in LEARNERS]
             for plural, name in (("learners", "learner"), ("learner_cards", "card"))
@@ -207,5 +202,5 @@ class Project:
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory, make_images) -> Project:
-    return Project(tmp_path_factory.mktemp("project"), make_images)
+def project(tmp_path_factory, make_images, precision) -> Project:
+    return Project(tmp_path_factory.mktemp("project"), make_images, precision)

@@ -25,6 +25,7 @@ from datafree.tasks.trust import (
     linear_kernel,
     look,
     middle_and_deviation,
+    of_small_sample,
     recovery,
     teacher_weights,
     unrecognised,
@@ -195,10 +196,30 @@ def test_what_makes_a_teacher_odd_does_not_condemn_it(kind):
 
 
 def test_the_more_it_disagrees_the_less_a_teacher_is_asked():
-    found = [weights_of([*GOOD, (0.89 - depth, 0.8, 0.97, 0.03)])["12"] for depth in (0.05, 0.09, 0.13)]
+    found = [weights_of([*GOOD, (0.89 - depth, 0.8, 0.97, 0.03)])["12"] for depth in (0.05, 0.13, 0.25)]
     assert found[0].weight == 1 and found[2].weight == 0
     assert 0 < found[1].weight < 1
-    assert found[1].warning == f"teacher 12 is asked with weight {found[1].weight:.2f}: agreement 0.80 (usual in this zoo: 0.89)"
+    assert found[1].warning == f"teacher 12 is asked with weight {found[1].weight:.2f}: agreement 0.76 (usual in this zoo: 0.89)"
+
+
+def test_the_fewer_teachers_the_more_agreement_must_differ_to_decide_alone():
+    apart = (0.74, 0.8, 0.97, 0.03)
+    assert weights_of([*GOOD[:6], apart])["6"].weight == 1
+    assert weights_of([*GOOD * 3, apart])["36"].weight == 0
+    worse = (0.74, 0.6, 0.8, 0.03)  # the other signs are low, too
+    assert weights_of([*GOOD[:6], worse])["6"].weight == 0
+
+
+@pytest.mark.parametrize("count", [4, 9, 50])
+def test_a_distance_from_few_values_is_as_improbable_as_the_one_it_becomes(count):
+    values = [of_small_sample(distance, count) for distance in (-8.0, -3.0, 0.0, 2.0, math.inf)]
+    assert values == sorted(values) and values[2] == pytest.approx(0, abs=1e-9) and values[4] == math.inf
+    assert -8 < values[0] < -1 and values[1] > -3 and values[3] < 2
+    assert of_small_sample(-2.5, 10**6) == pytest.approx(-2.5, abs=1e-4)
+
+
+def test_a_teacher_whose_agreement_is_usual_is_kept_whatever_its_pool_is_like():
+    assert weights_of([*GOOD, (0.89, 0.5, 0.5, 0.03)])["12"].weight == 1
 
 
 def test_strangeness_excuses_by_factors_of_ten():

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from datafree.config import as_tree, load
 
+Made = tuple[set[str], str]  # the jobs that were computed, and what the run printed
 ROOT = Path(__file__).parents[2]
 TINY = {
     "zoo": {"limit": 2},
@@ -23,10 +28,14 @@ TINY = {
 
 
 class Project:
-    """A project folder and the commands that a user would type in it."""
+    """A project folder and the commands that a user would type in it.
 
-    def __init__(self, folder: Path) -> None:
+    ``computed`` names the jobs that the run which made it computed; ``told`` is what that run printed.
+    """
+
+    def __init__(self, folder: Path, computed: Iterable[str] = (), told: str = "") -> None:
         self.folder = folder
+        self.computed, self.told = set(computed), told
 
     def run(self, *command: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV", "DVC", "GIT"))}
@@ -86,9 +95,31 @@ class Project:
 
 
 @pytest.fixture(scope="session")
-def empty_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[[str, Callable[[Path], Made]], Project]:
+    """Makes a project by name, once for all processes that share this run of the tests; they only read it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = (own if worker_id == "master" else own.parent) / "workflow"
+
+    def make(name: str, work: Callable[[Path], Made]) -> Project:
+        shared.mkdir(exist_ok=True)
+        folder, done = shared / name, shared / f"{name}.json"
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a process that died here
+                computed, told = work(folder)
+                done.write_text(json.dumps({"computed": sorted(computed), "told": told}))
+        return Project(folder, **json.loads(done.read_text()))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def empty_project(once, precision: str) -> Project:
     """A committed checkout with tiny settings, before any run."""
-    folder = tmp_path_factory.mktemp("workflow") / "empty"
+    return once("empty", functools.partial(checkout, precision=precision))
+
+
+def checkout(folder: Path, precision: str) -> Made:
     folder.mkdir()
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -98,28 +129,35 @@ def empty_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     tiny = folder / "tiny.yaml"
-    tiny.write_text(yaml.safe_dump(TINY))
+    tiny.write_text(yaml.safe_dump({**TINY, "precision": precision}))
     settings = as_tree(load(folder / "params.yaml", folder / "presets/smoke.yaml", tiny))
     tiny.unlink()
     (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     project = Project(folder)
     project.run("git", "init", "--quiet", "--initial-branch", "main")
     project.commit("tiny settings")
-    return project
+    return set(), ""
 
 
 @pytest.fixture(scope="session")
-def finished(empty_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def finished(once, empty_project: Project) -> Project:
     """The same after one whole Snakemake run; tests work on copies of it."""
-    project = empty_project.copy(tmp_path_factory.mktemp("workflow") / "finished")
-    project.first_run = project.snakemake()  # type: ignore[attr-defined]
-    return project
+
+    def run(folder: Path) -> Made:
+        project = empty_project.copy(folder)
+        return project.snakemake(), project.last.stdout + project.last.stderr
+
+    return once("finished", run)
 
 
 @pytest.fixture(scope="session")
-def recorded(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def recorded(once, finished: Project) -> Project:
     """The finished project after `dvc repro`, with its dvc.lock committed."""
-    project = finished.copy(tmp_path_factory.mktemp("workflow") / "recorded")
-    project.computed_by_dvc = project.dvc_repro()  # type: ignore[attr-defined]
-    project.commit("results")
-    return project
+
+    def record(folder: Path) -> Made:
+        project = finished.copy(folder)
+        computed = project.dvc_repro()
+        project.commit("results")
+        return computed, project.last.stdout + project.last.stderr
+
+    return once("recorded", record)

@@ -5,13 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import pytest
 import yaml
 
 from datafree.provenance import read_sidecar
 from tests.workflow.conftest import Project
-
-pytestmark = pytest.mark.xdist_group("workflow")
 
 
 def assert_honest(project: Project) -> None:
@@ -30,11 +27,11 @@ def assert_honest(project: Project) -> None:
 
 
 def test_dvc_after_snakemake_records_without_computing(recorded: Project) -> None:
-    assert recorded.computed_by_dvc == set()  # type: ignore[attr-defined]
+    assert recorded.computed == set()
     assert (recorded.folder / "dvc.lock").is_file()
     assert "up to date" in recorded.run("dvc", "status").stdout
     assert recorded.snakemake() == set()
-    assert "Nothing to be done" in recorded.last.stdout + recorded.last.stderr
+    assert "Nothing to be done" in recorded.told
 
 
 def test_fresh_clone_with_pulled_artifacts_computes_nothing(recorded: Project, tmp_path: Path) -> None:

@@ -10,8 +10,6 @@ import pytest
 
 from tests.workflow.conftest import Project
 
-pytestmark = pytest.mark.xdist_group("workflow")
-
 
 @pytest.mark.parametrize(
     ("key", "value", "line"),

@@ -301,6 +301,7 @@ class Config:
     seed: int = 0
     device: str = "auto"  # auto, cpu, cuda, or cuda:N
     precision: Precision = Precision.auto  # of convolutions and products; weights and losses are always float32
+    accept_other_hardware: bool = False  # true: results of another device, kind of processor or precision count as current
     data: DataConfig = field(default_factory=DataConfig)
     zoo: ZooConfig = field(default_factory=ZooConfig)
     inversion: InversionConfig = field(default_factory=InversionConfig)

@@ -60,6 +60,8 @@ def adapting_head(rule: AdaptationConfig) -> Classifier:
     """As ``adapting_solver`` where the head alone adapts: a classifier of features, which running statistics still fit."""
 
     def classify(support: Tensor, query: Tensor) -> Tensor:
+        if support.dim() > 3:  # one episode after the other
+            return torch.stack([classify(*episode) for episode in zip(support, query, strict=True)])
         way, shot = support.shape[:2]
         target = torch.arange(way, device=support.device).repeat_interleave(shot)
         head = fit_head(support.flatten(0, 1), target, way, rule.learning_rate, rule.steps)

@@ -14,10 +14,12 @@ from datafree.config import EvaluationConfig
 from datafree.data.images import ImageSet
 from datafree.data.layout import by_domain
 from datafree.evaluation.entrants import BEST, Entrant
-from datafree.evaluation.few_shot import Concatenated, Embedding, embed, episode_accuracies, solved_episodes
+from datafree.evaluation.few_shot import Concatenated, Embedding, embed, episode_accuracies, episode_rows, solved_episodes
 from datafree.evaluation.intervals import mean_interval, over_seeds
 
-Accuracies = dict[tuple[str, int], list[float]]  # of every episode, by domain and shot; the domain is empty where there is but one
+# By domain and shot; the domain is empty where there is but one.
+Accuracies = dict[tuple[str, int], list[float]]  # of every episode
+Planned = Mapping[tuple[str, int], Tensor]  # ``episode_rows``
 
 
 def compare(
@@ -34,10 +36,20 @@ def compare(
     domains = by_domain(images.classes) if config.by_domain else {"": list(range(len(images.classes)))}
     found: dict[str, list[tuple[Entrant, Accuracies]]] = defaultdict(list)
     features = _Features({part for entrant in entrants if isinstance(entrant.embedding, Concatenated) for part in entrant.embedding.parts})
+    planned = {
+        (domain, shot): _episodes(images, classes, shot, config, seed) for domain, classes in domains.items() for shot in config.shots
+    }
     for entrant in entrants:
         name = " ".join([entrant.name.split("/")[0], entrant.variant]).strip()
-        found[name].append((entrant, _accuracies(entrant, images, domains, config, seed, device, features)))
+        found[name].append((entrant, _accuracies(entrant, images, planned, device, features)))
     return [_row(name, members, config.shots) for name, members in found.items()]
+
+
+def _episodes(images: ImageSet, classes: Sequence[int], shot: int, config: EvaluationConfig, seed: int) -> Tensor:
+    """``episode_rows`` of the images of some classes, as positions among all images."""
+    own = torch.nonzero(torch.isin(images.labels, torch.tensor(classes))).flatten()
+    counts = {"way": config.way, "shot": shot, "query": config.query, "episodes": config.episodes}
+    return own[episode_rows(images.labels[own], **counts, seed=seed)]
 
 
 class _Features:
@@ -66,22 +78,11 @@ class _Features:
         return known
 
 
-def _accuracies(
-    entrant: Entrant, images: ImageSet, domains: Mapping[str, list[int]], config: EvaluationConfig, seed: int, device: torch.device,
-    known: _Features,
-) -> Accuracies:  # fmt: skip
-    settings = {"way": config.way, "query": config.query, "episodes": config.episodes, "seed": seed}
-    features = None if entrant.solve else known.of(entrant.embedding, images.images, device)
-    found: Accuracies = {}
-    for domain, classes in domains.items():
-        part, own = images.of_classes(classes), torch.isin(images.labels, torch.tensor(classes))
-        for shot in config.shots:
-            if features is None:
-                assert entrant.solve is not None
-                found[domain, shot] = solved_episodes(entrant.solve, part, shot=shot, device=device, **settings)
-            else:
-                found[domain, shot] = episode_accuracies(features[own], part.labels, shot=shot, classify=entrant.classify, **settings)
-    return found
+def _accuracies(entrant: Entrant, images: ImageSet, planned: Planned, device: torch.device, known: _Features) -> Accuracies:
+    if entrant.solve:
+        return {key: solved_episodes(entrant.solve, images.images, rows, key[1], device) for key, rows in planned.items()}
+    features = known.of(entrant.embedding, images.images, device)
+    return {key: episode_accuracies(features, rows, key[1], entrant.classify) for key, rows in planned.items()}
 
 
 def _row(name: str, members: list[tuple[Entrant, Accuracies]], shots: Sequence[int]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from datafree.data.images import ImageSet
 from datafree.evaluation.classifiers import Classifier, nearest_centroid
 
 Embedding = Callable[[Tensor], Tensor]  # uint8 [B, C, H, W] → float [B, D]
+LARGEST_BATCH = 2**20  # values of the features of the episodes that are classified together
 Solver = Callable[[Tensor, Tensor], Tensor]  # support uint8 [way, shot, C, H, W], query uint8 [Q, C, H, W] → int64 [Q]
 
 
@@ -36,27 +37,27 @@ def episode_rows(labels: Tensor, *, way: int, shot: int, query: int, episodes: i
     return torch.stack(chosen)
 
 
-def episode_accuracies(
-    features: Tensor, labels: Tensor, *, way: int, shot: int, query: int, episodes: int, seed: int,
-    classify: Classifier = nearest_centroid,
-) -> list[float]:  # fmt: skip
-    """Accuracy in [0, 1] of every episode; features [N, D] and labels [N] of the split's images."""
-    rows = episode_rows(labels, way=way, shot=shot, query=query, episodes=episodes, seed=seed)
-    return [_share_right(classify, features[chosen], shot) for chosen in rows]
+def episode_accuracies(features: Tensor, rows: Tensor, shot: int, classify: Classifier = nearest_centroid) -> list[float]:
+    """Accuracy in [0, 1] of every episode, from features [N, D] of the split's images and the episodes' ``episode_rows``."""
+    way, images = rows.shape[1:]
+    target = torch.arange(way).repeat_interleave(images - shot)
+    found = []
+    for chosen in rows.split(max(1, LARGEST_BATCH // (way * images * features.shape[1]))):
+        predicted = classify(features[chosen[:, :, :shot]], features[chosen[:, :, shot:].flatten(1)])
+        found += (predicted == target).float().mean(1).tolist()
+    return found
 
 
-def solved_episodes(
-    solve: Solver, images: ImageSet, *, way: int, shot: int, query: int, episodes: int, seed: int, device: torch.device
-) -> list[float]:
-    """As ``episode_accuracies``, for a method that must see an episode's images together: it adapts to them, or takes their statistics."""
-    rows = episode_rows(images.labels, way=way, shot=shot, query=query, episodes=episodes, seed=seed)
-    return [_share_right(solve, images.images[chosen].to(device), shot) for chosen in rows]
-
-
-def _share_right(solve: Solver, chosen: Tensor, shot: int) -> float:
-    """``chosen`` [way, shot + query, ...]: images or features, class by class."""
-    target = torch.arange(chosen.shape[0]).repeat_interleave(chosen.shape[1] - shot)
-    return (solve(chosen[:, :shot], chosen[:, shot:].flatten(0, 1)).cpu() == target).float().mean().item()
+def solved_episodes(solve: Solver, images: Tensor, rows: Tensor, shot: int, device: torch.device) -> list[float]:
+    """As ``episode_accuracies`` from images uint8 [N, C, H, W], for a method that must see an episode's images together: it adapts to them,
+    or takes their statistics."""
+    target = torch.arange(rows.shape[1]).repeat_interleave(rows.shape[2] - shot)
+    found = []
+    for chosen in rows:
+        shown = images[chosen].to(device)
+        predicted = solve(shown[:, :shot], shown[:, shot:].flatten(0, 1)).cpu()
+        found.append((predicted == target).float().mean().item())
+    return found
 
 
 class Concatenated:

@@ -13,7 +13,7 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import DistillationArm, EvaluationConfig, TasksConfig
 from datafree.data.images import ImageSet
 from datafree.evaluation.baselines import backbone_features
-from datafree.evaluation.few_shot import embed, episode_accuracies
+from datafree.evaluation.few_shot import embed, episode_accuracies, episode_rows
 from datafree.inversion.adaptation import balanced_labels, soft_labels
 from datafree.meta import distillation
 from datafree.meta.classroom import Classroom
@@ -50,11 +50,9 @@ def downstream_accuracies(
     episodes = sample_episodes(pools, odds.tolist(), TasksConfig(way=2, shot=1, query=1, episodes=1), seed)  # joint distillation uses none
     distillation.train(learner, Classroom(teachers, pools, normalise, device, odds), episodes, arm, seed, Checkpoint(None))
     features = embed(backbone_features(backbone, normalise, device), images.images, device)
+    counts = {"way": evaluation.way, "query": evaluation.query, "episodes": evaluation.episodes}
     return {
-        shot: episode_accuracies(
-            features, images.labels, way=evaluation.way, shot=shot, query=evaluation.query, episodes=evaluation.episodes, seed=seed
-        )
-        for shot in evaluation.shots
+        shot: episode_accuracies(features, episode_rows(images.labels, shot=shot, **counts, seed=seed), shot) for shot in evaluation.shots
     }
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from datafree.devices import seeded_initialisation
 from datafree.errors import UserError
+from datafree.zoo.backbones.memory_format import channels_last
 
 
 class Generator(nn.Module):
@@ -63,5 +64,4 @@ class UpBlock(nn.Module):
 def new_generator(latent: int, width: int, classes: int, channels: int, size: int, seed: int, conditional: bool = True) -> Generator:
     """A freshly initialised generator for teachers with at most ``classes`` classes."""
     with seeded_initialisation(seed):
-        generator = Generator(latent, width, classes, channels, size, conditional)
-        return generator.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return channels_last(Generator(latent, width, classes, channels, size, conditional))

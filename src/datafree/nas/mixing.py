@@ -13,6 +13,7 @@ from datafree.meta.learner import TeacherHeads
 from datafree.nas.distillation import own_logits
 from datafree.nas.spaces import Space
 from datafree.zoo.backbones import Backbone
+from datafree.zoo.backbones.memory_format import channels_last
 
 Choice = str | Mapping[str, Tensor]  # one option, or the weight (a scalar tensor) of each option that takes part
 Path = Sequence[Choice]  # one choice per slot
@@ -64,8 +65,8 @@ class Supernet(nn.Module):
 def new_supernet(space: Space, classes: Sequence[int], seed: int, device: torch.device | str) -> Supernet:
     """A freshly initialised supernet on a device; a function of space and seed."""
     with seeded_initialisation(seed):
-        supernet = Supernet(space.supernet(), classes)
-    return supernet.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        supernet = channels_last(Supernet(space.supernet(), classes))
+    return supernet.to(device)
 
 
 @torch.no_grad()

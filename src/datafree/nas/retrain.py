@@ -57,7 +57,7 @@ def retrain(
     backbone = build(described, pools.image_channels, pools.image_size, own)
     with seeded_initialisation(derive_seed(own, "heads")):
         network = MultiHeadClassifier(backbone, pools.classes)
-    network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    network.to(device)
     optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=max(config.retrain_steps, 2))
     states = {"network": network, "optimiser": optimiser, "schedule": schedule}

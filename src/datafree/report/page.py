@@ -48,10 +48,10 @@ class Architecture:
 class Study:
     """All that the page shows; what is empty or None has a section that says so.
 
-    ``config``: resolved configuration sections. ``few_shot`` and ``quality``: results.json and quality.json. ``cards``: the teachers'
-    cards. ``trust``: per method, what the stage ``episodes`` found of each teacher, in the cards' order. ``learner_curves``: per arm, a
-    curve per seed. ``sheets``: per teacher, per method, a PNG of recovered images. ``real_sheet``: a PNG of real images of the same
-    teachers, a row each. ``data_sheet``: a PNG of the real data's splits.
+    ``config``: resolved configuration sections, with ``device``, ``precision`` and ``processor`` of ``datafree.hardware``. ``few_shot`` and
+    ``quality``: results.json and quality.json. ``cards``: the teachers' cards. ``trust``: per method, what the stage ``episodes`` found of
+    each teacher, in the cards' order. ``learner_curves``: per arm, a curve per seed. ``sheets``: per teacher, per method, a PNG of
+    recovered images. ``real_sheet``: a PNG of real images of the same teachers, a row each. ``data_sheet``: a PNG of the real data.
     """
 
     config: Mapping[str, Any]
@@ -90,7 +90,9 @@ def render(study: Study) -> str:
         agreement=tables.gradient_agreement(study.learner_curves),
         searches=[(architecture, _scatters(architecture, study.config)) for architecture in study.architectures],
         zoo=_zoo(study),
-        configuration=yaml.safe_dump(dict(study.config), sort_keys=False, allow_unicode=True, width=100),
+        configuration=yaml.safe_dump(
+            {key: value for key, value in study.config.items() if key != "processor"}, sort_keys=False, allow_unicode=True, width=100
+        ),
         version=__version__,
     )
 

@@ -124,7 +124,7 @@ def gradient_agreement(curves: Mapping[str, Sequence[Sequence[Mapping[str, float
 
 
 def caption(results: Results) -> str:
-    return f"{results['way']}-way accuracy in % on the {results['split']} classes"
+    return f"{results['way']}-way accuracy in % on the {results['split']} classes, computed in {' and '.join(results['computed_on'])}"
 
 
 def shots(results: Results) -> list[str]:

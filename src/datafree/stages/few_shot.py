@@ -31,7 +31,9 @@ def run(job: Job) -> None:
         ]
         entrants += oracles(job.input_list("oracles"), job.input_list("oracle_cards"), config, device)
         rows = compare(entrants, images, config, job.config["seed"], device)
-    settings = {"split": config.split, "way": config.way, "query": config.query, "episodes": config.episodes}
+    trained = [artifacts.read_json(path) for path in [*job.input_list("learner_cards"), *job.input_list("oracle_cards")]]
+    computed_on = sorted({job.computed_on, *(card["computed_on"] for card in trained)})
+    settings = {"computed_on": computed_on, "split": config.split, "way": config.way, "query": config.query, "episodes": config.episodes}
     artifacts.write_json(job.output("results"), {**settings, "rows": rows})
     flat = {row["name"]: {f"accuracy_{shot}shot": found["mean"] for shot, found in row["shots"].items()} for row in rows}
     artifacts.write_json(job.output("metrics"), {"split": config.split, **flat})

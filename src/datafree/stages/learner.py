@@ -45,6 +45,7 @@ def run(job: Job) -> None:
     card = network_card(backbone, backbone_config, shape, mean, std)
     artifacts.write_tensors(job.output("learner"), backbone.state_dict())
     arm_card = {"arm": job.wildcards["arm"], "seed": int(job.wildcards["seed"]), "method": arm.method, "inversion": arm.inversion}
+    arm_card |= {"computed_on": job.computed_on}
     adaptation = getattr(arm, "adaptation", AdaptationConfig())
     arm_card |= {"classifier": describe(adaptation), "adaptation": as_tree(adaptation)}
     artifacts.write_json(job.output("card"), {**card, **arm_card})

@@ -53,7 +53,9 @@ def run(job: Job) -> None:
             network, history, entries, metrics = _classifier(job, backbone, normalise, train, held, seed, device)
     card = network_card(backbone, config, shape, mean, std)
     artifacts.write_tensors(job.output("network"), network.state_dict())
-    artifacts.write_json(job.output("card"), {**card, "reference": name, "classes": list(train.classes), **entries})
+    artifacts.write_json(
+        job.output("card"), {**card, "reference": name, "classes": list(train.classes), "computed_on": job.computed_on, **entries}
+    )
     artifacts.write_history(job.output("history"), history)
     artifacts.write_json(job.output("metrics"), {**metrics, "classes": len(train.classes)})
 

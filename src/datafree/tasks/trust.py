@@ -8,11 +8,13 @@ from the others:
 - *compactness*: the recovered images of one class lie together in the teacher's own features.
 - *recovery*: the teacher is sure of the labels of its own pool.
 
-Each is compared to the zoo by its median and a robust deviation. Agreement alone condemns a teacher to which the others' images are
-familiar: their statistics are those that its BatchNorm layers remember. A sound teacher of another domain agrees little, too, but the
-images are strange to it, which excuses it. Compactness is low for teachers of few classes as well, and recovery for weak ones: of these,
-and of agreement where it is excused, it takes two to condemn. A teacher that does not recognise its own pool at all is dropped by that
-alone, as that pool would teach nothing; unless most of the zoo are like that, which is the inversion's fault.
+Each is compared to the zoo by its median and a robust deviation. No teacher is dropped or used less whose agreement is usual. Low
+agreement alone decides where the others' images are familiar to a teacher: their statistics are those that its BatchNorm layers remember.
+A sound teacher of another domain agrees little, too, but the images are strange to it, which excuses it. In a small zoo the deviation is
+known from few teachers, so agreement alone must be as improbable by Student's t distribution as the limits are by a normal one.
+Compactness is low for teachers of few classes as well, and recovery for weak ones: beside low agreement one of the two must be low where
+agreement alone does not decide. A teacher that does not recognise its own pool at all is dropped by that alone, as that pool would teach
+nothing; unless most of the zoo are like that, which is the inversion's fault.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from scipy.special import ndtri, stdtr  # scipy.stats has both, but takes a second to import
 from torch import Tensor
 
 from datafree import artifacts, devices
@@ -56,7 +59,7 @@ class TeacherTrust:
         recovery: its mean probability of its own pool's labels, scaled so that guessing is 0 and certainty 1.
         strangeness: ``batch_norm_distance`` of the other teachers' images, the median over their pools; None without BatchNorm layers.
         score: distance from the zoo's median, in deviations: of the agreement as far as it is not excused, or the second lowest of the
-            three signs if that is lower. 0 in a zoo of fewer than ``FEWEST``.
+            three signs if that is lower; at least that of the agreement. 0 in a zoo of fewer than ``FEWEST``.
         reason: what condemns it, in one line; empty at weight 1.
     """
 
@@ -194,8 +197,10 @@ def judge(names: Sequence[str], signs: dict[str, list[float]], strangeness: Sequ
     while True:
         usual = {sign: middle_and_deviation([values[place] for place in ordinary]) for sign, values in signs.items()}
         distances = {sign: [(value - usual[sign][0]) / usual[sign][1] for value in values] for sign, values in signs.items()}
-        excused = [distance + more / usual["agreement"][1] for distance, more in zip(distances["agreement"], excuses, strict=True)]
-        scores = [min(alone, sorted(three)[1]) for alone, three in zip(excused, zip(*distances.values(), strict=True), strict=True)]
+        scores = []
+        for agreeing, more, three in zip(distances["agreement"], excuses, zip(*distances.values(), strict=True), strict=True):
+            alone = of_small_sample(agreeing + more / usual["agreement"][1], len(ordinary))
+            scores.append(max(agreeing, min(alone, sorted(three)[1])))
         remaining = [place for place in ordinary if scores[place] > ORDINARY]
         if remaining == ordinary or 2 * len(remaining) < len(names):
             break
@@ -226,6 +231,14 @@ def excuse(strangeness: Sequence[float | None]) -> list[float]:
     known = [math.log10(max(value, 1e-12)) for value in strangeness if value is not None]
     usual = statistics.median(known) if known else 0.0
     return [math.inf if value is None else EXCUSE * max(math.log10(max(value, 1e-12)) - usual, 0.0) for value in strangeness]
+
+
+def of_small_sample(distance: float, count: int) -> float:
+    """A distance in deviations that ``count`` values gave (``middle_and_deviation``) as one in deviations of a normal distribution.
+
+    The two are equally improbable: the first by Student's t distribution with as many degrees of freedom as the upper half has values.
+    """
+    return float(ndtri(stdtr(max(count // 2, 1), distance)))
 
 
 def middle_and_deviation(values: Sequence[float]) -> tuple[float, float]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from datafree.config import BackboneConfig
 from datafree.config.schema import backbone_family
 from datafree.devices import seeded_initialisation
@@ -17,6 +15,7 @@ from datafree.zoo.backbones.conv4 import Conv4
 from datafree.zoo.backbones.darts import Darts
 from datafree.zoo.backbones.few_shot_resnet import FewShotResNet, ResNet12
 from datafree.zoo.backbones.mbconv import Mbconv
+from datafree.zoo.backbones.memory_format import channels_last
 from datafree.zoo.backbones.mobilenet_v2 import MobileNetV2
 from datafree.zoo.backbones.nasbench201 import NasBench201
 from datafree.zoo.backbones.resnet import ResNet8
@@ -66,7 +65,7 @@ def build(config: BackboneConfig, channels: int, image_size: int, seed: int) -> 
     if family not in BACKBONES:
         raise UserError(f"backbone: got {config.name!r}; allowed: {', '.join(BACKBONES)}")
     with seeded_initialisation(seed):
-        backbone = BACKBONES[family](config, channels, image_size).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        backbone = channels_last(BACKBONES[family](config, channels, image_size))
     backbone.input = (channels, image_size, image_size)
     return backbone
 

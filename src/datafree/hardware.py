@@ -1,0 +1,104 @@
+"""What a run computes on: device, kind of processor and precision, resolved from the settings before the first job.
+
+The same work gives the same bytes on one kind of processor and in one precision only, so all three are recorded with every result and
+compared like parameters (``datafree.provenance``). Imports nothing heavy: Snakemake reads this on every start.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from datafree import devices
+
+# Instruction sets of x86-64, each above the ones before it: name and the flags by which Linux reports it.
+INSTRUCTION_SETS = {
+    "SSE4.1": {"sse4_1"},
+    "AVX2": {"avx2", "fma"},
+    "AVX-512": {"avx512bw", "avx512dq", "avx512vl"},
+    "AVX-512 bfloat16": {"avx512_bf16"},
+    "AMX": {"amx_bf16"},
+}
+NATIVE_BFLOAT16 = ("AVX-512 bfloat16", "AMX")
+# What ONEDNN_MAX_CPU_ISA, a variable of oneDNN, leaves of them, by the beginning of its value; the first that fits counts.
+LIMITS = {"SSE41": "SSE4.1", "AVX2": "AVX2", "AVX512_CORE_AMX": "AMX", "AVX512_CORE_BF": "AVX-512 bfloat16"}
+LIMITS |= {"AVX512_CORE_FP": "AVX-512 bfloat16", "AVX512": "AVX-512", "AVX10": "AMX", "AVX": "SSE4.1"}
+BFLOAT16_CAPABILITY = 8.0  # CUDA compute capability from which a GPU computes in bfloat16
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """``device``: cpu, cuda or cuda:N. ``processor``: names of the GPUs, or architecture and instruction set of the CPU.
+    ``precision``: float32 or bfloat16."""
+
+    device: str
+    processor: str
+    precision: str
+
+
+def resolve(device: str, precision: str) -> Hardware:
+    """What the settings ``device`` and ``precision`` stand for on this machine.
+
+    ``device: auto`` is a GPU if there is one that the installed PyTorch can use; ``precision: auto`` is bfloat16 where the processor
+    computes it natively.
+
+    Raises:
+        UserError: a device by name that the machine does not have.
+    """
+    uuids = [] if device == "auto" and _torch_is_for_cpus() else devices.require(device)
+    if device == "auto":
+        device = "cuda" if uuids else "cpu"
+    gpus = _names_and_capabilities(uuids)
+    if precision == "auto":
+        native = min(gpus.values(), default=0.0) >= BFLOAT16_CAPABILITY if uuids else instruction_set() in NATIVE_BFLOAT16
+        precision = "bfloat16" if native else "float32"
+    return Hardware(device, " / ".join(sorted(gpus)) or "GPU" if uuids else processor_kind(), precision)
+
+
+def processor_kind() -> str:
+    """Architecture and instruction set of the CPU, such as ``x86_64 AVX2`` or ``aarch64``."""
+    return f"{platform.machine()} {instruction_set()}".strip()
+
+
+def instruction_set() -> str:
+    """The highest of ``INSTRUCTION_SETS`` that the CPU has and the environment lets convolutions use; empty where that is not known."""
+    flags, names = _cpu_flags(), list(INSTRUCTION_SETS)
+    present = [name for name in names if all(INSTRUCTION_SETS[lower] <= flags for lower in names[: names.index(name) + 1])]
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    highest = next((name for start, name in LIMITS.items() if limit.startswith(start)), names[-1])
+    return next((name for name in reversed(present) if names.index(name) <= names.index(highest)), "")
+
+
+def _cpu_flags() -> set[str]:
+    """What Linux says that an x86-64 CPU can do; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
+
+
+def _torch_is_for_cpus() -> bool:
+    """Whether the installed PyTorch is a build without CUDA, by its version: a driver on the machine is then of no use."""
+    try:
+        return importlib.metadata.version("torch").endswith("+cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def _names_and_capabilities(uuids: list[str]) -> dict[str, float]:
+    """CUDA compute capability by name of GPU; of all in the machine where the driver does not list these, as with parts of a GPU."""
+    if not uuids:
+        return {}
+    command = ["nvidia-smi", "--query-gpu=uuid,name,compute_cap", "--format=csv,noheader"]
+    try:
+        listing = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+        rows = [[cell.strip() for cell in line.split(",")] for line in listing.splitlines()]
+        found = {uuid: (name, float(capability)) for uuid, name, capability in rows}
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return {}
+    return dict(found[uuid] for uuid in uuids if uuid in found) or dict(found.values())

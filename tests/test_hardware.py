@@ -1,0 +1,130 @@
+import os
+import platform
+
+import pytest
+import torch
+
+from datafree import hardware
+from datafree.errors import UserError
+from datafree.hardware import Hardware
+
+SSE = "fpu sse4_1 sse4_2"
+AVX2 = f"{SSE} avx avx2 fma"
+AVX512 = f"{AVX2} avx512f avx512bw avx512dq avx512vl"
+BFLOAT16 = f"{AVX512} avx512_bf16"
+AMX = f"{BFLOAT16} amx_bf16 amx_tile"
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretends a CPU, GPUs and a build of PyTorch."""
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+
+    def pretend(flags="", gpus=None, version="2.13.0", limit=""):
+        monkeypatch.setattr(hardware, "_cpu_flags", lambda: set(flags.split()))
+        monkeypatch.setattr(hardware.devices, "visible_gpus", lambda: list(gpus or {}))
+        monkeypatch.setattr(hardware, "_names_and_capabilities", lambda uuids: dict(gpus[uuid] for uuid in uuids))
+        monkeypatch.setattr(hardware.importlib.metadata, "version", lambda name: version)
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("flags", "limit", "kind", "precision"),
+    [
+        (SSE, "", "x86_64 SSE4.1", "float32"),
+        (AVX2, "", "x86_64 AVX2", "float32"),
+        (AVX512, "", "x86_64 AVX-512", "float32"),
+        (BFLOAT16, "", "x86_64 AVX-512 bfloat16", "bfloat16"),
+        (AMX, "", "x86_64 AMX", "bfloat16"),
+        (AMX, "AVX2", "x86_64 AVX2", "float32"),
+        (AMX, "avx512_core", "x86_64 AVX-512", "float32"),
+        (AMX, "AVX512_CORE_BF16", "x86_64 AVX-512 bfloat16", "bfloat16"),
+        (AMX, "SSE41", "x86_64 SSE4.1", "float32"),
+        (AMX, "AVX", "x86_64 SSE4.1", "float32"),
+        (AMX, "DEFAULT", "x86_64 AMX", "bfloat16"),
+        (AVX2, "AVX512_CORE_AMX", "x86_64 AVX2", "float32"),
+        ("", "", "x86_64", "float32"),
+    ],
+)
+def test_a_cpu_is_told_by_its_instruction_set_within_the_limit_of_the_environment(machine, flags, limit, kind, precision):
+    machine(flags, limit=limit)
+    assert hardware.resolve("auto", "auto") == Hardware("cpu", kind, precision)
+    assert hardware.resolve("cpu", "bfloat16") == Hardware("cpu", kind, "bfloat16")
+
+
+def test_a_cpu_that_tells_nothing_of_itself_is_its_architecture(machine, monkeypatch):
+    machine()
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert hardware.resolve("auto", "auto") == Hardware("cpu", "aarch64", "float32")
+
+
+GPUS = {"GPU-a": ("NVIDIA H100", 9.0), "GPU-b": ("NVIDIA H100", 9.0), "GPU-c": ("Tesla T4", 7.5)}
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "version", "expected"),
+    [
+        ("auto", "ab", "2.13.0", Hardware("cuda", "NVIDIA H100", "bfloat16")),
+        ("auto", "abc", "2.13.0", Hardware("cuda", "NVIDIA H100 / Tesla T4", "float32")),
+        ("cuda:2", "abc", "2.13.0", Hardware("cuda:2", "Tesla T4", "float32")),
+        ("cuda:0", "abc", "2.13.0", Hardware("cuda:0", "NVIDIA H100", "bfloat16")),
+        ("cpu", "ab", "2.13.0", Hardware("cpu", "x86_64 AVX2", "float32")),
+        ("auto", "ab", "2.13.0+cpu", Hardware("cpu", "x86_64 AVX2", "float32")),
+        ("auto", "", "2.13.0", Hardware("cpu", "x86_64 AVX2", "float32")),
+    ],
+)
+def test_a_gpu_is_taken_if_there_is_one_that_pytorch_can_use(machine, device, gpus, version, expected):
+    machine(AVX2, {f"GPU-{letter}": GPUS[f"GPU-{letter}"] for letter in gpus}, version)
+    assert hardware.resolve(device, "auto") == expected
+
+
+def test_a_gpu_by_name_that_is_not_there_is_refused(machine):
+    machine(AVX2)
+    with pytest.raises(UserError, match="^device: got cuda:1, but this machine shows 0 GPUs"):
+        hardware.resolve("cuda:1", "auto")
+
+
+def test_without_pytorch_a_gpu_is_believed(machine, monkeypatch):
+    machine(AVX2, {"GPU-a": GPUS["GPU-a"]})
+
+    def missing(name):
+        raise hardware.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(hardware.importlib.metadata, "version", missing)
+    assert hardware.resolve("auto", "auto").device == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("script", "uuids", "expected"),
+    [
+        ('printf "GPU-a, NVIDIA H100, 9.0\\nGPU-b, Tesla T4, 7.5\\n"', ["GPU-b"], {"Tesla T4": 7.5}),
+        ('printf "GPU-a, NVIDIA H100, 9.0\\n"', ["MIG-1"], {"NVIDIA H100": 9.0}),
+        ('printf "GPU-a, Tesla K80, [N/A]\\n"', ["GPU-a"], {}),
+        ("exit 6", ["GPU-a"], {}),
+        ("exit 6", [], {}),
+    ],
+)
+def test_the_driver_tells_name_and_capability(tmp_path, monkeypatch, script, uuids, expected):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert hardware._names_and_capabilities(uuids) == expected
+
+
+def test_a_gpu_of_which_nothing_is_known_computes_in_float32(monkeypatch):
+    monkeypatch.setattr(hardware.devices, "visible_gpus", lambda: ["GPU-a"])
+    monkeypatch.setattr(hardware, "_names_and_capabilities", lambda uuids: {})
+    assert hardware.resolve("cuda", "auto") == Hardware("cuda", "GPU", "float32")
+
+
+@pytest.mark.skipif(not hardware._cpu_flags(), reason="no x86-64 CPU under Linux")
+def test_this_machine_is_told_as_pytorch_sees_it(monkeypatch):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    capability, name = torch.backends.cpu.get_cpu_capability(), hardware.instruction_set()
+    assert (capability == "AVX512") <= ("AVX-512" in name or name == "AMX")
+    assert (capability == "AVX2") <= (name in ("AVX2", "AVX-512"))
+    assert name in hardware.INSTRUCTION_SETS

@@ -1,0 +1,89 @@
+"""Networks whose gradients are compared between float32 and float64: every backbone, every supernet, single convolutions."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from datafree.config import BackboneConfig
+from datafree.nas.mixing import new_supernet
+from datafree.nas.spaces import SPACES
+from datafree.zoo.backbones import BACKBONES, build
+from datafree.zoo.backbones.memory_format import channels_last
+from tests.zoo.test_backbones import GENOTYPES
+
+Case = tuple[Callable[[], nn.Module], Callable[[nn.Module, Tensor], Tensor], tuple[int, ...]]  # network, its use, shape of the images
+LIBRARIES = {"torchvision/*": "torchvision/resnet18"}  # timm is an optional extra
+
+
+def _backbone(name: str, width: int) -> nn.Module:
+    return build(BackboneConfig(LIBRARIES.get(name, name), width, GENOTYPES.get(name, "")), 3, 32, seed=0)
+
+
+def _supernet(space: str, width: int) -> nn.Module:
+    return new_supernet(SPACES[space](width, 1, 16), [3, 5], 0, "cpu")
+
+
+def _first_path(space: str, width: int, network: nn.Module, images: Tensor) -> Tensor:
+    """The supernet's path of the last option of every slot: the widest and deepest of most spaces."""
+    path = tuple(options[-1] for options in SPACES[space](width, 1, 16).choices)
+    return network(images, path, torch.arange(len(images)) % 2)
+
+
+def _call(network: nn.Module, images: Tensor) -> Tensor:
+    return network(images)
+
+
+def _convolution(inputs: int, outputs: int, kernel: int, stride: int, groups: int) -> nn.Module:
+    torch.manual_seed(inputs)
+    return channels_last(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups))
+
+
+CASES: dict[str, Case] = {
+    f"{name} of width {width}": (partial(_backbone, name, width), _call, (6, 3, 32, 32))
+    for name in BACKBONES
+    for width in (4, 8)
+    if name != "timm/*" and (width == 8 or name != "torchvision/*")
+}
+CASES |= {
+    f"supernet {space} of width {width}": (partial(_supernet, space, width), partial(_first_path, space, width), (6, 3, 16, 16))
+    for space in SPACES
+    for width in (4, 8)
+}
+CASES |= {
+    f"{kernel}x{kernel} convolution of stride {stride}, {inputs} to {outputs} channels, {groups} groups, {size} pixels": (
+        partial(_convolution, inputs, outputs, kernel, stride, groups),
+        _call,
+        (batch, inputs, size, size),
+    )
+    for kernel in (1, 3)
+    for stride in (1, 2, 3)
+    for inputs, outputs, groups in [(1, 4, 1), (3, 8, 1), (4, 8, 1), (4, 16, 2), (5, 8, 1), (7, 7, 7), (10, 24, 1), (15, 8, 1), (17, 8, 1)]
+    for size, batch in [(5, 3), (16, 16)]
+}
+
+
+def worst_difference(case: Case) -> float:
+    """Largest distance between the gradients of images and weights in float32 and in float64, relative to their length.
+
+    A ReLU near zero may fall on the other side in float32, so deep networks differ by more than rounding, by a few hundredths at most;
+    a wrong gradient differs by about one.
+    """
+    make, use, shape = case
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randn(shape, generator=rng, dtype=torch.float64)
+    network = make()
+    double = copy.deepcopy(network).double()
+    with torch.no_grad():
+        direction = torch.randn(use(double, images).shape, generator=rng, dtype=torch.float64)
+    found = []
+    for one, dtype in ((double, torch.float64), (network, torch.float32)):
+        seen = images.to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+        gradients = torch.autograd.grad((use(one, seen) * direction.to(dtype)).sum(), [seen, *one.parameters()], allow_unused=True)
+        found.append([gradient.double() for gradient in gradients if gradient is not None])
+    longest = max(float(gradient.norm()) for gradient in found[0])
+    return max(float((a - b).norm()) / max(float(a.norm()), 1e-3 * longest) for a, b in zip(*found, strict=True))
