@@ -8,7 +8,7 @@ CORES ?= all
 GPUS ?= $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 SNAKEMAKE = snakemake --cores $(CORES) --resources gpu=$(if $(filter 0,$(GPUS)),$(shell getconf _NPROCESSORS_ONLN),$(GPUS))
 
-.PHONY: help setup run smoke verify record test test-all lint types ui status lock clean
+.PHONY: help setup run smoke verify record test test-all test-hardware lint types ui status lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -39,6 +39,14 @@ test: setup ## the test suite
 
 test-all: setup ## the test suite with what takes long
 	pytest -n 2 --dist worksteal -m "not gpu"
+
+test-hardware: setup ## a part of the tests in the precision, or on the instruction set, that this processor would not choose by itself
+	@if python -c "import sys; from datafree import hardware; sys.exit(hardware.instruction_set() not in hardware.NATIVE_BFLOAT16)"; then \
+		echo "with AVX2, in float32" && ONEDNN_MAX_CPU_ISA=AVX2 pytest -n 2 --dist worksteal --precision float32 \
+			tests/stages tests/nas tests/tasks tests/zoo/test_backbones.py tests/workflow/test_pipeline.py; \
+	else \
+		echo "in bfloat16" && pytest -n 2 --dist worksteal --precision bfloat16 tests/stages tests/nas/test_stages.py tests/workflow/test_pipeline.py; \
+	fi
 
 lint: setup ## formatting and lint
 	ruff check . && ruff format --check .

@@ -34,8 +34,8 @@ rule search:
         provenance=update("artifacts/nas/{algorithm}/provenance.json"),
     params:
         files=arguments,
-    # The longest job: started first among those that are ready, it does not hold up the end.
-    priority: 1
+    # As long as a learner, and training the cell comes after it: started last, both would run alone at the end.
+    priority: 3
     log:
         "logs/search/{algorithm}.log",
     resources:

@@ -66,7 +66,7 @@ def log_all(project: str | Path, config_tree: Mapping[str, Any], group: str, *, 
 
 
 def follow(
-    project: str | Path, config_tree: Mapping[str, Any], group: str, *, descriptor: int = 0, every: float = 5.0, timeout: float = 30.0
+    project: str | Path, config_tree: Mapping[str, Any], group: str, *, descriptor: int = 0, every: float = 15.0, timeout: float = 30.0
 ) -> None:
     """Log jobs as they finish, until the file ``descriptor`` (standard input) reaches its end; then log what is left and return.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -38,10 +39,14 @@ def workspace(tmp_path, monkeypatch, pools, teachers):
     return inputs
 
 
-def _job(stage: str, inputs, config, outputs, folder: str = "nas/mine", seed: int = 0) -> Job:
-    settings = {"seed": seed, "device": "cpu", "precision": "float32", "nas.algorithm": as_tree(config)}
-    paths = {name: f"{folder}/{stage}-{name}.{suffix}" for name, suffix in outputs.items()}
-    return Job(stage, {"algorithm": "mine"}, settings, "code", inputs, paths)
+@pytest.fixture
+def new_job(precision) -> Callable[..., Job]:
+    def make(stage: str, inputs, config, outputs, folder: str = "nas/mine", seed: int = 0) -> Job:
+        settings = {"seed": seed, "device": "cpu", "precision": precision, "nas.algorithm": as_tree(config)}
+        paths = {name: f"{folder}/{stage}-{name}.{suffix}" for name, suffix in outputs.items()}
+        return Job(stage, {"algorithm": "mine"}, settings, "code", inputs, paths)
+
+    return make
 
 
 @pytest.fixture
@@ -65,8 +70,8 @@ def eager_checkpoints(monkeypatch):
     return written
 
 
-def test_search_then_retrain_leave_a_backbone_that_can_be_used(workspace, small, tmp_path, eager_checkpoints):
-    job = _job("search", workspace, small, SEARCH)
+def test_search_then_retrain_leave_a_backbone_that_can_be_used(new_job, workspace, small, tmp_path, eager_checkpoints):
+    job = new_job("search", workspace, small, SEARCH)
     search.run(job)
     found = artifacts.read_json(job.output("architecture"))
     space = NasBench201Space(4, 1, 32)
@@ -83,7 +88,7 @@ def test_search_then_retrain_leave_a_backbone_that_can_be_used(workspace, small,
     with Image.open(job.output("drawing")) as picture:
         assert picture.size[0] > 300
 
-    again = _job("retrain", {**workspace, "architecture": job.outputs["architecture"]}, small, RETRAIN)
+    again = new_job("retrain", {**workspace, "architecture": job.outputs["architecture"]}, small, RETRAIN)
     retrain.run(again)
     backbone, normalise = read_backbone(again.output("network"), again.output("card"))
     features = backbone.eval()(normalise(artifacts.read_tensors(workspace["pools"][0])["images"]))
@@ -100,29 +105,29 @@ def test_search_then_retrain_leave_a_backbone_that_can_be_used(workspace, small,
     assert left == outputs | set(workspace["pools"]) | set(workspace["cards"]) | {workspace["trust"]}
 
 
-def test_the_same_job_gives_the_same_bytes(workspace, small):
-    first, second = (_job("search", workspace, small, SEARCH, folder) for folder in ("a", "b"))
+def test_the_same_job_gives_the_same_bytes(new_job, workspace, small):
+    first, second = (new_job("search", workspace, small, SEARCH, folder) for folder in ("a", "b"))
     search.run(first)
     search.run(second)
     for name in SEARCH:
         assert first.output(name).read_bytes() == second.output(name).read_bytes(), name
 
 
-def test_a_limit_that_no_cell_meets_names_the_key_of_this_algorithm(workspace, small):
+def test_a_limit_that_no_cell_meets_names_the_key_of_this_algorithm(new_job, workspace, small):
     small.max_macs = 1000
     with pytest.raises(UserError, match="nas.algorithms.mine.max_macs: got 1000, but the cheapest architecture needs"):
-        search.run(_job("search", workspace, small, SEARCH))
+        search.run(new_job("search", workspace, small, SEARCH))
 
 
-def test_a_pool_whose_soft_labels_do_not_fit_its_card_is_refused(workspace, small):
+def test_a_pool_whose_soft_labels_do_not_fit_its_card_is_refused(new_job, workspace, small):
     tensors = artifacts.read_tensors(workspace["pools"][1])
     artifacts.write_tensors(workspace["pools"][1], {**tensors, "soft_labels": torch.ones(32, 7).half()})
     with pytest.raises(UserError, match=r"recovered pool 2 of 3: expected soft labels \[32, 4\], got \[32, 7\]"):
-        search.run(_job("search", workspace, small, SEARCH))
+        search.run(new_job("search", workspace, small, SEARCH))
 
 
-def test_a_dropped_teachers_images_are_not_searched_on(workspace, pools):
-    job = _job("search", workspace, SposConfig(), SEARCH)
+def test_a_dropped_teachers_images_are_not_searched_on(new_job, workspace, pools):
+    job = new_job("search", workspace, SposConfig(), SEARCH)
     artifacts.write_json(workspace["trust"], {"teachers": [{"weight": 0.4}, {"weight": 0.0}, {"weight": 1.0}]})
     joined = joined_pools(job)
     assert joined.classes == (len(pools[0].classes), len(pools[2].classes))
@@ -130,12 +135,12 @@ def test_a_dropped_teachers_images_are_not_searched_on(workspace, pools):
 
 
 @pytest.mark.parametrize(("method", "space"), [("random", "slim_resnet"), ("darts", "darts"), ("zero_cost", "mbconv")])
-def test_every_kind_of_search_leaves_the_same_files_and_a_backbone(workspace, method, space):
+def test_every_kind_of_search_leaves_the_same_files_and_a_backbone(new_job, workspace, method, space):
     config = ALGORITHM_TYPES[method](space=space, channels=4, batch_size=16, validation=0.2, retrain_steps=2)
     for name, value in {"supernet_steps": 2, "candidates": 2, "population": 2, "generations": 1, "max_macs": 0}.items():
         if hasattr(config, name):
             setattr(config, name, value)
-    job = _job("search", workspace, config, SEARCH)
+    job = new_job("search", workspace, config, SEARCH)
     search.run(job)
     found = artifacts.read_json(job.output("architecture"))
     assert (found["space"], found["backbone"]) == (space, space)
@@ -145,7 +150,7 @@ def test_every_kind_of_search_leaves_the_same_files_and_a_backbone(workspace, me
     assert artifacts.read_history(job.output("history"))
     with Image.open(job.output("drawing")) as picture:
         assert picture.size[0] > 300
-    again = _job("retrain", {**workspace, "architecture": job.outputs["architecture"]}, config, RETRAIN)
+    again = new_job("retrain", {**workspace, "architecture": job.outputs["architecture"]}, config, RETRAIN)
     retrain.run(again)
     backbone, normalise = read_backbone(again.output("network"), again.output("card"))
     assert backbone.eval()(normalise(artifacts.read_tensors(workspace["pools"][0])["images"])).isfinite().all()
@@ -153,11 +158,11 @@ def test_every_kind_of_search_leaves_the_same_files_and_a_backbone(workspace, me
     assert (card["macs"], card["parameters"]) == (found["macs"], found["parameters"])
 
 
-def test_a_search_that_collapses_says_so(workspace, small, monkeypatch, capsys):
+def test_a_search_that_collapses_says_so(new_job, workspace, small, monkeypatch, capsys):
     collapsed = ("skip_connect",) * 6
     result = Found(collapsed, {collapsed: {"agreement": 0.1, "kl": 2.0}}, [{"step": 1}])
     monkeypatch.setitem(search.ALGORITHMS, "spos", lambda *_: result)
-    job = _job("search", workspace, small, SEARCH)
+    job = new_job("search", workspace, small, SEARCH)
     search.run(job)
     assert "warning: mine found |skip_connect~0|" in capsys.readouterr().err
     assert artifacts.read_json(job.output("architecture"))["degenerate"] is True

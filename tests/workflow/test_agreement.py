@@ -15,8 +15,8 @@ from tests.workflow.conftest import ROOT, Project
 
 
 @pytest.fixture(scope="module")
-def jobs(empty_project: Project) -> dict[str, list[dict]]:
-    return planned(empty_project)
+def jobs(empty_project: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
+    return planned(empty_project.copy(tmp_path_factory.mktemp("planned") / "project"))
 
 
 def planned(project: Project, *settings: str) -> dict[str, list[dict]]:

@@ -26,18 +26,20 @@ def assert_honest(project: Project) -> None:
                 assert sidecar["config"][key] == value, f"{sidecar['stage']} {sidecar['wildcards']}: {key}"
 
 
-def test_dvc_after_snakemake_records_without_computing(recorded: Project) -> None:
+def test_dvc_after_snakemake_records_without_computing(recorded: Project, tmp_path: Path) -> None:
     assert recorded.computed == set()
-    assert (recorded.folder / "dvc.lock").is_file()
-    assert "up to date" in recorded.run("dvc", "status").stdout
-    assert recorded.snakemake() == set()
-    assert "Nothing to be done" in recorded.told
+    project = recorded.copy(tmp_path / "project")
+    assert (project.folder / "dvc.lock").is_file()
+    assert "up to date" in project.run("dvc", "status").stdout
+    assert project.snakemake() == set()
+    assert "Nothing to be done" in project.last.stdout + project.last.stderr
 
 
 def test_fresh_clone_with_pulled_artifacts_computes_nothing(recorded: Project, tmp_path: Path) -> None:
-    recorded.run("dvc", "remote", "add", "--force", "--default", "--local", "store", str(tmp_path / "store"))
-    recorded.run("dvc", "push")
-    clone = recorded.clone(tmp_path / "clone")
+    project = recorded.copy(tmp_path / "project")
+    project.run("dvc", "remote", "add", "--force", "--default", "--local", "store", str(tmp_path / "store"))
+    project.run("dvc", "push")
+    clone = project.clone(tmp_path / "clone")
     clone.run("dvc", "remote", "add", "--default", "--local", "store", str(tmp_path / "store"))
     clone.run("dvc", "pull")
     assert clone.snakemake() == set()
