@@ -87,6 +87,12 @@ def test_a_gpu_by_name_that_is_not_there_is_refused(machine):
         hardware.resolve("cuda:1", "auto")
 
 
+def test_a_gpu_that_the_installed_pytorch_cannot_use_is_refused(machine):
+    machine(AVX2, GPUS, "2.13.0+cpu")
+    with pytest.raises(UserError, match=r"^device: got cuda:1, but PyTorch 2.13.0\+cpu is a build for CPUs; install one for CUDA"):
+        hardware.resolve("cuda:1", "auto")
+
+
 def test_without_pytorch_a_gpu_is_believed(machine, monkeypatch):
     machine(AVX2, {"GPU-a": GPUS["GPU-a"]})
 
@@ -118,6 +124,7 @@ def test_the_driver_tells_name_and_capability(tmp_path, monkeypatch, script, uui
 def test_a_gpu_of_which_nothing_is_known_computes_in_float32(monkeypatch):
     monkeypatch.setattr(hardware.devices, "visible_gpus", lambda: ["GPU-a"])
     monkeypatch.setattr(hardware, "_names_and_capabilities", lambda uuids: {})
+    monkeypatch.setattr(hardware, "_torch_version", lambda: "2.13.0")
     assert hardware.resolve("cuda", "auto") == Hardware("cuda", "GPU", "float32")
 
 

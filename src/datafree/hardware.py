@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datafree import devices
+from datafree.errors import UserError
 
 # Instruction sets of x86-64, each above the ones before it: name and the flags by which Linux reports it.
 INSTRUCTION_SETS = {
@@ -47,11 +48,14 @@ def resolve(device: str, precision: str) -> Hardware:
     computes it natively.
 
     Raises:
-        UserError: a device by name that the machine does not have.
+        UserError: a device by name that the machine does not have, or that the installed PyTorch cannot use.
     """
-    uuids = [] if device == "auto" and _torch_is_for_cpus() else devices.require(device)
+    without_cuda = _torch_version().endswith("+cpu")
+    uuids = [] if device == "auto" and without_cuda else devices.require(device)
     if device == "auto":
         device = "cuda" if uuids else "cpu"
+    if uuids and without_cuda:
+        raise UserError(f"device: got {device}, but PyTorch {_torch_version()} is a build for CPUs; install one for CUDA, or set `device: cpu`")
     gpus = _names_and_capabilities(uuids)
     if precision == "auto":
         native = min(gpus.values(), default=0.0) >= BFLOAT16_CAPABILITY if uuids else instruction_set() in NATIVE_BFLOAT16
@@ -82,12 +86,12 @@ def _cpu_flags() -> set[str]:
     return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
 
 
-def _torch_is_for_cpus() -> bool:
-    """Whether the installed PyTorch is a build without CUDA, by its version: a driver on the machine is then of no use."""
+def _torch_version() -> str:
+    """Of the installed PyTorch, without importing it; it ends in ``+cpu`` for a build to which a GPU is of no use. Empty without one."""
     try:
-        return importlib.metadata.version("torch").endswith("+cpu")
+        return importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
-        return False
+        return ""
 
 
 def _names_and_capabilities(uuids: list[str]) -> dict[str, float]:
