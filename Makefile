@@ -1,7 +1,7 @@
 # `make run` and `make test` do all set-up themselves. Needs Python 3.11 or newer and, once, the network.
 # The first of these that runs, is new enough and can make environments; the lock was tested with 3.11 to 3.13.
 PYTHON ?= $(firstword $(foreach candidate,python3.11 python3.12 python3.13 python3.14 python3 python,$(shell \
-	$(candidate) -c "import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))" 2>/dev/null && echo $(candidate))))
+	$(candidate) -c "import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))" >/dev/null 2>&1 && echo $(candidate))))
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 CORES ?= all

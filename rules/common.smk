@@ -20,6 +20,9 @@ except UserError as error:
     print(f"datafree: {error}", file=sys.stderr, flush=True)
     os._exit(2)
 
+# A job whose card names accepted hardware of an earlier result computes on that of this machine.
+os.environ["DATAFREE_HARDWARE"] = json.dumps(asdict(HARDWARE))
+
 # Jobs run the code of this checkout, whatever else is installed.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(workflow.basedir) / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
 
@@ -41,6 +44,17 @@ wildcard_constraints:
     arm="[A-Za-z0-9_-]+",
     seed="[0-9]+",
     shard="[0-9]+",
+
+
+ANNOUNCED = []
+
+
+def announce(reason):
+    # Once: pulled results would otherwise be made again without a word.
+    if reason.startswith(provenance.OTHER_HARDWARE) and not ANNOUNCED:
+        ANNOUNCED.append(reason)
+        told = f"finished results were {reason} as here, and will be made again; --config accept_other_hardware=true keeps them"
+        print(f"datafree: {told}", file=sys.stderr, flush=True)
 
 
 def card(stage, folder, *keys, computes=True, **derived):
@@ -65,7 +79,7 @@ def card(stage, folder, *keys, computes=True, **derived):
         )
         # A folder of its own: Snakemake lists a folder once, at the first look, and takes what appears there later for missing.
         path = Path(".datafree/jobs") / ".".join([stage, *wildcards]) / "card.json"
-        provenance.write_card(path, job)
+        announce(provenance.write_card(path, job))
         return str(path)
 
     return refreshed

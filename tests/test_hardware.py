@@ -18,7 +18,8 @@ AMX = f"{BFLOAT16} amx_bf16 amx_tile"
 @pytest.fixture
 def machine(monkeypatch):
     """Pretends a CPU, GPUs and a build of PyTorch."""
-    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
 
     def pretend(flags="", gpus=None, version="2.13.0", limit=""):
@@ -39,11 +40,12 @@ def machine(monkeypatch):
         (AVX512, "", "x86_64 AVX-512", "float32"),
         (BFLOAT16, "", "x86_64 AVX-512 bfloat16", "bfloat16"),
         (AMX, "", "x86_64 AMX", "bfloat16"),
-        (AMX, "AVX2", "x86_64 AVX2", "float32"),
-        (AMX, "avx512_core", "x86_64 AVX-512", "float32"),
-        (AMX, "AVX512_CORE_BF16", "x86_64 AVX-512 bfloat16", "bfloat16"),
-        (AMX, "SSE41", "x86_64 SSE4.1", "float32"),
-        (AMX, "AVX", "x86_64 SSE4.1", "float32"),
+        (AMX, "AVX2", "x86_64 AVX2 limited from AMX", "float32"),
+        (AMX, "avx512_core", "x86_64 AVX-512 limited from AMX", "float32"),
+        (AMX, "AVX512_CORE_BF16", "x86_64 AVX-512 bfloat16 limited from AMX", "bfloat16"),
+        (AMX, "SSE41", "x86_64 SSE4.1 limited from AMX", "float32"),
+        (AMX, "AVX", "x86_64 SSE4.1 limited from AMX", "float32"),
+        (AMX, "AVX2x", "x86_64 AMX", "bfloat16"),
         (AMX, "DEFAULT", "x86_64 AMX", "bfloat16"),
         (AVX2, "AVX512_CORE_AMX", "x86_64 AVX2", "float32"),
         ("", "", "x86_64", "float32"),
@@ -53,6 +55,15 @@ def test_a_cpu_is_told_by_its_instruction_set_within_the_limit_of_the_environmen
     machine(flags, limit=limit)
     assert hardware.resolve("auto", "auto") == Hardware("cpu", kind, precision)
     assert hardware.resolve("cpu", "bfloat16") == Hardware("cpu", kind, "bfloat16")
+
+
+def test_other_variables_that_change_the_arithmetic_are_part_of_the_kind(machine, monkeypatch):
+    machine(AVX512)
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    assert hardware.processor_kind() == "x86_64 AVX-512 ATen avx2"
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    monkeypatch.setenv("DNNL_MAX_CPU_ISA", "AVX2")
+    assert hardware.processor_kind() == "x86_64 AVX2 limited from AVX-512 ATen avx2"
 
 
 def test_a_cpu_that_tells_nothing_of_itself_is_its_architecture(machine, monkeypatch):

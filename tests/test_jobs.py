@@ -225,3 +225,19 @@ def test_no_job_but_the_final_evaluation_computes_from_the_test_classes(stage, m
     with pytest.raises(UserError, match="^pretend: artifacts/data/test.safetensors is among its inputs"):
         jobs.execute(other)
     assert not Path("out/other").exists()
+
+
+# ---- hardware ---------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("accepted", "expected"), [(True, "float32"), (False, "bfloat16")])
+def test_a_stale_job_computes_on_the_hardware_of_this_run(stage, monkeypatch, accepted, expected):
+    monkeypatch.setenv(jobs.PRESENT_HARDWARE, '{"device": "cpu", "processor": "x86_64 AVX2", "precision": "float32"}')
+    card = {"seed": 0, "device": "cuda", "processor": "NVIDIA H100", "precision": "bfloat16"}
+    job = Job("pretend", {"arm": "x"}, card, "c0de", {"data": "in/data"}, OUTPUTS, accepted)
+    jobs.execute(job)
+    assert provenance.read_sidecar("out/provenance.json")["config"]["precision"] == expected
+    assert provenance.stale_because(job) == ""
+    copied = Job("pretend", {"arm": "x"}, {"seed": 1}, "c0de", {"data": "in/data"}, OUTPUTS, accepted)
+    jobs.execute(copied)
+    assert provenance.read_sidecar("out/provenance.json")["config"] == {"seed": 1}

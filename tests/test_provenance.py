@@ -197,7 +197,7 @@ def on(hardware, accept_other_hardware=False, **config) -> Job:
 def test_a_result_of_other_hardware_is_stale_unless_that_is_accepted(finished, hardware):
     provenance.record(on(hardware), {})
     key = next(iter(hardware))
-    reason = f"made with {key} {hardware[key]}, not {HERE[key]}; `accept_other_hardware: true` keeps it"
+    reason = f"made with {key} {hardware[key]}, not {HERE[key]}"
     assert provenance.stale_because(on({})) == reason
     assert provenance.stale_because(on({}, accept_other_hardware=True)) == ""
     assert provenance.stale_because(on({}, accept_other_hardware=True, seed=1)) == "parameter changed: seed"
@@ -206,7 +206,13 @@ def test_a_result_of_other_hardware_is_stale_unless_that_is_accepted(finished, h
 
 def test_a_result_whose_hardware_nobody_recorded_is_stale(finished):
     provenance.record(a_job(config={"seed": 0, "device": "auto", "precision": "auto"}), {})
-    assert provenance.stale_because(on({})) == "made with device auto, not cpu; `accept_other_hardware: true` keeps it"
+    assert provenance.stale_because(on({})) == "made with device auto, not cpu"
+
+
+def test_which_of_several_equal_gpus_made_a_result_does_not_matter(finished):
+    provenance.record(on({"device": "cuda:1", "processor": "NVIDIA H100"}), {})
+    assert provenance.stale_because(on({"device": "cuda", "processor": "NVIDIA H100"})) == ""
+    assert provenance.stale_because(on({"device": "cuda", "processor": "Tesla T4"})) == "made with processor NVIDIA H100, not Tesla T4"
 
 
 def test_where_other_hardware_is_accepted_the_card_of_finished_work_stays(finished):

@@ -25,9 +25,12 @@ INSTRUCTION_SETS = {
     "AMX": {"amx_bf16"},
 }
 NATIVE_BFLOAT16 = ("AVX-512 bfloat16", "AMX")
-# What ONEDNN_MAX_CPU_ISA, a variable of oneDNN, leaves of them, by the beginning of its value; the first that fits counts.
-LIMITS = {"SSE41": "SSE4.1", "AVX2": "AVX2", "AVX512_CORE_AMX": "AMX", "AVX512_CORE_BF": "AVX-512 bfloat16"}
-LIMITS |= {"AVX512_CORE_FP": "AVX-512 bfloat16", "AVX512": "AVX-512", "AVX10": "AMX", "AVX": "SSE4.1"}
+# What the values of ONEDNN_MAX_CPU_ISA, a variable of oneDNN, leave of them; other values it ignores, and so do we.
+LIMITS = {
+    "SSE41": "SSE4.1", "AVX": "SSE4.1", "AVX2": "AVX2", "AVX2_VNNI": "AVX2", "AVX2_VNNI_2": "AVX2", "AVX512_CORE": "AVX-512",
+    "AVX512_CORE_VNNI": "AVX-512", "AVX512_CORE_BF16": "AVX-512 bfloat16", "AVX512_CORE_FP16": "AVX-512 bfloat16",
+    "AVX10_1_512": "AVX-512 bfloat16",
+}  # fmt: skip
 BFLOAT16_CAPABILITY = 8.0  # CUDA compute capability from which a GPU computes in bfloat16
 
 
@@ -55,7 +58,9 @@ def resolve(device: str, precision: str) -> Hardware:
     if device == "auto":
         device = "cuda" if uuids else "cpu"
     if uuids and without_cuda:
-        raise UserError(f"device: got {device}, but PyTorch {_torch_version()} is a build for CPUs; install one for CUDA, or set `device: cpu`")
+        raise UserError(
+            f"device: got {device}, but PyTorch {_torch_version()} is a build for CPUs; install one for CUDA, or set `device: cpu`"
+        )
     gpus = _names_and_capabilities(uuids)
     if precision == "auto":
         native = min(gpus.values(), default=0.0) >= BFLOAT16_CAPABILITY if uuids else instruction_set() in NATIVE_BFLOAT16
@@ -64,17 +69,26 @@ def resolve(device: str, precision: str) -> Hardware:
 
 
 def processor_kind() -> str:
-    """Architecture and instruction set of the CPU, such as ``x86_64 AVX2`` or ``aarch64``."""
-    return f"{platform.machine()} {instruction_set()}".strip()
+    """Architecture and instruction set of the CPU, such as ``x86_64 AVX2`` or ``aarch64``, and what the environment changes about it."""
+    full, used, vectors = _highest_instruction_set(), instruction_set(), os.environ.get("ATEN_CPU_CAPABILITY", "")
+    words = [platform.machine(), used, f"limited from {full}" if used != full else "", f"ATen {vectors}" if vectors else ""]
+    return " ".join(filter(None, words))
 
 
 def instruction_set() -> str:
     """The highest of ``INSTRUCTION_SETS`` that the CPU has and the environment lets convolutions use; empty where that is not known."""
-    flags, names = _cpu_flags(), list(INSTRUCTION_SETS)
-    present = [name for name in names if all(INSTRUCTION_SETS[lower] <= flags for lower in names[: names.index(name) + 1])]
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    highest = next((name for start, name in LIMITS.items() if limit.startswith(start)), names[-1])
-    return next((name for name in reversed(present) if names.index(name) <= names.index(highest)), "")
+    names, full = list(INSTRUCTION_SETS), _highest_instruction_set()
+    limit = LIMITS.get((os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").upper(), names[-1])
+    return min(full, limit, key=names.index) if full else ""
+
+
+def _highest_instruction_set() -> str:
+    flags, highest = _cpu_flags(), ""
+    for name, needed in INSTRUCTION_SETS.items():
+        if not needed <= flags:
+            break
+        highest = name
+    return highest
 
 
 def _cpu_flags() -> set[str]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
+import json
+import os
 import platform
 import resource
 import sys
@@ -17,6 +20,7 @@ from datafree.provenance import Job
 
 TIMINGS = Path("logs/timings")
 JOURNAL = Path("logs/jobs.log")
+PRESENT_HARDWARE = "DATAFREE_HARDWARE"  # environment variable: keys and values of provenance.HARDWARE as JSON, set by the Snakefile
 TEST_SPLIT, FINAL_EVALUATION = "test.safetensors", "few_shot"
 
 
@@ -62,6 +66,7 @@ def execute(job: Job, before: Callable[[Job], None] = _nothing) -> None:
             _tell(job, "up to date")
             return
         _keep_from_the_test_classes(job)
+        job = on_present_hardware(job)
         before(job)
         _tell(job, f"computing ({reason})")
         start, used = time.monotonic(), _cpu_seconds()
@@ -72,6 +77,13 @@ def execute(job: Job, before: Callable[[Job], None] = _nothing) -> None:
     except OSError as error:
         where = error.filename or job.outputs["provenance"]
         raise UserError(f"{where}: {error.strerror or error}; mend this and run again, finished work is kept") from None
+
+
+def on_present_hardware(job: Job) -> Job:
+    """The job as it is computed now: its card may name the hardware of an earlier result, where other hardware is accepted."""
+    if not job.accept_other_hardware or "processor" not in job.config or PRESENT_HARDWARE not in os.environ:
+        return job
+    return dataclasses.replace(job, config={**job.config, **json.loads(os.environ[PRESENT_HARDWARE])})
 
 
 def _keep_from_the_test_classes(job: Job) -> None:

@@ -28,6 +28,7 @@ from datafree.errors import UserError
 
 PACKAGE = Path(__file__).parent
 # Changes in these modules cannot change what a stage computes: configuration is compared by value, the rest only moves it around.
+OTHER_HARDWARE = "made with"  # how the reason begins for which a result of other hardware is stale
 HARDWARE = ("device", "precision", "processor")  # keys of a job's configuration that datafree.hardware resolves
 PLUMBING = ("datafree.config", "datafree.errors", "datafree.provenance", "datafree.tracking", "datafree.cli", "datafree.progress")
 
@@ -109,16 +110,21 @@ def specification_changed(recorded: Mapping[str, Any], wanted: Mapping[str, Any]
     """Which part of a recorded specification differs from the wanted one, in one phrase; empty when none does."""
     before, after = recorded.get("config", {}), wanted["config"]
     for key in sorted(set(before) | set(after), key=lambda key: (key in HARDWARE, key)):
-        if before.get(key) == after.get(key) or (key in HARDWARE and accept_other_hardware):
+        if _comparable(key, before.get(key)) == _comparable(key, after.get(key)) or (key in HARDWARE and accept_other_hardware):
             continue
         if key in HARDWARE and key in before and key in after:
-            return f"made with {key} {before[key]}, not {after[key]}; `accept_other_hardware: true` keeps it"
+            return f"{OTHER_HARDWARE} {key} {before[key]}, not {after[key]}"
         return f"parameter changed: {key}"
     if recorded.get("code") != wanted["code"]:
         return "code changed"
     if recorded.get("stage") != wanted["stage"] or recorded.get("wildcards") != wanted["wildcards"]:
         return "recorded for another job"
     return ""
+
+
+def _comparable(key: str, value: Any) -> Any:
+    """A setting as it is compared: which of several equal GPUs a job got makes no difference, its model is the processor."""
+    return value.partition(":")[0] if key == "device" and isinstance(value, str) else value
 
 
 def upstream_changed(recorded: Mapping[str, Any]) -> str:
@@ -166,21 +172,25 @@ def read_sidecar(path: str | Path) -> dict[str, Any] | None:
     return value if sound else None
 
 
-def write_card(path: Path, job: Job) -> None:
+def write_card(path: Path, job: Job) -> str:
     """Refresh the job card, the small file through which Snakemake learns that a job must look at its work again.
 
     The card is rewritten (and so is newer than the outputs, with other content) exactly when the specification differs from the
     card's, or when the sidecar on disk tells of another specification, of other inputs than there are now, or of outputs that are gone,
     as after a checkout. The card of a job that is done on other hardware keeps naming that where it is accepted.
+
+    Returns why finished work is stale, in one phrase; empty where it is not, or where there is none.
     """
     card, accepted = read_sidecar(path) or {}, job.accept_other_hardware
-    recorded = read_sidecar(job.outputs["provenance"])
+    recorded, stale = read_sidecar(job.outputs["provenance"]), ""
     if recorded is None:
         changed = {key: card.get(key) for key in job.specification()} != job.specification()
     else:
-        changed = changed_on_disk(recorded, job.specification(), accepted) or specification_changed(card, job.specification(), accepted)
+        stale = changed_on_disk(recorded, job.specification(), accepted)
+        changed = stale or specification_changed(card, job.specification(), accepted)
     if changed or card.get("accept_other_hardware") != accepted:
         artifacts.write_json(path, {**job.specification(), "accept_other_hardware": accepted, "written_ns": time.time_ns()})
+    return stale
 
 
 def read_job(card: Path, inputs: Mapping[str, str | list[str]], outputs: Mapping[str, str]) -> Job:

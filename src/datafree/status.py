@@ -14,7 +14,8 @@ from datafree.errors import UserError
 def job_states(cards: Path, artifacts: Path) -> list[tuple[str, str]]:
     """(job, state) of every card, sorted by name; the state is ``done`` or the reason why the job would compute.
 
-    Hashes no file: it compares what is recorded. ``make verify`` looks at the contents too.
+    Hashes no file: it compares what is recorded with what the last Snakemake run or dry run planned. ``make verify`` looks at the contents
+    too.
     """
     recorded = {
         (sidecar["stage"], tuple(sidecar["wildcards"].values())): sidecar
@@ -46,3 +47,5 @@ def print_status(cards: Path) -> None:
     for job, state in states:
         table.add_row(job, state, style="" if state == "done" else "yellow")
     Console().print(table)
+    if any(state.startswith(provenance.OTHER_HARDWARE) for _, state in states):
+        print("results of other hardware are made again; `accept_other_hardware: true` in params.yaml keeps them")

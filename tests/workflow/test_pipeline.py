@@ -128,10 +128,13 @@ def test_results_of_another_kind_of_processor_are_made_again_unless_the_user_acc
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
-    planned = project.run("snakemake", "--dry-run").stdout
-    assert "learner" in planned and "images" in planned
+    dry_run = project.run("snakemake", "--dry-run")
+    assert "learner" in dry_run.stdout and "images" in dry_run.stdout
+    told = [line for line in dry_run.stderr.splitlines() if line.startswith("datafree: finished results were made with processor x86_64 ")]
+    assert len(told) == 1 and told[0].endswith("; --config accept_other_hardware=true keeps them")
     states = project.run("datafree", "status").stdout
     assert "made with processor x86_64" in states and "not x86_64 SSE4.1" in states
+    assert states.count("accept_other_hardware") == 1
     project.change("accept_other_hardware", True)
     assert project.snakemake() == set()
     # What changes is computed here, from results of elsewhere, and says so.

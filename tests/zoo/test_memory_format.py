@@ -65,6 +65,14 @@ def test_other_layers_stay_as_they_are(layer):
     assert layer(torch.randn(2, layer.in_channels, 8, 8)) == 8  # what the layer got is what it was given
 
 
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_any_padding_is_that_of_the_layer(mode):
+    layer = nn.Conv2d(4, 8, 1, 2, 1, padding_mode=mode)
+    images = torch.randn(2, 4, 9, 12)
+    expected = layer(images)
+    assert torch.allclose(channels_last(layer)(images), expected, atol=1e-6)
+
+
 def test_twice_is_once():
     layer = nn.Conv2d(4, 8, 1, 2)
     images = torch.randn(2, 4, 8, 8)

@@ -124,7 +124,8 @@ def gradient_agreement(curves: Mapping[str, Sequence[Sequence[Mapping[str, float
 
 
 def caption(results: Results) -> str:
-    return f"{results['way']}-way accuracy in % on the {results['split']} classes, computed in {' and '.join(results['computed_on'])}"
+    where = f", computed in {' and '.join(results['computed_on'])}" if results.get("computed_on") else ""  # absent before it was recorded
+    return f"{results['way']}-way accuracy in % on the {results['split']} classes{where}"
 
 
 def shots(results: Results) -> list[str]:

@@ -26,7 +26,7 @@ def channels_last(module: Module) -> Module:
     for part in module.modules():
         if isinstance(part, nn.Conv2d) and meets_defect(part):
             part.register_forward_pre_hook(_Subsample(part))
-            part.stride, part.padding = (1, 1), (0, 0)
+            part.stride, part.padding, part.padding_mode = (1, 1), (0, 0), "zeros"
     return module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
@@ -43,7 +43,8 @@ class _Subsample:
         self.stride = convolution.stride
         rows, columns = (0, 0) if isinstance(convolution.padding, str) else convolution.padding  # strided: `valid` is the only word
         self.padding = (columns, columns, rows, rows)
+        self.mode = "constant" if convolution.padding_mode == "zeros" else convolution.padding_mode
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        images = F.pad(inputs[0], self.padding) if any(self.padding) else inputs[0]
+        images = F.pad(inputs[0], self.padding, self.mode) if any(self.padding) else inputs[0]
         return (images[..., :: self.stride[0], :: self.stride[1]], *inputs[1:])
