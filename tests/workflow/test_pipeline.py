@@ -52,7 +52,7 @@ def test_second_run_does_nothing(project: Project) -> None:
     ("key", "value", "expected"),
     [
         ("evaluation.episodes", 21, {"few_shot", "report_page"}),
-        ("tasks.query", 4, {"episodes/five", "learner/bell/0", "few_shot", "report_page"}),
+        pytest.param("tasks.query", 4, {"episodes/five", "learner/bell/0", "few_shot", "report_page"}, marks=pytest.mark.slow),
         pytest.param(
             "zoo.limit",
             1,

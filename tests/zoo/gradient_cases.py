@@ -21,7 +21,7 @@ LIBRARIES = {"torchvision/*": "torchvision/resnet18"}  # timm is an optional ext
 
 
 def _backbone(name: str, width: int) -> nn.Module:
-    return build(BackboneConfig(LIBRARIES.get(name, name), width, GENOTYPES.get(name, "")), 3, 32, seed=0)
+    return build(BackboneConfig(LIBRARIES.get(name, name), width, GENOTYPES.get(name, "")), 3, 128 // width, seed=0)
 
 
 def _supernet(space: str, width: int) -> nn.Module:
@@ -44,7 +44,7 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int, groups: in
 
 
 CASES: dict[str, Case] = {
-    f"{name} of width {width}": (partial(_backbone, name, width), _call, (6, 3, 32, 32))
+    f"{name} of width {width}": (partial(_backbone, name, width), _call, (4, 3, 128 // width, 128 // width))
     for name in BACKBONES
     for width in (4, 8)
     if name != "timm/*" and (width == 8 or name != "torchvision/*")

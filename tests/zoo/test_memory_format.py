@@ -26,7 +26,7 @@ print("all compared")
 """
 
 
-@pytest.mark.parametrize("code_path", ["SSE41", "AVX2", "DEFAULT"])
+@pytest.mark.parametrize("code_path", [pytest.param("SSE41", marks=pytest.mark.slow), "AVX2", "DEFAULT"])
 def test_gradients_of_every_network_agree_with_double_precision(code_path):
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": code_path, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
     environment |= {"MALLOC_CHECK_": "3", "OMP_NUM_THREADS": "1"}
