@@ -25,7 +25,7 @@ setup: $(VENV)/.installed ## install everything into .venv
 run: setup ## the whole pipeline on the embedded default; does nothing when all is done
 	$(SNAKEMAKE)
 
-smoke: setup ## the whole pipeline, tiny, in about a minute
+smoke: setup ## the whole pipeline, tiny, in a minute or two
 	$(SNAKEMAKE) --configfile presets/smoke.yaml
 
 verify: setup ## look at every job again; recompute what does not match its record
@@ -40,12 +40,13 @@ test: setup ## the test suite
 test-all: setup ## the test suite with what takes long
 	pytest -n 2 --dist worksteal -m "not gpu"
 
+FIRST_RUN = tests/workflow/test_pipeline.py::test_first_run_computes_everything_once_and_shows_the_table
 test-hardware: setup ## a part of the tests in the precision, or on the instruction set, that this processor would not choose by itself
 	@if python -c "import sys; from datafree import hardware; sys.exit(hardware.instruction_set() not in hardware.NATIVE_BFLOAT16)"; then \
 		echo "with AVX2, in float32" && ONEDNN_MAX_CPU_ISA=AVX2 pytest -n 2 --dist worksteal --precision float32 \
-			tests/stages tests/nas tests/tasks tests/zoo/test_backbones.py tests/workflow/test_pipeline.py; \
+			tests/stages tests/nas tests/tasks tests/zoo/test_backbones.py $(FIRST_RUN); \
 	else \
-		echo "in bfloat16" && pytest -n 2 --dist worksteal --precision bfloat16 tests/stages tests/nas/test_stages.py tests/workflow/test_pipeline.py; \
+		echo "in bfloat16" && pytest -n 2 --dist worksteal --precision bfloat16 tests/stages tests/nas/test_stages.py $(FIRST_RUN); \
 	fi
 
 lint: setup ## formatting and lint
