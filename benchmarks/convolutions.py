@@ -92,7 +92,7 @@ def sweep(chosen: Sequence[int]) -> dict[str, list]:
     """Numbers of the shapes that ended their process, with its status, and of those with wrong values."""
     died, wrong = [], []
     while chosen:
-        environment = {**os.environ, "MALLOC_CHECK_": "3", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+        environment = {**os.environ, "MALLOC_CHECK_": "3", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, __file__, "--run", *map(str, chosen)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         lines = done.stdout.splitlines()
@@ -112,8 +112,12 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--run", type=int, nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.run or given.output is None:
-        return run(given.run or [])
+    if given.run:
+        return run(given.run)
+    if given.output is None or given.every < 1 or given.first < 0:
+        parser.error(
+            f"got output {given.output}, --every {given.every}, --first {given.first}; name a file, --every from 1, --first from 0 on"
+        )
     every = list(shapes())
     chosen = list(range(given.first, len(every), given.every))
     found: dict[str, list] = {"died": [], "wrong": []}

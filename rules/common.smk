@@ -21,7 +21,7 @@ except UserError as error:
     os._exit(2)
 
 # A job whose card names accepted hardware of an earlier result computes on that of this machine.
-os.environ["DATAFREE_HARDWARE"] = json.dumps(asdict(HARDWARE))
+os.environ[provenance.PRESENT_HARDWARE] = json.dumps(asdict(HARDWARE))
 
 # Jobs run the code of this checkout, whatever else is installed.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(workflow.basedir) / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])

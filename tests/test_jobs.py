@@ -232,7 +232,7 @@ def test_no_job_but_the_final_evaluation_computes_from_the_test_classes(stage, m
 
 @pytest.mark.parametrize(("accepted", "expected"), [(True, "float32"), (False, "bfloat16")])
 def test_a_stale_job_computes_on_the_hardware_of_this_run(stage, monkeypatch, accepted, expected):
-    monkeypatch.setenv(jobs.PRESENT_HARDWARE, '{"device": "cpu", "processor": "x86_64 AVX2", "precision": "float32"}')
+    monkeypatch.setenv(provenance.PRESENT_HARDWARE, '{"device": "cpu", "processor": "x86_64 AVX2", "precision": "float32"}')
     card = {"seed": 0, "device": "cuda", "processor": "NVIDIA H100", "precision": "bfloat16"}
     job = Job("pretend", {"arm": "x"}, card, "c0de", {"data": "in/data"}, OUTPUTS, accepted)
     jobs.execute(job)

@@ -20,7 +20,6 @@ from datafree.provenance import Job
 
 TIMINGS = Path("logs/timings")
 JOURNAL = Path("logs/jobs.log")
-PRESENT_HARDWARE = "DATAFREE_HARDWARE"  # environment variable: keys and values of provenance.HARDWARE as JSON, set by the Snakefile
 TEST_SPLIT, FINAL_EVALUATION = "test.safetensors", "few_shot"
 
 
@@ -81,9 +80,10 @@ def execute(job: Job, before: Callable[[Job], None] = _nothing) -> None:
 
 def on_present_hardware(job: Job) -> Job:
     """The job as it is computed now: its card may name the hardware of an earlier result, where other hardware is accepted."""
-    if not job.accept_other_hardware or "processor" not in job.config or PRESENT_HARDWARE not in os.environ:
+    present = os.environ.get(provenance.PRESENT_HARDWARE)
+    if not job.accept_other_hardware or "processor" not in job.config or not present:
         return job
-    return dataclasses.replace(job, config={**job.config, **json.loads(os.environ[PRESENT_HARDWARE])})
+    return dataclasses.replace(job, config={**job.config, **json.loads(present)})
 
 
 def _keep_from_the_test_classes(job: Job) -> None:

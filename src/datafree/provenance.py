@@ -19,17 +19,19 @@ import os
 import time
 import tokenize
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from datafree import artifacts
 from datafree.errors import UserError
+from datafree.hardware import Hardware
 
 PACKAGE = Path(__file__).parent
-# Changes in these modules cannot change what a stage computes: configuration is compared by value, the rest only moves it around.
+HARDWARE = tuple(part.name for part in fields(Hardware))  # keys of the configuration of every job that computes
 OTHER_HARDWARE = "made with"  # how the reason begins for which a result of other hardware is stale
-HARDWARE = ("device", "precision", "processor")  # keys of a job's configuration that datafree.hardware resolves
+PRESENT_HARDWARE = "DATAFREE_HARDWARE"  # environment variable: the hardware of this run as JSON, set by the Snakefile
+# Changes in these modules cannot change what a stage computes: configuration is compared by value, the rest only moves it around.
 PLUMBING = ("datafree.config", "datafree.errors", "datafree.provenance", "datafree.tracking", "datafree.cli", "datafree.progress")
 
 

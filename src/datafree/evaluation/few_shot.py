@@ -13,8 +13,8 @@ from datafree.data.images import ImageSet
 from datafree.evaluation.classifiers import Classifier, nearest_centroid
 
 Embedding = Callable[[Tensor], Tensor]  # uint8 [B, C, H, W] → float [B, D]
-LARGEST_BATCH = 2**20  # values of the features of the episodes that are classified together
 Solver = Callable[[Tensor, Tensor], Tensor]  # support uint8 [way, shot, C, H, W], query uint8 [Q, C, H, W] → int64 [Q]
+LARGEST_BATCH = 2**20  # values of the features of the episodes that are classified together
 
 
 @torch.no_grad()
