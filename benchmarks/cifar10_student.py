@@ -24,22 +24,23 @@ from typing import Any
 import torch
 import yaml
 
-from datafree import artifacts, config, devices, hardware
+from datafree import artifacts, config, devices
 from datafree.checkpoints import Checkpoint
 from datafree.config.schema import starts_from_meta
 from datafree.data.folder import folder_images
 from datafree.data.images import ImageSet, class_sheet
+from datafree.distillation.ensemble import mix
+from datafree.distillation.losses import distillation_loss
 from datafree.errors import UserError, told_in_one_line
 from datafree.evaluation.frechet import frechet_distance, teacher_features
 from datafree.evaluation.inversion_quality import spread
 from datafree.evaluation.recovered_fraction import noise_pool, real_pool
 from datafree.inversion import METHODS
-from datafree.inversion.five import train_meta_generator
 from datafree.inversion.generator import Generator, new_generator
-from datafree.meta.classroom import mix
-from datafree.meta.losses import distillation_loss
+from datafree.inversion.meta_generator import train_meta_generator
 from datafree.progress import progress, require_finite
 from datafree.tasks.pools import Pool
+from datafree.workflow import hardware
 from datafree.zoo import sources
 from datafree.zoo.augmentation import random_affine
 from datafree.zoo.backbones import Classifier, Normalise, build
@@ -124,12 +125,12 @@ def train_student(teacher: Teacher, pool: Pool, given: argparse.Namespace, devic
     first, history = checkpoint.restore(student=student, optimiser=optimiser, schedule=schedule)
     student.train()
     for step in progress(range(first, given.student_steps), given.student_steps - first, given.student):
-        draw = devices.generator(seed, "batch", step)
-        rows = torch.randint(len(pool.labels), (given.student_batch,), generator=draw)
+        rng = devices.generator(seed, "batch", step)
+        rows = torch.randint(len(pool.labels), (given.student_batch,), generator=rng)
         views = teacher.normalise(pool.images[rows].to(device))
-        mirrored = torch.rand(len(rows), 1, 1, 1, generator=draw).to(device) < 0.5
-        views = random_affine(torch.where(mirrored, views.flip(3), views), draw, degrees=10, scale=0.1, shift=0.12)
-        views = mix(views, draw) if step % 2 else views
+        mirrored = torch.rand(len(rows), 1, 1, 1, generator=rng).to(device) < 0.5
+        views = random_affine(torch.where(mirrored, views.flip(3), views), rng, degrees=10, scale=0.1, shift=0.12)
+        views = mix(views, rng) if step % 2 else views
         with torch.no_grad():
             answers = teacher.network(views).float().softmax(1)
         loss = distillation_loss(student(views).float(), answers, given.temperature)

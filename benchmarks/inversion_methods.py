@@ -28,7 +28,7 @@ import torch
 import yaml
 from inversion_table import of_seeds, table
 
-from datafree import artifacts, config, devices, hardware
+from datafree import artifacts, config, devices
 from datafree.checkpoints import Checkpoint
 from datafree.config.schema import starts_from_meta
 from datafree.data.images import ImageSet, read_image_set
@@ -37,10 +37,11 @@ from datafree.evaluation.frechet import frechet_distance, teacher_features
 from datafree.evaluation.inversion_quality import Judge, jury, spread, teacher_belief, transfer
 from datafree.evaluation.recovered_fraction import downstream_accuracies, noise_pool, real_pool
 from datafree.inversion import METHODS
-from datafree.inversion.companions import companions_of
-from datafree.inversion.five import train_meta_generator
+from datafree.inversion.auxiliary_teachers import auxiliary_teachers_of
 from datafree.inversion.generator import Generator, new_generator
+from datafree.inversion.meta_generator import train_meta_generator
 from datafree.tasks.pools import Pool
+from datafree.workflow import hardware
 from datafree.zoo.backbones import Normalise
 from datafree.zoo.networks import read_classifier
 from datafree.zoo.teachers import Teacher, common_normalisation, move, read_teacher
@@ -48,7 +49,14 @@ from datafree.zoo.training import hold_out
 
 JUDGES = ("judge", "oracle")
 WARM_UP = 2  # steps
-GENERATOR_KEYS = ("meta_generator", "loss", "shift", "augmentation", "region", "companions")  # of `inversion`: what its training depends on
+GENERATOR_KEYS = (
+    "meta_generator",
+    "loss",
+    "shift",
+    "augmentation",
+    "region",
+    "auxiliary_teachers",
+)  # of `inversion`: what its training depends on
 
 
 @dataclass
@@ -144,7 +152,7 @@ class Study:
         own = devices.derive_seed(seed, "invert", row.name, teacher.name)
         size = self.train.images.shape[-1]
 
-        settings = {"size": size, "start": start, "seed": own, "companions": companions_of(teacher, self.zoo)}
+        settings = {"size": size, "start": start, "seed": own, "auxiliary_teachers": auxiliary_teachers_of(teacher, self.zoo)}
         cost = self.cost(lambda: kept.append(METHODS[method.method](teacher, method, row.shared, checkpoint=Checkpoint(None), **settings)))
         found = kept[0]
         return Pool(found.images, found.labels, found.soft_labels, teacher.classes), found.history, cost

@@ -35,20 +35,21 @@ import yaml
 from cifar10_student import SIZE, read_classifiers, recover
 from nas_ranking_table import agreement, plot, table
 
-from datafree import artifacts, config, devices, hardware
+from datafree import artifacts, config, devices
 from datafree.checkpoints import Checkpoint
 from datafree.data.folder import folder_images
 from datafree.data.images import ImageSet
+from datafree.distillation.joined_pools import Pools
 from datafree.errors import UserError, told_in_one_line
 from datafree.evaluation.recovered_fraction import noise_pool, real_pool
 from datafree.nas import one_shot
 from datafree.nas.algorithms import ALGORITHMS
-from datafree.nas.pools import Pools
 from datafree.nas.spaces import Genotype
 from datafree.nas.spaces.nasbench201 import NasBench201Space
 from datafree.nas.zero_cost import standings, untrained
 from datafree.progress import progress
 from datafree.tasks.pools import Pool
+from datafree.workflow import hardware
 from datafree.zoo.teachers import Teacher
 from datafree.zoo.training import logits_of
 

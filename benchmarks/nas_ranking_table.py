@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from scipy.stats import kendalltau, spearmanr
 
 from datafree.evaluation.intervals import mean_interval
-from datafree.nas.found import mean_rank, relative_rank
+from datafree.nas.search_result import mean_rank, relative_rank
 
 TOP = 0.2  # share of the best architectures among which ranks are compared, too
 PRIOR = "az_synflow"  # the score of untrained networks beside which every supernet is judged, too

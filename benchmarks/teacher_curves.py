@@ -25,9 +25,10 @@ import yaml
 from inversion_methods import Row, Study, begin, read_study
 from matplotlib.figure import Figure
 
-from datafree import artifacts, config, devices, hardware
+from datafree import artifacts, config, devices
 from datafree.errors import UserError, told_in_one_line
 from datafree.evaluation.intervals import mean_interval
+from datafree.workflow import hardware
 from datafree.zoo.teachers import Teacher, empty_network, freeze, move
 from datafree.zoo.training import accuracy, logits_of, train_classifier, with_label_noise
 

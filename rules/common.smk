@@ -4,12 +4,14 @@ import os
 import subprocess
 from dataclasses import asdict
 
-from datafree import preflight, provenance
+from datafree.workflow import preflight
+
+from datafree.workflow import provenance
 from datafree.config import Source, as_tree, resolve, select, starts_from_meta
 from datafree.data.layout import listing_hash
 from datafree.errors import UserError
-from datafree.preflight import real_classes
-from datafree.provenance import Job
+from datafree.workflow.preflight import real_classes
+from datafree.workflow.provenance import Job
 
 try:
     settings = resolve(config)

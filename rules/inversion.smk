@@ -15,7 +15,7 @@ rule meta_generator:
             "inversion.loss",
             "inversion.shift",
             "inversion.augmentation",
-            "inversion.companions",
+            "inversion.auxiliary_teachers",
             "inversion.region",
             "inversion.meta_generator",
         ),
@@ -42,11 +42,11 @@ def starting_point(wildcards):
     return {"generator": rules.meta_generator.output.generator} if starts_from_meta(settings.inversion.methods[wildcards.method]) else {}
 
 
-def companions(wildcards):
+def auxiliary_teachers(wildcards):
     # Methods that ask for statistics show their images to other teachers, too.
-    if not settings.inversion.companions or settings.inversion.methods[wildcards.method].method == "black_box":
+    if not settings.inversion.auxiliary_teachers or settings.inversion.methods[wildcards.method].method == "black_box":
         return {}
-    return {"companion_weights": WEIGHTS, "companion_cards": CARDS}
+    return {"auxiliary_weights": WEIGHTS, "auxiliary_cards": CARDS}
 
 
 invert_card = card(
@@ -59,7 +59,7 @@ invert_card = card(
     "inversion.loss",
     "inversion.shift",
     "inversion.augmentation",
-    "inversion.companions",
+    "inversion.auxiliary_teachers",
     "inversion.region",
     "inversion.images_per_class",
     inversion__method=lambda wildcards: as_tree(settings.inversion.methods[wildcards.method]),
@@ -71,14 +71,14 @@ SHARD_OF = {teacher: shard for shard, members in SHARDS.items() for teacher in m
 
 
 def before(wildcards):
-    # A teacher in a shard waits for that alone, which waits for the companions: a file per teacher as input of a job per teacher would be
+    # A teacher in a shard waits for that alone, which waits for the auxiliary_teachers: a file per teacher as input of a job per teacher would be
     # most of what Snakemake has to think about in a large zoo. A shard of one teacher is that teacher's own job.
     shard = SHARD_OF[wildcards.teacher]
-    return {"shard": f".datafree/shards/{wildcards.method}.{shard}"} if len(SHARDS[shard]) > 1 else companions(wildcards)
+    return {"shard": f".datafree/shards/{wildcards.method}.{shard}"} if len(SHARDS[shard]) > 1 else auxiliary_teachers(wildcards)
 
 
 def invert_files(wildcards, input, output):
-    return arguments(wildcards, companions(wildcards) | dict(input), output)
+    return arguments(wildcards, auxiliary_teachers(wildcards) | dict(input), output)
 
 
 rule invert:
@@ -112,7 +112,7 @@ def shard_cards(wildcards):
 
 def shard_files(wildcards, input):
     # As the jobs of rule invert have them; `datafree stage` fills in each teacher.
-    shared = {name: input[name] for name in ("generator", "companion_weights", "companion_cards") if name in input.keys()}
+    shared = {name: input[name] for name in ("generator", "auxiliary_weights", "auxiliary_cards") if name in input.keys()}
     own = {"weights": rules.invert.input.weights, "card": rules.invert.input.card}
     return arguments(wildcards, shared | own, rules.invert.output)
 
@@ -124,7 +124,7 @@ rule invert_shard:
         "pools of {params.members} by {wildcards.method}"
     input:
         unpack(starting_point),
-        unpack(companions),
+        unpack(auxiliary_teachers),
         weights=lambda wildcards: expand("artifacts/zoo/{teacher}/weights.safetensors", teacher=SHARDS[wildcards.shard]),
         cards=lambda wildcards: expand("artifacts/zoo/{teacher}/card.json", teacher=SHARDS[wildcards.shard]),
         jobs=shard_cards,

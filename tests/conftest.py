@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from datafree import devices
 from datafree.data.images import ImageSet
-from datafree.inversion.adaptation import soft_labels
+from datafree.inversion.inner_loop import soft_labels
 from datafree.tasks.pools import Pool
 from datafree.zoo.backbones import Normalise
 from datafree.zoo.manifest import Architecture, Entry
@@ -48,11 +48,11 @@ def presets_below():
 
 def patterned(classes: int, per_class: int, size: int, seed: int, noise: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
     """Images uint8 [classes·per_class, 3, size, size], each class a coarse pattern of its own under noise, and labels int64."""
-    draw = devices.generator(seed, "patterned")
-    coarse = torch.rand(classes, 3, 4, 4, generator=draw)
+    rng = devices.generator(seed, "patterned")
+    coarse = torch.rand(classes, 3, 4, 4, generator=rng)
     labels = torch.arange(classes * per_class) % classes
     images = torch.nn.functional.interpolate(coarse, size=(size, size))[labels]
-    images = images + noise * torch.randn(images.shape, generator=draw)
+    images = images + noise * torch.randn(images.shape, generator=rng)
     return (images.clamp(0, 1) * 255).to(torch.uint8), labels
 
 

@@ -217,8 +217,8 @@ def test_whatever_happens_to_a_tensor_file_the_error_is_one_of_ours(tmp_path_fac
     path = tmp_path_factory.mktemp("fuzz") / "t"
     artifacts.write_tensors(path, {"x": torch.arange(6.0), "y": torch.ones(2)}, classes=["a"])
     content = bytearray(path.read_bytes())
-    content = content[: data.draw(st.integers(0, len(content)))]
-    for place, value in data.draw(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=4)):
+    content = content[: data.rng(st.integers(0, len(content)))]
+    for place, value in data.rng(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=4)):
         if place < len(content):
             content[place] = value
     path.write_bytes(content)

@@ -6,7 +6,7 @@ import torch
 
 from datafree import checkpoints
 from datafree.checkpoints import Checkpoint
-from datafree.provenance import Job
+from datafree.workflow.provenance import Job
 
 
 class Thing:
@@ -116,7 +116,7 @@ def test_a_job_knows_only_a_checkpoint_of_the_same_settings_code_and_inputs(tmp_
     Path("in").write_text("content")
 
     def checkpoint(config=1, code="c", wildcard="x"):
-        return checkpoints.of_job(Job("learner", {"arm": wildcard}, {"steps": config}, code, {"data": "in"}, {"provenance": "p"}))
+        return checkpoint_of(Job("learner", {"arm": wildcard}, {"steps": config}, code, {"data": "in"}, {"provenance": "p"}))
 
     first = checkpoint()
     assert first.path == Path(".datafree/checkpoints/learner.x.pt")

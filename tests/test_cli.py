@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from datafree import artifacts, provenance
+from datafree import artifacts
 from datafree.config import as_tree, load
+from datafree.workflow import provenance
 
 PROJECT = Path(__file__).parent.parent
 

@@ -31,12 +31,12 @@ def test_seeds_are_in_range_and_differ_unless_all_names_agree(seed, path, other_
 
 
 def test_generators_repeat_and_are_unrelated_to_one_another_and_to_the_global_state():
-    def draw(*path):
+    def rng(*path):
         return torch.randn(1000, generator=devices.generator(3, *path))
 
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
-    first, again, other = draw("a", 1), draw("a", 1), draw("a", 2)
+    first, again, other = rng("a", 1), rng("a", 1), rng("a", 2)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(first, again)
     assert abs(torch.corrcoef(torch.stack([first, other]))[0, 1]) < 0.15

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from datafree import artifacts, finished_jobs, provenance
+from datafree import artifacts
+from datafree.workflow import finished_jobs, provenance
 
 
 def leave(project: Path, stage: str, wildcards: dict, config: dict, files: dict, folder: str, inputs: dict | None = None) -> Path:

@@ -4,9 +4,9 @@ import platform
 import pytest
 import torch
 
-from datafree import hardware
 from datafree.errors import UserError
-from datafree.hardware import Hardware
+from datafree.workflow import hardware
+from datafree.workflow.hardware import Hardware
 
 SSE = "fpu sse4_1 sse4_2"
 AVX2 = f"{SSE} avx avx2 fma"

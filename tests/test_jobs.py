@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from datafree import artifacts, devices, jobs, provenance
+from datafree import artifacts, devices
 from datafree.errors import UserError
-from datafree.provenance import Job
+from datafree.workflow import jobs, provenance
+from datafree.workflow.provenance import Job
 
 OUTPUTS = {"first": "out/first", "second": "out/second", "provenance": "out/provenance.json"}
 
@@ -128,7 +129,9 @@ def test_a_failure_in_a_shard_is_reported_and_the_others_are_done(stage, capsys)
 def test_a_job_that_is_done_imports_neither_its_stage_nor_pytorch(tmp_path):
     script = """
 import sys
-from datafree import artifacts, devices, jobs, provenance
+from datafree import artifacts, devices
+from datafree.workflow import jobs
+from datafree.workflow import provenance
 artifacts.write_text("out/x", "x")
 job = provenance.Job("no_such_stage", {}, {}, "c", {}, {"x": "out/x", "provenance": "out/provenance.json"})
 provenance.record(job, {})

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from datafree import hardware, preflight
 from datafree.config import load, merge, resolve
 from datafree.errors import UserError
+from datafree.workflow import hardware, preflight
 from datafree.zoo.manifest import read_manifest
 
 PROJECT = Path(__file__).parents[1]
@@ -220,7 +220,7 @@ def test_nothing_heavy_is_imported(project):
     script = """
 import sys
 from pathlib import Path
-from datafree import preflight
+from datafree.workflow import preflight
 from datafree.config import load
 config = load(sys.argv[1])
 preflight.check(config, Path(sys.argv[1]).parent)

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datafree import artifacts, provenance
+from datafree import artifacts
 from datafree.errors import UserError
-from datafree.provenance import Job
+from datafree.workflow import provenance
+from datafree.workflow.provenance import Job
 
 # ---- what a job is ----------------------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import pytest
 
 from datafree.artifacts import write_json
 from datafree.errors import UserError
-from datafree.status import job_states, print_status
+from datafree.workflow.status import job_states, print_status
 
 CARD = {"stage": "teacher", "wildcards": {"teacher": "t0"}, "config": {"seed": 0}, "code": "c", "written_ns": 1}
 

@@ -13,8 +13,9 @@ from unittest.mock import ANY
 
 import pytest
 
-from datafree import artifacts, provenance, tracking
+from datafree import artifacts
 from datafree.errors import UserError
+from datafree.workflow import provenance, tracking
 
 CONFIG = {
     "seed": 0,

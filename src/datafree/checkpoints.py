@@ -6,9 +6,7 @@ step and the curve so far.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,16 +14,6 @@ from typing import Any, Protocol
 import torch
 
 from datafree import artifacts
-from datafree.provenance import Job
-
-FOLDER = Path(".datafree/checkpoints")
-
-
-def of_job(job: Job) -> Checkpoint:
-    """The checkpoint of a stage's job, valid for just its configuration, code and inputs."""
-    content = {**job.specification(), "inputs": {path: artifacts.sha256(path) for path in job.input_paths()}}
-    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return Checkpoint(FOLDER / f"{job.name.replace('/', '.')}.pt", fingerprint)
 
 
 class HasState(Protocol):

@@ -26,7 +26,7 @@ def stage(
 
     A path may hold the name of a wildcard in braces, as in `zoo/{teacher}/card.json`.
     """
-    from datafree import jobs, provenance
+    from datafree.workflow import jobs, provenance
 
     named: dict[str, str | list[str]] = {}
     for name, path in map(_pair, inputs):
@@ -68,7 +68,7 @@ def table() -> None:
 @app.command()
 def status() -> None:
     """Show what every job of the last Snakemake run left, and which of it is out of date."""
-    from datafree.status import print_status
+    from datafree.workflow.status import print_status
 
     print_status(Path(".datafree/jobs"))
 
@@ -79,8 +79,8 @@ def track(
     follow: Annotated[bool, typer.Option(help="Keep logging new results until standard input closes")] = False,
 ) -> None:
     """Log every finished job to MLflow, one run each; what is logged already is left alone. View with `mlflow ui`."""
-    from datafree import preflight, tracking
     from datafree.config import as_tree, load
+    from datafree.workflow import preflight, tracking
 
     settings = load(*(files or [Path("params.yaml")]))
     tree = {"processor": preflight.resolve_hardware(settings).processor, **as_tree(settings)}

@@ -78,7 +78,7 @@ def use(spec: str) -> Iterator[torch.device]:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context for a stage's computing in ``float32`` or ``bfloat16``; see ``datafree.hardware`` for which.
+    """The context for a stage's computing in ``float32`` or ``bfloat16``; see ``datafree.workflow.hardware`` for which.
 
     Casts of weights are not cached: a cached cast would outlive the update of its weight inside one long context.
     """

@@ -14,7 +14,7 @@ from PIL import Image
 
 from datafree.config import ALGORITHM_TYPES, SCORES, typed
 from datafree.errors import UserError
-from datafree.nas.found import Found
+from datafree.nas.search_result import SearchResult
 from datafree.nas.spaces.nasbench201 import NasBench201Space
 from datafree.zoo.genotypes.nasbench201 import OPERATIONS
 
@@ -24,7 +24,7 @@ CLASSES = ["ant", "bee", "cat"]
 STUDY = {
     "teacher": "net-0", "channels": 4, "cells": 1, "architectures": 6, "images_per_class": 6,
     "recovery": {"method": "generator", "initialisation": "random", "steps": 2, "latent": 8, "width": 8},
-    "inversion": {"companions": 0},
+    "inversion": {"auxiliary_teachers": 0},
     "supernet": {"supernet_steps": 3, "batch_size": 8, "learning_rate": 0.1, "validation": 0.2},
     "zero_cost": ["macs", "az_synflow"], "zero_cost_batch": 4,
     "arms": {
@@ -150,7 +150,7 @@ def test_a_cell_that_the_table_lacks_gives_way_to_the_next_that_it_has(monkeypat
     """Scored: convolutions of 3 pixels, of 1 pixel, skips; the table has the first and the last, and the last scores higher."""
     cells = {name: (name,) * 6 for name in ("nor_conv_3x3", "nor_conv_1x1", "skip_connect")}
     measures = {cells["nor_conv_3x3"]: {"kl": 3.0}, cells["nor_conv_1x1"]: {"kl": 2.0}, cells["skip_connect"]: {"kl": 1.0}}
-    monkeypatch.setitem(nas_ranking.ALGORITHMS, "spos", lambda *given: Found(cells[best], measures, []))
+    monkeypatch.setitem(nas_ranking.ALGORITHMS, "spos", lambda *given: SearchResult(cells[best], measures, []))
     truth = {cells["nor_conv_3x3"]: 90.0, cells["skip_connect"]: 80.0}
     space = NasBench201Space(4, 1, 16)
     empty = {"arms": {}, "zero_cost": {}, "searches": {}}

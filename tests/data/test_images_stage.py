@@ -6,8 +6,8 @@ from datafree import artifacts, config
 from datafree.data import SPLITS
 from datafree.data.images import read_image_set
 from datafree.errors import UserError
-from datafree.provenance import Job
 from datafree.stages import images as stage
+from datafree.workflow.provenance import Job
 
 FILES = {**{split: f"{split}.safetensors" for split in SPLITS}, "preview": "preview.png", "metrics": "metrics.json"}
 

@@ -7,25 +7,25 @@ from datafree.config import EvaluationConfig
 from datafree.data.images import ImageSet
 from datafree.evaluation.baselines import pixels
 from datafree.evaluation.classifiers import nearest_centroid
-from datafree.evaluation.comparison import compare
-from datafree.evaluation.entrants import BEST, Entrant
 from datafree.evaluation.few_shot import Concatenated
 from datafree.evaluation.intervals import mean_interval
+from datafree.evaluation.rows import BEST, EvaluatedModel
+from datafree.evaluation.table import compare
 
 CPU = torch.device("cpu")
 CONFIG = EvaluationConfig(way=3, shots=[1, 2], query=3, episodes=15)
 
 
-def entrant(name, embedding, kind="baseline", seed=0, parameters=5) -> Entrant:
-    return Entrant(name, kind, f"about {name}", embedding, 1, parameters, seed)
+def model(name, embedding, kind="baseline", seed=0, parameters=5) -> EvaluatedModel:
+    return EvaluatedModel(name, kind, f"about {name}", embedding, 1, parameters, seed)
 
 
 def noisy(level):
     """Features that are the pixels under noise of so many grey levels."""
 
     def embedding(images):
-        draw = torch.Generator().manual_seed(level)
-        return images.flatten(1).float() + level * torch.randn(images.flatten(1).shape, generator=draw)
+        rng = torch.Generator().manual_seed(level)
+        return images.flatten(1).float() + level * torch.randn(images.flatten(1).shape, generator=rng)
 
     return embedding
 
@@ -34,11 +34,11 @@ def noisy(level):
 
 
 def test_a_row_per_name_in_the_order_of_the_entrants(image_set):
-    entrants = [entrant("arm", noisy(5), "arm", seed) for seed in (0, 1, 2)] + [
-        entrant("pixels", pixels),
-        entrant("oracle", pixels, "oracle"),
+    models = [model("arm", noisy(5), "arm", seed) for seed in (0, 1, 2)] + [
+        model("pixels", pixels),
+        model("oracle", pixels, "oracle"),
     ]
-    rows = compare(entrants, image_set, CONFIG, 0, CPU)
+    rows = compare(models, image_set, CONFIG, 0, CPU)
     assert [(row["name"], row["kind"], row["seeds"]) for row in rows] == [
         ("arm", "arm", [0, 1, 2]),
         ("pixels", "baseline", [0]),
@@ -52,9 +52,9 @@ def test_a_row_per_name_in_the_order_of_the_entrants(image_set):
 
 
 def test_a_seeds_own_numbers_are_those_of_its_episodes(image_set):
-    entrants = [entrant("arm", noisy(400), "arm", 3), entrant("arm", noisy(900), "arm", 4)]
-    shots = compare(entrants, image_set, CONFIG, 0, CPU)[0]["shots"]["1"]
-    alone = [compare([one], image_set, CONFIG, 0, CPU)[0]["shots"]["1"] for one in entrants]
+    models = [model("arm", noisy(400), "arm", 3), model("arm", noisy(900), "arm", 4)]
+    shots = compare(models, image_set, CONFIG, 0, CPU)[0]["shots"]["1"]
+    alone = [compare([one], image_set, CONFIG, 0, CPU)[0]["shots"]["1"] for one in models]
     assert [entry["seed"] for entry in shots["per_seed"]] == [3, 4]
     assert [entry["mean"] for entry in shots["per_seed"]] == [one["mean"] for one in alone]
     assert shots["mean"] == pytest.approx((alone[0]["mean"] + alone[1]["mean"]) / 2)
@@ -68,9 +68,9 @@ def test_the_best_teacher_is_chosen_for_each_shot(image_set, monkeypatch):
     def pretend(features, rows, shot, classify):
         return [scores["one" if features[0, 0] == 1 else "two"][shot]] * len(rows)
 
-    monkeypatch.setattr("datafree.evaluation.comparison.episode_accuracies", pretend)
-    entrants = [entrant(f"{BEST}/one", lambda x: torch.ones(len(x), 1)), entrant(f"{BEST}/two", lambda x: torch.zeros(len(x), 1))]
-    (row,) = compare(entrants, image_set, CONFIG, 0, CPU)
+    monkeypatch.setattr("datafree.evaluation.table.episode_accuracies", pretend)
+    models = [model(f"{BEST}/one", lambda x: torch.ones(len(x), 1)), model(f"{BEST}/two", lambda x: torch.zeros(len(x), 1))]
+    (row,) = compare(models, image_set, CONFIG, 0, CPU)
     assert row["name"] == BEST
     assert row["shots"]["1"]["mean"] == pytest.approx(0.8)
     assert row["shots"]["2"]["mean"] == pytest.approx(0.9)
@@ -78,17 +78,19 @@ def test_the_best_teacher_is_chosen_for_each_shot(image_set, monkeypatch):
 
 
 def test_better_features_score_better_and_the_result_repeats(image_set):
-    rows = compare([entrant("clear", pixels), entrant("noisy", noisy(400))], image_set, CONFIG, 0, CPU)
-    assert rows == compare([entrant("clear", pixels), entrant("noisy", noisy(400))], image_set, CONFIG, 0, CPU)
+    rows = compare([model("clear", pixels), model("noisy", noisy(400))], image_set, CONFIG, 0, CPU)
+    assert rows == compare([model("clear", pixels), model("noisy", noisy(400))], image_set, CONFIG, 0, CPU)
     assert rows[0]["shots"]["1"]["mean"] > rows[1]["shots"]["1"]["mean"] + 0.2
     assert rows[0]["shots"]["1"]["mean"] == pytest.approx(mean_interval([rows[0]["shots"]["1"]["mean"]])["mean"])
 
 
 def test_variants_of_one_learner_have_rows_of_their_own(image_set):
-    entrants = [
-        Entrant("arm", "arm", "plain", pixels, 1, 5, seed, variant) for seed in (0, 1) for variant in ("", "logistic", "transductive")
+    models = [
+        EvaluatedModel("arm", "arm", "plain", pixels, 1, 5, seed, variant)
+        for seed in (0, 1)
+        for variant in ("", "logistic", "transductive")
     ]
-    rows = compare(entrants, image_set, CONFIG, 0, CPU)
+    rows = compare(models, image_set, CONFIG, 0, CPU)
     assert [(row["name"], row["variant"], row["seeds"]) for row in rows] == [
         ("arm", "", [0, 1]),
         ("arm logistic", "logistic", [0, 1]),
@@ -97,9 +99,11 @@ def test_variants_of_one_learner_have_rows_of_their_own(image_set):
 
 
 def test_a_classifier_and_a_solver_are_used_where_given(image_set):
-    first = Entrant("first", "arm", "", pixels, 1, 5, classify=lambda support, query: torch.zeros(query.shape[:-1], dtype=torch.int64))
+    first = EvaluatedModel(
+        "first", "arm", "", pixels, 1, 5, classify=lambda support, query: torch.zeros(query.shape[:-1], dtype=torch.int64)
+    )
     solve = torch.arange(3).repeat_interleave(3)
-    second = Entrant("second", "arm", "", pixels, 1, 5, solve=lambda support, query: solve)
+    second = EvaluatedModel("second", "arm", "", pixels, 1, 5, solve=lambda support, query: solve)
     rows = compare([first, second], image_set, CONFIG, 0, CPU)
     assert rows[0]["shots"]["2"]["mean"] == pytest.approx(1 / 3)
     assert rows[1]["shots"]["2"]["mean"] == 1
@@ -123,7 +127,7 @@ def test_episodes_stay_within_a_domain_and_the_row_is_of_all_domains(image_set, 
         kept.append(torch.cat([support.flatten(0, 1), query]))
         return nearest_centroid(support.flatten(2).float(), query.flatten(1).float())
 
-    one = entrant("arm", noisy(900), "arm")
+    one = model("arm", noisy(900), "arm")
     (row,) = compare([dataclasses.replace(one, solve=solve) if solving else one], images, config, 0, CPU)
     assert list(row["domains"]) == ["drawings", "maps", "photos"]
     for shot in ("1", "2"):
@@ -140,13 +144,13 @@ def test_episodes_stay_within_a_domain_and_the_row_is_of_all_domains(image_set, 
 
 def test_a_domain_is_judged_as_if_it_were_alone(image_set):
     images = in_domains(image_set, "photos", "drawings")
-    both = compare([entrant("pixels", pixels)], images, dataclasses.replace(CONFIG, by_domain=True), 0, CPU)[0]
+    both = compare([model("pixels", pixels)], images, dataclasses.replace(CONFIG, by_domain=True), 0, CPU)[0]
     alone = images.of_classes([1, 3, 5, 7, 9, 11])
-    assert compare([entrant("pixels", pixels)], alone, CONFIG, 0, CPU)[0]["shots"] == both["domains"]["drawings"]
+    assert compare([model("pixels", pixels)], alone, CONFIG, 0, CPU)[0]["shots"] == both["domains"]["drawings"]
 
 
 def test_without_domains_a_row_has_none(image_set):
-    assert "domains" not in compare([entrant("pixels", pixels)], image_set, CONFIG, 0, CPU)[0]
+    assert "domains" not in compare([model("pixels", pixels)], image_set, CONFIG, 0, CPU)[0]
 
 
 def test_the_classifiers_of_a_network_share_its_features(image_set):
@@ -156,7 +160,7 @@ def test_the_classifiers_of_a_network_share_its_features(image_set):
         calls.append(len(images))
         return pixels(images)
 
-    one, other = entrant("arm", counting, "arm"), entrant("arm", pixels, "arm")
+    one, other = model("arm", counting, "arm"), model("arm", pixels, "arm")
     compare([one, dataclasses.replace(one, variant="logistic"), other, one], image_set, CONFIG, 0, CPU)
     assert sum(calls) == 2 * len(image_set.labels)
 
@@ -170,8 +174,8 @@ def test_networks_side_by_side_take_the_features_that_each_had_before(image_set)
 
     other = noisy(5)
     both = Concatenated([counting, other])
-    entrants = [entrant("one", counting), entrant("other", other), entrant("both", both), entrant("both again", both)]
-    rows = compare(entrants, image_set, CONFIG, 0, CPU)
+    models = [model("one", counting), model("other", other), model("both", both), model("both again", both)]
+    rows = compare(models, image_set, CONFIG, 0, CPU)
     assert sum(calls) == len(image_set.labels)
     assert rows[2]["shots"] == rows[3]["shots"]
-    assert rows[2]["shots"] == compare([entrant("both", lambda images: both(images))], image_set, CONFIG, 0, CPU)[0]["shots"]
+    assert rows[2]["shots"] == compare([model("both", lambda images: both(images))], image_set, CONFIG, 0, CPU)[0]["shots"]

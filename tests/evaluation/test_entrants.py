@@ -4,8 +4,8 @@ import torch
 from datafree import artifacts
 from datafree.config import AdaptationConfig, BackboneConfig, EvaluationConfig, as_tree
 from datafree.evaluation.classifiers import logistic, nearest_centroid
-from datafree.evaluation.comparison import compare
-from datafree.evaluation.entrants import BEST, baselines, learned, oracles
+from datafree.evaluation.rows import BEST, baselines, learned, oracles
+from datafree.evaluation.table import compare
 from datafree.zoo.backbones import Classifier, build, parameter_count
 from datafree.zoo.networks import network_card
 

@@ -44,8 +44,8 @@ def test_in_two_dimensions_it_is_the_closed_form():
 
 
 def test_it_is_0_for_the_same_images_symmetric_and_never_negative():
-    draw = torch.Generator().manual_seed(3)
-    one, two = torch.randn(8, 20, generator=draw), torch.randn(9, 20, generator=draw)  # fewer images than features
+    rng = torch.Generator().manual_seed(3)
+    one, two = torch.randn(8, 20, generator=rng), torch.randn(9, 20, generator=rng)  # fewer images than features
     assert frechet_distance(one, one.flip(0)) == pytest.approx(0, abs=1e-6)
     assert frechet_distance(one, one) >= 0
     assert frechet_distance(one, two) == pytest.approx(frechet_distance(two, one))

@@ -37,8 +37,8 @@ def coloured(noise: int) -> Pool:
     labels = torch.arange(12) % 3
     images = torch.zeros(12, 3, 4, 4)
     images[torch.arange(12), labels] = 200.0
-    draw = torch.Generator().manual_seed(0)
-    images = (images + noise * torch.rand(images.shape, generator=draw)).clamp(0, 255).to(torch.uint8)
+    rng = torch.Generator().manual_seed(0)
+    images = (images + noise * torch.rand(images.shape, generator=rng)).clamp(0, 255).to(torch.uint8)
     return Pool(images, labels, torch.empty(0), COLOURS)
 
 

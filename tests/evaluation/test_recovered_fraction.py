@@ -9,7 +9,7 @@ from datafree import devices
 from datafree.config import BackboneConfig, DistillationArm, EvaluationConfig
 from datafree.data.images import ImageSet
 from datafree.evaluation.recovered_fraction import downstream_accuracies, noise_pool, real_pool, recovered_fraction, smooth_noise
-from datafree.inversion.adaptation import soft_labels
+from datafree.inversion.inner_loop import soft_labels
 from datafree.zoo.backbones import Normalise
 
 CPU = torch.device("cpu")

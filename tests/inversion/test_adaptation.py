@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from datafree import devices
 from datafree.config import InversionConfig, InversionLossConfig
-from datafree.inversion import adaptation
-from datafree.inversion.adaptation import Inner, Slots, adapt, balanced_labels, batch_labels, draw_pool, soft_labels
+from datafree.inversion import inner_loop
 from datafree.inversion.generator import new_generator
+from datafree.inversion.inner_loop import Inner, Slots, adapt, balanced_labels, batch_labels, draw_pool, soft_labels
 from datafree.inversion.objective import image_terms, weighted
 
 INNER = ("learning_rate", "batch_size", "latent_learning_rate")
@@ -22,7 +22,7 @@ def generator():
     return new_generator(8, 8, 5, 3, 32, seed=0)
 
 
-def draw(name="draw"):
+def rng(name="draw"):
     return devices.generator(0, name)
 
 
@@ -47,7 +47,7 @@ def test_labels_are_balanced():
 
 @given(st.integers(1, 12), st.integers(2, 30))
 def test_a_batch_has_every_class_or_some_classes_twice(classes, count):
-    labels = batch_labels(classes, count, draw())
+    labels = batch_labels(classes, count, rng())
     numbers = torch.bincount(labels, minlength=classes)
     assert len(labels) == count
     if 2 * classes <= count:
@@ -70,7 +70,7 @@ def test_the_teacher_is_never_changed(generator, teachers, state_of, assert_same
     teacher = teachers[0]
     before = state_of(teacher.network)
     copy, _ = adapted(generator, teacher)
-    images, _ = draw_pool(copy, teacher, 2, 6, draw())
+    images, _ = draw_pool(copy, teacher, 2, 6, rng())
     soft_labels(teacher, images)
     assert_same_state(state_of(teacher.network), before)
 
@@ -104,7 +104,7 @@ def test_one_step_is_adams_first_and_its_gradient_stays(generator, teachers):
 
 def test_views_differ_from_step_to_step(generator, teachers, monkeypatch):
     seen = []
-    real = adaptation.image_terms
+    real = inner_loop.image_terms
     monkeypatch.setattr(adaptation, "image_terms", lambda *a, **k: seen.append((k["move"], k["region"])) or real(*a, **k))
     adapt(generator, teachers[0], Inner(12, 0.01, 4), dataclasses.replace(SHARED, region=0.5), seed=0)
     assert len({move for move, _ in seen}) > 6
@@ -124,14 +124,14 @@ def test_latents_are_optimised_along_only_if_asked(generator, teachers):
 
 
 def test_slots_are_the_batches_and_their_targets_are_aimed_at(generator, teachers):
-    draw = devices.generator(0, "slots")
+    rng = devices.generator(0, "slots")
     targets = torch.tensor([[0.2, 0.7, 0.1]]).expand(6, 3)
-    slots = Slots(torch.randn(6, 8, generator=draw), torch.ones(6, dtype=torch.int64), targets)
+    slots = Slots(torch.randn(6, 8, generator=rng), torch.ones(6, dtype=torch.int64), targets)
     found = adapt(generator, teachers[0], Inner(60, 0.01, 12), dataclasses.replace(SHARED, shift=0), seed=0, slots=slots)
     with torch.no_grad():
         images = found.generator(slots.latents, slots.labels)
-        answers = teachers[0].network(teachers[0].normalise(255 * images)).softmax(1)
-    assert (answers.mean(0) - targets[0]).abs().max() < 0.15
+        predictions = teachers[0].network(teachers[0].normalise(255 * images)).softmax(1)
+    assert (predictions.mean(0) - targets[0]).abs().max() < 0.15
     entropy = -(targets[0] * targets[0].log()).sum()
     assert found.history[-1]["cross_entropy"] == pytest.approx(entropy.item(), abs=0.15)
 
@@ -139,18 +139,18 @@ def test_slots_are_the_batches_and_their_targets_are_aimed_at(generator, teacher
 @pytest.mark.parametrize(("per_class", "batch_size"), [(3, 5), (4, 100), (1, 2), (7, 4)])
 def test_a_pool_holds_so_many_images_of_every_class(generator, teachers, per_class, batch_size):
     teacher = teachers[1]
-    images, labels = draw_pool(generator, teacher, per_class, batch_size, draw())
+    images, labels = draw_pool(generator, teacher, per_class, batch_size, rng())
     assert images.dtype == torch.uint8
     assert images.shape == (4 * per_class, 3, 32, 32)
     assert torch.bincount(labels).tolist() == [per_class] * 4
-    again, _ = draw_pool(generator, teacher, per_class, batch_size, draw())
+    again, _ = draw_pool(generator, teacher, per_class, batch_size, rng())
     assert torch.equal(images, again)
     assert len(images.flatten(1).unique(dim=0)) == len(images)
 
 
 def test_a_pools_image_is_the_generators_rounded(generator, teachers):
-    images, labels = draw_pool(generator, teachers[0], 2, 100, draw())
-    expected = generator(torch.randn(6, 8, generator=draw()), labels) * 255
+    images, labels = draw_pool(generator, teachers[0], 2, 100, rng())
+    expected = generator(torch.randn(6, 8, generator=rng()), labels) * 255
     assert (images.float() - expected).abs().max() <= 0.5001
 
 
@@ -159,7 +159,7 @@ def test_no_part_of_a_pool_is_much_smaller_than_the_others(generator, teachers, 
     monkeypatch.setattr(generator, "forward", lambda latent, labels: sizes.append(len(labels)) or torch.zeros(len(labels), 3, 32, 32))
     for per_class in range(1, 30):
         sizes.clear()
-        draw_pool(generator, teachers[0], per_class, 10, draw())
+        draw_pool(generator, teachers[0], per_class, 10, rng())
         assert sum(sizes) == 3 * per_class
         assert max(sizes) - min(sizes) <= 1
         assert max(sizes) <= 15

@@ -4,25 +4,25 @@ import pytest
 import torch
 
 from datafree import devices
-from datafree.inversion.canvas import CONTRAST, GREY, REACH, Canvas, coarse_steps, stage_share
+from datafree.inversion.pixel_parameters import CONTRAST, GREY, REACH, PixelParameters, coarse_steps, stage_share
 from datafree.inversion.regions import Region, crop
 
 CPU = torch.device("cpu")
 
 
-def canvas(**changes) -> Canvas:
+def canvas(**changes) -> PixelParameters:
     settings = {"device": CPU, "learning_rate": 0.1, "betas": (0.5, 0.9), **changes}
-    return Canvas(**settings)
+    return PixelParameters(**settings)
 
 
-def draw():
+def rng():
     return devices.generator(0, "canvas")
 
 
 def test_images_start_as_noise_within_black_and_white():
     made = canvas()
-    made.start(5, 8, draw())
-    expected = torch.randn(5, 3, 8, 8, generator=draw()).clamp(-REACH, REACH)
+    made.start(5, 8, rng())
+    expected = torch.randn(5, 3, 8, 8, generator=rng()).clamp(-REACH, REACH)
     assert torch.equal(made.images(), GREY + CONTRAST * expected)
     assert made.images().min() >= 0
     assert made.images().max() <= 1
@@ -78,7 +78,7 @@ def test_some_images_move_and_others_stay():
 
 def test_a_state_goes_on_as_if_nothing_had_happened():
     first, second = canvas(), canvas()
-    first.start(3, 4, draw())
+    first.start(3, 4, rng())
     first.finish(0)
     first.step(first.pixels.square().sum(), 0.1)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
@@ -92,7 +92,7 @@ def test_a_state_goes_on_as_if_nothing_had_happened():
 
 def test_outside_its_region_a_step_changes_nothing():
     made = canvas()
-    made.start(2, 6, draw())
+    made.start(2, 6, rng())
     made.step(made.pixels.square().sum(), 0.0)  # from now on Adam has momentum everywhere
     before, region = made.pixels.detach().clone(), Region(1, 2, 3, 4)
     made.step((crop(made.images(), region)).sum(), 0.0, region)

@@ -2,7 +2,7 @@ import dataclasses
 
 import torch
 
-from datafree.inversion.companions import companions_of, remembers
+from datafree.inversion.auxiliary_teachers import auxiliary_teachers_of, remembers
 from datafree.zoo.backbones import batch_norm_layers
 from datafree.zoo.manifest import Architecture, Entry
 from datafree.zoo.teachers import empty_network, freeze
@@ -30,5 +30,5 @@ def test_companions_are_the_others_that_remember_what_they_were_trained_on(make_
     without = fresh("torchvision/vgg11", "without BatchNorm")(first)
     assert [remembers(teacher) for teacher in (first, second, untrained, without)] == [True, True, False, False]
     zoo = [first, untrained, second, without]
-    assert companions_of(first, zoo) == [second]
-    assert companions_of(without, zoo) == [first, second]
+    assert auxiliary_teachers_of(first, zoo) == [second]
+    assert auxiliary_teachers_of(without, zoo) == [first, second]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from datafree import devices
-from datafree.inversion.contrast import ContrastiveMemory, contrastive_loss
+from datafree.inversion.contrastive import ContrastiveMemory, contrastive_loss
 
 
 @pytest.fixture
@@ -17,8 +17,8 @@ def memory_of(teacher, size=8):
 
 
 def test_the_loss_is_its_formula():
-    draw = torch.Generator().manual_seed(0)
-    views, others = torch.randn(3, 4, generator=draw, dtype=torch.float64), torch.randn(5, 4, generator=draw, dtype=torch.float64)
+    rng = torch.Generator().manual_seed(0)
+    views, others = torch.randn(3, 4, generator=rng, dtype=torch.float64), torch.randn(5, 4, generator=rng, dtype=torch.float64)
     expected = 0.0
     for number, view in enumerate(views):
         likeness = [math.exp(torch.nn.functional.cosine_similarity(view, other, dim=0).item() / 0.3) for other in others]
@@ -28,13 +28,13 @@ def test_the_loss_is_its_formula():
 
 
 def test_the_memory_keeps_the_latest_features(images, teachers):
-    memory, draw = memory_of(teachers[0]), devices.generator(0, "views")
+    memory, rng = memory_of(teachers[0]), devices.generator(0, "views")
     assert len(memory.remembered()) == 0
-    memory.term(images, torch.zeros(6), teachers[0], draw)
+    memory.term(images, torch.zeros(6), teachers[0], rng)
     first = memory.remembered()
     assert len(first) == 6
     assert not first.requires_grad
-    memory.term(images.flip(0), torch.zeros(6), teachers[0], draw)
+    memory.term(images.flip(0), torch.zeros(6), teachers[0], rng)
     second = memory.remembered()
     assert len(second) == 8
     assert torch.equal(second[4:6], first[4:6])  # not yet overwritten
@@ -59,17 +59,17 @@ def test_images_that_are_alike_cost_more_and_the_gradient_parts_them(images, tea
 
 
 def test_the_projection_learns_and_its_state_comes_back(images, teachers):
-    memory, draw = memory_of(teachers[0]), devices.generator(0, "views")
+    memory, rng = memory_of(teachers[0]), devices.generator(0, "views")
     before = memory.projection[0].weight.clone()
-    memory.term(images, torch.zeros(6), teachers[0], draw).backward()
+    memory.term(images, torch.zeros(6), teachers[0], rng).backward()
     memory.learn(images, teachers[0])
     assert not torch.equal(memory.projection[0].weight, before)
     again = memory_of(teachers[0])
     again.load_state_dict(memory.state_dict())
     results = []
     for one in (memory, again):
-        draw = devices.generator(1, "views")
-        one.term(images, torch.zeros(6), teachers[0], draw).backward()
+        rng = devices.generator(1, "views")
+        one.term(images, torch.zeros(6), teachers[0], rng).backward()
         one.learn(images, teachers[0])
-        results.append(one.term(images, torch.zeros(6), teachers[0], draw).item())
+        results.append(one.term(images, torch.zeros(6), teachers[0], rng).item())
     assert results[0] == results[1]

@@ -8,11 +8,11 @@ import torch
 from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import InversionConfig, InversionLossConfig, MetaGeneratorConfig, OuterUpdate
-from datafree.inversion import five
-from datafree.inversion.adaptation import Inner, adapt, balanced_labels
-from datafree.inversion.companions import companions_of
-from datafree.inversion.five import Gradients, train_meta_generator
+from datafree.inversion import meta_generator
+from datafree.inversion.auxiliary_teachers import auxiliary_teachers_of
 from datafree.inversion.generator import new_generator
+from datafree.inversion.inner_loop import Inner, adapt, balanced_labels
+from datafree.inversion.meta_generator import Gradients, train_meta_generator
 from datafree.inversion.objective import image_terms, weighted
 
 UPDATES = list(OuterUpdate)
@@ -25,7 +25,7 @@ def config(update=OuterUpdate.reptile, **changes) -> InversionConfig:
     }  # fmt: skip
     loss = InversionLossConfig(cross_entropy=1.0, batch_norm=0.5, diversity=2.0, diversity_margin=0.6)
     return InversionConfig(
-        shift=1, augmentation=0.0, companions=2, loss=loss, meta_generator=MetaGeneratorConfig(update=update, **settings)
+        shift=1, augmentation=0.0, auxiliary_teachers=2, loss=loss, meta_generator=MetaGeneratorConfig(update=update, **settings)
     )
 
 
@@ -65,13 +65,13 @@ def test_one_outer_step_is_its_formula(teachers, update, per_step):
     found, history = train(teachers, settings)
     start = fresh()
     gradients, losses = [], []
-    for index in five._teachers_of_step(3, per_step, 0, 0):
-        draw = devices.generator(devices.derive_seed(0, "meta_generator", 0, index), "adapt", 0)
+    for index in meta_generator._teachers_of_step(3, per_step, 0, 0):
+        rng = devices.generator(devices.derive_seed(0, "meta_generator", 0, index), "adapt", 0)
         labels = balanced_labels(len(teachers[index].classes), 10)
-        latent = torch.randn(10, 8, generator=draw)
-        move = tuple(torch.randint(-1, 2, (2,), generator=draw).tolist())
-        others = companions_of(teachers[index], teachers)
-        terms = image_terms(start(latent, labels), teachers[index], labels, settings.loss, move=move, companions=others)
+        latent = torch.randn(10, 8, generator=rng)
+        move = tuple(torch.randint(-1, 2, (2,), generator=rng).tolist())
+        others = auxiliary_teachers_of(teachers[index], teachers)
+        terms = image_terms(start(latent, labels), teachers[index], labels, settings.loss, move=move, auxiliary_teachers=others)
         gradients.append(torch.autograd.grad(weighted(terms, settings.loss), list(start.parameters())))
         losses.append(terms["cross_entropy"].item())
     assert history[0]["cross_entropy"] == pytest.approx(sum(losses) / per_step, rel=1e-5)
@@ -131,12 +131,12 @@ def test_a_killed_training_goes_on_to_the_same_result(teachers, update, after, t
 
 @pytest.mark.parametrize(("count", "per_step"), [(3, 1), (5, 2), (4, 4), (3, 5), (1, 2)])
 def test_teachers_are_visited_evenly_and_in_random_order(count, per_step):
-    visits = [index for step in range(20) for index in five._teachers_of_step(count, per_step, step, seed=7)]
+    visits = [index for step in range(20) for index in meta_generator._teachers_of_step(count, per_step, step, seed=7)]
     rounds = [visits[start : start + count] for start in range(0, len(visits) - count + 1, count)]
     assert all(sorted(one) == list(range(count)) for one in rounds)
     if count > 2:
         assert len({tuple(one) for one in rounds}) > 1
-    assert five._teachers_of_step(count, per_step, 11, 7) == visits[11 * per_step : 12 * per_step]
+    assert meta_generator._teachers_of_step(count, per_step, 11, 7) == visits[11 * per_step : 12 * per_step]
 
 
 @pytest.mark.parametrize("update", UPDATES)

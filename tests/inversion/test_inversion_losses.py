@@ -20,8 +20,8 @@ from datafree.inversion.losses import (
 
 
 def statistics(seed, channels=5):
-    draw = torch.Generator().manual_seed(seed)
-    return [torch.randn(channels, generator=draw, dtype=torch.float64), torch.rand(channels, generator=draw, dtype=torch.float64) + 0.1]
+    rng = torch.Generator().manual_seed(seed)
+    return [torch.randn(channels, generator=rng, dtype=torch.float64), torch.rand(channels, generator=rng, dtype=torch.float64) + 0.1]
 
 
 def test_equal_statistics_have_no_distance_and_no_gradient():
@@ -182,8 +182,8 @@ def test_following_the_hinge_drives_images_apart():
 
 
 def test_soft_cross_entropy_is_its_formula_and_least_at_equality():
-    draw = torch.Generator().manual_seed(0)
-    logits, targets = torch.randn(4, 3, generator=draw), torch.rand(4, 3, generator=draw)
+    rng = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(4, 3, generator=rng), torch.rand(4, 3, generator=rng)
     targets = targets / targets.sum(1, keepdim=True)
     expected = 0.0
     for row, target in zip(logits.double().tolist(), targets.tolist(), strict=True):
@@ -221,8 +221,8 @@ def test_priors_do_not_depend_on_the_number_of_images_and_are_zero_where_they_sh
 
 
 def test_the_boundary_term_is_the_divergence_where_both_agree():
-    draw = torch.Generator().manual_seed(2)
-    teacher, student = torch.randn(20, 3, generator=draw), torch.randn(20, 3, generator=draw)
+    rng = torch.Generator().manual_seed(2)
+    teacher, student = torch.randn(20, 3, generator=rng), torch.randn(20, 3, generator=rng)
     expected, agreed = 0.0, 0
     for t, s in zip(teacher.softmax(1).double(), student.softmax(1).double(), strict=True):
         if t.argmax() == s.argmax():
@@ -237,8 +237,8 @@ def test_the_boundary_term_is_the_divergence_where_both_agree():
 
 
 def test_the_divergence_is_0_at_equality_1_at_exclusion_and_symmetric():
-    draw = torch.Generator().manual_seed(0)
-    one, two = torch.randn(5, 4, generator=draw), torch.randn(5, 4, generator=draw)
+    rng = torch.Generator().manual_seed(0)
+    one, two = torch.randn(5, 4, generator=rng), torch.randn(5, 4, generator=rng)
     assert jensen_shannon(one, one + 3).item() == pytest.approx(0, abs=1e-6)
     sure = torch.tensor([[50.0, 0.0, 0.0]])
     assert jensen_shannon(sure, sure.roll(1, 1)).item() == pytest.approx(1)

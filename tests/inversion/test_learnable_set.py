@@ -19,12 +19,12 @@ def pool(teacher, settings=None, shared=SHARED, seed=0):
     return recover(teacher, settings or method(), shared, size=16, start=None, seed=seed, checkpoint=Checkpoint(None))
 
 
-def draw(name="draw"):
+def rng(name="draw"):
     return devices.generator(0, name)
 
 
 def test_an_episode_holds_distinct_images_of_distinct_classes():
-    source = draw()
+    source = rng()
     for _ in range(20):
         chosen, rows = draw_episode(6, 4, 10, 7, source)
         assert len(set(chosen.tolist())) == 4
@@ -35,7 +35,7 @@ def test_an_episode_holds_distinct_images_of_distinct_classes():
 
 
 def test_the_loss_of_an_episode_is_that_of_a_plain_loop():
-    features = torch.randn(3, 5, 4, generator=draw(), dtype=torch.float64)
+    features = torch.randn(3, 5, 4, generator=rng(), dtype=torch.float64)
     unit = features / features.norm(dim=-1, keepdim=True)
     losses, right = [], 0
     for w in range(3):
@@ -61,7 +61,7 @@ def test_the_learner_learns_what_it_faces(make_images):
 
 
 def test_difficulty_is_the_loss_with_a_gradient_for_the_images():
-    images = torch.rand(9, 3, 16, 16, generator=draw(), requires_grad=True)  # half the resolution
+    images = torch.rand(9, 3, 16, 16, generator=rng(), requires_grad=True)  # half the resolution
     learner = learner_of()
     found = learner.difficulty(images)
     enlarged = torch.nn.functional.interpolate(images, size=(32, 32), mode="bilinear", antialias=True)
@@ -84,7 +84,7 @@ def learner_of_after(images):
 
 def test_the_wait_is_the_number_of_steps_without_a_better_accuracy(monkeypatch):
     accuracies = iter([0.2, 0.5, 0.5, 0.4, 0.6, 0.6, 0.6])
-    learner, episode = learner_of(), torch.rand(9, 3, 32, 32, generator=draw())
+    learner, episode = learner_of(), torch.rand(9, 3, 32, 32, generator=rng())
     loss = learner._loss
     monkeypatch.setattr(learner, "_loss", lambda images: (loss(images)[0], next(accuracies)))
     waited = []
@@ -123,13 +123,13 @@ def test_hard_steps_make_episodes_harder(teachers):
 
 
 def test_a_teacher_of_many_classes_has_several_sets(teachers, monkeypatch):
-    started, original = [], learnable_set.Canvas.start
+    started, original = [], learnable_set.PixelParameters.start
 
-    def watch(canvas, count, size, draw):
+    def watch(canvas, count, size, rng):
         started.append((count, size))
-        original(canvas, count, size, draw)
+        original(canvas, count, size, rng)
 
-    monkeypatch.setattr(learnable_set.Canvas, "start", watch)
+    monkeypatch.setattr(learnable_set.PixelParameters, "start", watch)
     found = pool(teachers[2], method(classes=2, coarse=0.5))  # five classes
     assert started == [(8, 8), (8, 8), (4, 8)]
     assert found.labels.tolist() == [label for label in range(5) for _ in range(4)]

@@ -100,30 +100,30 @@ def test_a_view_is_drawn_as_the_settings_say(images):
         shared = InversionConfig(**{"shift": 0, "augmentation": 0.0, "region": 1.0, **changes})
         return random_view(32, shared, devices.generator(0, "view"))
 
-    assert view() == {"move": (0, 0), "region": None, "augment": None, "companions": []}
+    assert view() == {"move": (0, 0), "region": None, "augment": None, "auxiliary_teachers": []}
     assert view(region=0.5)["region"].height == 16
     moves = [random_view(32, InversionConfig(shift=2), devices.generator(seed, "view"))["move"] for seed in range(60)]
     assert {place for move in moves for place in move} == {-2, -1, 0, 1, 2}
     found = view(augmentation=2.0)["augment"](images)
-    draw = devices.generator(0, "view")
-    torch.randint(0, 1, (2,), generator=draw)
-    assert torch.equal(found, random_affine(images, draw, degrees=30.0, scale=0.3, shift=0.2))
+    rng = devices.generator(0, "view")
+    torch.randint(0, 1, (2,), generator=rng)
+    assert torch.equal(found, random_affine(images, rng, degrees=30.0, scale=0.3, shift=0.2))
 
 
 def test_companions_are_shown_the_images_and_their_statistics_compared(teachers):
     images, labels = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
     weights = InversionLossConfig()
     alone = image_terms(images, teachers[0], labels, weights)
-    both = image_terms(images, teachers[0], labels, weights, companions=teachers[1:])
-    assert "companions" not in alone
+    both = image_terms(images, teachers[0], labels, weights, auxiliary_teachers=teachers[1:])
+    assert "auxiliary_teachers" not in alone
     each = [image_terms(images, teacher, labels, weights)["batch_norm"].item() for teacher in teachers[1:]]
-    assert both["companions"].item() == pytest.approx(sum(each) / 2, rel=1e-5)
+    assert both["auxiliary_teachers"].item() == pytest.approx(sum(each) / 2, rel=1e-5)
     assert all(torch.equal(both[name], alone[name]) for name in alone)
 
 
 def test_companions_are_drawn_anew_at_every_step(teachers):
-    shared = InversionConfig(companions=1, augmentation=0.0)
-    drawn = {random_view(32, shared, torch.Generator().manual_seed(seed), teachers)["companions"][0].name for seed in range(20)}
+    shared = InversionConfig(auxiliary_teachers=1, augmentation=0.0)
+    drawn = {random_view(32, shared, torch.Generator().manual_seed(seed), teachers)["auxiliary_teachers"][0].name for seed in range(20)}
     assert drawn == {teacher.name for teacher in teachers}
-    assert random_view(32, InversionConfig(companions=0), torch.Generator(), teachers)["companions"] == []
-    assert len(random_view(32, InversionConfig(companions=9), torch.Generator(), teachers)["companions"]) == len(teachers)
+    assert random_view(32, InversionConfig(auxiliary_teachers=0), torch.Generator(), teachers)["auxiliary_teachers"] == []
+    assert len(random_view(32, InversionConfig(auxiliary_teachers=9), torch.Generator(), teachers)["auxiliary_teachers"]) == len(teachers)

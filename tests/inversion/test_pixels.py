@@ -10,7 +10,7 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import InversionConfig, InversionLossConfig, PixelInversion
 from datafree.errors import UserError
 from datafree.inversion import pixels
-from datafree.inversion.calibration import calibrated_targets
+from datafree.inversion.label_calibration import calibrated_targets
 from datafree.inversion.losses import jensen_shannon
 from datafree.inversion.pixels import Competitor, recover
 

@@ -16,12 +16,12 @@ def test_a_region_lies_inside_and_has_its_share(height, width, share, seed):
 
 
 def test_regions_reach_every_place_and_the_published_one_is_224_of_256():
-    draw = devices.generator(0, "region")
-    found = [random_region(256, 256, 0.875, draw) for _ in range(600)]
+    rng = devices.generator(0, "region")
+    found = [random_region(256, 256, 0.875, rng) for _ in range(600)]
     assert {(one.height, one.width) for one in found} == {(224, 224)}
     for sides in ({one.top for one in found}, {one.left for one in found}):
         assert sides == set(range(33))
-    assert random_region(32, 32, 1.0, draw) == Region(0, 0, 32, 32)
+    assert random_region(32, 32, 1.0, rng) == Region(0, 0, 32, 32)
 
 
 def test_a_gradient_stays_inside_the_region_as_the_mask_says():

@@ -25,8 +25,8 @@ def test_it_learns_what_the_teachers_say_and_leaves_them_alone(images, teachers,
     student = Student(teachers[:2], 1.0, 32, seed=0)
 
     def divergence(teacher):
-        answers = teacher.network(teacher.normalise(255 * images)).softmax(1)
-        return F.kl_div(student(images, teacher).log_softmax(1), answers, reduction="batchmean").item()
+        predictions = teacher.network(teacher.normalise(255 * images)).softmax(1)
+        return F.kl_div(student(images, teacher).log_softmax(1), predictions, reduction="batchmean").item()
 
     untaught = [divergence(teacher) for teacher in teachers[:2]]
     for _ in range(40):

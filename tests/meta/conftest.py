@@ -6,8 +6,8 @@ import torch
 from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import BackboneConfig, TasksConfig
+from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.meta import ARMS
-from datafree.meta.classroom import Classroom
 from datafree.meta.learner import Learner, TeacherHeads
 from datafree.tasks.episodes import sample_episodes
 from datafree.zoo.backbones import Normalise, build
@@ -37,15 +37,15 @@ def untrained(method: str = "bell", one_head: bool = False) -> Learner:
 @pytest.fixture(scope="session")
 def classroom_of(teachers, pools):
     """The classroom of a learner."""
-    return lambda learner: Classroom(teachers, pools, learner.normalise, torch.device("cpu"), torch.ones(len(teachers)))
+    return lambda learner: TeacherEnsemble(teachers, pools, learner.normalise, torch.device("cpu"), torch.ones(len(teachers)))
 
 
 @pytest.fixture
 def train(classroom_of, episodes):
     def run(arm, seed=0, checkpoint=None):
         learner = untrained(arm.method, getattr(arm, "one_head", False))
-        classroom = classroom_of(learner)
-        history = ARMS[arm.method](learner, classroom, episodes, arm, seed, checkpoint or Checkpoint(None))
+        ensemble = classroom_of(learner)
+        history = ARMS[arm.method](learner, ensemble, episodes, arm, seed, checkpoint or Checkpoint(None))
         return learner, history
 
     return run

@@ -21,9 +21,9 @@ def backbone(name="conv4_strided") -> Backbone:
 
 def task(seed=0) -> torch.Tensor:
     """Views [way, shot + query, C, H, W] of classes that differ."""
-    draw = torch.Generator().manual_seed(seed)
-    centres = torch.randn(WAY, 1, 3, 16, 16, generator=draw, dtype=torch.float64)
-    return centres + 0.7 * torch.randn(WAY, SHOT + QUERY, 3, 16, 16, generator=draw, dtype=torch.float64)
+    rng = torch.Generator().manual_seed(seed)
+    centres = torch.randn(WAY, 1, 3, 16, 16, generator=rng, dtype=torch.float64)
+    return centres + 0.7 * torch.randn(WAY, SHOT + QUERY, 3, 16, 16, generator=rng, dtype=torch.float64)
 
 
 def meta_gradient(network, rule, steps=2, second_order=True, views=None):
@@ -39,9 +39,9 @@ def meta_gradient(network, rule, steps=2, second_order=True, views=None):
 def test_the_second_order_gradient_is_that_of_finite_differences_with_batch_norm(rule, name):
     network = backbone(name)
     gradients = meta_gradient(network, rule)
-    draw = torch.Generator().manual_seed(1)
+    rng = torch.Generator().manual_seed(1)
     for _ in range(4):
-        direction = [torch.randn(p.shape, generator=draw, dtype=torch.float64) for p in network.parameters()]
+        direction = [torch.randn(p.shape, generator=rng, dtype=torch.float64) for p in network.parameters()]
         width = 1e-8  # rectifiers and pooling have kinks everywhere: no further than to the next one
 
         def at(distance, direction=direction):

@@ -9,8 +9,8 @@ import torch
 from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import ARM_TYPES
+from datafree.distillation.losses import distillation_loss
 from datafree.meta import ARMS
-from datafree.meta.losses import distillation_loss
 
 
 @pytest.fixture(params=ARMS)
@@ -62,11 +62,11 @@ def test_the_curve_ends_with_the_last_step_and_is_finite(arm, train):
 def teachers_loss(learner, classroom_of, pools) -> float:
     """How far the learner is from all teachers on the plain images of all pools."""
     learner = copy.deepcopy(learner).train()
-    classroom = classroom_of(learner)
+    ensemble = classroom_of(learner)
     with torch.no_grad():
-        views = classroom.views(torch.cat([pool.images for pool in pools]), devices.generator(0), augment=False)
+        views = ensemble.views(torch.cat([pool.images for pool in pools]), devices.generator(0), augment=False)
         logits = learner.heads(learner.backbone(views), [0, 1, 2])
-        return distillation_loss(logits, classroom.ask(views, [0, 1, 2]), 4.0).item()
+        return distillation_loss(logits, ensemble.predict(views, [0, 1, 2]), 4.0).item()
 
 
 # Arms whose heads learn from teachers; the others have none, or learn from episodes alone.

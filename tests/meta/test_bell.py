@@ -5,8 +5,8 @@ import torch
 
 from datafree import devices
 from datafree.config import BellArm, BellUpdate, Divergence, ReplayConfig
+from datafree.distillation.losses import EPISODE_SCALE, distillation_loss
 from datafree.meta import bell
-from datafree.meta.losses import EPISODE_SCALE, distillation_loss
 
 BELL = BellArm(steps=1, tasks_per_step=1, outer_learning_rate=1.0, inner_learning_rate=0.01, augment=True)
 
@@ -14,11 +14,11 @@ BELL = BellArm(steps=1, tasks_per_step=1, outer_learning_rate=1.0, inner_learnin
 def test_one_task_at_full_rate_is_a_plain_adam_step(train, fresh_learner, classroom_of, episodes):
     learner, history = train(BELL)
     start = fresh_learner().train()
-    draw = devices.generator(0, "bell", 0)
-    task = int(torch.randint(len(episodes), (1,), generator=draw))
-    classroom = classroom_of(start)
-    asked = episodes.teacher[task].unique().tolist()
-    episode, distillation = bell.task_losses(start, classroom, episodes, task, asked, BELL, draw)
+    rng = devices.generator(0, "bell", 0)
+    task = int(torch.randint(len(episodes), (1,), generator=rng))
+    ensemble = classroom_of(start)
+    queried = episodes.teacher[task].unique().tolist()
+    episode, distillation = bell.task_losses(start, ensemble, episodes, task, queried, BELL, rng)
     assert history[0]["episode"] == pytest.approx(episode.item())
     assert history[0]["distillation"] == pytest.approx(distillation.item())
     optimiser = torch.optim.Adam(start.parameters(), lr=0.01)
@@ -50,11 +50,11 @@ def test_the_outer_rate_falls_linearly_to_a_tenth(train, monkeypatch):
 
 def test_a_tasks_losses_are_of_its_own_images_and_labels(fresh_learner, classroom_of, pools, episodes):
     learner = fresh_learner().eval()
-    classroom = classroom_of(learner)
+    ensemble = classroom_of(learner)
     plain = dataclasses.replace(BELL, augment=False)
     for task in range(4):
-        asked = episodes.teacher[task].unique().tolist()
-        found, taught = bell.task_losses(learner, classroom, episodes, task, asked, plain, devices.generator(0))
+        queried = episodes.teacher[task].unique().tolist()
+        found, taught = bell.task_losses(learner, ensemble, episodes, task, queried, plain, devices.generator(0))
         rows = zip(episodes.teacher[task].tolist(), episodes.index[task].tolist(), strict=True)
         features = torch.stack([learner.features(pools[teacher].images[places]) for teacher, places in rows])
         unit = features / features.norm(dim=-1, keepdim=True)
@@ -65,9 +65,9 @@ def test_a_tasks_losses_are_of_its_own_images_and_labels(fresh_learner, classroo
         images = torch.cat(
             [pools[t].images[p] for t, p in zip(episodes.teacher[task].tolist(), episodes.index[task].tolist(), strict=True)]
         )
-        answers = classroom.ask(classroom.views(images, devices.generator(0), augment=False), asked)
-        logits = learner.heads(features.flatten(0, 1), asked)
-        assert taught.item() == pytest.approx(distillation_loss(logits, answers, plain.temperature).item(), rel=1e-3)
+        predictions = ensemble.predict(ensemble.views(images, devices.generator(0), augment=False), queried)
+        logits = learner.heads(features.flatten(0, 1), queried)
+        assert taught.item() == pytest.approx(distillation_loss(logits, predictions, plain.temperature).item(), rel=1e-3)
 
 
 def test_sequential_steps_align_gradients_as_the_expansion_says():
@@ -117,26 +117,26 @@ def test_with_adam_every_outer_step_moves_each_weight_by_about_the_rate(train, f
 
 
 def test_without_cross_tasks_a_teacher_is_asked_about_its_own_tasks_alone(train, episodes, monkeypatch):
-    asked = []
+    queried = []
 
-    def watch(learner, classroom, episodes, task, teachers, *others):
-        asked.append((task, list(teachers)))
-        return real(learner, classroom, episodes, task, teachers, *others)
+    def watch(learner, ensemble, episodes, task, teachers, *others):
+        queried.append((task, list(teachers)))
+        return real(learner, ensemble, episodes, task, teachers, *others)
 
     real = bell.task_losses
     monkeypatch.setattr(bell, "task_losses", watch)
     monkeypatch.setattr(bell.alignment, "due", lambda step, steps: False)
     train(dataclasses.replace(BELL, cross_task=False, steps=5, tasks_per_step=3))
-    assert len(asked) == 15
-    assert all(episodes.teacher[task].unique().tolist() == teachers for task, teachers in asked)
-    assert all(len(teachers) == 1 for _, teachers in asked)
-    asked.clear()
+    assert len(queried) == 15
+    assert all(episodes.teacher[task].unique().tolist() == teachers for task, teachers in queried)
+    assert all(len(teachers) == 1 for _, teachers in queried)
+    queried.clear()
     train(dataclasses.replace(BELL, steps=5, tasks_per_step=3))
-    together = [asked[place : place + 3] for place in range(0, 15, 3)]
+    together = [queried[place : place + 3] for place in range(0, 15, 3)]
     for step in together:
         everyone = episodes.teacher[[task for task, _ in step]].unique().tolist()
         assert all(teachers == everyone for _, teachers in step)
-    assert any(len(teachers) > 1 for _, teachers in asked)
+    assert any(len(teachers) > 1 for _, teachers in queried)
 
 
 def test_with_one_head_all_teachers_teach_the_same_weights(train, fresh_learner):

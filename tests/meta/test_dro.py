@@ -6,9 +6,9 @@ import torch
 from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import DroArm
+from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.errors import UserError
 from datafree.meta import dro
-from datafree.meta.classroom import Classroom
 
 ARM = DroArm(steps=30)
 
@@ -79,7 +79,7 @@ def test_spreads_are_pooled_over_each_tensor(teachers):
 
 def test_teachers_that_are_alike_are_fused_into_themselves(teachers, pools, episodes, fresh_learner):
     learner = fresh_learner("dro")
-    twins = Classroom([teachers[0]] * 3, [pools[0]] * 3, learner.normalise, torch.device("cpu"), torch.ones(3))
+    twins = TeacherEnsemble([teachers[0]] * 3, [pools[0]] * 3, learner.normalise, torch.device("cpu"), torch.ones(3))
     dro.train(learner, twins, episodes, ARM, 0, Checkpoint(None))
     for fused, own in zip(learner.backbone.parameters(), teachers[0].network.backbone.parameters(), strict=True):
         assert torch.allclose(fused, own, atol=1e-6)
@@ -98,9 +98,11 @@ def test_the_statistics_are_those_of_recovered_images(train, classroom_of, pools
 
 def test_a_teacher_that_is_not_trusted_leaves_no_trace(teachers, pools, episodes, fresh_learner):
     first, second = fresh_learner("dro"), fresh_learner("dro")
-    odds = torch.tensor([1.0, 1.0, 0.0])
-    dro.train(first, Classroom(teachers, pools, first.normalise, torch.device("cpu"), odds), episodes, ARM, 0, Checkpoint(None))
-    two = Classroom(teachers[:2], pools[:2], second.normalise, torch.device("cpu"), torch.ones(2))
+    sampling_weights = torch.tensor([1.0, 1.0, 0.0])
+    dro.train(
+        first, TeacherEnsemble(teachers, pools, first.normalise, torch.device("cpu"), sampling_weights), episodes, ARM, 0, Checkpoint(None)
+    )
+    two = TeacherEnsemble(teachers[:2], pools[:2], second.normalise, torch.device("cpu"), torch.ones(2))
     dro.train(second, two, episodes, ARM, 0, Checkpoint(None))
     for one, other in zip(first.backbone.state_dict().values(), second.backbone.state_dict().values(), strict=True):
         assert torch.equal(one, other)

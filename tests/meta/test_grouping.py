@@ -15,8 +15,8 @@ from datafree.tasks.pools import Pool
 
 def kinds(each: int, of: int) -> torch.Tensor:
     """Embeddings of several teachers of several kinds, which differ a little within a kind."""
-    draw = torch.Generator().manual_seed(0)
-    return torch.eye(of, 6, dtype=torch.float64).repeat_interleave(each, 0) + 0.1 * torch.rand(each * of, 6, generator=draw).double()
+    rng = torch.Generator().manual_seed(0)
+    return torch.eye(of, 6, dtype=torch.float64).repeat_interleave(each, 0) + 0.1 * torch.rand(each * of, 6, generator=rng).double()
 
 
 # ---- groups -----------------------------------------------------------------------------------------------------------------------------
@@ -104,9 +104,9 @@ def test_the_most_trusted_teacher_is_the_probe(classroom_of, fresh_learner, epis
     monkeypatch.setattr(
         "datafree.meta.grouping.task_embeddings", lambda probe, pools, *_: seen.append(probe.name) or torch.rand(len(pools), 4)
     )
-    classroom = dataclasses.replace(classroom_of(fresh_learner()), odds=torch.tensor([0.2, 0.5, 1.0]))
-    grouped_tasks(classroom, episodes, 2, 0)
-    assert seen == [classroom.teachers[2].name]
+    ensemble = dataclasses.replace(classroom_of(fresh_learner()), sampling_weights=torch.tensor([0.2, 0.5, 1.0]))
+    grouped_tasks(ensemble, episodes, 2, 0)
+    assert seen == [ensemble.teachers[2].name]
 
 
 def test_a_step_takes_tasks_of_one_group(train, monkeypatch):

@@ -5,8 +5,8 @@ import torch
 
 from datafree import devices
 from datafree.config import IgrArm
+from datafree.meta.episode_losses import joined, losses, prepare
 from datafree.meta.igr import regularised_loss
-from datafree.meta.lessons import joined, losses, prepare
 
 ARM = IgrArm(steps=1, augment=False)
 
@@ -15,9 +15,9 @@ ARM = IgrArm(steps=1, augment=False)
 def setting(fresh_learner, classroom_of, episodes):
     """A learner in float64 and evaluation mode, and two lessons."""
     learner = fresh_learner()
-    classroom = classroom_of(learner)
-    lessons = [prepare(classroom, episodes, task, [0, 1, 2], False, devices.generator(0)) for task in (0, 5)]
-    lessons = [dataclasses.replace(lesson, views=lesson.views.double(), answers=lesson.answers.double()) for lesson in lessons]
+    ensemble = classroom_of(learner)
+    lessons = [prepare(ensemble, episodes, task, [0, 1, 2], False, devices.generator(0)) for task in (0, 5)]
+    lessons = [dataclasses.replace(lesson, views=lesson.views.double(), predictions=lesson.predictions.double()) for lesson in lessons]
     return learner.double().eval(), lessons
 
 
@@ -47,8 +47,8 @@ def test_its_gradient_is_that_of_finite_differences(setting, training):
     arm = dataclasses.replace(ARM, regularisation=0.01)
     parameters = list(learner.parameters())
     gradients = torch.autograd.grad(regularised_loss(learner, lessons, arm), parameters)
-    draw = torch.Generator().manual_seed(2)
-    directions = [torch.randn(parameter.shape, generator=draw, dtype=torch.float64) for parameter in parameters]
+    rng = torch.Generator().manual_seed(2)
+    directions = [torch.randn(parameter.shape, generator=rng, dtype=torch.float64) for parameter in parameters]
     width = 1e-8
 
     def at(distance):

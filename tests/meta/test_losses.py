@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datafree.meta.losses import ABSENT, distillation_loss, episode_loss, prototype_logits, released_divergence
+from datafree.distillation.losses import ABSENT, distillation_loss, episode_loss, prototype_logits, released_divergence
 
 TEMPERATURES = [0.5, 1.0, 4.0]
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from datafree.config import AdaptationConfig, AdaptedPart, BackboneConfig, MamlArm
-from datafree.meta.losses import distillation_loss
+from datafree.distillation.losses import distillation_loss
 from datafree.meta.maml import SoftLabels, query_loss, soft_labels
 from datafree.tasks.episodes import episode_images
 from datafree.zoo.backbones import build
@@ -36,11 +36,11 @@ def by_kind(episodes):
 
 
 def test_a_tasks_own_teacher_is_asked_about_its_classes_in_their_order(classroom_of, fresh_learner, episodes, by_kind, pools):
-    classroom = classroom_of(fresh_learner())
+    ensemble = classroom_of(fresh_learner())
     for task in by_kind[0]:
         images = episode_images(pools, episodes, task)
-        found = soft_labels(classroom, episodes, task, classroom.normalise(images), MamlArm(distillation=0.3, temperature=2.0))
-        teacher = classroom.teachers[int(episodes.teacher[task, 0])]
+        found = soft_labels(ensemble, episodes, task, ensemble.normalise(images), MamlArm(distillation=0.3, temperature=2.0))
+        teacher = ensemble.teachers[int(episodes.teacher[task, 0])]
         with torch.no_grad():
             logits = teacher.network(teacher.normalise(images.float()))[:, episodes.label[task]]
         assert (found.share, found.temperature) == (0.3, 2.0)
@@ -49,10 +49,10 @@ def test_a_tasks_own_teacher_is_asked_about_its_classes_in_their_order(classroom
 
 
 def test_a_task_of_several_teachers_keeps_to_its_labels(classroom_of, fresh_learner, episodes, by_kind, pools):
-    classroom = classroom_of(fresh_learner())
+    ensemble = classroom_of(fresh_learner())
     for task in by_kind[1]:
-        views = classroom.normalise(episode_images(pools, episodes, task))
-        assert soft_labels(classroom, episodes, task, views, MamlArm(distillation=0.3)) is None
+        views = ensemble.normalise(episode_images(pools, episodes, task))
+        assert soft_labels(ensemble, episodes, task, views, MamlArm(distillation=0.3)) is None
 
 
 @pytest.mark.parametrize("rule", RULES, ids=["network", "head"])
@@ -65,9 +65,9 @@ def test_both_loops_distil(rule):
     torch.nn.init.zeros_(head.weight)
     torch.nn.init.zeros_(head.bias)
 
-    def loss(part, answers):
+    def loss(part, predictions):
         logits, target = head(plain(part.flatten(0, 1))), labels.repeat_interleave(part.shape[1])
-        return 0.6 * F.cross_entropy(logits, target) + 0.4 * distillation_loss(logits, answers.flatten(0, 1), 4.0)
+        return 0.6 * F.cross_entropy(logits, target) + 0.4 * distillation_loss(logits, predictions.flatten(0, 1), 4.0)
 
     everything = [*plain.parameters(), *head.parameters()] if rule.part is AdaptedPart.network else list(head.parameters())
     optimiser = torch.optim.SGD(everything, lr=rule.learning_rate)

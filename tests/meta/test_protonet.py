@@ -5,8 +5,8 @@ import torch
 
 from datafree import devices
 from datafree.config import ProtoNetArm
+from datafree.distillation.losses import EPISODE_SCALE, episode_loss
 from datafree.meta import protonet
-from datafree.meta.losses import EPISODE_SCALE, episode_loss
 from datafree.meta.protonet import mix_tasks
 
 
@@ -28,7 +28,7 @@ def test_a_mixed_task_lies_between_two_class_by_class_with_one_share():
 @pytest.mark.parametrize(("share", "times"), [(0.0, 0), (1.0, 6)])
 def test_a_share_of_the_tasks_is_mixed(train, monkeypatch, share, times):
     calls = []
-    monkeypatch.setattr(protonet, "mix_tasks", lambda first, second, draw: calls.append(1) or mix_tasks(first, second, draw))
+    monkeypatch.setattr(protonet, "mix_tasks", lambda first, second, rng: calls.append(1) or mix_tasks(first, second, rng))
     train(ProtoNetArm(steps=3, tasks_per_step=2, task_mixup=share))
     assert len(calls) == times
 
@@ -37,8 +37,8 @@ def test_one_task_is_a_plain_step_on_its_loss(train, fresh_learner, classroom_of
     arm = ProtoNetArm(steps=1, tasks_per_step=1, augment=False)
     learner, history = train(arm)
     start = fresh_learner().train()
-    draw = devices.generator(0, "protonet", 0)
-    task = int(torch.randint(len(episodes), (1,), generator=draw))
+    rng = devices.generator(0, "protonet", 0)
+    task = int(torch.randint(len(episodes), (1,), generator=rng))
     images = protonet.episode_images(classroom_of(start).pools, episodes, task)
     features = start.features(images).unflatten(0, (3, 4))
     loss = episode_loss(features[:, :2], features[:, 2:], EPISODE_SCALE)

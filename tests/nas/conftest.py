@@ -8,7 +8,7 @@ import pytest
 
 from datafree.checkpoints import Checkpoint
 from datafree.config import SposConfig
-from datafree.nas.pools import Pools
+from datafree.distillation.joined_pools import Pools
 from datafree.zoo.backbones import Normalise
 
 
@@ -21,13 +21,13 @@ class DyingCheckpoint(Checkpoint):
 
     def __init__(self, path: Path, every: int, dies: int) -> None:
         super().__init__(path, "work", seconds_between=0)
-        self.every, self.dies, self.asked = every, dies, 0
+        self.every, self.dies, self.queried = every, dies, 0
 
     def save(self, step, history, **objects):
-        self.asked += 1
-        if self.asked > self.dies:
+        self.queried += 1
+        if self.queried > self.dies:
             raise Killed
-        if self.asked % self.every == 0:
+        if self.queried % self.every == 0:
             super().save(step, history, **objects)
 
 

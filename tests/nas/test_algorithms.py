@@ -8,8 +8,8 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import ALGORITHM_TYPES, AlgorithmConfig, LimitedConfig, RelaxedConfig
 from datafree.errors import UserError
 from datafree.nas import algorithms, spaces
-from datafree.nas.found import Found
 from datafree.nas.relaxation import Alphas
+from datafree.nas.search_result import SearchResult
 
 SIZES = {
     "supernet_steps": 12, "population": 4, "generations": 3, "parents": 2, "candidates": 6, "max_macs": 250_000, "warm_up": 0.25,
@@ -26,7 +26,7 @@ def small(method: str, **changes) -> AlgorithmConfig:
     return config
 
 
-def search(pools, config: AlgorithmConfig, checkpoint: Checkpoint | None = None, seed: int = 0) -> Found:
+def search(pools, config: AlgorithmConfig, checkpoint: Checkpoint | None = None, seed: int = 0) -> SearchResult:
     space = spaces.of(config, pools.image_size, pools.image_channels)
     method = algorithms.ALGORITHMS[config.method]
     return method(space, pools, config, "nas.algorithms.mine", seed, "cpu", checkpoint or Checkpoint(None))

@@ -49,8 +49,8 @@ def _rotation(size: int) -> torch.Tensor:
 
 def test_entropy_is_that_of_the_eigenvalues_shares():
     """White channels have log C, one direction 0, and two directions of variances 3 : 1 the entropy of (3/4, 1/4)."""
-    draw = torch.Generator().manual_seed(0)
-    white = torch.randn(64, 4, 16, 16, generator=draw)
+    rng = torch.Generator().manual_seed(0)
+    white = torch.randn(64, 4, 16, 16, generator=rng)
     assert az_nas.entropy(white) == pytest.approx(math.log(4), abs=1e-3)
     assert az_nas.entropy(white[:, :1].expand(-1, 4, -1, -1)) == pytest.approx(0, abs=1e-6)
     scale = torch.tensor([3**0.5, 1, 0, 0]).view(4, 1, 1)

@@ -25,8 +25,8 @@ def double():
     with torch.no_grad():
         for alpha in alphas.slots:
             alpha.add_(torch.randn(5, generator=torch.Generator().manual_seed(3), dtype=torch.float64))
-    draw = torch.Generator().manual_seed(1)
-    images = {part: torch.randn(6, 3, 8, 8, generator=draw, dtype=torch.float64) for part in ("weights", "alphas")}
+    rng = torch.Generator().manual_seed(1)
+    images = {part: torch.randn(6, 3, 8, 8, generator=rng, dtype=torch.float64) for part in ("weights", "alphas")}
     target, teacher = torch.tensor([0, 1, 2, 0, 1, 2]), torch.zeros(6, dtype=torch.int64)
 
     def loss(part, values):
@@ -38,8 +38,8 @@ def double():
 
 
 def _inner(weights, loss, rate=0.1) -> darts.InnerStep:
-    draw = torch.Generator().manual_seed(2)
-    buffers = {name: 0.01 * torch.randn(value.shape, generator=draw, dtype=torch.float64) for name, value in list(weights.items())[::2]}
+    rng = torch.Generator().manual_seed(2)
+    buffers = {name: 0.01 * torch.randn(value.shape, generator=rng, dtype=torch.float64) for name, value in list(weights.items())[::2]}
     return darts.InnerStep(lambda values: loss("weights", values), rate, 0.9, 3e-4, buffers)
 
 

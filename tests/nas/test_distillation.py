@@ -3,11 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from datafree.distillation.agreement import own_logits, score
+from datafree.distillation.joined_pools import Pools
+from datafree.distillation.losses import distillation_loss
 from datafree.meta.learner import TeacherHeads
-from datafree.meta.losses import distillation_loss
-from datafree.nas import distillation
-from datafree.nas.distillation import own_logits, score
-from datafree.nas.pools import Pools
 
 
 def test_every_image_is_judged_by_the_head_of_its_own_teacher():

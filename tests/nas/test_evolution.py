@@ -7,7 +7,7 @@ import pytest
 from datafree.config import SposConfig
 from datafree.nas.candidates import Candidates
 from datafree.nas.evolution import course, evolve
-from datafree.nas.found import best_of, closeness, mean_rank
+from datafree.nas.search_result import best_of, closeness, mean_rank
 from datafree.nas.spaces import Genotype
 from datafree.nas.spaces.nasbench201 import NasBench201Space
 
@@ -49,14 +49,14 @@ def test_the_divergence_decides_whatever_the_agreement():
 
 
 def test_every_scored_cell_is_a_candidate_and_scored_once():
-    allowed, asked = _some(7), []
+    allowed, queried = _some(7), []
 
     def evaluate(genotype):
-        asked.append(genotype)
+        queried.append(genotype)
         return {"kl": Random(str(genotype)).random()}
 
     measures, _ = evolve(evaluate, closeness, allowed, TOY, 0)
-    assert len(asked) == len(set(asked)) == len(measures)
+    assert len(queried) == len(set(queried)) == len(measures)
     assert set(measures) <= set(allowed.listed)
 
 

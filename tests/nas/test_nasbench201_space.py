@@ -67,7 +67,7 @@ def test_the_benchmark_counts_6466_distinct_cells():
 def test_cells_with_one_canonical_form_are_one_function(genotype, data):
     """Weights tied by operation: then two cells are equal exactly if the graphs are."""
     twins = _cells_by_canonical()[space.canonical(genotype)]
-    twin = data.draw(st.sampled_from(twins))
+    twin = data.rng(st.sampled_from(twins))
     torch.testing.assert_close(_tied(genotype), _tied(twin))
 
 
@@ -157,9 +157,9 @@ def _cells_by_canonical() -> dict[str, list[Genotype]]:
 
 def _tied(genotype: Genotype) -> torch.Tensor:
     """The output of a cell in which an operation is the same on every edge: x → M tanh(x), with a random matrix M per operation."""
-    draw = torch.Generator().manual_seed(0)
-    matrices = {name: torch.randn(5, 5, generator=draw, dtype=torch.float64) for name in OPERATIONS}
-    nodes = [torch.randn(5, generator=draw, dtype=torch.float64)]
+    rng = torch.Generator().manual_seed(0)
+    matrices = {name: torch.randn(5, 5, generator=rng, dtype=torch.float64) for name in OPERATIONS}
+    nodes = [torch.randn(5, generator=rng, dtype=torch.float64)]
     for target in range(1, NODES):
         total = torch.zeros(5, dtype=torch.float64)
         for (source, end), name in zip(EDGES, genotype, strict=True):

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from datafree.distillation.joined_pools import Pools, rng, training_batch
 from datafree.errors import UserError
-from datafree.nas.pools import Pools, draw, training_batch
 from datafree.zoo.backbones import Normalise
 
 NORMALISE = Normalise([0.5] * 3, [0.25] * 3)
@@ -51,18 +51,18 @@ def test_the_split_follows_from_the_seed(joined):
 
 def test_draws_are_without_replacement_and_follow_from_their_name():
     index = torch.arange(100, 150)
-    drawn = draw(index, 20, 0, "a", 1)
+    drawn = rng(index, 20, 0, "a", 1)
     assert len(set(drawn.tolist())) == 20
     assert set(drawn.tolist()) <= set(index.tolist())
-    assert torch.equal(drawn, draw(index, 20, 0, "a", 1))
-    assert not torch.equal(drawn, draw(index, 20, 0, "a", 2))
-    assert sorted(draw(index, 1000, 0).tolist()) == index.tolist()
+    assert torch.equal(drawn, rng(index, 20, 0, "a", 1))
+    assert not torch.equal(drawn, rng(index, 20, 0, "a", 2))
+    assert sorted(rng(index, 1000, 0).tolist()) == index.tolist()
 
 
 def test_a_training_batch_mixes_teachers_and_moves_images_but_not_labels(joined):
     training, _ = joined.split(0.25, 0)
     batch = training_batch(joined, training, 32, 0, "here", 5)
-    still = joined.batch(draw(training, 32, 0, "here", 5))
+    still = joined.batch(rng(training, 32, 0, "here", 5))
     assert len(batch.teacher.unique()) == 3
     assert torch.equal(batch.teacher, still.teacher)
     assert torch.equal(batch.soft_labels, still.soft_labels)

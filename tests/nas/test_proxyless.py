@@ -21,10 +21,10 @@ class TwoSlots:
 
 
 def _alphas(space, seed: int = 3) -> Alphas:
-    alphas, draw = Alphas(space, 0).double(), torch.Generator().manual_seed(seed)
+    alphas, rng = Alphas(space, 0).double(), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for alpha in alphas.slots:
-            alpha.add_(torch.randn(len(alpha), generator=draw, dtype=torch.float64))
+            alpha.add_(torch.randn(len(alpha), generator=rng, dtype=torch.float64))
     return alphas
 
 
@@ -80,9 +80,9 @@ def test_over_all_paths_the_gates_give_the_gradient_of_the_expected_loss():
             share = alpha.softmax(0)
             gates = nn.functional.one_hot(torch.tensor(opened), len(options)) + share - share.detach()
             path.append(dict(zip(options, gates.unbind(), strict=True)))
-        odds = (probabilities[0][i] * probabilities[1][j]).item()
+        sampling_weights = (probabilities[0][i] * probabilities[1][j]).item()
         for whole, part in zip(total, torch.autograd.grad(loss(path), list(alphas.slots)), strict=True):
-            whole += odds * part
+            whole += sampling_weights * part
     for got, wanted in zip(total, expected, strict=True):
         torch.testing.assert_close(got, wanted)
 
@@ -96,10 +96,10 @@ def test_one_gate_is_open_and_two_options_are_compared():
 
 
 def test_options_are_opened_as_often_as_they_are_probable():
-    alphas, draw = _alphas(SPACE), torch.Generator().manual_seed(0)
+    alphas, rng = _alphas(SPACE), torch.Generator().manual_seed(0)
     opened = torch.zeros(5)
     for _ in range(2000):
-        choice = proxyless.draw_gates(alphas, 5, draw).path[0]
+        choice = proxyless.draw_gates(alphas, 5, rng).path[0]
         opened[SPACE.choices[0].index(max(choice, key=lambda name: choice[name].item()))] += 1
     torch.testing.assert_close(opened / 2000, alphas.probabilities()[0].detach().float(), atol=0.04, rtol=0)
 
@@ -118,10 +118,10 @@ def test_the_expected_cost_is_the_mean_over_all_cells():
     weights = [dict(zip(options, p.tolist(), strict=True)) for options, p in zip(SPACE.choices, probabilities, strict=True)]
     mean = 0.0
     for genotype in SPACE.enumerate():
-        odds = 1.0
+        sampling_weights = 1.0
         for slot, option in zip(weights, genotype, strict=True):
-            odds *= slot[option]
-        mean += odds * SPACE.macs(genotype)
+            sampling_weights *= slot[option]
+        mean += sampling_weights * SPACE.macs(genotype)
     assert proxyless.expected_cost(proxyless.cost_table(SPACE, SPACE.macs), probabilities).item() == pytest.approx(mean)
 
 

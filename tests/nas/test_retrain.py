@@ -7,8 +7,8 @@ import torch
 
 from datafree.checkpoints import Checkpoint
 from datafree.config import BackboneConfig
+from datafree.distillation.agreement import score
 from datafree.errors import UserError
-from datafree.nas.distillation import score
 from datafree.nas.retrain import retrain
 from datafree.nas.spaces.nasbench201 import NasBench201Space
 from datafree.zoo.genotypes.nasbench201 import decode

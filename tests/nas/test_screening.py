@@ -9,10 +9,10 @@ import pytest
 from datafree.checkpoints import Checkpoint
 from datafree.config import RandomConfig, SposConfig
 from datafree.devices import derive_seed
-from datafree.nas import one_shot, random_search, screening, spos
+from datafree.nas import one_shot, prefilter, random_search, spos
 from datafree.nas.candidates import Candidates, Limit
-from datafree.nas.found import MeasureTable, closeness, mean_rank
-from datafree.nas.screening import Prior
+from datafree.nas.prefilter import Prior
+from datafree.nas.search_result import MeasureTable, closeness, mean_rank
 from datafree.nas.spaces.mbconv import MbconvSpace
 from datafree.nas.spaces.nasbench201 import NasBench201Space
 from datafree.nas.zero_cost import standings, untrained
@@ -32,9 +32,9 @@ def _prior(space=SPACE, score: str = "az_nas") -> Prior:
 
 def test_the_best_of_a_draw_by_their_untrained_networks_stay():
     everything = Candidates(SPACE, [])
-    found = screening.screen(everything, _prior(), CONFIG, 0)
+    found = prefilter.screen(everything, _prior(), CONFIG, 0)
     drawn = everything.others(set(), 10, Random(derive_seed(0, "screening")))
-    values = standings("az_nas", SPACE, {cell: untrained("az_nas", SPACE, cell, 3, screening.IMAGES, 0, "cpu") for cell in drawn})
+    values = standings("az_nas", SPACE, {cell: untrained("az_nas", SPACE, cell, 3, prefilter.IMAGES, 0, "cpu") for cell in drawn})
     assert found.listed == sorted(drawn, key=values.__getitem__, reverse=True)[:3]
     assert all(cell in found for cell in found.listed)
     assert not any(cell in found for cell in drawn if cell not in found.listed)
@@ -45,19 +45,19 @@ def test_the_best_of_a_draw_by_their_untrained_networks_stay():
 def test_which_stay_does_not_depend_on_what_else_was_measured():
     everything, prior = Candidates(SPACE, []), _prior()
     prior.standings(everything.listed[:4])
-    assert screening.screen(everything, prior, CONFIG, 0).listed == screening.screen(everything, _prior(), CONFIG, 0).listed
+    assert prefilter.screen(everything, prior, CONFIG, 0).listed == prefilter.screen(everything, _prior(), CONFIG, 0).listed
 
 
 def test_screening_keeps_to_the_limits_and_at_least_one():
     limit = Limit("key", SPACE.macs(SPACE.cheapest()) + 20_000, SPACE.macs)
-    found = screening.screen(Candidates(SPACE, [limit]), _prior(), replace(CONFIG, kept=0.01), 0)
+    found = prefilter.screen(Candidates(SPACE, [limit]), _prior(), replace(CONFIG, kept=0.01), 0)
     assert len(found.listed) == 1
     assert SPACE.macs(found.listed[0]) <= limit.value
 
 
 def test_a_space_too_large_to_list_is_screened_too():
     space = MbconvSpace(8, 1, 16)
-    found = screening.screen(Candidates(space, []), _prior(space, "az_synflow"), CONFIG, 0)
+    found = prefilter.screen(Candidates(space, []), _prior(space, "az_synflow"), CONFIG, 0)
     assert len(found.listed) == 3
 
 
@@ -82,7 +82,7 @@ def test_only_what_was_kept_is_trained_and_chosen(joined, small, monkeypatch):
 def test_with_a_prior_the_first_by_both_ranks_is_found(joined, small, screened):
     small = replace(small, screened=screened)
     found = spos.search(SPACE, joined, small, "nas.algorithms.mine", 0, "cpu", Checkpoint(None))
-    known = {cell: untrained("az_synflow", SPACE, cell, max(joined.classes), screening.IMAGES, 0, "cpu") for cell in found.measures}
+    known = {cell: untrained("az_synflow", SPACE, cell, max(joined.classes), prefilter.IMAGES, 0, "cpu") for cell in found.measures}
     expected = mean_rank(closeness(found.measures), standings("az_synflow", SPACE, known))
     assert {cell: one["score"] for cell, one in found.measures.items()} == expected
     assert found.best == max(expected, key=expected.__getitem__)
@@ -107,7 +107,7 @@ def test_a_search_killed_anywhere_resumes_to_the_same_result_and_screens_once(jo
         return spos.search(SPACE, joined, small, "nas.algorithms.mine", 0, "cpu", checkpoint)
 
     expected, measured = search(Checkpoint(None)), []
-    original = screening.untrained
+    original = prefilter.untrained
     monkeypatch.setattr(screening, "untrained", lambda *given: measured.append(1) or original(*given))
     assert interrupted(search, deaths=[5, 7, 4], every=2) == expected
     assert len(measured) == 10

@@ -15,8 +15,8 @@ from datafree.errors import UserError
 from datafree.nas import spaces
 from datafree.nas.candidates import Candidates, Limit
 from datafree.nas.evolution import evolve
-from datafree.nas.found import closeness
 from datafree.nas.mixing import Supernet, new_supernet
+from datafree.nas.search_result import closeness
 from datafree.nas.spaces import SPACES, Space
 from datafree.zoo.backbones import build, parameter_count
 from datafree.zoo.backbones.slim_resnet import SlimResNet

@@ -10,11 +10,11 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import SposConfig
 from datafree.errors import UserError
 from datafree.nas import one_shot, spaces, spos
-from datafree.nas.found import Found
 from datafree.nas.mixing import Supernet
+from datafree.nas.search_result import SearchResult
 
 
-def _search(pools, config: SposConfig, checkpoint: Checkpoint | None = None, seed: int = 0) -> Found:
+def _search(pools, config: SposConfig, checkpoint: Checkpoint | None = None, seed: int = 0) -> SearchResult:
     space = spaces.of(config, pools.image_size, pools.image_channels)
     return spos.search(space, pools, config, "nas.algorithms.mine", seed, "cpu", checkpoint or Checkpoint(None))
 
@@ -112,17 +112,17 @@ def test_a_resumed_search_does_not_score_again_what_it_has_scored(joined, small,
 
 
 def test_scoring_a_candidate_takes_one_pass_over_the_held_out_images(joined, small, monkeypatch):
-    asked = Counter()
+    queried = Counter()
     original = Supernet.forward
 
     def forward(self, images, path, teacher):
-        asked[path] += len(images) if not self.training else 0
+        queried[path] += len(images) if not self.training else 0
         return original(self, images, path, teacher)
 
     monkeypatch.setattr(Supernet, "forward", forward)
     found = _search(joined, replace(small, generations=1))
     _, held_out = joined.split(small.validation, 0)
-    assert {path: count for path, count in asked.items() if count} == dict.fromkeys(found.measures, len(held_out))
+    assert {path: count for path, count in queried.items() if count} == dict.fromkeys(found.measures, len(held_out))
 
 
 def test_images_of_any_size_and_channels_are_searched(joined, small):

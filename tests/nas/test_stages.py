@@ -9,14 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from datafree import artifacts, checkpoints
+from datafree import artifacts
 from datafree.config import ALGORITHM_TYPES, SposConfig, as_tree
 from datafree.errors import UserError
-from datafree.nas.found import Found
+from datafree.nas.search_result import SearchResult
 from datafree.nas.spaces.nasbench201 import NasBench201Space
-from datafree.provenance import Job
 from datafree.stages import retrain, search
 from datafree.stages.search import joined_pools
+from datafree.workflow.job_checkpoints import checkpoint_of
+from datafree.workflow.provenance import Job
 from datafree.zoo.networks import read_backbone
 
 SEARCH = {"architecture": "json", "drawing": "png", "pareto": "png", "history": "csv", "candidates": "csv", "metrics": "json"}
@@ -59,7 +60,7 @@ def small(small):
 def eager_checkpoints(monkeypatch):
     """Every step is kept at once; returns the files that were written."""
     written = set()
-    original = checkpoints.of_job
+    original = checkpoint_of
 
     def of_job(job):
         found = original(job)
@@ -160,7 +161,7 @@ def test_every_kind_of_search_leaves_the_same_files_and_a_backbone(new_job, work
 
 def test_a_search_that_collapses_says_so(new_job, workspace, small, monkeypatch, capsys):
     collapsed = ("skip_connect",) * 6
-    result = Found(collapsed, {collapsed: {"agreement": 0.1, "kl": 2.0}}, [{"step": 1}])
+    result = SearchResult(collapsed, {collapsed: {"agreement": 0.1, "kl": 2.0}}, [{"step": 1}])
     monkeypatch.setitem(search.ALGORITHMS, "spos", lambda *_: result)
     job = new_job("search", workspace, small, SEARCH)
     search.run(job)

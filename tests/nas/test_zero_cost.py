@@ -32,8 +32,8 @@ class Plain(BlockBackbone):
 
 
 def random_cells(count: int) -> list:
-    draw = Random(3)
-    return [SPACE.sample(draw) for _ in range(count)]
+    rng = Random(3)
+    return [SPACE.sample(rng) for _ in range(count)]
 
 
 @pytest.fixture

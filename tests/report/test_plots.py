@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datafree.nas.found import LATENCY, pareto_front
+from datafree.nas.search_result import LATENCY, pareto_front
 from datafree.report import plots
 
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from datafree import artifacts
-from datafree.provenance import Job
 from datafree.stages import report_page
+from datafree.workflow.provenance import Job
 
 OUTPUTS = {
     "page": "report/report.html",

@@ -13,7 +13,7 @@ import torch
 
 from datafree.config import as_tree, resolve, select, starts_from_meta
 from datafree.data.images import ImageSet, write_image_set
-from datafree.provenance import Job
+from datafree.workflow.provenance import Job
 from datafree.zoo.manifest import Entry, read_manifest
 from datafree.zoo.teachers import empty_network
 
@@ -124,7 +124,7 @@ class Project:
             "inversion.loss",
             "inversion.shift",
             "inversion.augmentation",
-            "inversion.companions",
+            "inversion.auxiliary_teachers",
             "inversion.region",
         ]
         outputs = {"generator": "generator.safetensors", "history": "history.csv", "metrics": "metrics.json"}
@@ -137,7 +137,7 @@ class Project:
             "inversion.loss",
             "inversion.shift",
             "inversion.augmentation",
-            "inversion.companions",
+            "inversion.auxiliary_teachers",
             "inversion.region",
             "inversion.images_per_class",
         ]

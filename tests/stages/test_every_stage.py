@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from datafree import artifacts, provenance
+from datafree import artifacts
+from datafree.workflow import provenance
 
 JOBS = [
     ("teacher", "alpha"), ("teacher", "gamma"), ("meta_generator",), ("invert", "five", "beta"), ("invert", "fresh", "alpha"),

@@ -76,7 +76,7 @@ def test_without_companions_a_pool_does_not_depend_on_the_other_teachers_beyond_
     assert not any(
         "alpha" in path or "gamma" in path for value in alone.values() for path in ([value] if isinstance(value, str) else value)
     )
-    config = {**job.config, "inversion.companions": 0}
+    config = {**job.config, "inversion.auxiliary_teachers": 0}
     pools = [
         project.run(dataclasses.replace(job, config=config, inputs=inputs, outputs={n: str(tmp_path / f"{k}-{n}") for n in job.outputs}))
         for k, inputs in enumerate((job.inputs, alone))
@@ -86,8 +86,8 @@ def test_without_companions_a_pool_does_not_depend_on_the_other_teachers_beyond_
 
 
 def test_only_what_starts_from_the_meta_generator_reads_it(project, tmp_path):
-    companions = {"companion_weights", "companion_cards"}
-    assert set(project.job_of("invert", "fresh", "beta").inputs) == {"weights", "card"} | companions
+    auxiliary_teachers = {"auxiliary_weights", "auxiliary_cards"}
+    assert set(project.job_of("invert", "fresh", "beta").inputs) == {"weights", "card"} | auxiliary_teachers
     job = project.job_of("invert", "five", "beta")
     generator = project.root / job.inputs["generator"]
     zeros = {name: torch.zeros_like(value) for name, value in artifacts.read_tensors(generator).items()}

@@ -7,7 +7,7 @@ from datafree import artifacts, checkpoints
 from datafree.meta import ARMS
 from datafree.stages import episodes
 from datafree.tasks.pools import read_pool
-from datafree.tasks.trust import TeacherTrust, read_odds
+from datafree.tasks.reliability import TeacherReliability, read_sampling_weights
 from datafree.zoo.networks import read_backbone
 
 CELL = "|nor_conv_1x1~0|+|skip_connect~0|none~1|+|none~0|none~1|skip_connect~2|"
@@ -33,7 +33,7 @@ def test_a_teacher_that_is_not_trusted_takes_no_part(project, tmp_path, monkeypa
     def verdicts(pools, teachers, *, seed, device):
         weights = (1.0, 0.3, 0.0)
         return [
-            TeacherTrust(teacher.name, weight, 0.5, 0.5, 0.9, None, -3.0, "" if weight == 1 else "agreement 0.50")
+            TeacherReliability(teacher.name, weight, 0.5, 0.5, 0.9, None, -3.0, "" if weight == 1 else "agreement 0.50")
             for teacher, weight in zip(teachers, weights, strict=True)
         ]
 
@@ -45,7 +45,7 @@ def test_a_teacher_that_is_not_trusted_takes_no_part(project, tmp_path, monkeypa
     asked = artifacts.read_tensors(outputs["episodes"])["teacher"].flatten().bincount(minlength=3)
     assert bool(asked[2] == 0) is check
     assert asked[1] > 0
-    assert read_odds(outputs["trust"]).tolist() == ([1, 0.3, 0] if check else [1, 1, 1])
+    assert read_sampling_weights(outputs["trust"]).tolist() == ([1, 0.3, 0] if check else [1, 1, 1])
     found = artifacts.read_json(outputs["trust"])
     assert found["checked"] is check
     assert [row["reason"] for row in found["teachers"]] == ["", "agreement 0.50", "agreement 0.50"]
@@ -119,20 +119,20 @@ def test_a_killed_learner_goes_on_to_the_same_bytes(project, monkeypatch):
 def test_the_arm_is_given_the_learner_the_classroom_and_the_tasks_of_the_job(project, tmp_path, monkeypatch):
     given = {}
 
-    def pretend(learner, classroom, episodes, arm, seed, checkpoint):
-        given.update(learner=learner, classroom=classroom, episodes=episodes, arm=arm)
+    def pretend(learner, ensemble, episodes, arm, seed, checkpoint):
+        given.update(learner=learner, ensemble=ensemble, episodes=episodes, arm=arm)
         return [{"step": 1, "loss": 0.0}]
 
     monkeypatch.setitem(ARMS, "bell", pretend)
     job = project.job_of("learner", "bell", 0)
     project.run(dataclasses.replace(job, outputs={name: str(tmp_path / name) for name in job.outputs}))
     card = artifacts.read_json(tmp_path / "card")
-    learner, classroom = given["learner"], given["classroom"]
+    learner, ensemble = given["learner"], given["classroom"]
     assert learner.normalise.mean.flatten().tolist() == pytest.approx(card["mean"])
     assert learner.normalise.std.flatten().tolist() == pytest.approx(card["std"])
-    assert classroom.normalise is learner.normalise
-    assert [teacher.name for teacher in classroom.teachers] == ["alpha", "beta", "gamma"]
-    for teacher, pool in zip(classroom.teachers, classroom.pools, strict=True):
+    assert ensemble.normalise is learner.normalise
+    assert [teacher.name for teacher in ensemble.teachers] == ["alpha", "beta", "gamma"]
+    for teacher, pool in zip(ensemble.teachers, ensemble.pools, strict=True):
         assert pool.classes == teacher.classes
         expected = artifacts.read_tensors(project.outputs("invert", "five", teacher.name)["images"])
         assert torch.equal(pool.images, expected["images"])

@@ -119,10 +119,10 @@ def test_weights_decide_how_often_a_teacher_comes_up():
 
 
 def test_teachers_are_drawn_by_their_odds_and_each_once():
-    draw = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     first = torch.zeros(3)
     for _ in range(600):
-        drawn = random_teachers(torch.tensor([3.0, 1.0, 0.0]), 3, draw)
+        drawn = random_teachers(torch.tensor([3.0, 1.0, 0.0]), 3, rng)
         assert sorted(drawn) == [0, 1]
         first[drawn[0]] += 1
     assert first[0] / 600 == pytest.approx(0.75, abs=0.06)

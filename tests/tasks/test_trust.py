@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from datafree import devices
 from datafree.config import InversionConfig
 from datafree.data.images import ImageSet
-from datafree.inversion.adaptation import Inner, adapt, draw_pool, soft_labels
 from datafree.inversion.generator import new_generator
+from datafree.inversion.inner_loop import Inner, adapt, draw_pool, soft_labels
 from datafree.inversion.losses import BatchNormMatch
-from datafree.tasks import trust as module
+from datafree.tasks import reliability as module
 from datafree.tasks.pools import Pool
-from datafree.tasks.trust import (
+from datafree.tasks.reliability import (
     EXCUSE,
     FLOOR,
     agreement,
@@ -65,10 +65,10 @@ def test_the_kernel_is_of_centred_features_with_a_mean_diagonal_of_one():
 
 def test_agreement_is_that_of_ridge_regression_on_the_scaled_features(monkeypatch):
     monkeypatch.setattr(module, "RIDGE", 0.1)
-    draw = generator(1)
-    features = [torch.randn(40, 5, generator=draw) for _ in range(3)]
-    logits = features[1] @ torch.randn(5, 4, generator=draw) + torch.randn(40, 4, generator=draw)
-    owner, fold = torch.arange(40) % 3, torch.randint(4, (40,), generator=draw)
+    rng = generator(1)
+    features = [torch.randn(40, 5, generator=rng) for _ in range(3)]
+    logits = features[1] @ torch.randn(5, 4, generator=rng) + torch.randn(40, 4, generator=rng)
+    owner, fold = torch.arange(40) % 3, torch.randint(4, (40,), generator=rng)
     found = agreement([linear_kernel(f) for f in features], 0, logits, owner, fold)
 
     scaled = [f - f.mean(0) for f in features]
@@ -87,39 +87,39 @@ def test_agreement_is_that_of_ridge_regression_on_the_scaled_features(monkeypatc
 
 
 def test_agreement_is_full_for_what_the_others_know_and_none_for_noise():
-    draw = generator(2)
-    shared = torch.randn(200, 6, generator=draw)
-    kernels = [linear_kernel(shared @ torch.randn(6, 8, generator=draw)) for _ in range(3)]
+    rng = generator(2)
+    shared = torch.randn(200, 6, generator=rng)
+    kernels = [linear_kernel(shared @ torch.randn(6, 8, generator=rng)) for _ in range(3)]
     owner, fold = torch.arange(200) % 3, torch.arange(200) // 3 % 4
-    assert agreement(kernels, 0, shared @ torch.randn(6, 5, generator=draw), owner, fold) > 0.99
-    assert 0 <= agreement(kernels, 0, torch.randn(200, 5, generator=draw), owner, fold) < 0.1
-    heavy = 100 * torch.randn(200, 5, generator=draw).pow(9)  # a few outliers, whose fit is worse than none
+    assert agreement(kernels, 0, shared @ torch.randn(6, 5, generator=rng), owner, fold) > 0.99
+    assert 0 <= agreement(kernels, 0, torch.randn(200, 5, generator=rng), owner, fold) < 0.1
+    heavy = 100 * torch.randn(200, 5, generator=rng).pow(9)  # a few outliers, whose fit is worse than none
     assert agreement(kernels, 0, heavy, owner, fold) == 0
-    logits = shared @ torch.randn(6, 5, generator=draw)
-    same = agreement(kernels, 0, logits + torch.randn(200, 1, generator=draw), owner, fold)  # a shift of all logits means nothing
+    logits = shared @ torch.randn(6, 5, generator=rng)
+    same = agreement(kernels, 0, logits + torch.randn(200, 1, generator=rng), owner, fold)  # a shift of all logits means nothing
     assert same == pytest.approx(agreement(kernels, 0, logits, owner, fold), abs=1e-5)
 
 
 def test_what_a_teacher_says_of_its_own_pool_does_not_count():
-    draw = generator(3)
-    shared = torch.randn(90, 6, generator=draw)
+    rng = generator(3)
+    shared = torch.randn(90, 6, generator=rng)
     kernels = [linear_kernel(shared) for _ in range(3)]
-    owner, fold = torch.arange(90) % 3, torch.randint(4, (90,), generator=draw)
-    logits = shared @ torch.randn(6, 5, generator=draw)
-    spoilt = torch.where((owner == 0)[:, None], 100 * torch.randn(90, 5, generator=draw), logits)
+    owner, fold = torch.arange(90) % 3, torch.randint(4, (90,), generator=rng)
+    logits = shared @ torch.randn(6, 5, generator=rng)
+    spoilt = torch.where((owner == 0)[:, None], 100 * torch.randn(90, 5, generator=rng), logits)
     assert agreement(kernels, 0, spoilt, owner, fold) == pytest.approx(agreement(kernels, 0, logits, owner, fold))
 
 
 def test_compactness_is_the_share_of_variance_between_classes():
     labels = torch.arange(3000) % 3
-    draw = generator(4)
+    rng = generator(4)
     centres = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]])  # variance 4/3 per direction
-    features = centres[labels] + torch.randn(3000, 2, generator=draw)
+    features = centres[labels] + torch.randn(3000, 2, generator=rng)
     assert compactness(features, labels) == pytest.approx((8 / 3) / (8 / 3 + 2), abs=0.02)
     assert compactness(centres[labels], labels) == pytest.approx(1)
-    assert compactness(torch.randn(60, 2, generator=draw), torch.arange(60) % 3) < 0.1  # no more than chance
+    assert compactness(torch.randn(60, 2, generator=rng), torch.arange(60) % 3) < 0.1  # no more than chance
     assert compactness(torch.zeros(6, 2), torch.arange(6) % 3) == 0
-    assert compactness(torch.randn(5, 2, generator=draw), torch.zeros(5, dtype=torch.int64)) == 0
+    assert compactness(torch.randn(5, 2, generator=rng), torch.zeros(5, dtype=torch.int64)) == 0
 
 
 @pytest.mark.parametrize("classes", [2, 5])
@@ -280,9 +280,9 @@ def zoo(make_images):
                 network, normalise, own, steps=steps, batch_size=32, learning_rate=0.01, seed=number, device=torch.device("cpu"), label=kind
             )
         teacher = Teacher(entry.name, freeze(network), normalise, own.classes, (3, 16, 16))
-        draw = devices.generator(number, "draw")
+        rng = devices.generator(number, "draw")
         adapted = adapt(start, teacher, Inner(40, 0.01, 32), InversionConfig(shift=1, augmentation=0.0), seed=number).generator
-        found, names = draw_pool(adapted, teacher, 20, 40, draw)
+        found, names = draw_pool(adapted, teacher, 20, 40, rng)
         teachers.append(teacher)
         pools.append(Pool(found, names, soft_labels(teacher, found), own.classes))
     return teachers, pools

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from datafree.provenance import PACKAGE, code_files
+from datafree.workflow.provenance import PACKAGE, code_files
 from tests.workflow.conftest import ROOT, Project
 
 

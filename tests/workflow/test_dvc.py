@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from datafree.provenance import read_sidecar
+from datafree.workflow.provenance import read_sidecar
 from tests.workflow.conftest import Project
 
 

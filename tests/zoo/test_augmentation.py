@@ -8,35 +8,35 @@ from datafree.zoo import augmentation
 from datafree.zoo.augmentation import random_affine, random_colours
 
 
-def draw(seed=0):
+def rng(seed=0):
     return devices.generator(seed, "augmentation")
 
 
 @pytest.fixture
 def images():
-    return torch.rand(6, 3, 17, 17, generator=draw(9))
+    return torch.rand(6, 3, 17, 17, generator=rng(9))
 
 
 AUGMENTATIONS = [random_affine, random_colours]
 
 
 def test_no_strength_changes_nothing(images):
-    assert torch.allclose(random_affine(images, draw(), degrees=0, scale=0, shift=0), images, atol=1e-5)
-    assert torch.equal(random_colours(images, draw(), strength=0), images)
+    assert torch.allclose(random_affine(images, rng(), degrees=0, scale=0, shift=0), images, atol=1e-5)
+    assert torch.equal(random_colours(images, rng(), strength=0), images)
 
 
 @pytest.mark.parametrize("augment", AUGMENTATIONS)
 def test_the_same_draw_gives_the_same_view_and_another_another(images, augment):
-    assert torch.equal(augment(images, draw(1)), augment(images, draw(1)))
-    assert not torch.equal(augment(images, draw(1)), augment(images, draw(2)))
+    assert torch.equal(augment(images, rng(1)), augment(images, rng(1)))
+    assert not torch.equal(augment(images, rng(1)), augment(images, rng(2)))
 
 
 @pytest.mark.parametrize("augment", AUGMENTATIONS)
 def test_every_image_moves_by_itself(images, augment):
-    whole = augment(images, draw())
+    whole = augment(images, rng())
     changed = images.clone()
     changed[2] = 0
-    view = augment(changed, draw())
+    view = augment(changed, rng())
     others = [0, 1, 3, 4, 5]
     assert torch.equal(view[others], whole[others])
 
@@ -46,7 +46,7 @@ NOTHING = {"degrees": 0.0, "scale": 0.0, "shift": 0.0}
 
 @pytest.mark.parametrize("change", [{"degrees": 20.0}, {"scale": 0.3}, {"shift": 0.2}])
 def test_every_image_draws_its_own_rotation_scale_and_shift(images, change):
-    views = random_affine(images[:1].expand(6, -1, -1, -1), draw(), **{**NOTHING, **change})
+    views = random_affine(images[:1].expand(6, -1, -1, -1), rng(), **{**NOTHING, **change})
     assert all(not torch.allclose(views[i], views[j], atol=1e-3) for i in range(6) for j in range(i))
 
 
@@ -54,7 +54,7 @@ def test_every_image_draws_its_own_rotation_scale_and_shift(images, change):
 def test_the_batch_is_left_as_it_was_and_gradients_pass(images, augment):
     before = images.clone()
     inputs = images.requires_grad_()
-    augment(inputs, draw()).sum().backward()
+    augment(inputs, rng()).sum().backward()
     assert torch.equal(images, before)
     assert inputs.grad.abs().sum() > 0
 
@@ -63,7 +63,7 @@ def test_the_map_is_a_rotation_a_scale_and_a_shift_within_the_limits(images, mon
     seen = []
     real = torch.nn.functional.affine_grid
     monkeypatch.setattr(augmentation.F, "affine_grid", lambda theta, *a, **k: seen.append(theta) or real(theta, *a, **k))
-    random_affine(images[:1].expand(2000, -1, -1, -1), draw(), degrees=20, scale=0.3, shift=0.1)
+    random_affine(images[:1].expand(2000, -1, -1, -1), rng(), degrees=20, scale=0.3, shift=0.1)
     linear, offset = seen[0][:, :, :2], seen[0][:, :, 2]
     product = linear @ linear.transpose(1, 2)
     assert torch.allclose(product, product[:, :1, :1] * torch.eye(2), atol=1e-5)  # no shear
@@ -79,7 +79,7 @@ def test_the_map_is_a_rotation_a_scale_and_a_shift_within_the_limits(images, mon
 
 
 def test_colours_stay_within_the_strength_and_are_one_map_per_channel(images):
-    ones, zeros = random_colours(torch.ones(500, 3, 2, 2), draw(), 0.3), random_colours(torch.zeros(500, 3, 2, 2), draw(), 0.3)
+    ones, zeros = random_colours(torch.ones(500, 3, 2, 2), rng(), 0.3), random_colours(torch.zeros(500, 3, 2, 2), rng(), 0.3)
     assert (zeros == zeros[..., :1, :1]).all()
     assert zeros.abs().max() <= 0.3
     factor = ones - zeros

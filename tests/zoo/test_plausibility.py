@@ -15,17 +15,17 @@ def generator(seed=0):
 def trained_like(architecture="conv4", width=32, size=32, seed=0):
     """A network whose normalisation layers were moved and whose statistics are those of its own activations."""
     network = empty_network(Entry(architecture=Architecture(architecture, width), input=[3, size, size]), 5, seed)
-    draw = generator(seed)
+    rng = generator(seed)
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.Conv2d):  # filters of different strength, as training leaves them
-                module.weight.mul_(torch.exp(0.5 * torch.randn(len(module.weight), 1, 1, 1, generator=draw)))
+                module.weight.mul_(torch.exp(0.5 * torch.randn(len(module.weight), 1, 1, 1, generator=rng)))
             if isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
-                module.weight.mul_(1 + 0.1 * torch.randn(module.weight.shape, generator=draw))
-                module.bias.add_(0.1 * torch.randn(module.bias.shape, generator=draw))
+                module.weight.mul_(1 + 0.1 * torch.randn(module.weight.shape, generator=rng))
+                module.bias.add_(0.1 * torch.randn(module.bias.shape, generator=rng))
         network.train()
         for _ in range(40):
-            network(torch.randn(16, 3, 1, 1, generator=draw) + torch.randn(16, 3, size, size, generator=draw))
+            network(torch.randn(16, 3, 1, 1, generator=rng) + torch.randn(16, 3, size, size, generator=rng))
     return network.eval()
 
 
@@ -142,29 +142,29 @@ def test_trained_weights_with_fresh_statistics_are_found_out():
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("spoil", ["shuffled statistics", "drawn statistics", "shuffled filters"])
 def test_statistics_that_do_not_belong_to_the_weights_are_found_out(spoil, seed):
-    network, draw = trained_like(seed=seed), generator(seed)
+    network, rng = trained_like(seed=seed), generator(seed)
     with torch.no_grad():
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d) and spoil == "shuffled filters":
-                layer.weight.copy_(layer.weight[torch.randperm(len(layer.weight), generator=draw)])
+                layer.weight.copy_(layer.weight[torch.randperm(len(layer.weight), generator=rng)])
             if isinstance(layer, nn.BatchNorm2d) and spoil == "shuffled statistics":
-                order = torch.randperm(len(layer.running_var), generator=draw)
+                order = torch.randperm(len(layer.running_var), generator=rng)
                 layer.running_mean.copy_(layer.running_mean[order])
                 layer.running_var.copy_(layer.running_var[order])
             if isinstance(layer, nn.BatchNorm2d) and spoil == "drawn statistics":
-                layer.running_mean.copy_(torch.randn(layer.running_mean.shape, generator=draw))
-                layer.running_var.copy_(torch.rand(layer.running_var.shape, generator=draw) + 0.5)
+                layer.running_mean.copy_(torch.randn(layer.running_mean.shape, generator=rng))
+                layer.running_var.copy_(torch.rand(layer.running_var.shape, generator=rng) + 0.5)
     (line,) = problems(network, noise())[0]
     assert line.startswith("its BatchNorm statistics do not belong to its weights (correlation ")
 
 
 def test_the_fit_is_the_mean_correlation_of_logarithms_by_channels():
-    draw = generator(5)
+    rng = generator(5)
     layers, variances, expected = [], [], 0.0
     for channels in (40, 60):
         layer = nn.BatchNorm2d(channels)
-        layer.running_var.copy_(torch.rand(channels, generator=draw) + 0.1)
-        variance = layer.running_var * torch.exp(torch.randn(channels, generator=draw))
+        layer.running_var.copy_(torch.rand(channels, generator=rng) + 0.1)
+        variance = layer.running_var * torch.exp(torch.randn(channels, generator=rng))
         layers.append(layer)
         variances.append(variance)
         expected += channels / 100 * np.corrcoef(np.log(layer.running_var.numpy()), np.log(variance.numpy()))[0, 1]

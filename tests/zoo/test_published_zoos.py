@@ -80,8 +80,8 @@ def test_the_cifar_fs_teachers_reach_their_listed_accuracy(data, tmp_path):
     images = mosaics(data / "cifarfs_train_a.npz") | mosaics(data / "cifarfs_train_b.npz")
     furthest = 0.0
     for entry in entries:
-        draw = torch.Generator().manual_seed(listed[entry.name]["seed"])
-        held = [images[name][torch.randperm(600, generator=draw)[480:]] for name in entry.classes]
+        rng = torch.Generator().manual_seed(listed[entry.name]["seed"])
+        held = [images[name][torch.randperm(600, generator=rng)[480:]] for name in entry.classes]
         right = correct(entry, sources.fetch(entry, tmp_path, Path("unused")), held)
         assert right / 600 == pytest.approx(listed[entry.name]["val_accuracy"], abs=0.005)
         furthest = max(furthest, abs(right / 600 - listed[entry.name]["val_accuracy"]))

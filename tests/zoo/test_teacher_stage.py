@@ -4,8 +4,8 @@ import torch
 from datafree import artifacts
 from datafree.config import as_tree
 from datafree.errors import UserError
-from datafree.provenance import Job
 from datafree.stages import teacher as stage
+from datafree.workflow.provenance import Job
 from datafree.zoo.manifest import Architecture, Entry
 from datafree.zoo.teachers import empty_network, read_teacher
 

@@ -26,7 +26,7 @@ class AdaptationConfig:
 
 
 class Divergence(Enum):
-    """How far a student is from a teacher; ``released`` is what the released code of FREE computes, see datafree.meta.losses."""
+    """How far a student is from a teacher; ``released`` is what the released code of FREE computes, see datafree.distillation.losses."""
 
     kl = "kl"
     released = "released"

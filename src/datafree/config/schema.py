@@ -91,7 +91,7 @@ class InversionLossConfig:
     batch_norm: float = 5.0  # distance of batch statistics to the teacher's running statistics, relative
     diversity: float = 5.0  # hinge against images of one class that look alike
     diversity_margin: float = 0.75  # mean absolute pixel distance, in units of the normalised image, below which the hinge acts
-    companions: float = 10.0  # distance of batch statistics to those of `inversion.companions` other teachers
+    auxiliary_teachers: float = 10.0  # distance of batch statistics to those of `inversion.auxiliary_teachers` other teachers
     total_variation: float = 0.0  # squared differences of neighbouring pixels of the normalised image
     squared_norm: float = 0.0  # squared pixels of the normalised image
 
@@ -210,7 +210,7 @@ class InversionConfig:
     augmentation: float = (
         1.0  # of each image before the teacher sees it: 1 = up to 15° of rotation, 15 % of size, 10 % of the side; 0 = none
     )
-    companions: int = 1  # other teachers, drawn anew at every step, whose statistics the images must match, too; 0 = none
+    auxiliary_teachers: int = 1  # other teachers, drawn anew at every step, whose statistics the images must match, too; 0 = none
     region: float = 1.0  # share of each side that a step updates, at a random place; 1 = whole images
     loss: InversionLossConfig = field(default_factory=InversionLossConfig)
     meta_generator: MetaGeneratorConfig = field(default_factory=MetaGeneratorConfig)
@@ -329,7 +329,7 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "inversion.images_per_class": (2, None),
     "inversion.shift": (0, 16),
     "inversion.augmentation": (0, 4),
-    "inversion.companions": (0, None),
+    "inversion.auxiliary_teachers": (0, None),
     "inversion.region": (0.1, 1),
     "inversion.loss.*": (0, None),
     "inversion.meta_generator.latent": (1, None),

@@ -29,11 +29,11 @@ def episode_rows(labels: Tensor, *, way: int, shot: int, query: int, episodes: i
     The episodes depend on the labels, the counts and the seed alone, so every method meets the same ones.
     """
     members = [torch.nonzero(labels == label).flatten() for label in labels.unique().tolist()]
-    draw = devices.generator(seed, "evaluation", way, shot, query)
+    rng = devices.generator(seed, "evaluation", way, shot, query)
     chosen = []
     for _ in range(episodes):
-        classes = torch.randperm(len(members), generator=draw)[:way].tolist()
-        chosen.append(torch.stack([members[c][torch.randperm(len(members[c]), generator=draw)[: shot + query]] for c in classes]))
+        classes = torch.randperm(len(members), generator=rng)[:way].tolist()
+        chosen.append(torch.stack([members[c][torch.randperm(len(members[c]), generator=rng)[: shot + query]] for c in classes]))
     return torch.stack(chosen)
 
 

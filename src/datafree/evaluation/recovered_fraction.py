@@ -12,11 +12,11 @@ from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import DistillationArm, EvaluationConfig, TasksConfig
 from datafree.data.images import ImageSet
+from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.evaluation.baselines import backbone_features
 from datafree.evaluation.few_shot import embed, episode_accuracies, episode_rows
-from datafree.inversion.adaptation import balanced_labels, soft_labels
+from datafree.inversion.inner_loop import balanced_labels, soft_labels
 from datafree.meta import distillation
-from datafree.meta.classroom import Classroom
 from datafree.meta.learner import Learner, TeacherHeads
 from datafree.tasks.episodes import sample_episodes
 from datafree.tasks.pools import Pool
@@ -46,9 +46,13 @@ def downstream_accuracies(
     with devices.seeded_initialisation(seed):
         heads = TeacherHeads(backbone.feature_size, [len(teacher.classes) for teacher in teachers])
     learner = Learner(backbone, heads, normalise).to(device)
-    odds = torch.ones(len(teachers), dtype=torch.float64)
-    episodes = sample_episodes(pools, odds.tolist(), TasksConfig(way=2, shot=1, query=1, episodes=1), seed)  # joint distillation uses none
-    distillation.train(learner, Classroom(teachers, pools, normalise, device, odds), episodes, arm, seed, Checkpoint(None))
+    sampling_weights = torch.ones(len(teachers), dtype=torch.float64)
+    episodes = sample_episodes(
+        pools, sampling_weights.tolist(), TasksConfig(way=2, shot=1, query=1, episodes=1), seed
+    )  # joint distillation uses none
+    distillation.train(
+        learner, TeacherEnsemble(teachers, pools, normalise, device, sampling_weights), episodes, arm, seed, Checkpoint(None)
+    )
     features = embed(backbone_features(backbone, normalise, device), images.images, device)
     counts = {"way": evaluation.way, "query": evaluation.query, "episodes": evaluation.episodes}
     return {
@@ -74,10 +78,10 @@ def noise_pool(teacher: Teacher, per_class: int, size: int, seed: int) -> Pool:
     return Pool(images, balanced_labels(len(teacher.classes), count), soft_labels(teacher, images), teacher.classes)
 
 
-def smooth_noise(count: int, size: int, draw: torch.Generator) -> Tensor:
+def smooth_noise(count: int, size: int, rng: torch.Generator) -> Tensor:
     """Images uint8 [count, 3, size, size]: normal noise of several resolutions laid over itself, around mid-grey with deviation 1/4."""
     layers = [
-        F.interpolate(torch.randn(count, 3, octave, octave, generator=draw), size=(size, size), mode="bicubic", align_corners=False)
+        F.interpolate(torch.randn(count, 3, octave, octave, generator=rng), size=(size, size), mode="bicubic", align_corners=False)
         for octave in OCTAVES
     ]
     noise = torch.stack(layers).sum(0)

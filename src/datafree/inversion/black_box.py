@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import BlackBoxInversion, InversionConfig
-from datafree.inversion.adaptation import balanced_labels, batch_labels
-from datafree.inversion.canvas import CONTRAST, GREY
 from datafree.inversion.generator import Generator, new_generator
+from datafree.inversion.inner_loop import balanced_labels, batch_labels
 from datafree.inversion.objective import as_row, prior_terms, random_view, weighted
+from datafree.inversion.pixel_parameters import CONTRAST, GREY
 from datafree.inversion.recovered import Recovered
 from datafree.inversion.regions import crop
 from datafree.progress import progress, require_finite
@@ -41,7 +41,7 @@ def recover(
     start: Generator | None,
     seed: int,
     checkpoint: Checkpoint,
-    companions: Sequence[Teacher] = (),
+    auxiliary_teachers: Sequence[Teacher] = (),
 ) -> Recovered:
     """As ``recover_from_answers``, of a teacher that is asked for probabilities and nothing else; ``start`` is not used."""
     device = teacher.normalise.mean.device
@@ -76,13 +76,13 @@ def recover_from_answers(
     first, history = checkpoint.restore(generator=generator, optimiser=optimiser)
     queries = history[-1]["queries"] if history else 0
     for step in progress(range(first, method.steps), method.steps - first, "black box"):
-        draw = devices.generator(seed, "black_box", step)
-        labels = batch_labels(classes, method.batch_size, draw).to(device)
-        images = generator(torch.randn(len(labels), generator.latent, generator=draw).to(device), labels)
-        views = look(images, random_view(size, shared, draw))
+        rng = devices.generator(seed, "black_box", step)
+        labels = batch_labels(classes, method.batch_size, rng).to(device)
+        images = generator(torch.randn(len(labels), generator.latent, generator=rng).to(device), labels)
+        views = look(images, random_view(size, shared, rng))
         losses, gradient = zero_order_gradient(
             _surprise(probabilities, labels), views.detach(), directions=method.directions, smoothing=method.smoothing,
-            block=method.block, draw=draw,
+            block=method.block, rng=rng,
         )  # fmt: skip
         priors = prior_terms((images - GREY) / CONTRAST, labels, shared.loss)
         # A sum whose gradient by the views is the estimate.
@@ -105,7 +105,7 @@ def look(images: Tensor, view: dict[str, Any]) -> Tensor:
 
 
 def zero_order_gradient(
-    function: Callable[[Tensor], Tensor], images: Tensor, *, directions: int, smoothing: float, block: int, draw: torch.Generator
+    function: Callable[[Tensor], Tensor], images: Tensor, *, directions: int, smoothing: float, block: int, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Values [B] of ``function`` at images [B, C, H, W], and an estimate of its gradient there, from its values alone.
 
@@ -121,7 +121,7 @@ def zero_order_gradient(
     coarse = (channels, -(-height // block), -(-width // block))
     gradient = torch.zeros_like(images)
     for _ in range(directions):
-        direction = torch.randn(batch, *coarse, generator=draw).to(images.device)
+        direction = torch.randn(batch, *coarse, generator=rng).to(images.device)
         direction = F.interpolate(direction, scale_factor=block, mode="nearest")[..., :height, :width]
         direction = direction / direction.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         slope = (function(images + smoothing * direction) - values) / smoothing
@@ -133,8 +133,8 @@ def _surprise(probabilities: Probabilities, labels: Tensor) -> Callable[[Tensor]
     """−log of the probability of each image's label, of images in [0, 1]; what is asked about stays within black and white."""
 
     def of(images: Tensor) -> Tensor:
-        answers = probabilities(255 * images.clamp(0, 1)).float()
-        return -answers.gather(1, labels[:, None])[:, 0].clamp_min(SMALLEST_PROBABILITY).log()
+        predictions = probabilities(255 * images.clamp(0, 1)).float()
+        return -predictions.gather(1, labels[:, None])[:, 0].clamp_min(SMALLEST_PROBABILITY).log()
 
     return of
 
@@ -149,13 +149,13 @@ def _pool(
     history: list[dict[str, float]],
     seed: int,
 ) -> Recovered:
-    draw, device = devices.generator(seed, "black_box", "pool"), next(generator.parameters()).device
+    rng, device = devices.generator(seed, "black_box", "pool"), next(generator.parameters()).device
     labels = balanced_labels(classes, classes * shared.images_per_class)
-    images, answers = [], []
+    images, predictions = [], []
     for part in labels.tensor_split(max(1, round(len(labels) / method.batch_size))):
-        made = generator(torch.randn(len(part), generator.latent, generator=draw).to(device), part.to(device))
+        made = generator(torch.randn(len(part), generator.latent, generator=rng).to(device), part.to(device))
         images.append((255 * made).round().to(torch.uint8))
-        answers.append(probabilities(images[-1].float()))
+        predictions.append(probabilities(images[-1].float()))
     last = {**history[-1], "queries": history[-1]["queries"] + len(labels)}
-    soft = torch.cat(answers).cpu().to(torch.float16)
+    soft = torch.cat(predictions).cpu().to(torch.float16)
     return Recovered(torch.cat(images).cpu(), labels, soft, [*history[:-1], last])

@@ -24,10 +24,10 @@ from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import BackboneConfig, InversionConfig, LearnableSetInversion
 from datafree.errors import UserError
-from datafree.inversion.adaptation import soft_labels
-from datafree.inversion.canvas import CONTRAST, GREY, Canvas, coarse_steps, stage_share
 from datafree.inversion.generator import Generator
+from datafree.inversion.inner_loop import soft_labels
 from datafree.inversion.objective import as_row, image_terms, random_view, weighted
+from datafree.inversion.pixel_parameters import CONTRAST, GREY, PixelParameters, coarse_steps, stage_share
 from datafree.inversion.recovered import Recovered
 from datafree.progress import progress, require_finite
 from datafree.zoo.backbones import build, fitted
@@ -45,7 +45,7 @@ def recover(
     start: Generator | None,
     seed: int,
     checkpoint: Checkpoint,
-    companions: Sequence[Teacher] = (),
+    auxiliary_teachers: Sequence[Teacher] = (),
 ) -> Recovered:
     """A pool of ``shared.images_per_class`` images per class, ``size`` pixels square; ``start`` is not used.
 
@@ -63,23 +63,23 @@ def recover(
         )
     weights = replace(shared.loss, total_variation=method.total_variation, squared_norm=method.squared_norm)
     groups = torch.arange(len(teacher.classes)).tensor_split(math.ceil(len(teacher.classes) / method.classes))
-    canvas = Canvas(teacher.normalise.mean.device, method.learning_rate, betas=(0.9, 0.999))
+    canvas = PixelParameters(teacher.normalise.mean.device, method.learning_rate, betas=(0.9, 0.999))
     learner = EpisodeLearner(method, size, canvas.device, devices.derive_seed(seed, "learner"))
     first, history = checkpoint.restore(canvas=canvas, learner=learner)
     coarse = coarse_steps(method.coarse, method.steps)
     total = len(groups) * method.steps
     for turn in progress(range(first, total), total - first, f"learnable set of {teacher.name}"):
         part, step = divmod(turn, method.steps)
-        draw = devices.generator(seed, "learnable_set", part, step)
+        rng = devices.generator(seed, "learnable_set", part, step)
         if step == 0:
-            canvas.start(len(groups[part]) * per_class, size // 2 if coarse else size, draw)
+            canvas.start(len(groups[part]) * per_class, size // 2 if coarse else size, rng)
             learner.forget()
         if step == coarse > 0:
             canvas.enlarge(size)
-        chosen, rows = draw_episode(len(groups[part]), method.way, per_class, per_episode, draw)
+        chosen, rows = draw_episode(len(groups[part]), method.way, per_class, per_episode, rng)
         labels = groups[part][chosen].repeat_interleave(per_episode).to(canvas.device)
         images = canvas.images(rows.flatten())
-        view = random_view(images.shape[-1], shared, draw, companions)
+        view = random_view(images.shape[-1], shared, rng, auxiliary_teachers)
         terms = image_terms(images, teacher, labels, weights, **view)
         loss = weighted(terms, weights)
         hard = method.adversarial > 0 and step >= method.warm_up * method.steps and learner.waited >= method.patience
@@ -95,10 +95,10 @@ def recover(
     return Recovered(images, labels, soft_labels(teacher, images), history)
 
 
-def draw_episode(classes: int, way: int, per_class: int, per_episode: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+def draw_episode(classes: int, way: int, per_class: int, per_episode: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Classes int64 [at most way] of a set, and rows int64 [way, per_episode] of their images in it; a class's rows are consecutive."""
-    chosen = torch.randperm(classes, generator=draw)[:way]
-    rows = [torch.randperm(per_class, generator=draw)[:per_episode] + per_class * label for label in chosen.tolist()]
+    chosen = torch.randperm(classes, generator=rng)[:way]
+    rows = [torch.randperm(per_class, generator=rng)[:per_episode] + per_class * label for label in chosen.tolist()]
     return chosen, torch.stack(rows)
 
 

@@ -29,7 +29,7 @@ class ExtraTerm(Protocol):
     name: str
     weight: float
 
-    def term(self, images: Tensor, labels: Tensor, teacher: Teacher, draw: torch.Generator) -> Tensor: ...
+    def term(self, images: Tensor, labels: Tensor, teacher: Teacher, rng: torch.Generator) -> Tensor: ...
 
     def learn(self, images: Tensor, teacher: Teacher) -> None: ...
 
@@ -47,7 +47,7 @@ def image_terms(
     move: tuple[int, int] = (0, 0),
     region: Region | None = None,
     augment: Callable[[Tensor], Tensor] | None = None,
-    companions: Sequence[Teacher] = (),
+    auxiliary_teachers: Sequence[Teacher] = (),
     targets: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The terms of the loss, scalars before weighting, by their names in ``InversionLossConfig``; those of weight 0 may be absent.
@@ -58,7 +58,7 @@ def image_terms(
         move: the images are rolled by so many pixels (down, right) of the teacher's input before it sees them.
         region: the part of the images that counts at this step; None for all of them.
         augment: what else happens to the normalised images before the teacher sees them.
-        companions: other teachers that see the images at this step, and whose statistics should fit them, too.
+        auxiliary_teachers: other teachers that see the images at this step, and whose statistics should fit them, too.
         targets: float [B, K], probabilities to aim at instead of the labels.
     """
     shown = 255 * (images if region is None else crop(images, region))
@@ -73,9 +73,9 @@ def image_terms(
     logits, statistics = ask(teacher, seen)
     entropy = F.cross_entropy(logits.float(), labels) if targets is None else soft_cross_entropy(logits, targets)
     terms = {"cross_entropy": entropy, "batch_norm": statistics}
-    if companions:
+    if auxiliary_teachers:
         # Teachers of one domain remember the same kind of images: what all of them remember is what such images are like.
-        terms["companions"] = torch.stack([ask(one, one.normalise(shown))[1] for one in companions]).mean()
+        terms["auxiliary_teachers"] = torch.stack([ask(one, one.normalise(shown))[1] for one in auxiliary_teachers]).mean()
     return terms | prior_terms(seen, labels, weights)
 
 
@@ -89,16 +89,21 @@ def prior_terms(images: Tensor, labels: Tensor, weights: InversionLossConfig) ->
     return terms
 
 
-def random_view(size: int, shared: InversionConfig, draw: torch.Generator, companions: Sequence[Teacher] = ()) -> dict[str, Any]:
-    """``move``, ``region``, ``augment`` and ``companions`` for one step on square images of ``size`` pixels, as ``inversion`` says."""
-    down, right = torch.randint(-shared.shift, shared.shift + 1, (2,), generator=draw).tolist()
-    region = random_region(size, size, shared.region, draw) if shared.region < 1 else None
+def random_view(size: int, shared: InversionConfig, rng: torch.Generator, auxiliary_teachers: Sequence[Teacher] = ()) -> dict[str, Any]:
+    """``move``, ``region``, ``augment`` and ``auxiliary_teachers`` for one step on square images of ``size`` pixels, as ``inversion`` says."""
+    down, right = torch.randint(-shared.shift, shared.shift + 1, (2,), generator=rng).tolist()
+    region = random_region(size, size, shared.region, rng) if shared.region < 1 else None
     strength = shared.augmentation
     warp = {"degrees": strength * DEGREES, "scale": strength * SCALE, "shift": strength * SHIFT}
-    augment = functools.partial(random_affine, generator=draw, **warp) if strength else None
-    asked = companions if shared.companions else ()  # who is not asked must not change what else is drawn
-    places = torch.randperm(len(asked), generator=draw)[: shared.companions].tolist()
-    return {"move": (down, right), "region": region, "augment": augment, "companions": [companions[place] for place in places]}
+    augment = functools.partial(random_affine, generator=rng, **warp) if strength else None
+    asked = auxiliary_teachers if shared.auxiliary_teachers else ()  # who is not asked must not change what else is drawn
+    places = torch.randperm(len(asked), generator=rng)[: shared.auxiliary_teachers].tolist()
+    return {
+        "move": (down, right),
+        "region": region,
+        "augment": augment,
+        "auxiliary_teachers": [auxiliary_teachers[place] for place in places],
+    }
 
 
 def weighted(terms: Mapping[str, Tensor], weights: InversionLossConfig, extras: Sequence[ExtraTerm] = ()) -> Tensor:

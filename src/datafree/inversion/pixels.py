@@ -16,12 +16,12 @@ from torch import Tensor
 from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import InversionConfig, PixelInversion
-from datafree.inversion.adaptation import balanced_labels, soft_labels
-from datafree.inversion.calibration import calibrated_targets
-from datafree.inversion.canvas import Canvas, coarse_steps, stage_share
 from datafree.inversion.generator import Generator
+from datafree.inversion.inner_loop import balanced_labels, soft_labels
+from datafree.inversion.label_calibration import calibrated_targets
 from datafree.inversion.losses import jensen_shannon
 from datafree.inversion.objective import as_row, image_terms, random_view, weighted
+from datafree.inversion.pixel_parameters import PixelParameters, coarse_steps, stage_share
 from datafree.inversion.recovered import Recovered
 from datafree.inversion.student import Student
 from datafree.progress import progress, require_finite
@@ -39,7 +39,7 @@ def recover(
     start: Generator | None,
     seed: int,
     checkpoint: Checkpoint,
-    companions: Sequence[Teacher] = (),
+    auxiliary_teachers: Sequence[Teacher] = (),
 ) -> Recovered:
     """A pool of ``shared.images_per_class`` images per class, ``size`` pixels square; ``start`` is not used.
 
@@ -60,7 +60,7 @@ def recover(
     labels = balanced_labels(len(teacher.classes), len(teacher.classes) * shared.images_per_class)
     # Equal parts: statistics are those of a batch, and a short last batch would match them worse.
     parts = labels.tensor_split(math.ceil(len(labels) / method.batch_size))
-    canvas = Canvas(teacher.normalise.mean.device, method.learning_rate, betas=(0.5, 0.9))
+    canvas = PixelParameters(teacher.normalise.mean.device, method.learning_rate, betas=(0.5, 0.9))
     extras = [Competitor([teacher], method.competition, size, devices.derive_seed(seed, "student"))] if method.competition else []
     kept = {"canvas": canvas, **{extra.name: extra for extra in extras}}
     first, history = checkpoint.restore(**kept)
@@ -69,19 +69,19 @@ def recover(
     target, targets = labels, None
     for turn in progress(range(first, total), total - first, f"pixels of {teacher.name}"):
         (calibration, part), step = divmod(turn // method.steps, len(parts)), turn % method.steps
-        draw = devices.generator(seed, "pixels", calibration, part, step)
+        rng = devices.generator(seed, "pixels", calibration, part, step)
         if step == 0:
-            canvas.start(len(parts[part]), size // 2 if coarse else size, draw)
+            canvas.start(len(parts[part]), size // 2 if coarse else size, rng)
         if step == coarse > 0:
             canvas.enlarge(size)
         if step == 0 or turn == first:
             target = parts[part].to(canvas.device)
             targets = None if calibration == 0 else _calibrated(teacher, parts[part], canvas.finished[part]).to(canvas.device)
-        images, view = canvas.images(), random_view(canvas.pixels.shape[-1], shared, draw, companions)
-        mirrored = method.flip and bool(torch.rand((), generator=draw) < 0.5)
+        images, view = canvas.images(), random_view(canvas.pixels.shape[-1], shared, rng, auxiliary_teachers)
+        mirrored = method.flip and bool(torch.rand((), generator=rng) < 0.5)
         images = images.flip(3) if mirrored else images
         terms = image_terms(images, teacher, target, weights, targets=targets, **view)
-        terms |= {extra.name: extra.term(images, target, teacher, draw) for extra in extras}
+        terms |= {extra.name: extra.term(images, target, teacher, rng) for extra in extras}
         canvas.step(weighted(terms, weights, extras), stage_share(step, coarse, method.steps), view["region"], mirrored)
         for extra in extras:
             extra.learn(images, teacher)
@@ -103,7 +103,7 @@ class Competitor(Student):
 
     name = "competition"
 
-    def term(self, images: Tensor, labels: Tensor, teacher: Teacher, draw: torch.Generator) -> Tensor:
+    def term(self, images: Tensor, labels: Tensor, teacher: Teacher, rng: torch.Generator) -> Tensor:
         """1 − JS(teacher ‖ student) in [0, 1], of images float [B, 3, S, S] in [0, 1]."""
-        answers = teacher.network(teacher.normalise(255 * images))
-        return 1 - jensen_shannon(answers / TEMPERATURE, self(images, teacher) / TEMPERATURE)
+        predictions = teacher.network(teacher.normalise(255 * images))
+        return 1 - jensen_shannon(predictions / TEMPERATURE, self(images, teacher) / TEMPERATURE)

@@ -23,11 +23,11 @@ class Region:
     width: int
 
 
-def random_region(height: int, width: int, share: float, draw: torch.Generator) -> Region:
+def random_region(height: int, width: int, share: float, rng: torch.Generator) -> Region:
     """A uniformly random region with ``share`` (0 to 1] of each side of images of that size; at least one pixel."""
     tall, wide = max(1, round(share * height)), max(1, round(share * width))
-    top = int(torch.randint(height - tall + 1, (), generator=draw))
-    left = int(torch.randint(width - wide + 1, (), generator=draw))
+    top = int(torch.randint(height - tall + 1, (), generator=rng))
+    left = int(torch.randint(width - wide + 1, (), generator=rng))
     return Region(top, left, tall, wide)
 
 

@@ -43,7 +43,7 @@ class Student(nn.Module):
         """Logits [B, classes] of images float [B, 3, S, S] in [0, 1] for one teacher's classes."""
         return self.heads[teacher.name](self.backbone(self.normalise(255 * images)))
 
-    def term(self, images: Tensor, labels: Tensor, teacher: Teacher, draw: torch.Generator) -> Tensor:
+    def term(self, images: Tensor, labels: Tensor, teacher: Teacher, rng: torch.Generator) -> Tensor:
         """The loss of images float [B, 3, S, S] in [0, 1]: negative, the lower the more the student disagrees."""
         return boundary(teacher.network(teacher.normalise(255 * images)), self(images, teacher))
 
@@ -51,9 +51,9 @@ class Student(nn.Module):
         """One step of distillation on these images."""
         images = images.detach()
         with torch.no_grad():
-            answers = teacher.network(teacher.normalise(255 * images)).float().softmax(1)
+            predictions = teacher.network(teacher.normalise(255 * images)).float().softmax(1)
         self.optimiser.zero_grad(set_to_none=True)  # what the term has left
-        F.kl_div(F.log_softmax(self(images, teacher).float(), dim=1), answers, reduction="batchmean").backward()
+        F.kl_div(F.log_softmax(self(images, teacher).float(), dim=1), predictions, reduction="batchmean").backward()
         self.optimiser.step()
 
     def get_extra_state(self) -> dict[str, Any]:

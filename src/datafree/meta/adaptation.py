@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from datafree.config import AdaptationConfig, AdaptedPart
-from datafree.meta.losses import at_least_float32
+from datafree.distillation.losses import at_least_float32
 from datafree.zoo.backbones import Backbone
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits [B, way] and target int64 [B] → scalar

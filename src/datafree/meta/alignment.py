@@ -29,17 +29,17 @@ def of_tasks(
 
     ``loss_of`` takes a task and a generator for its views.
     """
-    draw = devices.generator(seed, "alignment", step)
-    tasks = tasks_of_teachers(episodes, draw)
-    return gradient_cosine(network, [functools.partial(loss_of, task, draw) for task in tasks])
+    rng = devices.generator(seed, "alignment", step)
+    tasks = tasks_of_teachers(episodes, rng)
+    return gradient_cosine(network, [functools.partial(loss_of, task, rng) for task in tasks])
 
 
-def tasks_of_teachers(episodes: Episodes, draw: torch.Generator) -> list[int]:
+def tasks_of_teachers(episodes: Episodes, rng: torch.Generator) -> list[int]:
     """At most ``TASKS`` episodes, each of classes of one teacher, of different teachers; mixed ones only where there are no others."""
     alone = (episodes.teacher == episodes.teacher[:, :1]).all(1)
     candidates = torch.nonzero(alone).flatten() if alone.any() else torch.arange(len(episodes))
     first_of: dict[int, int] = {}
-    for task in candidates[torch.randperm(len(candidates), generator=draw)].tolist():
+    for task in candidates[torch.randperm(len(candidates), generator=rng)].tolist():
         first_of.setdefault(int(episodes.teacher[task, 0]), task)
     return list(first_of.values())[:TASKS]
 

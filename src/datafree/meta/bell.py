@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import AdaptationConfig, AdaptedPart, BellArm, BellUpdate
+from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.meta import alignment
-from datafree.meta.classroom import Classroom
+from datafree.meta.episode_losses import joined, losses, prepare
 from datafree.meta.learner import Learner
-from datafree.meta.lessons import joined, losses, prepare
 from datafree.meta.maml import query_loss
 from datafree.progress import progress, require_finite
 from datafree.tasks.episodes import Episodes, episode_images
@@ -22,7 +22,7 @@ RELEASED_SCALE = 67.0  # of the displacement as a gradient; it matters only agai
 
 
 def train(
-    learner: Learner, classroom: Classroom, episodes: Episodes, arm: BellArm, seed: int, checkpoint: Checkpoint
+    learner: Learner, ensemble: TeacherEnsemble, episodes: Episodes, arm: BellArm, seed: int, checkpoint: Checkpoint
 ) -> list[dict[str, float]]:
     """Train ``learner`` in place by implicit gradient alignment; FREE (CVPR 2024), BELL.
 
@@ -41,22 +41,22 @@ def train(
     learner.train()
     candidates = torch.arange(len(episodes)) if arm.cross_task else tasks_of_one_teacher(episodes)
 
-    def own_loss(task: int, draw: torch.Generator) -> Tensor:
+    def own_loss(task: int, rng: torch.Generator) -> Tensor:
         own = episodes.teacher[task].unique().tolist()
-        return joined(task_losses(learner, classroom, episodes, task, own, arm, draw), arm.distillation)
+        return joined(task_losses(learner, ensemble, episodes, task, own, arm, rng), arm.distillation)
 
     for step in progress(range(start, arm.steps), arm.steps - start, "BELL"):
-        draw = devices.generator(seed, "bell", step)
+        rng = devices.generator(seed, "bell", step)
         before = [parameter.detach().clone() for parameter in learner.parameters()]
         row = {"step": step + 1, "episode": 0.0, "distillation": 0.0}
         if alignment.due(step, arm.steps):
             row |= alignment.of_tasks(learner.backbone, episodes, own_loss, seed, step)
         if released:
             inner = torch.optim.Adam(learner.parameters(), lr=arm.inner_learning_rate)
-        tasks = candidates[torch.randint(len(candidates), (arm.tasks_per_step,), generator=draw)].tolist()
+        tasks = candidates[torch.randint(len(candidates), (arm.tasks_per_step,), generator=rng)].tolist()
         for task in tasks:
-            asked = episodes.teacher[tasks if arm.cross_task else task].unique().tolist()
-            parts = task_losses(learner, classroom, episodes, task, asked, arm, draw)
+            queried = episodes.teacher[tasks if arm.cross_task else task].unique().tolist()
+            parts = task_losses(learner, ensemble, episodes, task, queried, arm, rng)
             inner.zero_grad(set_to_none=True)
             joined(parts, arm.distillation).backward()
             inner.step()
@@ -67,7 +67,7 @@ def train(
         else:
             outer_step(learner, before, arm.outer_learning_rate * (1 - 0.9 * step / max(1, arm.steps - 1)))
         if arm.replay.episodes:
-            row |= replay(learner, classroom, episodes, arm, outer, draw)
+            row |= replay(learner, ensemble, episodes, arm, outer, rng)
         require_finite("BELL", step + 1, **{name: row[name] for name in row if name != "step"})
         history.append(row)
         checkpoint.save(step + 1, history, learner=learner, inner=inner, outer=outer)
@@ -75,10 +75,10 @@ def train(
 
 
 def task_losses(
-    learner: Learner, classroom: Classroom, episodes: Episodes, task: int, asked: Sequence[int], arm: BellArm, draw: torch.Generator
+    learner: Learner, ensemble: TeacherEnsemble, episodes: Episodes, task: int, queried: Sequence[int], arm: BellArm, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """(episode loss, distillation loss from the asked teachers) of one episode, both scalars, from one forward pass."""
-    return losses(learner, prepare(classroom, episodes, task, asked, arm.augment, draw), arm)
+    return losses(learner, prepare(ensemble, episodes, task, queried, arm.augment, rng), arm)
 
 
 def tasks_of_one_teacher(episodes: Episodes) -> Tensor:
@@ -103,7 +103,7 @@ def released_step(learner: nn.Module, before: list[Tensor], outer: torch.optim.O
 
 
 def replay(
-    learner: Learner, classroom: Classroom, episodes: Episodes, arm: BellArm, outer: torch.optim.Optimizer, draw: torch.Generator
+    learner: Learner, ensemble: TeacherEnsemble, episodes: Episodes, arm: BellArm, outer: torch.optim.Optimizer, rng: torch.Generator
 ) -> dict[str, float]:
     """Second-order MAML on episodes of the pools, until as many meta-batches as ``patience`` in a row were no better than the best.
 
@@ -114,8 +114,8 @@ def replay(
     while best < 0 or without_gain < arm.replay.patience:
         outer.zero_grad(set_to_none=True)
         right = mean = 0.0
-        for task in torch.randint(len(episodes), (arm.replay.episodes,), generator=draw).tolist():
-            views = classroom.views(episode_images(classroom.pools, episodes, task), draw, arm.augment)
+        for task in torch.randint(len(episodes), (arm.replay.episodes,), generator=rng).tolist():
+            views = ensemble.views(episode_images(ensemble.pools, episodes, task), rng, arm.augment)
             loss, accuracy = query_loss(
                 learner.backbone, views.unflatten(0, (episodes.index.shape[1], -1)), episodes.shot, rule, rule.steps, second_order=True
             )

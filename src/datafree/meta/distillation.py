@@ -8,17 +8,17 @@ from torch import Tensor
 from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import DistillationArm
+from datafree.distillation.ensemble import TeacherEnsemble, mix
+from datafree.distillation.losses import distillation_loss
 from datafree.meta import alignment
-from datafree.meta.classroom import Classroom, mix
 from datafree.meta.learner import Learner
-from datafree.meta.losses import distillation_loss
 from datafree.progress import progress, require_finite
 from datafree.tasks.episodes import Episodes, episode_images
 from datafree.tasks.pools import class_rows
 
 
 def train(
-    learner: Learner, classroom: Classroom, episodes: Episodes, arm: DistillationArm, seed: int, checkpoint: Checkpoint
+    learner: Learner, ensemble: TeacherEnsemble, episodes: Episodes, arm: DistillationArm, seed: int, checkpoint: Checkpoint
 ) -> list[dict[str, float]]:
     """Distil every teacher into the learner's shared backbone, each through its own head; changes ``learner`` in place.
 
@@ -32,31 +32,33 @@ def train(
     learner.train()
 
     # In the order of the pool where all of it is used.
-    used = [torch.cat([rows[: arm.pool or None] for rows in class_rows(pool)]).sort().values for pool in classroom.pools]
+    used = [torch.cat([rows[: arm.pool or None] for rows in class_rows(pool)]).sort().values for pool in ensemble.pools]
 
-    def own_loss(task: int, draw: torch.Generator) -> Tensor:
-        views, own = classroom.views(episode_images(classroom.pools, episodes, task), draw, arm.augment), episodes.teacher[task].unique()
-        return distillation_loss(learner.heads(learner.backbone(views), own.tolist()), classroom.ask(views, own.tolist()), arm.temperature)
+    def own_loss(task: int, rng: torch.Generator) -> Tensor:
+        views, own = ensemble.views(episode_images(ensemble.pools, episodes, task), rng, arm.augment), episodes.teacher[task].unique()
+        return distillation_loss(
+            learner.heads(learner.backbone(views), own.tolist()), ensemble.predict(views, own.tolist()), arm.temperature
+        )
 
     for step in progress(range(start, arm.steps), arm.steps - start, "distillation"):
-        draw = devices.generator(seed, "distillation", step)
+        rng = devices.generator(seed, "distillation", step)
         measured = alignment.due(step, arm.steps)
         cosine = alignment.of_tasks(learner.backbone, episodes, own_loss, seed, step) if measured else {}
-        chosen = classroom.draw_teachers(arm.teachers_per_step, draw)
-        rows = [used[t][torch.randint(len(used[t]), (arm.images_per_teacher,), generator=draw)] for t in chosen]
-        images = torch.cat([classroom.pools[t].images[of_teacher] for t, of_teacher in zip(chosen, rows, strict=True)])
-        views = classroom.views(images, draw, arm.augment)
+        chosen = ensemble.draw_teachers(arm.teachers_per_step, rng)
+        rows = [used[t][torch.randint(len(used[t]), (arm.images_per_teacher,), generator=rng)] for t in chosen]
+        images = torch.cat([ensemble.pools[t].images[of_teacher] for t, of_teacher in zip(chosen, rows, strict=True)])
+        views = ensemble.views(images, rng, arm.augment)
         if arm.mixup and step % 2:
-            views = mix(views, draw)
-        answers = classroom.ask(views, chosen)
+            views = mix(views, rng)
+        predictions = ensemble.predict(views, chosen)
         logits = learner.heads(learner.backbone(views), chosen)
-        loss = distillation_loss(logits, answers, arm.temperature)
+        loss = distillation_loss(logits, predictions, arm.temperature)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
         schedule.step()
         if step % 10 == 0 or measured:
-            agreement = (logits.argmax(-1) == answers.argmax(-1)).float().mean().item()
+            agreement = (logits.argmax(-1) == predictions.argmax(-1)).float().mean().item()
             history.append({"step": step + 1, "distillation": loss.item(), "agreement": agreement, **cosine})
             require_finite("distillation", step + 1, loss=loss.item())
         checkpoint.save(step + 1, history, learner=learner, optimiser=optimiser, schedule=schedule)

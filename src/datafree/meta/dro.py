@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import DroArm
+from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.errors import UserError
-from datafree.meta.classroom import Classroom
 from datafree.meta.learner import Learner
 from datafree.progress import progress, require_finite
 from datafree.tasks.episodes import Episodes
@@ -34,7 +34,7 @@ class HyperNetwork(nn.Module):
 
 
 def train(
-    learner: Learner, classroom: Classroom, episodes: Episodes, arm: DroArm, seed: int, checkpoint: Checkpoint
+    learner: Learner, ensemble: TeacherEnsemble, episodes: Episodes, arm: DroArm, seed: int, checkpoint: Checkpoint
 ) -> list[dict[str, float]]:
     """Fill the backbone of ``learner`` with fused weights; Wang et al., "Meta-Learning without Data via Wasserstein
     Distributionally-Robust Model Fusion", UAI 2022.
@@ -48,8 +48,8 @@ def train(
     Raises:
         UserError: the teachers or the learner are of different architectures.
     """
-    trusted = torch.nonzero(classroom.odds > 0).flatten().tolist()
-    networks = [classroom.teachers[index].network.backbone for index in trusted]
+    trusted = torch.nonzero(ensemble.sampling_weights > 0).flatten().tolist()
+    networks = [ensemble.teachers[index].network.backbone for index in trusted]
     if len({str(network) for network in [*networks, learner.backbone]}) > 1:
         raise UserError(
             "method dro: only networks of one architecture can be fused; expected `backbone` and every teacher to have the same"
@@ -63,8 +63,8 @@ def train(
     start, history = checkpoint.restore(hyper=hyper, optimiser=optimiser)
     lower, upper = parted(len(trusted), arm.held_out, devices.generator(seed, "dro", "parts"))
     for step in progress(range(start, arm.steps), arm.steps - start, "dro"):
-        draw = devices.generator(seed, "dro", step)
-        first, second = (part[int(torch.randint(len(part), (), generator=draw))] for part in (lower, upper))
+        rng = devices.generator(seed, "dro", step)
+        first, second = (part[int(torch.randint(len(part), (), generator=rng))] for part in (lower, upper))
         loss = two_level_gradient(hyper, targets, first, second, arm)
         optimiser.step()
         require_finite("dro", step + 1, loss=loss)
@@ -75,7 +75,7 @@ def train(
         sizes = [parameter.numel() for parameter in learner.backbone.parameters()]
         for parameter, values in zip(learner.backbone.parameters(), fused.split(sizes), strict=True):
             parameter.copy_(values.view(parameter.shape))
-    take_statistics(learner, classroom, devices.generator(seed, "dro", "statistics"))
+    take_statistics(learner, ensemble, devices.generator(seed, "dro", "statistics"))
     return history
 
 
@@ -125,15 +125,15 @@ def spreads(network: nn.Module, stacked: Tensor) -> Tensor:
     return torch.cat([variance.mean().sqrt().clamp_min(1e-8).expand(len(variance)) for variance in variances])
 
 
-def parted(count: int, share: float, draw: torch.Generator) -> tuple[list[int], list[int]]:
+def parted(count: int, share: float, rng: torch.Generator) -> tuple[list[int], list[int]]:
     """(lower, upper): ``share`` of the indices, at least one, for the upper level; a single index serves both."""
-    order = torch.randperm(count, generator=draw).tolist()
+    order = torch.randperm(count, generator=rng).tolist()
     cut = min(max(1, round(share * count)), max(1, count - 1))
     return order[cut:] or order, order[:cut]
 
 
 @torch.no_grad()
-def take_statistics(learner: Learner, classroom: Classroom, draw: torch.Generator) -> None:
+def take_statistics(learner: Learner, ensemble: TeacherEnsemble, rng: torch.Generator) -> None:
     """Replace BatchNorm's running statistics by the means over batches of recovered images of trusted teachers."""
     norms = [module for module in learner.backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
@@ -141,10 +141,12 @@ def take_statistics(learner: Learner, classroom: Classroom, draw: torch.Generato
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over the batches
     learner.train()
-    pools = [pool for pool, odds in zip(classroom.pools, classroom.odds.tolist(), strict=True) if odds > 0]
+    pools = [
+        pool for pool, sampling_weights in zip(ensemble.pools, ensemble.sampling_weights.tolist(), strict=True) if sampling_weights > 0
+    ]
     images = torch.cat([pool.images for pool in pools])
     for _ in range(STATISTICS_BATCHES):
-        chosen = images[torch.randint(len(images), (STATISTICS_BATCH,), generator=draw)]
-        learner.backbone(classroom.views(chosen, draw, augment=False))
+        chosen = images[torch.randint(len(images), (STATISTICS_BATCH,), generator=rng)]
+        learner.backbone(ensemble.views(chosen, rng, augment=False))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

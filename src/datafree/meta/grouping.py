@@ -11,26 +11,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datafree import devices
+from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.meta.adaptation import fit_head, linear
-from datafree.meta.classroom import Classroom
 from datafree.tasks.episodes import Episodes
 from datafree.tasks.pools import Pool
-from datafree.tasks.trust import balanced_rows
+from datafree.tasks.reliability import balanced_rows
 from datafree.zoo.teachers import Teacher
 
 IMAGES = 60  # of a pool, whose gradients make up its embedding; each costs a step on one image
 HEAD_STEPS, HEAD_RATE = 50, 0.5  # of a new head on unit-length features: the probe has none for the pool's classes
 
 
-def grouped_tasks(classroom: Classroom, episodes: Episodes, count: int, seed: int) -> list[Tensor]:
+def grouped_tasks(ensemble: TeacherEnsemble, episodes: Episodes, count: int, seed: int) -> list[Tensor]:
     """The tasks of one teacher each, int64, in at most ``count`` groups of unlike teachers; no group is empty.
 
     The probe is the teacher that is trusted most, the first of several; the paper's is a network that was trained on ImageNet.
     """
     alone = torch.nonzero((episodes.teacher == episodes.teacher[:, :1]).all(1)).flatten()
     present = episodes.teacher[alone, 0].unique().tolist()
-    probe = classroom.teachers[int(classroom.odds.argmax())]
-    embeddings = task_embeddings(probe, [classroom.pools[index] for index in present], seed, classroom.device)
+    probe = ensemble.teachers[int(ensemble.sampling_weights.argmax())]
+    embeddings = task_embeddings(probe, [ensemble.pools[index] for index in present], seed, ensemble.device)
     group_of = dict(zip(present, unlike_groups(dissimilarity(embeddings), count, seed), strict=True))
     group = torch.tensor([group_of[index] for index in episodes.teacher[alone, 0].tolist()])
     return [alone[group == number] for number in group.unique().tolist()]

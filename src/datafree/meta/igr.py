@@ -11,17 +11,17 @@ from torch.func import functional_call
 from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import IgrArm
+from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.meta import alignment
-from datafree.meta.classroom import Classroom
+from datafree.meta.episode_losses import Lesson, joined, losses, prepare
 from datafree.meta.grouping import grouped_tasks
 from datafree.meta.learner import Learner
-from datafree.meta.lessons import Lesson, joined, losses, prepare
 from datafree.progress import progress, require_finite
 from datafree.tasks.episodes import Episodes
 
 
 def train(
-    learner: Learner, classroom: Classroom, episodes: Episodes, arm: IgrArm, seed: int, checkpoint: Checkpoint
+    learner: Learner, ensemble: TeacherEnsemble, episodes: Episodes, arm: IgrArm, seed: int, checkpoint: Checkpoint
 ) -> list[dict[str, float]]:
     """Train ``learner`` in place; the regulariser of TGR (Wei et al., ICML 2024, arXiv 2405.16560).
 
@@ -34,18 +34,18 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, arm.learning_rate, total_steps=max(arm.steps, 2))
     start, history = checkpoint.restore(learner=learner, optimiser=optimiser, schedule=schedule)
     learner.train()
-    groups = grouped_tasks(classroom, episodes, arm.groups, seed) if arm.groups else [torch.arange(len(episodes))]
+    groups = grouped_tasks(ensemble, episodes, arm.groups, seed) if arm.groups else [torch.arange(len(episodes))]
 
-    def own_loss(task: int, draw: torch.Generator) -> Tensor:
+    def own_loss(task: int, rng: torch.Generator) -> Tensor:
         own = episodes.teacher[task].unique().tolist()
-        return joined(losses(learner, prepare(classroom, episodes, task, own, arm.augment, draw), arm), arm.distillation)
+        return joined(losses(learner, prepare(ensemble, episodes, task, own, arm.augment, rng), arm), arm.distillation)
 
     for step in progress(range(start, arm.steps), arm.steps - start, "igr"):
-        draw = devices.generator(seed, "igr", step)
+        rng = devices.generator(seed, "igr", step)
         agreement = alignment.of_tasks(learner.backbone, episodes, own_loss, seed, step) if alignment.due(step, arm.steps) else {}
-        tasks = draw_tasks(groups, arm.tasks_per_step, draw)
-        asked = episodes.teacher[tasks].unique().tolist()
-        loss = regularised_loss(learner, [prepare(classroom, episodes, task, asked, arm.augment, draw) for task in tasks], arm)
+        tasks = draw_tasks(groups, arm.tasks_per_step, rng)
+        queried = episodes.teacher[tasks].unique().tolist()
+        loss = regularised_loss(learner, [prepare(ensemble, episodes, task, queried, arm.augment, rng) for task in tasks], arm)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -56,13 +56,13 @@ def train(
     return history
 
 
-def draw_tasks(groups: Sequence[Tensor], count: int, draw: torch.Generator) -> list[int]:
+def draw_tasks(groups: Sequence[Tensor], count: int, rng: torch.Generator) -> list[int]:
     """Tasks of one group, which comes up as often as it has tasks."""
     if len(groups) > 1:
-        chosen = groups[int(torch.multinomial(torch.tensor([float(len(group)) for group in groups]), 1, generator=draw))]
+        chosen = groups[int(torch.multinomial(torch.tensor([float(len(group)) for group in groups]), 1, generator=rng))]
     else:
         (chosen,) = groups
-    return chosen[torch.randint(len(chosen), (count,), generator=draw)].tolist()
+    return chosen[torch.randint(len(chosen), (count,), generator=rng)].tolist()
 
 
 def regularised_loss(learner: Learner, lessons: list[Lesson], arm: IgrArm) -> Tensor:
@@ -78,6 +78,6 @@ def regularised_loss(learner: Learner, lessons: list[Lesson], arm: IgrArm) -> Te
         moved = {
             name: value - arm.regularisation * (m - g) for name, value, m, g in zip(names, values, mean, gradient, strict=True)
         }  # fmt: skip
-        there = losses(lambda views, asked, moved=moved: functional_call(learner, moved, (views, asked)), lesson, arm)
+        there = losses(lambda views, queried, moved=moved: functional_call(learner, moved, (views, queried)), lesson, arm)
         total = total + joined(there, arm.distillation) / len(lessons)
     return total

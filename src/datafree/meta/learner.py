@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from datafree.meta.losses import ABSENT, at_least_float32
+from datafree.distillation.losses import ABSENT, at_least_float32
 from datafree.zoo.backbones import Backbone, Normalise
 
 
@@ -26,11 +26,11 @@ class TeacherHeads(nn.Module):
         absent = torch.arange(max(classes))[None, :] >= torch.tensor(list(classes))[:, None]
         self.register_buffer("absent", absent, persistent=False)
 
-    def forward(self, features: Tensor, asked: Sequence[int]) -> Tensor:
+    def forward(self, features: Tensor, queried: Sequence[int]) -> Tensor:
         """features [B, D] → logits [B, asked, most classes] of the asked teachers' heads; ``ABSENT`` where a teacher has fewer."""
-        heads = [0] * len(asked) if self.shared else list(asked)
+        heads = [0] * len(queried) if self.shared else list(queried)
         logits = at_least_float32(torch.einsum("bd,tkd->btk", features, self.weight[heads])) + self.bias[heads]
-        return logits.masked_fill(self.absent[list(asked)], ABSENT)
+        return logits.masked_fill(self.absent[list(queried)], ABSENT)
 
 
 class Learner(nn.Module):
@@ -42,10 +42,10 @@ class Learner(nn.Module):
         self.heads = heads
         self.normalise = normalise
 
-    def forward(self, views: Tensor, asked: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def forward(self, views: Tensor, queried: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Normalised images [B, C, H, W] → features [B, D], at least float32, and the logits of the asked teachers' heads."""
         features = at_least_float32(self.backbone(views))
-        return features, self.heads(features, asked)
+        return features, self.heads(features, queried)
 
     def features(self, images: Tensor) -> Tensor:
         """uint8 [B, C, H, W] → [B, D]."""

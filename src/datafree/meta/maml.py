@@ -11,19 +11,19 @@ from torch.nn import functional as F
 from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import AdaptationConfig, MamlArm
+from datafree.distillation.ensemble import TeacherEnsemble
+from datafree.distillation.losses import SMALLEST_PROBABILITY, distillation_loss
 from datafree.meta import alignment
 from datafree.meta.adaptation import Loss, adapt
-from datafree.meta.classroom import Classroom
+from datafree.meta.episode_losses import joined
 from datafree.meta.learner import Learner
-from datafree.meta.lessons import joined
-from datafree.meta.losses import SMALLEST_PROBABILITY, distillation_loss
 from datafree.progress import progress, require_finite
 from datafree.tasks.episodes import Episodes, episode_images
 from datafree.zoo.backbones import Backbone
 
 
 def train(
-    learner: Learner, classroom: Classroom, episodes: Episodes, arm: MamlArm, seed: int, checkpoint: Checkpoint
+    learner: Learner, ensemble: TeacherEnsemble, episodes: Episodes, arm: MamlArm, seed: int, checkpoint: Checkpoint
 ) -> list[dict[str, float]]:
     """Train the backbone of ``learner`` in place; Finn et al., ICML 2017, and Raghu et al. (ANIL), ICLR 2020.
 
@@ -39,20 +39,20 @@ def train(
     start, history = checkpoint.restore(learner=learner, optimiser=optimiser, schedule=schedule)
     learner.train()
 
-    def of_task(task: int, draw: torch.Generator) -> tuple[Tensor, float]:
-        views = classroom.views(episode_images(classroom.pools, episodes, task), draw, arm.augment)
-        soft = soft_labels(classroom, episodes, task, views, arm) if arm.distillation else None
+    def of_task(task: int, rng: torch.Generator) -> tuple[Tensor, float]:
+        views = ensemble.views(episode_images(ensemble.pools, episodes, task), rng, arm.augment)
+        soft = soft_labels(ensemble, episodes, task, views, arm) if arm.distillation else None
         by_class = views.unflatten(0, (episodes.index.shape[1], -1))
         return query_loss(learner.backbone, by_class, episodes.shot, arm.adaptation, arm.inner_steps, arm.second_order, soft)
 
     for step in progress(range(start, arm.steps), arm.steps - start, arm.method):
-        draw = devices.generator(seed, arm.method, step)
+        rng = devices.generator(seed, arm.method, step)
         row = {"step": step + 1, "query_loss": 0.0, "query_accuracy": 0.0}
         if alignment.due(step, arm.steps):
             row |= alignment.of_tasks(learner.backbone, episodes, lambda task, views: of_task(task, views)[0], seed, step)
         optimiser.zero_grad(set_to_none=True)
-        for task in torch.randint(len(episodes), (arm.tasks_per_step,), generator=draw).tolist():
-            loss, right = of_task(task, draw)
+        for task in torch.randint(len(episodes), (arm.tasks_per_step,), generator=rng).tolist():
+            loss, right = of_task(task, rng)
             (loss / arm.tasks_per_step).backward()
             row["query_loss"] += loss.item() / arm.tasks_per_step
             row["query_accuracy"] += right / arm.tasks_per_step
@@ -77,20 +77,20 @@ class SoftLabels:
 
     def loss_of(self, part: slice) -> Loss:
         """The loss of logits for the images ``part`` of every class."""
-        answers = self.probabilities[:, part].flatten(0, 1)
+        predictions = self.probabilities[:, part].flatten(0, 1)
 
         def loss(logits: Tensor, target: Tensor) -> Tensor:
-            return joined((F.cross_entropy(logits, target), distillation_loss(logits, answers, self.temperature)), self.share)
+            return joined((F.cross_entropy(logits, target), distillation_loss(logits, predictions, self.temperature)), self.share)
 
         return loss
 
 
-def soft_labels(classroom: Classroom, episodes: Episodes, task: int, views: Tensor, arm: MamlArm) -> SoftLabels | None:
+def soft_labels(ensemble: TeacherEnsemble, episodes: Episodes, task: int, views: Tensor, arm: MamlArm) -> SoftLabels | None:
     """The soft labels of a task's views [way · (shot + query), C, H, W] by its own teacher; None where several teachers share the task."""
     teachers, labels = episodes.teacher[task].unique().tolist(), episodes.label[task]
     if len(teachers) > 1:
         return None
-    known = classroom.ask(views, teachers)[:, 0, labels.to(views.device)].clamp_min(SMALLEST_PROBABILITY)
+    known = ensemble.predict(views, teachers)[:, 0, labels.to(views.device)].clamp_min(SMALLEST_PROBABILITY)
     probabilities = (known / known.sum(1, keepdim=True)).unflatten(0, (len(labels), -1))
     return SoftLabels(probabilities, arm.distillation, arm.temperature)
 

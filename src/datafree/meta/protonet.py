@@ -10,16 +10,16 @@ from torch import Tensor
 from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import ProtoNetArm
+from datafree.distillation.ensemble import TeacherEnsemble
+from datafree.distillation.losses import EPISODE_SCALE, at_least_float32, episode_loss
 from datafree.meta import alignment
-from datafree.meta.classroom import Classroom
 from datafree.meta.learner import Learner
-from datafree.meta.losses import EPISODE_SCALE, at_least_float32, episode_loss
 from datafree.progress import progress, require_finite
 from datafree.tasks.episodes import Episodes, episode_images
 
 
 def train(
-    learner: Learner, classroom: Classroom, episodes: Episodes, arm: ProtoNetArm, seed: int, checkpoint: Checkpoint
+    learner: Learner, ensemble: TeacherEnsemble, episodes: Episodes, arm: ProtoNetArm, seed: int, checkpoint: Checkpoint
 ) -> list[dict[str, float]]:
     """Train the backbone of ``learner`` in place on episodes alone; Snell et al., NeurIPS 2017, on unit-length features.
 
@@ -31,24 +31,24 @@ def train(
     start, history = checkpoint.restore(learner=learner, optimiser=optimiser, schedule=schedule)
     learner.train()
 
-    def features_of(task: int, draw: torch.Generator) -> Tensor:
-        views = classroom.views(episode_images(classroom.pools, episodes, task), draw, arm.augment)
+    def features_of(task: int, rng: torch.Generator) -> Tensor:
+        views = ensemble.views(episode_images(ensemble.pools, episodes, task), rng, arm.augment)
         return at_least_float32(learner.backbone(views)).unflatten(0, (episodes.index.shape[1], -1))
 
     def loss_of(features: Tensor) -> Tensor:
         return episode_loss(features[:, : episodes.shot], features[:, episodes.shot :], EPISODE_SCALE)
 
     for step in progress(range(start, arm.steps), arm.steps - start, "protonet"):
-        draw = devices.generator(seed, "protonet", step)
+        rng = devices.generator(seed, "protonet", step)
         row = {"step": step + 1, "episode": 0.0}
         if alignment.due(step, arm.steps):
             row |= alignment.of_tasks(learner.backbone, episodes, lambda task, views: loss_of(features_of(task, views)), seed, step)
         optimiser.zero_grad(set_to_none=True)
-        for task in torch.randint(len(episodes), (arm.tasks_per_step,), generator=draw).tolist():
-            features = features_of(task, draw)
-            if arm.task_mixup and torch.rand((), generator=draw) < arm.task_mixup:
-                partner = int(torch.randint(len(episodes), (), generator=draw))
-                features = mix_tasks(features, features_of(partner, draw), draw)
+        for task in torch.randint(len(episodes), (arm.tasks_per_step,), generator=rng).tolist():
+            features = features_of(task, rng)
+            if arm.task_mixup and torch.rand((), generator=rng) < arm.task_mixup:
+                partner = int(torch.randint(len(episodes), (), generator=rng))
+                features = mix_tasks(features, features_of(partner, rng), rng)
             loss = loss_of(features)
             (loss / arm.tasks_per_step).backward()
             row["episode"] += loss.item() / arm.tasks_per_step
@@ -60,10 +60,10 @@ def train(
     return history
 
 
-def mix_tasks(first: Tensor, second: Tensor, draw: torch.Generator) -> Tensor:
+def mix_tasks(first: Tensor, second: Tensor, rng: torch.Generator) -> Tensor:
     """A new task: class w is λ · class w of the first + (1 − λ) · class w of the second, image by image, in feature space.
 
     Both [way, shot + query, D]; λ ~ Beta(½, ½), one for the task. TEAPOT (arXiv 2311.14756), without its selection of teachers.
     """
-    share = math.sin(math.pi / 2 * float(torch.rand((), generator=draw, dtype=torch.float64))) ** 2  # the arcsine law is Beta(½, ½)
+    share = math.sin(math.pi / 2 * float(torch.rand((), generator=rng, dtype=torch.float64))) ** 2  # the arcsine law is Beta(½, ½)
     return share * first + (1 - share) * second

@@ -7,9 +7,9 @@ messages.
 from collections.abc import Callable
 
 from datafree.nas import darts, proxyless, random_search, spos, zero_cost_search
-from datafree.nas.found import Found
+from datafree.nas.search_result import SearchResult
 
-ALGORITHMS: dict[str, Callable[..., Found]] = {
+ALGORITHMS: dict[str, Callable[..., SearchResult]] = {
     "spos": spos.search,
     "random": random_search.search,
     "darts": darts.search,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datafree.devices import generator
-from datafree.nas.found import Key, relative_rank
+from datafree.nas.search_result import Key, relative_rank
 from datafree.zoo.backbones.base import BlockBackbone
 
 VIEWS = ("expressivity", "progressivity", "trainability")  # of a network; multiply-adds join them
@@ -52,11 +52,11 @@ def combined(views_of: Mapping[Key, Mapping[str, float]]) -> dict[Key, float]:
 
 def initialise(network: nn.Module, seed: int) -> None:
     """Normal weights of variance 2 / fan-in for convolutions, as a function of the seed."""
-    draw = generator(seed, "az-nas weights")
+    rng = generator(seed, "az-nas weights")
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             deviation = math.sqrt(2 / module.weight[0].numel())
-            module.weight.data = (deviation * torch.randn(module.weight.shape, generator=draw)).to(module.weight)
+            module.weight.data = (deviation * torch.randn(module.weight.shape, generator=rng)).to(module.weight)
 
 
 def entropy(feature_map: Tensor) -> float:
@@ -74,8 +74,8 @@ def gain(before: Tensor, after: Tensor, seed: int, number: int) -> float:
     """
     if not after.requires_grad or not before.requires_grad:
         return 0.0
-    draw = torch.randint(0, 2, after.shape, generator=generator(seed, "az-nas signs", number))
-    sign = (2.0 * draw - 1).to(after)
+    rng = torch.randint(0, 2, after.shape, generator=generator(seed, "az-nas signs", number))
+    sign = (2.0 * rng - 1).to(after)
     passed = torch.autograd.grad(after, before, sign, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
     if passed.shape == sign.shape and torch.equal(passed, sign):
         return 0.0

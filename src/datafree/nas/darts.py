@@ -15,11 +15,11 @@ from torch.func import functional_call
 
 from datafree.checkpoints import Checkpoint
 from datafree.config import DartsConfig
-from datafree.meta.losses import distillation_loss
-from datafree.nas.found import Found
+from datafree.distillation.joined_pools import Pools
+from datafree.distillation.losses import distillation_loss
 from datafree.nas.mixing import Path, Supernet
-from datafree.nas.pools import Pools
 from datafree.nas.relaxation import Relaxed, conclude, weight_optimiser
+from datafree.nas.search_result import SearchResult
 from datafree.nas.spaces import Space
 from datafree.nas.training import minimise
 
@@ -64,7 +64,7 @@ def architecture_gradient(
 
 def search(
     space: Space, pools: Pools, config: DartsConfig, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint
-) -> Found:
+) -> SearchResult:
     """The architecture with the largest weights after ``config.supernet_steps`` steps, or before it has too many skip connections.
 
     Half of the training images serve the weights of the network, half those of the architecture; scores come from the held-out ones.

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch
 from PIL import Image
 
-from datafree.nas.found import COSTS, pareto_front
+from datafree.nas.search_result import COSTS, pareto_front
 from datafree.nas.spaces import Genotype, Space
 from datafree.zoo.genotypes.nasbench201 import EDGES
 

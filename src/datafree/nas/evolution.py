@@ -8,7 +8,7 @@ from typing import Protocol
 
 from datafree.devices import derive_seed
 from datafree.nas.candidates import Candidates
-from datafree.nas.found import Fitness, Measures, best_of
+from datafree.nas.search_result import Fitness, Measures, best_of
 from datafree.nas.spaces import Genotype
 from datafree.progress import progress
 

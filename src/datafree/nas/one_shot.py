@@ -17,14 +17,14 @@ from torch import Tensor
 from datafree.checkpoints import Checkpoint
 from datafree.config import AlgorithmConfig, OneShotConfig
 from datafree.devices import derive_seed
-from datafree.meta.losses import distillation_loss
+from datafree.distillation.agreement import score
+from datafree.distillation.joined_pools import Pools, draw, training_batch
+from datafree.distillation.losses import distillation_loss
 from datafree.nas.candidates import Candidates, limits_of
-from datafree.nas.distillation import score
-from datafree.nas.found import Measures, MeasureTable, closeness, mean_rank
 from datafree.nas.latency import LatencyTable
 from datafree.nas.mixing import Supernet, new_supernet, recalibrate
-from datafree.nas.pools import Pools, draw, training_batch
-from datafree.nas.screening import Prior, screen
+from datafree.nas.prefilter import Prior, screen
+from datafree.nas.search_result import Measures, MeasureTable, closeness, mean_rank
 from datafree.nas.spaces import Genotype, Space
 from datafree.nas.training import minimise
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from datafree.checkpoints import Checkpoint
 from datafree.config import ProxylessConfig
 from datafree.devices import generator
-from datafree.meta.losses import distillation_loss
-from datafree.nas.found import Found
+from datafree.distillation.joined_pools import Pools
+from datafree.distillation.losses import distillation_loss
 from datafree.nas.mixing import Path
-from datafree.nas.pools import Pools
 from datafree.nas.relaxation import Alphas, Relaxed, conclude, weight_optimiser
+from datafree.nas.search_result import SearchResult
 from datafree.nas.spaces import Genotype, Space
 from datafree.nas.training import minimise
 
@@ -33,7 +33,7 @@ class Gates(NamedTuple):
     expected: list[Tensor]  # float [options]: every option's probability, differentiable by the weights of the compared ones
 
 
-def draw_gates(alphas: Alphas, paths: int, draw: torch.Generator) -> Gates:
+def draw_gates(alphas: Alphas, paths: int, rng: torch.Generator) -> Gates:
     """Options to compare drawn by their probability, then one of them, by its share among them, whose gate opens.
 
     A gate is 1 or 0, and its derivative by the weights that of the share q: then ∂L/∂α_i = Σ_j ∂L/∂g_j q_j (δ_ij − q_i), equation 4 of
@@ -42,9 +42,9 @@ def draw_gates(alphas: Alphas, paths: int, draw: torch.Generator) -> Gates:
     path, compared, expected = [], [], []
     for alpha, options in zip(alphas.slots, alphas.space.choices, strict=True):
         probability = alpha.detach().softmax(0)
-        some = torch.multinomial(probability.cpu(), min(paths, len(options)), generator=draw).to(alpha.device)
+        some = torch.multinomial(probability.cpu(), min(paths, len(options)), generator=rng).to(alpha.device)
         share = alpha[some].softmax(0)
-        opened = int(torch.multinomial(share.detach().cpu(), 1, generator=draw))
+        opened = int(torch.multinomial(share.detach().cpu(), 1, generator=rng))
         one_hot = torch.zeros_like(share)
         one_hot[opened] = 1
         gates = one_hot + share - share.detach()
@@ -77,7 +77,7 @@ def keep_total(alphas: Alphas, before: list[Tensor], compared: list[Tensor]) -> 
 
 def search(
     space: Space, pools: Pools, config: ProxylessConfig, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint
-) -> Found:
+) -> SearchResult:
     """The most probable architecture after ``config.supernet_steps`` steps on the weights, every few followed by one on the architecture;
     or that before it has too many skip connections.
 
@@ -116,8 +116,8 @@ def search(
     def loss_of(step: int) -> Tensor:
         if step >= config.warm_up * config.supernet_steps and step % config.alpha_every == 0 and not trajectory.ended:
             alpha_step(step)
-        draw = generator(seed, "path", step)
-        drawn = [torch.multinomial(p.detach().cpu(), 1, generator=draw).item() for p in alphas.probabilities()]
+        rng = generator(seed, "path", step)
+        drawn = [torch.multinomial(p.detach().cpu(), 1, generator=rng).item() for p in alphas.probabilities()]
         return loss("weights", step, tuple(options[int(place)] for options, place in zip(space.choices, drawn, strict=True)))
 
     def describe(step: int) -> dict[str, float]:

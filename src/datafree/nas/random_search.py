@@ -9,17 +9,17 @@ import torch
 from datafree.checkpoints import Checkpoint
 from datafree.config import RandomConfig
 from datafree.devices import derive_seed
+from datafree.distillation.joined_pools import Pools
 from datafree.nas import one_shot
 from datafree.nas.evolution import course
-from datafree.nas.found import Found, best_of
-from datafree.nas.pools import Pools
+from datafree.nas.search_result import SearchResult, best_of
 from datafree.nas.spaces import Space
 from datafree.progress import progress
 
 
 def search(
     space: Space, pools: Pools, config: RandomConfig, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint
-) -> Found:
+) -> SearchResult:
     """The best of ``config.candidates`` random architectures within the limits, by their scores in a supernet trained as for SPOS.
 
     Raises:
@@ -30,4 +30,4 @@ def search(
     measures = {genotype: trained(genotype) for genotype in progress(chosen, len(chosen), "random search")}
     best = best_of(measures, trained.fitness)
     rows = course(measures, [[genotype] for genotype in chosen], trained.fitness, space.macs)
-    return Found(best, trained.merits(measures), rows, {"supernet_final_loss": trained.curve[-1]["loss"]})
+    return SearchResult(best, trained.merits(measures), rows, {"supernet_final_loss": trained.curve[-1]["loss"]})

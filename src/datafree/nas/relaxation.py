@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from datafree.config import RelaxedConfig
 from datafree.devices import derive_seed, generator
-from datafree.nas.found import Found, MeasureTable
+from datafree.distillation.joined_pools import Batch, Pools, training_batch
 from datafree.nas.latency import LatencyTable
 from datafree.nas.mixing import new_supernet
 from datafree.nas.one_shot import Judge
-from datafree.nas.pools import Batch, Pools, training_batch
+from datafree.nas.search_result import MeasureTable, SearchResult
 from datafree.nas.spaces import Genotype, Space
 
 INITIAL_SCALE = 1e-3  # deviation of the first weights, as in the papers
@@ -26,8 +26,8 @@ class Alphas(nn.Module):
     def __init__(self, space: Space, seed: int) -> None:
         super().__init__()
         self.space = space
-        draw = generator(seed, "alphas")
-        self.slots = nn.ParameterList(INITIAL_SCALE * torch.randn(len(options), generator=draw) for options in space.choices)
+        rng = generator(seed, "alphas")
+        self.slots = nn.ParameterList(INITIAL_SCALE * torch.randn(len(options), generator=rng) for options in space.choices)
 
     def mixture(self, values: list[Tensor]) -> list[Mapping[str, Tensor]]:
         """One value per option of every slot as the path of a supernet."""
@@ -109,7 +109,7 @@ def halves(training: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     return shuffled[: (len(training) + 1) // 2], shuffled[(len(training) + 1) // 2 :]
 
 
-def conclude(relaxed: Relaxed, curve: list[dict[str, float]], facts: dict[str, float]) -> Found:
+def conclude(relaxed: Relaxed, curve: list[dict[str, float]], facts: dict[str, float]) -> SearchResult:
     """The last architecture that the search passed through, with the score in the supernet of every one of them, in order."""
     passed = [found for _, found in relaxed.trajectory.steps] or [relaxed.alphas.architecture()]
     best = passed[-1]
@@ -119,7 +119,7 @@ def conclude(relaxed: Relaxed, curve: list[dict[str, float]], facts: dict[str, f
     skips = sum(option == relaxed.space.skip for option in best)
     changes, ended, loss = len(measures) - 1, int(relaxed.trajectory.ended), curve[-1]["loss"]
     final = {"skips": skips, "changes": changes, "ended_early": ended, "supernet_final_loss": loss}
-    return Found(best, dict(measures), curve, {**final, **facts})
+    return SearchResult(best, dict(measures), curve, {**final, **facts})
 
 
 def weight_optimiser(

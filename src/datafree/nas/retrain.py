@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from datafree.checkpoints import Checkpoint
 from datafree.config import AlgorithmConfig, BackboneConfig
 from datafree.devices import derive_seed, seeded_initialisation
+from datafree.distillation.agreement import Score, own_logits, score
+from datafree.distillation.joined_pools import Pools, training_batch
+from datafree.distillation.losses import distillation_loss
 from datafree.meta.learner import TeacherHeads
-from datafree.meta.losses import distillation_loss
-from datafree.nas.distillation import Score, own_logits, score
-from datafree.nas.pools import Pools, training_batch
 from datafree.nas.training import minimise
 from datafree.zoo.backbones import Backbone, build
 

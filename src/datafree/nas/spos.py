@@ -6,16 +6,16 @@ import torch
 
 from datafree.checkpoints import Checkpoint
 from datafree.config import SposConfig
+from datafree.distillation.joined_pools import Pools
 from datafree.nas import one_shot
 from datafree.nas.evolution import course, evolve
-from datafree.nas.found import Found, Measures, best_of
-from datafree.nas.pools import Pools
+from datafree.nas.search_result import Measures, SearchResult, best_of
 from datafree.nas.spaces import Genotype, Space
 
 
 def search(
     space: Space, pools: Pools, config: SposConfig, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint
-) -> Found:
+) -> SearchResult:
     """The architecture that best follows the teachers on held-out synthetic images, among those within the limits.
 
     Raises:
@@ -25,7 +25,7 @@ def search(
     measures, generations = evolve(trained, trained.fitness, trained.candidates, config, seed)
     best = best_of(measures, trained.fitness)
     rows = course(measures, generations, trained.fitness, space.macs)
-    return Found(best, trained.merits(measures), rows, comparison(space, measures, generations, trained.curve))
+    return SearchResult(best, trained.merits(measures), rows, comparison(space, measures, generations, trained.curve))
 
 
 def comparison(

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from datafree.devices import derive_seed, generator, seeded_initialisation
 from datafree.nas import az_nas
-from datafree.nas.found import Measures, mean_rank
+from datafree.nas.search_result import Measures, mean_rank
 from datafree.nas.spaces import Genotype, Space
 from datafree.zoo.backbones import BlockBackbone, Classifier, build
 
@@ -74,11 +74,11 @@ def zen(network: Classifier, images: Tensor, seed: int) -> float:
     """
     backbone, scores = cast(BlockBackbone, copy.deepcopy(network.backbone)).train(), []
     for repeat in range(ZEN_REPEATS):
-        draw = generator(seed, "zen", repeat)
+        rng = generator(seed, "zen", repeat)
         for module in backbone.modules():
             if isinstance(module, nn.Conv2d):
-                module.weight.data = torch.randn(module.weight.shape, generator=draw).to(module.weight)
-        first, other = (torch.randn(images.shape, generator=draw).to(images) for _ in range(2))
+                module.weight.data = torch.randn(module.weight.shape, generator=rng).to(module.weight)
+        first, other = (torch.randn(images.shape, generator=rng).to(images) for _ in range(2))
         with torch.no_grad(), _norm_inputs(backbone) as variances:
             maps = backbone.feature_map(first)
         with torch.no_grad():

@@ -9,19 +9,19 @@ import torch
 from datafree.checkpoints import Checkpoint
 from datafree.config import ZeroCostConfig
 from datafree.devices import derive_seed
+from datafree.distillation.joined_pools import Pools
 from datafree.nas.candidates import Candidates, limits_of
 from datafree.nas.evolution import course, evolve
-from datafree.nas.found import Found, Measures, MeasureTable, best_of
 from datafree.nas.latency import LatencyTable
 from datafree.nas.mixing import new_supernet
-from datafree.nas.pools import Pools
+from datafree.nas.search_result import Measures, MeasureTable, SearchResult, best_of
 from datafree.nas.spaces import Genotype, Space
 from datafree.nas.zero_cost import standings, untrained
 
 
 def search(
     space: Space, pools: Pools, config: ZeroCostConfig, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint
-) -> Found:
+) -> SearchResult:
     """The architecture of the highest ``config.score`` that evolution finds within the limits. Of the pools only the images' shape counts.
 
     Raises:
@@ -47,4 +47,4 @@ def search(
     measures, generations = evolve(evaluate, fitness, candidates, config, seed)
     values = fitness(measures)
     scored = {genotype: found | {"score": values[genotype]} for genotype, found in measures.items()}
-    return Found(best_of(measures, fitness), scored, course(measures, generations, fitness, space.macs))
+    return SearchResult(best_of(measures, fitness), scored, course(measures, generations, fitness, space.macs))

@@ -16,7 +16,7 @@ import yaml
 from markupsafe import Markup
 
 from datafree import __version__
-from datafree.nas.found import COSTS
+from datafree.nas.search_result import COSTS
 from datafree.report import plots, tables
 
 Curve = Sequence[Mapping[str, float]]  # rows of a history file: `step` and one value per column
@@ -48,7 +48,7 @@ class Architecture:
 class Study:
     """All that the page shows; what is empty or None has a section that says so.
 
-    ``config``: resolved configuration sections, with ``device``, ``precision`` and ``processor`` of ``datafree.hardware``. ``few_shot`` and
+    ``config``: resolved configuration sections, with ``device``, ``precision`` and ``processor`` of ``datafree.workflow.hardware``. ``few_shot`` and
     ``quality``: results.json and quality.json. ``cards``: the teachers' cards. ``trust``: per method, what the stage ``episodes`` found of
     each teacher, in the cards' order. ``learner_curves``: per arm, a curve per seed. ``sheets``: per teacher, per method, a PNG of
     recovered images. ``real_sheet``: a PNG of real images of the same teachers, a row each. ``data_sheet``: a PNG of the real data.

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from datafree.nas.found import MACS, Cost, pareto_front
+from datafree.nas.search_result import MACS, Cost, pareto_front
 from datafree.report import tables
 
 ROW, HEAD, FOOT = 22.0, 26.0, 34.0  # heights in pixels of a row, of what stands above the rows, and of the axis below

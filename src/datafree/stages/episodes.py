@@ -7,10 +7,10 @@ from dataclasses import asdict
 
 from datafree import artifacts, devices
 from datafree.config import TasksConfig, typed
-from datafree.provenance import Job
 from datafree.tasks.episodes import sample_episodes
 from datafree.tasks.pools import Pool, read_pools
-from datafree.tasks.trust import TeacherTrust, teacher_weights, unrecognised
+from datafree.tasks.reliability import TeacherReliability, teacher_weights, unrecognised
+from datafree.workflow.provenance import Job
 from datafree.zoo.teachers import move, read_teachers
 
 
@@ -31,7 +31,7 @@ def run(job: Job) -> None:
     artifacts.write_json(job.output("metrics"), counts | kept)
 
 
-def _judge(job: Job, pools: list[Pool]) -> list[TeacherTrust]:
+def _judge(job: Job, pools: list[Pool]) -> list[TeacherReliability]:
     teachers = read_teachers(job.input_list("weights"), job.input_list("cards"))
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         placed = [move(teacher, device) for teacher in teachers]

@@ -7,10 +7,10 @@ from datafree.config import EvaluationConfig, typed
 from datafree.data.images import ImageSet, read_image_set
 from datafree.data.layout import by_domain
 from datafree.errors import UserError
-from datafree.evaluation.comparison import compare
-from datafree.evaluation.entrants import Entrant, baselines, learned, oracles
 from datafree.evaluation.few_shot import enough_images
-from datafree.provenance import Job
+from datafree.evaluation.rows import EvaluatedModel, baselines, learned, oracles
+from datafree.evaluation.table import compare
+from datafree.workflow.provenance import Job
 from datafree.zoo.teachers import move, read_teachers
 
 
@@ -25,12 +25,12 @@ def run(job: Job) -> None:
     _check(images, config)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         teachers = [move(t, device) for t in read_teachers(job.input_list("weights"), job.input_list("cards"))]
-        entrants: list[Entrant] = [
+        models: list[EvaluatedModel] = [
             *learned(job.input_list("learners"), job.input_list("learner_cards"), config, device),
             *baselines(teachers, images.images.shape[1:], config, job.config["seed"], device),
         ]
-        entrants += oracles(job.input_list("oracles"), job.input_list("oracle_cards"), config, device)
-        rows = compare(entrants, images, config, job.config["seed"], device)
+        models += oracles(job.input_list("oracles"), job.input_list("oracle_cards"), config, device)
+        rows = compare(models, images, config, job.config["seed"], device)
     trained = [artifacts.read_json(path) for path in [*job.input_list("learner_cards"), *job.input_list("oracle_cards")]]
     computed_on = sorted({job.computed_on, *(card["computed_on"] for card in trained)})
     settings = {"computed_on": computed_on, "split": config.split, "way": config.way, "query": config.query, "episodes": config.episodes}

@@ -9,7 +9,7 @@ from datafree.data.folder import folder_images
 from datafree.data.glyphs import glyph_images
 from datafree.data.images import ImageSet, check_disjoint, write_image_set
 from datafree.data.preview import preview
-from datafree.provenance import Job
+from datafree.workflow.provenance import Job
 
 
 def run(job: Job) -> None:

@@ -9,8 +9,8 @@ import torch
 from datafree import artifacts, devices
 from datafree.data.images import ImageSet, class_sheet, read_image_set
 from datafree.evaluation.inversion_quality import Judge, measure, quality_row
-from datafree.provenance import Job
 from datafree.tasks.pools import Pool, read_pool
+from datafree.workflow.provenance import Job
 from datafree.zoo.networks import read_classifier
 from datafree.zoo.teachers import Teacher, move, read_teachers
 from datafree.zoo.training import hold_out

@@ -5,23 +5,24 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from datafree import artifacts, checkpoints, devices
+from datafree import artifacts, devices
 from datafree.config import INVERSION_TYPES, InversionConfig, typed
 from datafree.data.images import class_sheet
 from datafree.evaluation.inversion_quality import spread, teacher_belief
 from datafree.inversion import METHODS
-from datafree.inversion.companions import companions_of
+from datafree.inversion.auxiliary_teachers import auxiliary_teachers_of
 from datafree.inversion.generator import Generator, new_generator
-from datafree.provenance import Job
+from datafree.workflow.job_checkpoints import checkpoint_of
+from datafree.workflow.provenance import Job
 from datafree.zoo.backbones import batch_norm_layers
 from datafree.zoo.teachers import move, read_teacher, read_teachers
 
-SHARED = ("loss", "shift", "augmentation", "companions", "region", "images_per_class")  # settings of all methods
+SHARED = ("loss", "shift", "augmentation", "auxiliary_teachers", "region", "images_per_class")  # settings of all methods
 PREVIEW_COLUMNS = 12  # images per class in the preview
 
 
 def run(job: Job) -> None:
-    """Inputs: ``weights``, ``card``; ``generator`` for a method that starts from it; ``companion_weights`` and ``companion_cards`` of all
+    """Inputs: ``weights``, ``card``; ``generator`` for a method that starts from it; ``auxiliary_weights`` and ``auxiliary_cards`` of all
     teachers for one that shows its images to several.
 
     Outputs: ``images``, ``history``, ``metrics``, ``preview``.
@@ -33,14 +34,14 @@ def run(job: Job) -> None:
         print(f"{teacher.name}: no BatchNorm layer; the term inversion.loss.batch_norm does not apply to it", file=sys.stderr)
     start = _read_generator(job.input("generator")) if "generator" in job.inputs else None
     seed = devices.derive_seed(job.config["seed"], "invert", *job.wildcards.values())
-    checkpoint = checkpoints.of_job(job)
+    checkpoint = checkpoint_of(job)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         teacher = move(teacher, device)
-        zoo = read_teachers(job.input_list("companion_weights"), job.input_list("companion_cards"))
-        companions = [move(other, device) for other in companions_of(teacher, zoo)]
+        zoo = read_teachers(job.input_list("auxiliary_weights"), job.input_list("auxiliary_cards"))
+        auxiliary_teachers = [move(other, device) for other in auxiliary_teachers_of(teacher, zoo)]
         found = METHODS[method.method](
             teacher, method, shared, size=job.config["data.image_size"], start=start, seed=seed, checkpoint=checkpoint,
-            companions=companions,
+            auxiliary_teachers=auxiliary_teachers,
         )  # fmt: skip
         belief = teacher_belief(teacher, found.images, found.labels, device)
     pool = {"images": found.images, "labels": found.labels, "soft_labels": found.soft_labels}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from datafree import artifacts, checkpoints, devices
+from datafree import artifacts, devices
 from datafree.config import ARM_TYPES, AdaptationConfig, as_tree, typed
+from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.meta import ARMS
 from datafree.meta.adaptation import describe
-from datafree.meta.classroom import Classroom
 from datafree.meta.learner import Learner, TeacherHeads
-from datafree.provenance import Job
 from datafree.tasks.episodes import Episodes
 from datafree.tasks.pools import read_pools
-from datafree.tasks.trust import read_odds
+from datafree.tasks.reliability import read_sampling_weights
+from datafree.workflow.job_checkpoints import checkpoint_of
+from datafree.workflow.provenance import Job
 from datafree.zoo.backbones import Normalise, build
 from datafree.zoo.networks import network_card, searched_backbone
 from datafree.zoo.teachers import common_normalisation, move, read_teachers
@@ -36,12 +37,12 @@ def run(job: Job) -> None:
     learner = Learner(backbone, heads, Normalise(mean, std))
     episodes = artifacts.read_tensors(job.input("episodes"), "index", "teacher", "label")
     tasks = Episodes(**episodes, shot=artifacts.read_metadata(job.input("episodes"))["shot"])
-    checkpoint = checkpoints.of_job(job)
+    checkpoint = checkpoint_of(job)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         learner.to(device)
         placed = [move(teacher, device) for teacher in teachers]
-        classroom = Classroom(placed, pools, learner.normalise, device, read_odds(job.input("trust")))
-        history = ARMS[arm.method](learner, classroom, tasks, arm, seed, checkpoint)
+        ensemble = TeacherEnsemble(placed, pools, learner.normalise, device, read_sampling_weights(job.input("trust")))
+        history = ARMS[arm.method](learner, ensemble, tasks, arm, seed, checkpoint)
     card = network_card(backbone, backbone_config, shape, mean, std)
     artifacts.write_tensors(job.output("learner"), backbone.state_dict())
     arm_card = {"arm": job.wildcards["arm"], "seed": int(job.wildcards["seed"]), "method": arm.method, "inversion": arm.inversion}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datafree import artifacts, checkpoints, devices
+from datafree import artifacts, devices
 from datafree.config import InversionConfig, typed
-from datafree.inversion.five import train_meta_generator
 from datafree.inversion.generator import new_generator
-from datafree.provenance import Job
+from datafree.inversion.meta_generator import train_meta_generator
+from datafree.workflow.job_checkpoints import checkpoint_of
+from datafree.workflow.provenance import Job
 from datafree.zoo.teachers import move, read_teachers
 
 
@@ -14,7 +15,10 @@ def run(job: Job) -> None:
     """Inputs: ``weights`` and ``cards``, one per teacher. Outputs: ``generator``, ``history``, ``metrics``."""
     config = typed(
         InversionConfig,
-        {key: job.config[f"inversion.{key}"] for key in ("meta_generator", "loss", "shift", "augmentation", "companions", "region")},
+        {
+            key: job.config[f"inversion.{key}"]
+            for key in ("meta_generator", "loss", "shift", "augmentation", "auxiliary_teachers", "region")
+        },
     )
     teachers = read_teachers(job.input_list("weights"), job.input_list("cards"))
     classes = max(len(teacher.classes) for teacher in teachers)
@@ -23,7 +27,7 @@ def run(job: Job) -> None:
     size = job.config["data.image_size"]  # of the recovered images; every teacher sees them at a size of its own
     seed = devices.derive_seed(job.config["seed"], "meta_generator")
     generator = new_generator(**shape, size=size, seed=seed)
-    checkpoint = checkpoints.of_job(job)
+    checkpoint = checkpoint_of(job)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         placed = [move(teacher, device) for teacher in teachers]
         history = train_meta_generator(generator.to(device), placed, config, seed, checkpoint)

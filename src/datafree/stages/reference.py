@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 
-from datafree import artifacts, checkpoints, devices
+from datafree import artifacts, devices
 from datafree.config import ARM_TYPES, AdaptationConfig, BackboneConfig, TasksConfig, as_tree, typed
 from datafree.data.images import ImageSet, read_image_set
+from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.meta import ARMS
-from datafree.meta.classroom import Classroom
 from datafree.meta.learner import Learner, TeacherHeads
-from datafree.provenance import Job
 from datafree.tasks.episodes import sample_episodes
 from datafree.tasks.pools import real_pool
+from datafree.workflow.job_checkpoints import checkpoint_of
+from datafree.workflow.provenance import Job
 from datafree.zoo.backbones import Backbone, Classifier, Normalise, build
 from datafree.zoo.networks import network_card, searched_backbone
 from datafree.zoo.teachers import common_normalisation
@@ -89,8 +90,8 @@ def _learner(job: Job, backbone: Backbone, normalise: Normalise, train: ImageSet
     with devices.seeded_initialisation(seed):
         heads = TeacherHeads(backbone.feature_size, [len(pool.classes)])
     learner = Learner(backbone, heads, normalise).to(device)
-    checkpoint = checkpoints.of_job(job)
-    history = ARMS[arm.method](learner, Classroom([], [pool], normalise, device, torch.ones(1)), episodes, arm, seed, checkpoint)
+    checkpoint = checkpoint_of(job)
+    history = ARMS[arm.method](learner, TeacherEnsemble([], [pool], normalise, device, torch.ones(1)), episodes, arm, seed, checkpoint)
     checkpoint.clear()
     last = {f"final_{name}": value for name, value in history[-1].items() if name != "step"}
     return backbone, history, {"method": arm.method, "adaptation": as_tree(getattr(arm, "adaptation", AdaptationConfig()))}, last

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from datafree import artifacts
-from datafree.provenance import Job
 from datafree.report import tables
 from datafree.report.page import Architecture, Curve, Study, render
+from datafree.workflow.provenance import Job
 
 
 def run(job: Job) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datafree import artifacts, checkpoints, devices
+from datafree import artifacts, devices
 from datafree.nas.retrain import retrain
-from datafree.provenance import Job
 from datafree.stages.search import algorithm_config, joined_pools, nas_seed
+from datafree.workflow.job_checkpoints import checkpoint_of
+from datafree.workflow.provenance import Job
 from datafree.zoo.networks import network_card, searched_backbone
 from datafree.zoo.teachers import common_normalisation
 
@@ -18,7 +19,7 @@ def run(job: Job) -> None:
     config = algorithm_config(job)
     described = searched_backbone(job.input("architecture"))
     pools = joined_pools(job)
-    checkpoint = checkpoints.of_job(job)
+    checkpoint = checkpoint_of(job)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         result = retrain(pools, described, config, nas_seed(job), device, checkpoint)
     backbone = result.network.backbone

@@ -5,17 +5,18 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from datafree import artifacts, checkpoints, devices
+from datafree import artifacts, devices
 from datafree.config import ALGORITHM_TYPES, AlgorithmConfig, typed
+from datafree.distillation.joined_pools import Pools
 from datafree.nas import spaces
 from datafree.nas.algorithms import ALGORITHMS
 from datafree.nas.drawing import draw, draw_candidates
-from datafree.nas.found import Found
-from datafree.nas.pools import Pools
+from datafree.nas.search_result import SearchResult
 from datafree.nas.spaces import Space
-from datafree.provenance import Job
 from datafree.tasks.pools import read_pools
-from datafree.tasks.trust import read_odds
+from datafree.tasks.reliability import read_sampling_weights
+from datafree.workflow.job_checkpoints import checkpoint_of
+from datafree.workflow.provenance import Job
 from datafree.zoo.backbones import Normalise
 from datafree.zoo.teachers import common_normalisation
 
@@ -28,7 +29,7 @@ def run(job: Job) -> None:
     name, config = job.wildcards["algorithm"], algorithm_config(job)
     pools = joined_pools(job)
     space = spaces.of(config, pools.image_size, pools.image_channels)
-    checkpoint = checkpoints.of_job(job)
+    checkpoint = checkpoint_of(job)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         found = ALGORITHMS[config.method](space, pools, config, f"nas.algorithms.{name}", nas_seed(job), device, checkpoint)
     if space.is_degenerate(found.best):
@@ -58,7 +59,7 @@ def run(job: Job) -> None:
     checkpoint.clear()
 
 
-def candidate_rows(space: Space, found: Found) -> list[dict[str, Any]]:
+def candidate_rows(space: Space, found: SearchResult) -> list[dict[str, Any]]:
     """A table of numbers alone: of every scored architecture the place of each slot's option among the slot's, its size and measures."""
     rows = []
     for step, (genotype, measures) in enumerate(found.measures.items(), 1):
@@ -77,7 +78,9 @@ def joined_pools(job: Job) -> Pools:
     """The recovered pools of all teachers that are trusted at all as one, seen through the normalisation of a network for all teachers."""
     cards = [artifacts.read_json(path) for path in job.input_list("cards")]
     pools = read_pools(job.input_list("pools"), job.input_list("cards"))
-    trusted = [pool for pool, odds in zip(pools, read_odds(job.input("trust")), strict=True) if odds > 0]
+    trusted = [
+        pool for pool, sampling_weights in zip(pools, read_sampling_weights(job.input("trust")), strict=True) if sampling_weights > 0
+    ]
     return Pools.join(trusted, Normalise(*common_normalisation(cards)))
 
 

@@ -12,7 +12,7 @@ from datafree.config import TeacherTrainingConfig, typed
 from datafree.data.images import ImageSet, read_image_set
 from datafree.data.layout import of_domain
 from datafree.errors import UserError
-from datafree.provenance import Job
+from datafree.workflow.provenance import Job
 from datafree.zoo import hashing, sources
 from datafree.zoo.backbones import Classifier, Normalise
 from datafree.zoo.manifest import Entry

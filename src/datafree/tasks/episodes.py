@@ -51,16 +51,18 @@ def sample_episodes(pools: Sequence[Pool], weights: Sequence[float], config: Tas
     if config.way > min(len(pool.classes) for pool in pools):
         few = min(pools, key=lambda pool: len(pool.classes))
         raise UserError(f"tasks.way: got {config.way}; allowed: at most {len(few.classes)}, the classes of the smallest teacher")
-    draw = devices.generator(seed, "episodes")
-    odds = torch.tensor(weights, dtype=torch.float64)
-    mixed_count = round(config.mixed * config.episodes) if (odds > 0).sum() > 1 else 0
+    rng = devices.generator(seed, "episodes")
+    sampling_weights = torch.tensor(weights, dtype=torch.float64)
+    mixed_count = round(config.mixed * config.episodes) if (sampling_weights > 0).sum() > 1 else 0
     chosen = [
-        _mixed_classes(pools, odds, config.way, draw) if episode < mixed_count else _classes_of_one(pools, odds, config.way, draw)
-        for episode in torch.randperm(config.episodes, generator=draw).tolist()
+        _mixed_classes(pools, sampling_weights, config.way, rng)
+        if episode < mixed_count
+        else _classes_of_one(pools, sampling_weights, config.way, rng)
+        for episode in torch.randperm(config.episodes, generator=rng).tolist()
     ]
     teacher = torch.tensor([[t for t, _ in pairs] for pairs in chosen])
     label = torch.tensor([[c for _, c in pairs] for pairs in chosen])
-    index = torch.stack([torch.stack([_images(rows[t][c], config.shot + config.query, draw) for t, c in pairs]) for pairs in chosen])
+    index = torch.stack([torch.stack([_images(rows[t][c], config.shot + config.query, rng) for t, c in pairs]) for pairs in chosen])
     return Episodes(index, teacher, label, config.shot)
 
 
@@ -69,29 +71,29 @@ def episode_images(pools: Sequence[Pool], episodes: Episodes, task: int) -> Tens
     return torch.cat([pools[int(t)].images[i] for t, i in zip(episodes.teacher[task], episodes.index[task], strict=True)])
 
 
-def _classes_of_one(pools: Sequence[Pool], odds: Tensor, way: int, draw: torch.Generator) -> list[tuple[int, int]]:
-    (teacher,) = random_teachers(odds, 1, draw)
-    return [(teacher, label) for label in torch.randperm(len(pools[teacher].classes), generator=draw)[:way].tolist()]
+def _classes_of_one(pools: Sequence[Pool], sampling_weights: Tensor, way: int, rng: torch.Generator) -> list[tuple[int, int]]:
+    (teacher,) = random_teachers(sampling_weights, 1, rng)
+    return [(teacher, label) for label in torch.randperm(len(pools[teacher].classes), generator=rng)[:way].tolist()]
 
 
-def _mixed_classes(pools: Sequence[Pool], odds: Tensor, way: int, draw: torch.Generator) -> list[tuple[int, int]]:
+def _mixed_classes(pools: Sequence[Pool], sampling_weights: Tensor, way: int, rng: torch.Generator) -> list[tuple[int, int]]:
     """Classes of different names, from the teachers in a random turn that begins with the likelier ones."""
     names: set[str] = set()
     pairs: list[tuple[int, int]] = []
     while len(pairs) < way:
-        for teacher in random_teachers(odds, len(pools), draw):
+        for teacher in random_teachers(sampling_weights, len(pools), rng):
             free = [label for label, name in enumerate(pools[teacher].classes) if name not in names]
             if len(pairs) < way and free:
-                label = free[int(torch.randint(len(free), (), generator=draw))]
+                label = free[int(torch.randint(len(free), (), generator=rng))]
                 names.add(pools[teacher].classes[label])
                 pairs.append((teacher, label))
     return pairs
 
 
-def random_teachers(odds: Tensor, count: int, draw: torch.Generator) -> list[int]:
+def random_teachers(sampling_weights: Tensor, count: int, rng: torch.Generator) -> list[int]:
     """At most ``count`` different teachers in random order, likelier ones (``odds`` [teachers], at least 0) first; never one of odds 0."""
-    return torch.multinomial(odds, min(count, int((odds > 0).sum())), generator=draw).tolist()
+    return torch.multinomial(sampling_weights, min(count, int((sampling_weights > 0).sum())), generator=rng).tolist()
 
 
-def _images(positions: Tensor, count: int, draw: torch.Generator) -> Tensor:
-    return positions[torch.randperm(len(positions), generator=draw)[:count]]
+def _images(positions: Tensor, count: int, rng: torch.Generator) -> Tensor:
+    return positions[torch.randperm(len(positions), generator=rng)[:count]]

@@ -25,12 +25,12 @@ def noise_images(shape: Sequence[int], count: int, seed: int = 0) -> Tensor:
     White noise alone would not do: to a classifier of photographs it is one texture, which sound networks give one class.
     """
     channels, height, width = shape
-    draw = devices.generator(seed, "noise")
+    rng = devices.generator(seed, "noise")
     images = []
     for place in range(count):
         grid = GRIDS[place % len(GRIDS)]
-        grain = torch.rand(1, channels, grid, grid, generator=draw)
-        contrast, ground = torch.rand(1, generator=draw), torch.rand(1, channels, 1, 1, generator=draw)
+        grain = torch.rand(1, channels, grid, grid, generator=rng)
+        contrast, ground = torch.rand(1, generator=rng), torch.rand(1, channels, 1, 1, generator=rng)
         image = F.interpolate(grain, size=(height, width), mode="bilinear", align_corners=False)
         images.append(contrast * image + (1 - contrast) * ground)
     return (torch.cat(images) * 255).round().to(torch.uint8)

@@ -23,11 +23,11 @@ def hold_out(data: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSe
     Raises:
         UserError: a class of a single image.
     """
-    draw = devices.generator(seed, "hold-out")
+    rng = devices.generator(seed, "hold-out")
     kept, held = [], []
     for label in range(len(data.classes)):
         members = torch.nonzero(data.labels == label).flatten()
-        members = members[torch.randperm(len(members), generator=draw)]
+        members = members[torch.randperm(len(members), generator=rng)]
         if len(members) < 2:
             raise UserError(
                 f"data: class {data.classes[label]}: {len(members)} image; expected at least 2, one to train on and one held out"
@@ -44,9 +44,9 @@ def hold_out(data: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSe
 
 def with_label_noise(data: ImageSet, share: float, seed: int) -> ImageSet:
     """The set with that share of its labels drawn anew, uniformly over the classes: by chance some stay right."""
-    draw = devices.generator(seed, "label noise")
-    changed = torch.rand(len(data.labels), generator=draw) < share
-    random = torch.randint(len(data.classes), data.labels.shape, generator=draw)
+    rng = devices.generator(seed, "label noise")
+    changed = torch.rand(len(data.labels), generator=rng) < share
+    random = torch.randint(len(data.classes), data.labels.shape, generator=rng)
     return ImageSet(data.images, torch.where(changed, random, data.labels), data.classes)
 
 
@@ -66,15 +66,15 @@ def train_classifier(
 
     Returns the training curve: rows of step, loss, accuracy (on the batch).
     """
-    draw = devices.generator(seed, "batches")
+    rng = devices.generator(seed, "batches")
     network.to(device).train()
     normalise.to(device)
     optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=max(steps, 2))
     history = []
     for step in progress(range(steps), steps, label):
-        chosen = torch.randint(len(data.labels), (batch_size,), generator=draw)
-        images = random_affine(normalise(data.images[chosen].to(device)), draw, degrees=10, scale=0.1, shift=0.06)
+        chosen = torch.randint(len(data.labels), (batch_size,), generator=rng)
+        images = random_affine(normalise(data.images[chosen].to(device)), rng, degrees=10, scale=0.1, shift=0.06)
         target = data.labels[chosen].to(device)
         logits = network(images).float()
         loss = F.cross_entropy(logits, target)

@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from datafree import provenance
 from datafree.errors import UserError
+from datafree.workflow import provenance
 
 
 def job_states(cards: Path, artifacts: Path) -> list[tuple[str, str]]:

@@ -44,10 +44,10 @@ class ContrastiveMemory(nn.Module):
         self.to(teacher.normalise.mean.device)
         self.optimiser = torch.optim.Adam(self.projection.parameters(), lr=LEARNING_RATE)
 
-    def term(self, images: Tensor, labels: Tensor, teacher: Teacher, draw: torch.Generator) -> Tensor:
+    def term(self, images: Tensor, labels: Tensor, teacher: Teacher, rng: torch.Generator) -> Tensor:
         """The loss of images float [B, C, S, S] in [0, 1]; remembers their features."""
         height, width = images.shape[2:]
-        views = [crop(images, random_region(height, width, SHARE, draw)) for _ in range(2)]
+        views = [crop(images, random_region(height, width, SHARE, rng)) for _ in range(2)]
         # Crops are brought back to one size: a teacher need not care for the size of its input by itself.
         first, second = (teacher.features(255 * F.interpolate(view, size=(height, width), mode="bilinear")).float() for view in views)
         loss = contrastive_loss(self.projection(first), self.projection(torch.cat([second, self.remembered()])), self.temperature)

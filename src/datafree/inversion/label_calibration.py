@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def calibrated_targets(labels: Tensor, answers: Tensor | None, classes: int) -> Tensor:
+def calibrated_targets(labels: Tensor, predictions: Tensor | None, classes: int) -> Tensor:
     """Target probabilities float [N, classes] of one round.
 
     Data-Free NAS (Liu et al., arXiv 2112.02086): in the first round (``answers`` None) the labels themselves, one-hot; later the
@@ -18,8 +18,8 @@ def calibrated_targets(labels: Tensor, answers: Tensor | None, classes: int) -> 
         labels: int64 [N].
     """
     hard = F.one_hot(labels, classes).float()
-    if answers is None:
+    if predictions is None:
         return hard
-    answers = answers.float()
-    answers = answers / answers.sum(1, keepdim=True)  # float16 rounds
-    return torch.where((answers.argmax(1) == labels)[:, None], answers, hard)
+    predictions = predictions.float()
+    predictions = predictions / predictions.sum(1, keepdim=True)  # float16 rounds
+    return torch.where((predictions.argmax(1) == labels)[:, None], predictions, hard)

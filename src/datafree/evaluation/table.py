@@ -13,9 +13,9 @@ from torch import Tensor
 from datafree.config import EvaluationConfig
 from datafree.data.images import ImageSet
 from datafree.data.layout import by_domain
-from datafree.evaluation.entrants import BEST, Entrant
 from datafree.evaluation.few_shot import Concatenated, Embedding, embed, episode_accuracies, episode_rows, solved_episodes
 from datafree.evaluation.intervals import mean_interval, over_seeds
+from datafree.evaluation.rows import BEST, EvaluatedModel
 
 # By domain and shot; the domain is empty where there is but one.
 Accuracies = dict[tuple[str, int], list[float]]  # of every episode
@@ -23,7 +23,7 @@ Planned = Mapping[tuple[str, int], Tensor]  # ``episode_rows``
 
 
 def compare(
-    entrants: Sequence[Entrant], images: ImageSet, config: EvaluationConfig, seed: int, device: torch.device
+    models: Sequence[EvaluatedModel], images: ImageSet, config: EvaluationConfig, seed: int, device: torch.device
 ) -> list[dict[str, Any]]:
     """One row per name and variant, in the order of the entrants: for each shot mean, 95 % interval, n, and the same per seed.
 
@@ -34,14 +34,14 @@ def compare(
     beforehand, in the baseline's favour.
     """
     domains = by_domain(images.classes) if config.by_domain else {"": list(range(len(images.classes)))}
-    found: dict[str, list[tuple[Entrant, Accuracies]]] = defaultdict(list)
-    features = _Features({part for entrant in entrants if isinstance(entrant.embedding, Concatenated) for part in entrant.embedding.parts})
+    found: dict[str, list[tuple[EvaluatedModel, Accuracies]]] = defaultdict(list)
+    features = _Features({part for model in models if isinstance(model.embedding, Concatenated) for part in model.embedding.parts})
     planned = {
         (domain, shot): _episodes(images, classes, shot, config, seed) for domain, classes in domains.items() for shot in config.shots
     }
-    for entrant in entrants:
-        name = " ".join([entrant.name.split("/")[0], entrant.variant]).strip()
-        found[name].append((entrant, _accuracies(entrant, images, planned, device, features)))
+    for model in models:
+        name = " ".join([model.name.split("/")[0], model.variant]).strip()
+        found[name].append((model, _accuracies(model, images, planned, device, features)))
     return [_row(name, members, config.shots) for name, members in found.items()]
 
 
@@ -78,19 +78,19 @@ class _Features:
         return known
 
 
-def _accuracies(entrant: Entrant, images: ImageSet, planned: Planned, device: torch.device, known: _Features) -> Accuracies:
-    if entrant.solve:
-        return {key: solved_episodes(entrant.solve, images.images, rows, key[1], device) for key, rows in planned.items()}
-    features = known.of(entrant.embedding, images.images, device)
-    return {key: episode_accuracies(features, rows, key[1], entrant.classify) for key, rows in planned.items()}
+def _accuracies(model: EvaluatedModel, images: ImageSet, planned: Planned, device: torch.device, known: _Features) -> Accuracies:
+    if model.solve:
+        return {key: solved_episodes(model.solve, images.images, rows, key[1], device) for key, rows in planned.items()}
+    features = known.of(model.embedding, images.images, device)
+    return {key: episode_accuracies(features, rows, key[1], model.classify) for key, rows in planned.items()}
 
 
-def _row(name: str, members: list[tuple[Entrant, Accuracies]], shots: Sequence[int]) -> dict[str, Any]:
+def _row(name: str, members: list[tuple[EvaluatedModel, Accuracies]], shots: Sequence[int]) -> dict[str, Any]:
     first, domains = members[0][0], list(dict.fromkeys(domain for domain, _ in members[0][1]))
     table: dict[str, dict[str, Any]] = {}
     apart: dict[str, dict[str, Any]] = {domain: {} for domain in domains if domain}
     for shot in shots:
-        runs = [(entrant.seed, {domain: accuracies[domain, shot] for domain in domains}) for entrant, accuracies in members]
+        runs = [(model.seed, {domain: accuracies[domain, shot] for domain in domains}) for model, accuracies in members]
         if first.name.startswith(f"{BEST}/"):
             runs = [max(runs, key=lambda run: sum(map(sum, run[1].values())))]
         together = [(run_seed, list(itertools.chain(*values.values()))) for run_seed, values in runs]

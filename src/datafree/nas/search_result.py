@@ -15,7 +15,7 @@ Measures = dict[str, float]  # of one architecture, by name
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The architecture, the measures of every scored one in the order of scoring, the course of the search, and further numbers."""
 
     best: Genotype

@@ -24,7 +24,7 @@ BEST = "best teacher"
 
 
 @dataclass(frozen=True)
-class Entrant:
+class EvaluatedModel:
     """Something that solves episodes. Several entrants of one name are its seeds.
 
     ``kind`` is arm, baseline or oracle; ``networks`` counts the networks that one image passes through. Features (``embedding``) are
@@ -44,42 +44,42 @@ class Entrant:
     solve: Solver | None = None
 
 
-def learned(weights: Sequence[Path], cards: Sequence[Path], config: EvaluationConfig, device: torch.device) -> list[Entrant]:
+def learned(weights: Sequence[Path], cards: Sequence[Path], config: EvaluationConfig, device: torch.device) -> list[EvaluatedModel]:
     """The meta-learners: per arm and seed an entrant for each way of evaluating it that ``config`` asks for."""
-    entrants = []
+    models = []
     for path, card_path in zip(weights, cards, strict=True):
         card = artifacts.read_json(card_path)
         description = f"{card['method']} on images recovered by {card['inversion']}; {card['backbone']['name']}"
-        entrants += _of_card(path, card_path, card["arm"], "arm", description, card["seed"], config, device)
-    return entrants
+        models += _of_card(path, card_path, card["arm"], "arm", description, card["seed"], config, device)
+    return models
 
 
-def oracles(weights: Sequence[Path], cards: Sequence[Path], config: EvaluationConfig, device: torch.device) -> list[Entrant]:
+def oracles(weights: Sequence[Path], cards: Sequence[Path], config: EvaluationConfig, device: torch.device) -> list[EvaluatedModel]:
     """The ceilings: classifiers and learners trained on real images of all teachers' classes."""
-    entrants = []
+    models = []
     for path, card_path in zip(weights, cards, strict=True):
         card = artifacts.read_json(card_path, "reference")
         if "method" in card:
             name, description = f"real-data {card['method']}", f"{card['method']} on the teachers' real images"
-            entrants += _of_card(path, card_path, name, "oracle", description, 0, config, device)
+            models += _of_card(path, card_path, name, "oracle", description, 0, config, device)
         else:
             searched = card["reference"] == "searched"
-            entrants += _classifier(path, card_path, f"real-data oracle{', searched' if searched else ''}", config, device)
-    return entrants
+            models += _classifier(path, card_path, f"real-data oracle{', searched' if searched else ''}", config, device)
+    return models
 
 
 def _of_card(
     weights: Path, card_path: Path, name: str, kind: str, description: str, seed: int, config: EvaluationConfig, device: torch.device
-) -> list[Entrant]:
+) -> list[EvaluatedModel]:
     card = artifacts.read_json(card_path, "adaptation")
     backbone, normalise = read_backbone(weights, card_path)
-    plain = Entrant(name, kind, description, backbone_features(backbone, normalise, device), 1, card["parameters"], seed)
+    plain = EvaluatedModel(name, kind, description, backbone_features(backbone, normalise, device), 1, card["parameters"], seed)
     return _evaluations(plain, backbone, normalise, typed(AdaptationConfig, card["adaptation"]), config)
 
 
 def _evaluations(
-    plain: Entrant, backbone: Backbone, normalise: Normalise, rule: AdaptationConfig, config: EvaluationConfig
-) -> list[Entrant]:
+    plain: EvaluatedModel, backbone: Backbone, normalise: Normalise, rule: AdaptationConfig, config: EvaluationConfig
+) -> list[EvaluatedModel]:
     """One entrant per inference, and per classifier if the network is a feature extractor; the network is on its device already."""
     found = []
     for inference in config.inference:
@@ -103,7 +103,7 @@ def _evaluations(
 
 def baselines(
     teachers: Sequence[Teacher], shape: Sequence[int], config: EvaluationConfig, seed: int, device: torch.device
-) -> list[Entrant]:
+) -> list[EvaluatedModel]:
     """What needs no recovered image, for images of ``shape`` [C, H, W], with each classifier that ``config`` asks for.
 
     Every teacher is an entrant; ``compare`` keeps the best. All are inductive.
@@ -112,36 +112,36 @@ def baselines(
     normalise = Normalise([0.5] * shape[0], [0.25] * shape[0])
     sizes = [parameter_count(teacher.network.backbone) for teacher in teachers]
     singles = [backbone_features(t.network.backbone, t.normalise, device) for t in teachers]
-    entrants = [
-        Entrant("pixels", "baseline", "the image itself", pixels, 0, 0),
-        Entrant(
+    models = [
+        EvaluatedModel("pixels", "baseline", "the image itself", pixels, 0, 0),
+        EvaluatedModel(
             "random", "baseline", "untrained network", batch_statistics_features(random, normalise, device), 1, parameter_count(random)
         ),
         *(
-            Entrant(f"{BEST}/{teacher.name}", "baseline", "one teacher's features", features, 1, size)
+            EvaluatedModel(f"{BEST}/{teacher.name}", "baseline", "one teacher's features", features, 1, size)
             for teacher, features, size in zip(teachers, singles, sizes, strict=True)
         ),
     ]
     average = average_weights(teachers)
     if average is not None:
         features = backbone_features(average.network.backbone, average.normalise, device)
-        entrants.append(Entrant("averaged teachers", "baseline", "mean of all teachers' weights", features, 1, sizes[0]))
-    together = Entrant(
+        models.append(EvaluatedModel("averaged teachers", "baseline", "mean of all teachers' weights", features, 1, sizes[0]))
+    together = EvaluatedModel(
         "all teachers", "baseline", "features of all teachers side by side", Concatenated(singles), len(teachers), sum(sizes)
     )
     voting = dataclasses.replace(together, name="teachers' vote", description="each teacher's features name a class, and most votes win")
     lengths = [teacher.network.backbone.feature_size for teacher in teachers]
-    found = [_classified(entrant, name, CLASSIFIERS[name]) for entrant in [*entrants, together] for name in config.classifiers]
+    found = [_classified(model, name, CLASSIFIERS[name]) for model in [*models, together] for name in config.classifiers]
     return found + [_classified(voting, name, vote(lengths, CLASSIFIERS[name])) for name in config.classifiers]
 
 
-def _classified(entrant: Entrant, name: str, classify: Classifier) -> Entrant:
-    return dataclasses.replace(entrant, classify=classify, variant="" if name == "nearest_centroid" else name)
+def _classified(model: EvaluatedModel, name: str, classify: Classifier) -> EvaluatedModel:
+    return dataclasses.replace(model, classify=classify, variant="" if name == "nearest_centroid" else name)
 
 
-def _classifier(weights: Path, card_path: Path, name: str, config: EvaluationConfig, device: torch.device) -> list[Entrant]:
+def _classifier(weights: Path, card_path: Path, name: str, config: EvaluationConfig, device: torch.device) -> list[EvaluatedModel]:
     network, normalise = read_classifier(weights, card_path)
     features = backbone_features(network.backbone, normalise, device)
     size = parameter_count(network.backbone)
-    plain = Entrant(name, "oracle", "trained on the teachers' real images", features, 1, size)
+    plain = EvaluatedModel(name, "oracle", "trained on the teachers' real images", features, 1, size)
     return _evaluations(plain, network.backbone, normalise, AdaptationConfig(), config)

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 from datafree import artifacts
 from datafree.errors import UserError
-from datafree.finished_jobs import FinishedJob, finished_jobs, flatten, numbers, one_line, sidecar_states, tell
 from datafree.report import tables
+from datafree.workflow.finished_jobs import FinishedJob, finished_jobs, flatten, numbers, one_line, sidecar_states, tell
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

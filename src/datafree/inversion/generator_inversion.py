@@ -12,10 +12,10 @@ from torch import Tensor
 from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import GeneratorInversion, Initialisation, InversionConfig
-from datafree.inversion.adaptation import QUIET, Inner, Slots, adapt, balanced_labels, draw_images, soft_labels
-from datafree.inversion.calibration import calibrated_targets
-from datafree.inversion.contrast import ContrastiveMemory
+from datafree.inversion.contrastive import ContrastiveMemory
 from datafree.inversion.generator import Generator, new_generator
+from datafree.inversion.inner_loop import QUIET, Inner, Slots, adapt, balanced_labels, draw_images, soft_labels
+from datafree.inversion.label_calibration import calibrated_targets
 from datafree.inversion.objective import ExtraTerm
 from datafree.inversion.recovered import Recovered
 from datafree.inversion.student import Student
@@ -33,7 +33,7 @@ def recover(
     start: Generator | None,
     seed: int,
     checkpoint: Checkpoint,
-    companions: Sequence[Teacher] = (),
+    auxiliary_teachers: Sequence[Teacher] = (),
 ) -> Recovered:
     """Adapt a generator in ``method.steps`` steps, then draw ``shared.images_per_class`` images of every class from it.
 
@@ -54,7 +54,7 @@ def recover(
         shared = replace(shared, loss=replace(shared.loss, diversity=0.0))
     extras = _extra_terms(teacher, method, size, devices.derive_seed(seed, "extras"))
     way = _batch_by_batch if method.latent_learning_rate else _round_by_round
-    images, labels, history = way(start, teacher, companions, method, shared, extras, seed, checkpoint)
+    images, labels, history = way(start, teacher, auxiliary_teachers, method, shared, extras, seed, checkpoint)
     return Recovered(images, labels, soft_labels(teacher, images), history)
 
 
@@ -74,7 +74,7 @@ class Kept:
 def _round_by_round(
     start: Generator,
     teacher: Teacher,
-    companions: Sequence[Teacher],
+    auxiliary_teachers: Sequence[Teacher],
     method: GeneratorInversion,
     shared: InversionConfig,
     extras: list[ExtraTerm],
@@ -93,7 +93,7 @@ def _round_by_round(
         latents = torch.randn(len(labels), start.latent, generator=devices.generator(name, "pool"))
         targets = calibrated_targets(labels, kept.tensors.get("answers"), len(teacher.classes))
         adapted = adapt(
-            start, teacher, inner, shared, seed=name, companions=companions, extras=extras,
+            start, teacher, inner, shared, seed=name, auxiliary_teachers=auxiliary_teachers, extras=extras,
             slots=Slots(latents, labels, targets) if turn else None, checkpoint=QUIET if several else checkpoint,
         )  # fmt: skip
         images = draw_images(adapted.generator, latents, labels, method.batch_size)
@@ -107,7 +107,7 @@ def _round_by_round(
 def _batch_by_batch(
     start: Generator,
     teacher: Teacher,
-    companions: Sequence[Teacher],
+    auxiliary_teachers: Sequence[Teacher],
     method: GeneratorInversion,
     shared: InversionConfig,
     extras: list[ExtraTerm],
@@ -123,7 +123,9 @@ def _batch_by_batch(
     first, history = checkpoint.restore(**objects)
     for number in range(first, len(parts)):
         name = devices.derive_seed(seed, "part", number)
-        adapted = adapt(start, teacher, inner, shared, seed=name, companions=companions, labels=parts[number], extras=extras)
+        adapted = adapt(
+            start, teacher, inner, shared, seed=name, auxiliary_teachers=auxiliary_teachers, labels=parts[number], extras=extras
+        )
         kept.tensors[str(number)] = draw_images(adapted.generator, adapted.latents, adapted.labels, len(adapted.labels))
         history += _continued(adapted.history, len(history))
         checkpoint.save(number + 1, history, **objects)

@@ -15,7 +15,7 @@ GREY, CONTRAST = 0.5, 0.25  # image = GREY + CONTRAST · pixels: about the unit 
 REACH = 2.0  # largest absolute value of a pixel: black and white
 
 
-class Canvas:
+class PixelParameters:
     """Images float [B, 3, S, S] that an optimiser moves, and those that are finished already.
 
     ``pixels`` are in units in which 0 is mid-grey and ±2 are black and white. The state is that of a checkpoint: the images at work, their
@@ -34,9 +34,9 @@ class Canvas:
         self.pixels = nn.Parameter(pixels.detach().to(self.device).clamp(-REACH, REACH))
         self.optimiser = torch.optim.Adam([self.pixels], lr=self.learning_rate, betas=self.betas)
 
-    def start(self, count: int, size: int, draw: torch.Generator) -> None:
+    def start(self, count: int, size: int, rng: torch.Generator) -> None:
         """Start on ``count`` images of independent normal noise, ``size`` pixels square."""
-        self.place(torch.randn(count, 3, size, size, generator=draw))
+        self.place(torch.randn(count, 3, size, size, generator=rng))
 
     def enlarge(self, size: int) -> None:
         """Go on at another size, with a fresh optimiser."""

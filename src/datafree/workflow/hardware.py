@@ -1,7 +1,7 @@
 """What a run computes on: device, kind of processor and precision, resolved from the settings before the first job.
 
 The same work gives the same bytes on one kind of processor and in one precision only, so all three are recorded with every result and
-compared like parameters (``datafree.provenance``). Imports nothing heavy: Snakemake reads this on every start.
+compared like parameters (``datafree.workflow.provenance``). Imports nothing heavy: Snakemake reads this on every start.
 """
 
 from __future__ import annotations

@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from datafree import artifacts, devices, provenance
+from datafree import artifacts, devices
 from datafree.errors import UserError
-from datafree.provenance import Job
+from datafree.workflow import provenance
+from datafree.workflow.provenance import Job
 
 TIMINGS = Path("logs/timings")
 JOURNAL = Path("logs/jobs.log")

@@ -25,14 +25,14 @@ from typing import Any
 
 from datafree import artifacts
 from datafree.errors import UserError
-from datafree.hardware import Hardware
+from datafree.workflow.hardware import Hardware
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 HARDWARE = tuple(part.name for part in fields(Hardware))  # keys of the configuration of every job that computes
 OTHER_HARDWARE = "made with"  # how the reason begins for which a result of other hardware is stale
 PRESENT_HARDWARE = "DATAFREE_HARDWARE"  # environment variable: the hardware of this run as JSON, set by the Snakefile
 # Changes in these modules cannot change what a stage computes: configuration is compared by value, the rest only moves it around.
-PLUMBING = ("datafree.config", "datafree.errors", "datafree.provenance", "datafree.tracking", "datafree.cli", "datafree.progress")
+PLUMBING = ("datafree.config", "datafree.errors", "datafree.progress", "datafree.workflow", "datafree.cli")
 
 
 @dataclass(frozen=True)

@@ -50,11 +50,11 @@ class Adapted:
     labels: Tensor
 
 
-def batch_labels(classes: int, count: int, draw: torch.Generator) -> Tensor:
+def batch_labels(classes: int, count: int, rng: torch.Generator) -> Tensor:
     """int64 [count]: balanced; where the classes do not fit twice, a random choice of them, each twice, so that diversity has a meaning."""
     if 2 * classes <= count:
         return balanced_labels(classes, count)
-    chosen = torch.randperm(classes, generator=draw)[: max(1, count // 2)]
+    chosen = torch.randperm(classes, generator=rng)[: max(1, count // 2)]
     return chosen[balanced_labels(len(chosen), count)]
 
 
@@ -70,7 +70,7 @@ def adapt(
     shared: InversionConfig,
     *,
     seed: int,
-    companions: Sequence[Teacher] = (),
+    auxiliary_teachers: Sequence[Teacher] = (),
     labels: Tensor | None = None,
     slots: Slots | None = None,
     extras: Sequence[ExtraTerm] = (),
@@ -83,7 +83,7 @@ def adapt(
     optimised along.
 
     Args:
-        companions: the other teachers of the zoo, see ``inversion.companions``.
+        auxiliary_teachers: the other teachers of the zoo, see ``inversion.auxiliary_teachers``.
         labels: int64 [B] of the batch whose latents are optimised; None draws a balanced one.
         slots: take random rows of these as batches instead.
         extras: further terms, which learn along and change.
@@ -94,9 +94,9 @@ def adapt(
     """
     adapted = copy.deepcopy(generator)
     device = next(adapted.parameters()).device
-    draw = devices.generator(seed, "batch")
-    labels = (batch_labels(len(teacher.classes), inner.batch_size, draw) if labels is None else labels).to(device)
-    latents = nn.Parameter(torch.randn(len(labels), adapted.latent, generator=draw).to(device))
+    rng = devices.generator(seed, "batch")
+    labels = (batch_labels(len(teacher.classes), inner.batch_size, rng) if labels is None else labels).to(device)
+    latents = nn.Parameter(torch.randn(len(labels), adapted.latent, generator=rng).to(device))
     groups: list[dict[str, Any]] = [{"params": adapted.parameters()}]
     if inner.latent_learning_rate:
         groups.append({"params": [latents], "lr": inner.latent_learning_rate})
@@ -105,20 +105,20 @@ def adapt(
     start, history = checkpoint.restore(**kept)
     to_do = range(start, inner.steps)
     for step in to_do if checkpoint is QUIET else progress(to_do, len(to_do), f"adapting to {teacher.name}"):
-        draw = devices.generator(seed, "adapt", step)
+        rng = devices.generator(seed, "adapt", step)
         targets = None
         if slots is not None:
-            rows = torch.randint(len(slots.labels), (inner.batch_size,), generator=draw)
+            rows = torch.randint(len(slots.labels), (inner.batch_size,), generator=rng)
             batch, labels, targets = slots.latents[rows].to(device), slots.labels[rows].to(device), slots.targets[rows].to(device)
         elif inner.latent_learning_rate:
             batch = latents
         else:
-            labels = batch_labels(len(teacher.classes), inner.batch_size, draw).to(device)
-            batch = torch.randn(len(labels), adapted.latent, generator=draw).to(device)
+            labels = batch_labels(len(teacher.classes), inner.batch_size, rng).to(device)
+            batch = torch.randn(len(labels), adapted.latent, generator=rng).to(device)
         images = adapted(batch, labels)
-        view = random_view(images.shape[-1], shared, draw, companions)
+        view = random_view(images.shape[-1], shared, rng, auxiliary_teachers)
         terms = image_terms(images, teacher, labels, shared.loss, targets=targets, **view)
-        terms |= {extra.name: extra.term(images, labels, teacher, draw) for extra in extras}
+        terms |= {extra.name: extra.term(images, labels, teacher, rng) for extra in extras}
         optimiser.zero_grad(set_to_none=True)
         weighted(terms, shared.loss, extras).backward()
         optimiser.step()
@@ -143,10 +143,10 @@ def draw_images(generator: Generator, latents: Tensor, labels: Tensor, batch_siz
     return torch.cat(images)
 
 
-def draw_pool(generator: Generator, teacher: Teacher, per_class: int, batch_size: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+def draw_pool(generator: Generator, teacher: Teacher, per_class: int, batch_size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Images uint8 [classes·per_class, C, H, W] and labels int64, class by class in turn, on the CPU."""
     labels = balanced_labels(len(teacher.classes), per_class * len(teacher.classes))
-    return draw_images(generator, torch.randn(len(labels), generator.latent, generator=draw), labels, batch_size), labels
+    return draw_images(generator, torch.randn(len(labels), generator.latent, generator=rng), labels, batch_size), labels
 
 
 @torch.no_grad()

@@ -14,9 +14,9 @@ import torch
 from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import InversionConfig, MetaGeneratorConfig, OuterUpdate
-from datafree.inversion.adaptation import Inner, adapt
-from datafree.inversion.companions import remembers
+from datafree.inversion.auxiliary_teachers import remembers
 from datafree.inversion.generator import Generator
+from datafree.inversion.inner_loop import Inner, adapt
 from datafree.inversion.student import Student
 from datafree.progress import progress
 from datafree.zoo.teachers import Teacher
@@ -49,7 +49,7 @@ def train_meta_generator(
             name = devices.derive_seed(seed, "meta_generator", step, index)
             others = [other for other in remembering if other is not teachers[index]]
             adapted = adapt(
-                generator, teachers[index], inner, config, seed=name, companions=others, extras=extras, each_step=gradients.note
+                generator, teachers[index], inner, config, seed=name, auxiliary_teachers=others, extras=extras, each_step=gradients.note
             )
             gradients.close()
             for slot, old, new in zip(displacement, generator.parameters(), adapted.generator.parameters(), strict=True):

@@ -16,7 +16,7 @@ from typing import Any
 
 from datafree import artifacts
 from datafree.errors import UserError
-from datafree.provenance import HARDWARE
+from datafree.workflow.provenance import HARDWARE
 
 MEASURED_ON_CARDS = ("accuracy", "macs", "parameters")
 SHOWN = (".json", ".csv", ".png", ".txt", ".html")  # files that a person would open, as opposed to weights and image pools
@@ -24,7 +24,7 @@ SHOWN = (".json", ".csv", ".png", ".txt", ".html")  # files that a person would 
 
 @dataclass(frozen=True)
 class FinishedJob:
-    """A job as its sidecar tells it; see ``datafree.provenance.record``.
+    """A job as its sidecar tells it; see ``datafree.workflow.provenance.record``.
 
     ``sidecar`` is relative to the project folder like every other path; ``fingerprint`` is the SHA-256 of its bytes; ``finished`` is its
     modification time in milliseconds since 1970.

@@ -15,7 +15,7 @@ import torch
 from datafree.config import OneShotConfig
 from datafree.devices import derive_seed
 from datafree.nas.candidates import Candidates
-from datafree.nas.found import MeasureTable
+from datafree.nas.search_result import MeasureTable
 from datafree.nas.spaces import Genotype
 from datafree.nas.zero_cost import standings, untrained
 from datafree.progress import progress

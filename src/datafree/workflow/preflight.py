@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from datafree import hardware
 from datafree.config import Config, Source
 from datafree.config.schema import BACKBONES, WITH_GENOTYPE, Precision, backbone_family
 from datafree.data import SPLITS
 from datafree.data.layout import by_domain, class_files, of_domain
 from datafree.errors import UserError
-from datafree.hardware import Hardware
 from datafree.nas import spaces
+from datafree.workflow import hardware
+from datafree.workflow.hardware import Hardware
 from datafree.zoo.manifest import Entry, read_manifest
 
 

@@ -9,7 +9,7 @@ from datafree.zoo.plausibility import never_trained, never_updated
 from datafree.zoo.teachers import Teacher
 
 
-def companions_of(teacher: Teacher, zoo: Sequence[Teacher]) -> list[Teacher]:
+def auxiliary_teachers_of(teacher: Teacher, zoo: Sequence[Teacher]) -> list[Teacher]:
     """The other teachers of the zoo that remember statistics: with BatchNorm layers, and neither untrained nor never updated."""
     return [other for other in zoo if other.name != teacher.name and remembers(other)]
 

@@ -16,7 +16,7 @@ from datafree.zoo.teachers import Teacher
 
 
 @dataclass(frozen=True)
-class Classroom:
+class TeacherEnsemble:
     """Teachers and their pools, in one order. ``normalise`` is the learner's; a teacher is asked through its own.
 
     ``odds`` float [teachers] say how often each is asked, relative to the others: 0 for one that is not trusted.
@@ -26,40 +26,40 @@ class Classroom:
     pools: Sequence[Pool]
     normalise: Normalise
     device: torch.device
-    odds: Tensor
+    sampling_weights: Tensor
 
-    def draw_teachers(self, count: int, draw: torch.Generator) -> list[int]:
+    def draw_teachers(self, count: int, rng: torch.Generator) -> list[int]:
         """At most ``count`` different teachers, in random order."""
-        return random_teachers(self.odds, count, draw)
+        return random_teachers(self.sampling_weights, count, rng)
 
     @property
     def class_counts(self) -> list[int]:
         return [len(teacher.classes) for teacher in self.teachers]
 
-    def views(self, images: Tensor, draw: torch.Generator, augment: bool) -> Tensor:
+    def views(self, images: Tensor, rng: torch.Generator, augment: bool) -> Tensor:
         """uint8 [B, C, H, W] → the learner's normalised input, moved and tinted at random if ``augment``."""
         seen = self.normalise(images.to(self.device))
-        return random_colours(random_affine(seen, draw), draw) if augment else seen
+        return random_colours(random_affine(seen, rng), rng) if augment else seen
 
     @torch.no_grad()
-    def ask(self, views: Tensor, asked: Sequence[int]) -> Tensor:
+    def ask(self, views: Tensor, queried: Sequence[int]) -> Tensor:
         """What each asked teacher says of every view [B, C, H, W]: probabilities [B, asked, most classes], 0 for classes it lacks.
 
         A teacher is asked about images of classes it never learned, too: what it confuses them with is knowledge as well.
         """
         raw = (views * self.normalise.std + self.normalise.mean) * 255
-        answers = torch.zeros(len(views), len(asked), max(self.class_counts), device=views.device)
-        for place, index in enumerate(asked):
+        predictions = torch.zeros(len(views), len(queried), max(self.class_counts), device=views.device)
+        for place, index in enumerate(queried):
             one = self.teachers[index]
-            answers[:, place, : len(one.classes)] = one.network(one.normalise(raw)).float().softmax(1)
-        return answers
+            predictions[:, place, : len(one.classes)] = one.network(one.normalise(raw)).float().softmax(1)
+        return predictions
 
 
-def mix(views: Tensor, draw: torch.Generator) -> Tensor:
+def mix(views: Tensor, rng: torch.Generator) -> Tensor:
     """Mixup (Zhang et al., ICLR 2018): λ x_i + (1 − λ) x_j with j a random other place and λ uniform in [0, 1] per image.
 
     No labels are mixed: the teachers are asked about the mixture itself.
     """
-    partner = torch.randperm(len(views), generator=draw).to(views.device)
-    share = torch.rand(len(views), 1, 1, 1, generator=draw).to(views.device)
+    partner = torch.randperm(len(views), generator=rng).to(views.device)
+    share = torch.rand(len(views), 1, 1, 1, generator=rng).to(views.device)
     return share * views + (1 - share) * views[partner]

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from datafree.distillation.joined_pools import Batch, Pools
+from datafree.distillation.losses import divergence
 from datafree.meta.learner import TeacherHeads
-from datafree.meta.losses import divergence
-from datafree.nas.pools import Batch, Pools
 
 SCORING_BATCH = 256
 

@@ -48,7 +48,7 @@ RECOGNISED = 0.25  # recovery below which a pool teaches nothing
 
 
 @dataclass(frozen=True)
-class TeacherTrust:
+class TeacherReliability:
     """How far one teacher is trusted, and why.
 
     Attributes:
@@ -84,14 +84,14 @@ class TeacherTrust:
 @torch.no_grad()
 def teacher_weights(
     pools: Sequence[Pool], teachers: Sequence[Teacher], *, seed: int, device: torch.device | str = "cpu"
-) -> list[TeacherTrust]:
+) -> list[TeacherReliability]:
     """Trust in each teacher; ``pools`` are theirs, in one order. The teachers are on ``device``; their inputs and classes may differ.
 
     Cost: ``IMAGES`` forward passes per teacher (more from 200 teachers on), and ``FOLDS`` solutions of a linear system of that size.
     """
-    draw = devices.generator(seed, "trust")
+    rng = devices.generator(seed, "trust")
     sample = min(max(IMAGES // len(pools), PER_TEACHER[0]), PER_TEACHER[1])
-    shared = [pool.images[balanced_rows(pool.labels, sample, draw)] for pool in pools]
+    shared = [pool.images[balanced_rows(pool.labels, sample, rng)] for pool in pools]
     owner = torch.arange(len(pools)).repeat_interleave(torch.tensor([len(images) for images in shared]))
     kernels, answers, strange = [], [], []
     measured: dict[str, list[float]] = {"compactness": [], "recovery": []}
@@ -105,28 +105,28 @@ def teacher_weights(
         strange.append(statistics.median(others) if match.layers and others else None)
         kernels.append(linear_kernel(torch.cat([features for features, _ in seen])))
         answers.append(torch.cat([logits for _, logits in seen]))
-        rows = balanced_rows(pool.labels, OWN_IMAGES, draw)
+        rows = balanced_rows(pool.labels, OWN_IMAGES, rng)
         features, logits = look(teacher, pool.images[rows], device)
         measured["compactness"].append(compactness(features, pool.labels[rows]))
         measured["recovery"].append(recovery(logits, pool.labels[rows]))
-    fold = torch.randint(FOLDS, (len(owner),), generator=draw)
+    fold = torch.randint(FOLDS, (len(owner),), generator=rng)
     agreements = [agreement(kernels, place, answers[place], owner, fold) for place in range(len(teachers))]
     return judge([teacher.name for teacher in teachers], {"agreement": agreements, **measured}, strange)
 
 
-def read_odds(path: Path) -> Tensor:
+def read_sampling_weights(path: Path) -> Tensor:
     """How often each teacher is asked, float64 [teachers], from the file that the stage ``episodes`` wrote."""
     return torch.tensor([row["weight"] for row in artifacts.read_json(path, "teachers")["teachers"]], dtype=torch.float64)
 
 
-def balanced_rows(labels: Tensor, count: int, draw: torch.Generator) -> Tensor:
+def balanced_rows(labels: Tensor, count: int, rng: torch.Generator) -> Tensor:
     """At most ``count`` random places of ``labels``, as evenly over the classes as can be."""
-    shuffled = torch.randperm(len(labels), generator=draw)
+    shuffled = torch.randperm(len(labels), generator=rng)
     turn = torch.empty(len(labels))
     for label in labels.unique():
         members = labels[shuffled] == label
         turn[members] = torch.arange(int(members.sum()), dtype=turn.dtype)
-    turn += torch.rand(len(labels), generator=draw)  # within a round the classes come in random order
+    turn += torch.rand(len(labels), generator=rng)  # within a round the classes come in random order
     return shuffled[turn.argsort()[:count]]
 
 
@@ -185,7 +185,7 @@ def recovery(logits: Tensor, labels: Tensor) -> float:
     return (logits.softmax(1).gather(1, labels[:, None]).mean().item() - chance) / (1 - chance)
 
 
-def judge(names: Sequence[str], signs: dict[str, list[float]], strangeness: Sequence[float | None]) -> list[TeacherTrust]:
+def judge(names: Sequence[str], signs: dict[str, list[float]], strangeness: Sequence[float | None]) -> list[TeacherReliability]:
     """Trust from the three signs and the strangeness, each a list over the zoo in the order of ``names``.
 
     Medians and deviations are those of the teachers that are ordinary by them: starting from all, until no more are left out, and never
@@ -217,11 +217,11 @@ def judge(names: Sequence[str], signs: dict[str, list[float]], strangeness: Sequ
         elif weight < 1:
             low = [sign for sign in signs if distances[sign][place] <= KEPT]
             reason = " and ".join(f"{sign} {own[sign]:.2f} (usual in this zoo: {usual[sign][0]:.2f})" for sign in low)
-        verdicts.append(TeacherTrust(name, weight, **own, strangeness=strangeness[place], score=scores[place], reason=reason))
+        verdicts.append(TeacherReliability(name, weight, **own, strangeness=strangeness[place], score=scores[place], reason=reason))
     return verdicts
 
 
-def unrecognised(verdicts: Sequence[TeacherTrust]) -> bool:
+def unrecognised(verdicts: Sequence[TeacherReliability]) -> bool:
     """Whether most teachers do not recognise their own pools: then the inversion is at fault, or the whole zoo."""
     return 2 * sum(verdict.recovery >= RECOGNISED for verdict in verdicts) < len(verdicts)
 

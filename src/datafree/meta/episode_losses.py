@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from datafree.config import BellArm, Divergence, IgrArm
-from datafree.meta.classroom import Classroom
-from datafree.meta.losses import EPISODE_SCALE, at_least_float32, distillation_loss, episode_loss, released_divergence
+from datafree.distillation.ensemble import TeacherEnsemble
+from datafree.distillation.losses import EPISODE_SCALE, at_least_float32, distillation_loss, episode_loss, released_divergence
 from datafree.tasks.episodes import Episodes, episode_images
 
 # Normalised images [B, C, H, W] and the teachers asked → features [B, D] and their heads' logits [B, asked, most classes]: a Learner.
@@ -22,28 +22,28 @@ class Lesson:
     """``views`` [way · (shot + query), C, H, W], class by class, and the ``answers`` [B, asked, most classes] of the ``asked`` teachers."""
 
     views: Tensor
-    asked: list[int]
-    answers: Tensor
+    queried: list[int]
+    predictions: Tensor
     way: int
     shot: int
 
 
 def prepare(
-    classroom: Classroom, episodes: Episodes, task: int, asked: Sequence[int], augment: bool, draw: torch.Generator
+    ensemble: TeacherEnsemble, episodes: Episodes, task: int, queried: Sequence[int], augment: bool, rng: torch.Generator
 ) -> Lesson:  # fmt: skip
     """The lesson of one task."""
-    views = classroom.views(episode_images(classroom.pools, episodes, task), draw, augment)
-    return Lesson(views, list(asked), classroom.ask(views, asked), episodes.index.shape[1], episodes.shot)
+    views = ensemble.views(episode_images(ensemble.pools, episodes, task), rng, augment)
+    return Lesson(views, list(queried), ensemble.predict(views, queried), episodes.index.shape[1], episodes.shot)
 
 
 def losses(network: Network, lesson: Lesson, arm: BellArm | IgrArm) -> tuple[Tensor, Tensor]:
     """(episode loss, distillation loss from the asked teachers), both scalars, from one forward pass."""
-    features, logits = network(lesson.views, lesson.asked)
+    features, logits = network(lesson.views, lesson.queried)
     by_class = at_least_float32(features).unflatten(0, (lesson.way, -1))
     episode = episode_loss(by_class[:, : lesson.shot], by_class[:, lesson.shot :], EPISODE_SCALE)
     if isinstance(arm, BellArm) and arm.divergence is Divergence.released:
-        return episode, released_divergence(logits, lesson.answers)
-    return episode, distillation_loss(logits, lesson.answers, arm.temperature)
+        return episode, released_divergence(logits, lesson.predictions)
+    return episode, distillation_loss(logits, lesson.predictions, arm.temperature)
 
 
 def joined(parts: tuple[Tensor, Tensor], share: float) -> Tensor:
