@@ -42,7 +42,7 @@ test-all: setup ## the test suite with what takes long
 
 FIRST_RUN = tests/workflow/test_pipeline.py::test_first_run_computes_everything_once_and_shows_the_table
 test-hardware: setup ## a part of the tests in the precision, or on the instruction set, that this processor would not choose by itself
-	@if python -c "import sys; from datafree import hardware; sys.exit(hardware.instruction_set() not in hardware.NATIVE_BFLOAT16)"; then \
+	@if python -c "import sys; from datafree.workflow import hardware; sys.exit(hardware.instruction_set() not in hardware.NATIVE_BFLOAT16)"; then \
 		echo "with AVX2, in float32" && ONEDNN_MAX_CPU_ISA=AVX2 pytest -n 2 --dist worksteal --precision float32 \
 			tests/stages tests/nas tests/tasks tests/zoo/test_backbones.py $(FIRST_RUN); \
 	else \

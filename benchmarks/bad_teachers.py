@@ -57,7 +57,7 @@ def run(folder: Path, broken: int, check: bool, seeds: list[int], cores: int) ->
     place = ["--snakefile", "Snakefile", "--directory", str(folder / "run"), "--configfile", str(settings.resolve())]
     subprocess.run([snakemake, "--cores", str(cores), *place, "--", RESULTS], check=True)
     few_shot = artifacts.read_json(folder / "run" / RESULTS)
-    trust = artifacts.read_json(folder / "run" / f"artifacts/tasks/{METHOD}/trust.json")
+    trust = artifacts.read_json(folder / "run" / f"artifacts/tasks/{METHOD}/reliability.json")
     rows = [row for row in few_shot["rows"] if row["kind"] == "arm"]
     found = {"broken": broken, "checked": check, "rows": rows, "trust": trust["teachers"], "episodes": few_shot["episodes"]}
     artifacts.write_json(kept, found)
@@ -68,7 +68,7 @@ def table(runs: list[dict[str, Any]]) -> str:
     """Markdown: a row per zoo, checked or not, and arm."""
     lines = ["| broken of 20 | checked | dropped: broken / sound | arm | 1-shot | 5-shot |", "|---:|---|---:|---|---:|---:|"]
     for one in runs:
-        dropped = [row["name"] for row in one["trust"] if row["weight"] < 1]
+        dropped = [row["name"] for row in one["reliability"] if row["weight"] < 1]
         sound = sum(name.startswith("glyphs") for name in dropped)
         for row in one["rows"]:
             values = [f"{100 * row['shots'][shot]['mean']:.1f} ± {100 * row['shots'][shot]['interval']:.1f}" for shot in ("1", "5")]

@@ -31,7 +31,7 @@ from inversion_table import of_seeds, table
 from datafree import artifacts, config, devices
 from datafree.checkpoints import Checkpoint
 from datafree.config.schema import starts_from_meta
-from datafree.data.images import ImageSet, read_image_set
+from datafree.data.images import ImageSet
 from datafree.errors import UserError, told_in_one_line
 from datafree.evaluation.frechet import frechet_distance, teacher_features
 from datafree.evaluation.inversion_quality import Judge, jury, spread, teacher_belief, transfer
@@ -40,11 +40,13 @@ from datafree.inversion import METHODS
 from datafree.inversion.auxiliary_teachers import auxiliary_teachers_of
 from datafree.inversion.generator import Generator, new_generator
 from datafree.inversion.meta_generator import train_meta_generator
+from datafree.stages.files.image_sets import read_image_set
+from datafree.stages.files.networks import read_classifier
+from datafree.stages.files.teachers import read_teacher
 from datafree.tasks.pools import Pool
 from datafree.workflow import hardware
 from datafree.zoo.backbones import Normalise
-from datafree.zoo.networks import read_classifier
-from datafree.zoo.teachers import Teacher, common_normalisation, move, read_teacher
+from datafree.zoo.teachers import Teacher, common_normalisation, move
 from datafree.zoo.training import hold_out
 
 JUDGES = ("judge", "oracle")

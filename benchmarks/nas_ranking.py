@@ -39,7 +39,7 @@ from datafree import artifacts, config, devices
 from datafree.checkpoints import Checkpoint
 from datafree.data.folder import folder_images
 from datafree.data.images import ImageSet
-from datafree.distillation.joined_pools import Pools
+from datafree.distillation.joined_pools import JoinedPools
 from datafree.errors import UserError, told_in_one_line
 from datafree.evaluation.recovered_fraction import noise_pool, real_pool
 from datafree.nas import one_shot
@@ -154,11 +154,11 @@ class Study:
             pool = recover(self.teacher, arm.inversion, arm.inversion.methods["study"], own, path)
         return dataclasses.replace(pool, soft_labels=self.targets(pool, arm.signal))
 
-    def pools(self, arm: Arm, seed: int) -> Pools:
+    def pools(self, arm: Arm, seed: int) -> JoinedPools:
         """The same as what a search takes."""
         pool = self.pool(arm, seed)
         with torch.autocast(self.device.type, enabled=False):  # which does not know float16, the type of the targets
-            return Pools.join([pool], self.teacher.normalise)
+            return JoinedPools.join([pool], self.teacher.normalise)
 
     def targets(self, pool: Pool, signal: str) -> torch.Tensor:
         """float16 [N, K]."""

@@ -18,7 +18,7 @@ rule learner:
         weights=WEIGHTS,
         cards=CARDS,
         episodes=lambda wildcards: f"artifacts/tasks/{settings.meta.arms[wildcards.arm].inversion}/episodes.safetensors",
-        trust=lambda wildcards: trust_of(settings.meta.arms[wildcards.arm].inversion),
+        reliability=lambda wildcards: reliability_of(settings.meta.arms[wildcards.arm].inversion),
     output:
         learner=update("artifacts/meta/{arm}/seed{seed}/learner.safetensors"),
         card=update("artifacts/meta/{arm}/seed{seed}/card.json"),

@@ -7,8 +7,8 @@ def algorithm_pools(wildcards):
     return pools_of(settings.nas.algorithms[wildcards.algorithm].inversion)
 
 
-def algorithm_trust(wildcards):
-    return trust_of(settings.nas.algorithms[wildcards.algorithm].inversion)
+def algorithm_reliability(wildcards):
+    return reliability_of(settings.nas.algorithms[wildcards.algorithm].inversion)
 
 
 def searched_cell(wanted):
@@ -22,7 +22,7 @@ rule search:
     input:
         job=card("search", "artifacts/nas/{algorithm}", "seed", nas__algorithm=algorithm_tree),
         pools=algorithm_pools,
-        trust=algorithm_trust,
+        reliability=algorithm_reliability,
         cards=CARDS,
     output:
         architecture=update("artifacts/nas/{algorithm}/architecture.json"),
@@ -51,7 +51,7 @@ rule retrain:
         job=card("retrain", "artifacts/nas/{algorithm}/retrained", "seed", nas__algorithm=algorithm_tree),
         architecture=rules.search.output.architecture,
         pools=algorithm_pools,
-        trust=algorithm_trust,
+        reliability=algorithm_reliability,
         cards=CARDS,
     output:
         network=update("artifacts/nas/{algorithm}/retrained/network.safetensors"),

@@ -18,7 +18,7 @@ rule report_page:
         real_preview=rules.inversion_quality.output.preview,
         data_preview=rules.images.output.preview,
         cards=CARDS,
-        trust=[trust_of(method) for method in METHODS],
+        reliability=[reliability_of(method) for method in METHODS],
         histories=expand("artifacts/meta/{arm}/seed{seed}/history.csv", arm=ARMS, seed=SEEDS),
         architectures=expand("artifacts/nas/{algorithm}/architecture.json", algorithm=ALGORITHMS),
         drawings=expand("artifacts/nas/{algorithm}/cell.png", algorithm=ALGORITHMS),

@@ -9,7 +9,7 @@ rule episodes:
         cards=CARDS,
     output:
         episodes=update("artifacts/tasks/{method}/episodes.safetensors"),
-        trust=update("artifacts/tasks/{method}/trust.json"),
+        reliability=update("artifacts/tasks/{method}/reliability.json"),
         metrics=update("artifacts/tasks/{method}/metrics.json"),
         provenance=update("artifacts/tasks/{method}/provenance.json"),
     params:
@@ -22,8 +22,8 @@ rule episodes:
         STAGE
 
 
-def trust_of(method):
-    return f"artifacts/tasks/{method}/trust.json"
+def reliability_of(method):
+    return f"artifacts/tasks/{method}/reliability.json"
 
 
 rule tasks:

@@ -6,6 +6,7 @@ import errno
 import re
 import resource
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import settings
 
 from datafree import devices
 from datafree.data.images import ImageSet
+from datafree.distillation.joined_pools import JoinedPools
 from datafree.inversion.inner_loop import soft_labels
 from datafree.tasks.pools import Pool
 from datafree.zoo.backbones import Normalise
@@ -165,3 +167,10 @@ def full_disk():
 @pytest.fixture
 def no_space() -> OSError:
     return OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.fixture(scope="session")
+def joined(pools) -> JoinedPools:
+    """Three teachers' pools with 3, 4 and 5 classes, at 16 pixels."""
+    halved = [replace(pool, images=pool.images[..., ::2, ::2]) for pool in pools]
+    return JoinedPools.join(halved, Normalise([0.5] * 3, [0.25] * 3))

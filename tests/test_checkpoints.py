@@ -6,6 +6,7 @@ import torch
 
 from datafree import checkpoints
 from datafree.checkpoints import Checkpoint
+from datafree.workflow.job_checkpoints import checkpoint_of
 from datafree.workflow.provenance import Job
 
 

@@ -9,7 +9,8 @@ from PIL import Image
 
 from datafree import artifacts
 from datafree.config import BackboneConfig
-from datafree.data.images import ImageSet, write_image_set
+from datafree.data.images import ImageSet
+from datafree.stages.files.image_sets import write_image_set
 from datafree.zoo.backbones import Classifier, build
 from datafree.zoo.networks import network_card
 

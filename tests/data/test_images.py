@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datafree import artifacts
-from datafree.data.images import GAP, ImageSet, check_disjoint, contact_sheet, read_image_set, write_image_set
+from datafree.data.images import GAP, ImageSet, check_disjoint, contact_sheet
 from datafree.errors import UserError
+from datafree.stages.files.image_sets import read_image_set, write_image_set
 
 
 def image_set(labels, classes=("ant", "bee", "cat"), channels=3):

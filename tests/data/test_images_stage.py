@@ -4,9 +4,9 @@ from PIL import Image
 
 from datafree import artifacts, config
 from datafree.data import SPLITS
-from datafree.data.images import read_image_set
 from datafree.errors import UserError
 from datafree.stages import images as stage
+from datafree.stages.files.image_sets import read_image_set
 from datafree.workflow.provenance import Job
 
 FILES = {**{split: f"{split}.safetensors" for split in SPLITS}, "preview": "preview.png", "metrics": "metrics.json"}

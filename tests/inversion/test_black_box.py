@@ -55,7 +55,7 @@ def true_gradient(images):
 
 
 def estimate(images, **changes):
-    settings = {"directions": 4000, "smoothing": 1e-3, "block": 1, "draw": devices.generator(0, "directions"), **changes}
+    settings = {"directions": 4000, "smoothing": 1e-3, "block": 1, "rng": devices.generator(0, "directions"), **changes}
     return zero_order_gradient(smooth, images, **settings)
 
 
@@ -97,7 +97,7 @@ def test_in_blocks_its_expectation_is_the_gradient_averaged_over_each(size):
 def test_of_a_linear_function_one_direction_is_exact_along_itself():
     images = torch.zeros(1, 3, 2, 2, dtype=torch.float64)
     slopes = torch.arange(12, dtype=torch.float64).view(1, 3, 2, 2)
-    settings = {"directions": 1, "smoothing": 0.7, "block": 1, "draw": devices.generator(0, "one")}
+    settings = {"directions": 1, "smoothing": 0.7, "block": 1, "rng": devices.generator(0, "one")}
     _, found = zero_order_gradient(lambda x: (x * slopes).flatten(1).sum(1), images, **settings)
     direction = found / found.norm()
     assert torch.allclose(found, 12 * (slopes * direction).sum() * direction)

@@ -7,8 +7,9 @@ from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import BackboneConfig, TasksConfig
 from datafree.distillation.ensemble import TeacherEnsemble
+from datafree.distillation.heads import TeacherHeads
 from datafree.meta import ARMS
-from datafree.meta.learner import Learner, TeacherHeads
+from datafree.meta.learner import Learner
 from datafree.tasks.episodes import sample_episodes
 from datafree.zoo.backbones import Normalise, build
 

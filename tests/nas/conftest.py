@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from datafree.checkpoints import Checkpoint
 from datafree.config import SposConfig
-from datafree.distillation.joined_pools import Pools
-from datafree.zoo.backbones import Normalise
 
 
 class Killed(Exception):
@@ -21,13 +18,13 @@ class DyingCheckpoint(Checkpoint):
 
     def __init__(self, path: Path, every: int, dies: int) -> None:
         super().__init__(path, "work", seconds_between=0)
-        self.every, self.dies, self.queried = every, dies, 0
+        self.every, self.dies, self.requests = every, dies, 0
 
     def save(self, step, history, **objects):
-        self.queried += 1
-        if self.queried > self.dies:
+        self.requests += 1
+        if self.requests > self.dies:
             raise Killed
-        if self.queried % self.every == 0:
+        if self.requests % self.every == 0:
             super().save(step, history, **objects)
 
 
@@ -44,13 +41,6 @@ def interrupted(tmp_path) -> Callable:
         return work(Checkpoint(path, "work", seconds_between=0))
 
     return run
-
-
-@pytest.fixture(scope="session")
-def joined(pools) -> Pools:
-    """Three teachers' pools with 3, 4 and 5 classes, at 16 pixels."""
-    halved = [replace(pool, images=pool.images[..., ::2, ::2]) for pool in pools]
-    return Pools.join(halved, Normalise([0.5] * 3, [0.25] * 3))
 
 
 @pytest.fixture

@@ -10,15 +10,16 @@ import torch
 from PIL import Image
 
 from datafree import artifacts
+from datafree.checkpoints import Checkpoint
 from datafree.config import ALGORITHM_TYPES, SposConfig, as_tree
 from datafree.errors import UserError
 from datafree.nas.search_result import SearchResult
 from datafree.nas.spaces.nasbench201 import NasBench201Space
 from datafree.stages import retrain, search
+from datafree.stages.files.networks import read_backbone
 from datafree.stages.search import joined_pools
 from datafree.workflow.job_checkpoints import checkpoint_of
 from datafree.workflow.provenance import Job
-from datafree.zoo.networks import read_backbone
 
 SEARCH = {"architecture": "json", "drawing": "png", "pareto": "png", "history": "csv", "candidates": "csv", "metrics": "json"}
 RETRAIN = {"network": "safetensors", "card": "json", "history": "csv", "metrics": "json"}
@@ -28,8 +29,8 @@ RETRAIN = {"network": "safetensors", "card": "json", "history": "csv", "metrics"
 def workspace(tmp_path, monkeypatch, pools, teachers):
     """A project folder with the pools and cards of three teachers; returns the jobs' inputs."""
     monkeypatch.chdir(tmp_path)
-    inputs = {"pools": [], "cards": [], "trust": "tasks/trust.json"}
-    artifacts.write_json("tasks/trust.json", {"teachers": [{"weight": 1.0} for _ in teachers]})
+    inputs = {"pools": [], "cards": [], "reliability": "tasks/reliability.json"}
+    artifacts.write_json("tasks/reliability.json", {"teachers": [{"weight": 1.0} for _ in teachers]})
     for pool, teacher in zip(pools, teachers, strict=True):
         images, card = f"inversion/{teacher.name}/images.safetensors", f"zoo/{teacher.name}/card.json"
         artifacts.write_tensors(images, {"images": pool.images, "labels": pool.labels, "soft_labels": pool.soft_labels})
@@ -65,9 +66,10 @@ def eager_checkpoints(monkeypatch):
     def of_job(job):
         found = original(job)
         written.add(found.path)
-        return checkpoints.Checkpoint(found.path, found.fingerprint, seconds_between=0)
+        return Checkpoint(found.path, found.fingerprint, seconds_between=0)
 
-    monkeypatch.setattr(checkpoints, "of_job", of_job)
+    for module in (search, retrain):
+        monkeypatch.setattr(module, "checkpoint_of", of_job)
     return written
 
 
@@ -103,7 +105,7 @@ def test_search_then_retrain_leave_a_backbone_that_can_be_used(new_job, workspac
     # Nothing is left behind: neither checkpoints nor half-written files.
     outputs = {*job.outputs.values(), *again.outputs.values()}
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == outputs | set(workspace["pools"]) | set(workspace["cards"]) | {workspace["trust"]}
+    assert left == outputs | set(workspace["pools"]) | set(workspace["cards"]) | {workspace["reliability"]}
 
 
 def test_the_same_job_gives_the_same_bytes(new_job, workspace, small):
@@ -129,7 +131,7 @@ def test_a_pool_whose_soft_labels_do_not_fit_its_card_is_refused(new_job, worksp
 
 def test_a_dropped_teachers_images_are_not_searched_on(new_job, workspace, pools):
     job = new_job("search", workspace, SposConfig(), SEARCH)
-    artifacts.write_json(workspace["trust"], {"teachers": [{"weight": 0.4}, {"weight": 0.0}, {"weight": 1.0}]})
+    artifacts.write_json(workspace["reliability"], {"teachers": [{"weight": 0.4}, {"weight": 0.0}, {"weight": 1.0}]})
     joined = joined_pools(job)
     assert joined.classes == (len(pools[0].classes), len(pools[2].classes))
     assert torch.equal(joined.images, torch.cat([pools[0].images, pools[2].images]))

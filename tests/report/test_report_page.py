@@ -33,7 +33,7 @@ def inputs(tmp_path, monkeypatch, results):
     artifacts.write_history("nas/spos/candidates.csv", [{"step": 1, "choice_0": 3, "macs": 4000, "agreement": 0.5}])
     artifacts.write_json("nas/spos/retrained/metrics.json", {"agreement": 0.75})
     verdicts = [{"name": "latin", "weight": 1.0, "reason": ""}, {"name": "greek", "weight": 0.0, "reason": "agreement 0.41, not <0.8>"}]
-    artifacts.write_json("tasks/five/trust.json", {"teachers": verdicts})
+    artifacts.write_json("tasks/five/reliability.json", {"teachers": verdicts})
     for path in ("nas/spos/cell.png", "data/preview.png", "inversion/real.png"):
         artifacts.write_text(path, f"png at {path}")
     return {
@@ -43,7 +43,7 @@ def inputs(tmp_path, monkeypatch, results):
         "data_preview": "data/preview.png",
         "generator_history": "meta/bell/seed0/history.csv",
         "cards": ["zoo/latin/card.json", "zoo/greek/card.json"],
-        "trust": ["tasks/five/trust.json"],
+        "reliability": ["tasks/five/reliability.json"],
         "histories": ["meta/bell/seed0/history.csv", "meta/bell/seed1/history.csv"],
         "architectures": "nas/spos/architecture.json",  # one file is no list on the command line
         "drawings": ["nas/spos/cell.png"],

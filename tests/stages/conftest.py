@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from datafree.config import as_tree, resolve, select, starts_from_meta
-from datafree.data.images import ImageSet, write_image_set
+from datafree.data.images import ImageSet
+from datafree.stages.files.image_sets import write_image_set
 from datafree.workflow.provenance import Job
 from datafree.zoo.manifest import Entry, read_manifest
 from datafree.zoo.teachers import empty_network
@@ -153,14 +154,14 @@ class Project:
 
     def _episodes(self, method: str) -> Job:
         inputs = {"pools": self._pools(method), **self._zoo()}
-        outputs = {"episodes": "episodes.safetensors", "trust": "trust.json", "metrics": "metrics.json"}
+        outputs = {"episodes": "episodes.safetensors", "reliability": "reliability.json", "metrics": "metrics.json"}
         keys = ["seed", "tasks"]
         return self._job("episodes", {"method": method}, f"artifacts/tasks/{method}", keys, {}, inputs, outputs)
 
     def _learner(self, arm: str, seed: int) -> Job:
         settings = self.settings.meta.arms[arm]
         inputs = {"pools": self._pools(settings.inversion), **self._zoo()}
-        for name in ("episodes", "trust"):
+        for name in ("episodes", "reliability"):
             inputs[name] = self._path(name, "episodes", settings.inversion)
         outputs = {"learner": "learner.safetensors", "card": "card.json", "history": "history.csv", "metrics": "metrics.json"}
         folder, derived = f"artifacts/meta/{arm}/seed{seed}", {"meta.arm": as_tree(settings)}

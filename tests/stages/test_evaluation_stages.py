@@ -6,10 +6,11 @@ import torch
 from PIL import Image
 
 from datafree import artifacts
-from datafree.data.images import ImageSet, read_image_set, write_image_set
+from datafree.data.images import ImageSet
 from datafree.errors import UserError
+from datafree.stages.files.image_sets import read_image_set, write_image_set
+from datafree.stages.files.networks import read_backbone, read_classifier
 from datafree.tasks.pools import real_pool
-from datafree.zoo.networks import read_backbone, read_classifier
 from datafree.zoo.training import accuracy, hold_out, logits_of
 
 CPU = torch.device("cpu")

@@ -7,8 +7,8 @@ from PIL import Image
 from datafree import artifacts, checkpoints
 from datafree.inversion.generator import new_generator
 from datafree.stages import invert
-from datafree.tasks.pools import read_pool
-from datafree.zoo.teachers import read_teacher
+from datafree.stages.files.pools import read_pool
+from datafree.stages.files.teachers import read_teacher
 
 METHODS, TEACHERS = ("five", "fresh"), ("alpha", "beta", "gamma")
 

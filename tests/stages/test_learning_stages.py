@@ -6,9 +6,10 @@ import torch
 from datafree import artifacts, checkpoints
 from datafree.meta import ARMS
 from datafree.stages import episodes
-from datafree.tasks.pools import read_pool
-from datafree.tasks.reliability import TeacherReliability, read_sampling_weights
-from datafree.zoo.networks import read_backbone
+from datafree.stages.files.networks import read_backbone
+from datafree.stages.files.pools import read_pool
+from datafree.stages.files.tasks import read_sampling_weights
+from datafree.tasks.reliability import TeacherReliability
 
 CELL = "|nor_conv_1x1~0|+|skip_connect~0|none~1|+|none~0|none~1|skip_connect~2|"
 
@@ -45,8 +46,8 @@ def test_a_teacher_that_is_not_trusted_takes_no_part(project, tmp_path, monkeypa
     asked = artifacts.read_tensors(outputs["episodes"])["teacher"].flatten().bincount(minlength=3)
     assert bool(asked[2] == 0) is check
     assert asked[1] > 0
-    assert read_sampling_weights(outputs["trust"]).tolist() == ([1, 0.3, 0] if check else [1, 1, 1])
-    found = artifacts.read_json(outputs["trust"])
+    assert read_sampling_weights(outputs["reliability"]).tolist() == ([1, 0.3, 0] if check else [1, 1, 1])
+    found = artifacts.read_json(outputs["reliability"])
     assert found["checked"] is check
     assert [row["reason"] for row in found["teachers"]] == ["", "agreement 0.50", "agreement 0.50"]
     assert artifacts.read_json(outputs["metrics"])["teachers_dropped"] == check

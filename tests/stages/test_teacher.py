@@ -6,10 +6,10 @@ import torch
 
 from datafree import artifacts
 from datafree.config import as_tree
-from datafree.data.images import read_image_set
 from datafree.errors import UserError
+from datafree.stages.files.image_sets import read_image_set
+from datafree.stages.files.teachers import read_teacher
 from datafree.zoo.manifest import TrainSource
-from datafree.zoo.teachers import read_teacher
 from datafree.zoo.training import accuracy, hold_out, logits_of
 
 

@@ -3,7 +3,8 @@ import torch
 
 from datafree import artifacts
 from datafree.errors import UserError
-from datafree.tasks.pools import class_rows, read_pool, read_pools
+from datafree.stages.files.pools import read_pool, read_pools
+from datafree.tasks.pools import class_rows
 
 
 @pytest.fixture

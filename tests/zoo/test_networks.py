@@ -4,8 +4,9 @@ import torch
 from datafree import artifacts
 from datafree.config import BackboneConfig
 from datafree.errors import UserError
+from datafree.stages.files.networks import read_backbone, read_classifier
 from datafree.zoo.backbones import Classifier, build, parameter_count
-from datafree.zoo.networks import multiply_adds, network_card, read_backbone, read_classifier
+from datafree.zoo.networks import multiply_adds, network_card
 
 MEAN, STD = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
 

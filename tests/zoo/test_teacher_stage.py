@@ -5,9 +5,10 @@ from datafree import artifacts
 from datafree.config import as_tree
 from datafree.errors import UserError
 from datafree.stages import teacher as stage
+from datafree.stages.files.teachers import read_teacher
 from datafree.workflow.provenance import Job
 from datafree.zoo.manifest import Architecture, Entry
-from datafree.zoo.teachers import empty_network, read_teacher
+from datafree.zoo.teachers import empty_network
 
 ENTRY = Entry(
     name="t",

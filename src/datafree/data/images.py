@@ -1,4 +1,4 @@
-"""A labelled set of small images: its checks, its file, and the picture that shows it."""
+"""A labelled set of small images: its checks, and the contact sheet that shows it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from PIL import Image
 
-from datafree import artifacts
 from datafree.errors import UserError
 
 GAP = 2  # pixels between the tiles of a contact sheet, and around them
@@ -58,27 +56,6 @@ class ImageSet:
         labels = renumbered[self.labels]
         chosen = labels >= 0
         return ImageSet(self.images[chosen], labels[chosen], tuple(self.classes[index] for index in indices))
-
-
-def write_image_set(path: str | Path, image_set: ImageSet) -> None:
-    """Save as safetensors: ``images``, ``labels``, and the class names as metadata ``classes``."""
-    artifacts.write_tensors(path, {"images": image_set.images, "labels": image_set.labels}, classes=list(image_set.classes))
-
-
-def read_image_set(path: str | Path) -> ImageSet:
-    """Load what ``write_image_set`` saved.
-
-    Raises:
-        UserError: the file is missing, damaged, or holds something else.
-    """
-    tensors = artifacts.read_tensors(path, "images", "labels")
-    classes = artifacts.read_metadata(path).get("classes")
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise UserError(f"{path}: expected class names in the metadata `classes`, got {classes!r:.80}; delete the file and rerun")
-    try:
-        return ImageSet(tensors["images"], tensors["labels"], tuple(classes))
-    except ValueError as error:
-        raise UserError(f"{path}: not an image set ({error}); delete the file and rerun") from None
 
 
 def check_disjoint(sets: Mapping[str, ImageSet]) -> None:

@@ -8,9 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from datafree.distillation.joined_pools import Batch, Pools
+from datafree.distillation.joined_pools import Batch, JoinedPools
 from datafree.distillation.losses import divergence
-from datafree.meta.learner import TeacherHeads
 
 SCORING_BATCH = 256
 
@@ -22,13 +21,8 @@ class Score(NamedTuple):
     kl: float  # mean divergence, in nats, from the teacher's softened probabilities
 
 
-def own_logits(heads: TeacherHeads, features: Tensor, teacher: Tensor) -> Tensor:
-    """What the head of each image's own teacher says: features [B, D], teacher int64 [B] → logits [B, most classes]."""
-    return heads(features, range(len(heads.bias)))[torch.arange(len(teacher), device=teacher.device), teacher]
-
-
 @torch.no_grad()
-def score(predict: Callable[[Batch], Tensor], pools: Pools, index: Tensor, temperature: float) -> Score:
+def score(predict: Callable[[Batch], Tensor], pools: JoinedPools, index: Tensor, temperature: float) -> Score:
     """Agreement and divergence of ``predict`` (a batch → logits [B, K]) over the images at ``index``."""
     agreed = divergences = 0.0
     for part in index.split(SCORING_BATCH):

@@ -42,7 +42,7 @@ class TeacherEnsemble:
         return random_colours(random_affine(seen, rng), rng) if augment else seen
 
     @torch.no_grad()
-    def ask(self, views: Tensor, queried: Sequence[int]) -> Tensor:
+    def predict(self, views: Tensor, queried: Sequence[int]) -> Tensor:
         """What each asked teacher says of every view [B, C, H, W]: probabilities [B, asked, most classes], 0 for classes it lacks.
 
         A teacher is asked about images of classes it never learned, too: what it confuses them with is knowledge as well.

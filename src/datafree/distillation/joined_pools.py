@@ -28,7 +28,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Pools:
+class JoinedPools:
     """Several teachers' pools end to end; K is the largest number of classes that a teacher has.
 
     ``images`` uint8 [N, C, H, W], ``soft_labels`` float16 [N, K], ``teacher`` int64 [N], ``classes`` the number per teacher.
@@ -42,7 +42,7 @@ class Pools:
     normalise: Normalise
 
     @classmethod
-    def join(cls, pools: Sequence[Pool], normalise: Normalise) -> Pools:
+    def join(cls, pools: Sequence[Pool], normalise: Normalise) -> JoinedPools:
         """Lay the pools end to end, in order.
 
         Raises:
@@ -78,7 +78,7 @@ class Pools:
         """Pixels of a side; images are square."""
         return self.images.shape[-1]
 
-    def to(self, device: torch.device | str) -> Pools:
+    def to(self, device: torch.device | str) -> JoinedPools:
         """The same pools in the memory of a device; these stay where they are."""
         moved = {name: getattr(self, name).to(device) for name in ("images", "soft_labels", "teacher")}
         return replace(self, **moved, normalise=copy.deepcopy(self.normalise).to(device))
@@ -101,15 +101,15 @@ class Pools:
         return torch.cat(training), torch.cat(held_out)
 
 
-def training_batch(pools: Pools, training: Tensor, size: int, seed: int, *names: str | int) -> Batch:
+def training_batch(pools: JoinedPools, training: Tensor, size: int, seed: int, *names: str | int) -> Batch:
     """``size`` of the examples at ``training`` int64 [N], their images turned, scaled and shifted at random.
 
     A function of seed and names alone. The soft labels stay those of the image as it was recovered.
     """
-    batch = pools.batch(draw(training, size, seed, *names))
+    batch = pools.batch(sample_indices(training, size, seed, *names))
     return replace(batch, images=random_affine(batch.images, generator(seed, *names, "views")))
 
 
-def draw(index: Tensor, size: int, seed: int, *names: str | int) -> Tensor:
+def sample_indices(index: Tensor, size: int, seed: int, *names: str | int) -> Tensor:
     """``size`` entries of ``index`` (all, if there are fewer) without replacement; a function of seed and names alone."""
     return index[torch.randperm(len(index), generator=generator(seed, *names))[:size]]

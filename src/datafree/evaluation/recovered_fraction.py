@@ -13,11 +13,12 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import DistillationArm, EvaluationConfig, TasksConfig
 from datafree.data.images import ImageSet
 from datafree.distillation.ensemble import TeacherEnsemble
+from datafree.distillation.heads import TeacherHeads
 from datafree.evaluation.baselines import backbone_features
 from datafree.evaluation.few_shot import embed, episode_accuracies, episode_rows
 from datafree.inversion.inner_loop import balanced_labels, soft_labels
 from datafree.meta import distillation
-from datafree.meta.learner import Learner, TeacherHeads
+from datafree.meta.learner import Learner
 from datafree.tasks.episodes import sample_episodes
 from datafree.tasks.pools import Pool
 from datafree.zoo.backbones import Normalise, build

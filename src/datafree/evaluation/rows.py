@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 
-from datafree import artifacts, devices
+from datafree import devices
 from datafree.config import AdaptationConfig, AdaptedPart, EvaluationConfig, typed
 from datafree.evaluation.adapting import adapting_head, adapting_solver, batch_statistics, transductive_solver
 from datafree.evaluation.baselines import average_weights, backbone_features, batch_statistics_features, pixels
@@ -17,10 +17,18 @@ from datafree.evaluation.classifiers import CLASSIFIERS, Classifier, nearest_cen
 from datafree.evaluation.few_shot import Concatenated, Embedding, Solver
 from datafree.meta.adaptation import describe
 from datafree.zoo.backbones import Backbone, Normalise, build, parameter_count
-from datafree.zoo.networks import read_backbone, read_classifier
 from datafree.zoo.teachers import Teacher
 
 BEST = "best teacher"
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A backbone, the normalisation of its inputs, and its card: ``parameters``, ``arm`` or ``reference``, ``adaptation`` and more."""
+
+    card: Mapping[str, Any]
+    backbone: Backbone
+    normalise: Normalise
 
 
 @dataclass(frozen=True)
@@ -44,61 +52,56 @@ class EvaluatedModel:
     solve: Solver | None = None
 
 
-def learned(weights: Sequence[Path], cards: Sequence[Path], config: EvaluationConfig, device: torch.device) -> list[EvaluatedModel]:
-    """The meta-learners: per arm and seed an entrant for each way of evaluating it that ``config`` asks for."""
+def learners(networks: Sequence[TrainedNetwork], config: EvaluationConfig, device: torch.device) -> list[EvaluatedModel]:
+    """The meta-learners: per arm and seed one model for each combination of inference and classifier in ``config``."""
     models = []
-    for path, card_path in zip(weights, cards, strict=True):
-        card = artifacts.read_json(card_path)
+    for network in networks:
+        card = network.card
         description = f"{card['method']} on images recovered by {card['inversion']}; {card['backbone']['name']}"
-        models += _of_card(path, card_path, card["arm"], "arm", description, card["seed"], config, device)
+        models += _evaluations(network, card["arm"], "arm", description, card["seed"], config, device)
     return models
 
 
-def oracles(weights: Sequence[Path], cards: Sequence[Path], config: EvaluationConfig, device: torch.device) -> list[EvaluatedModel]:
-    """The ceilings: classifiers and learners trained on real images of all teachers' classes."""
+def oracles(networks: Sequence[TrainedNetwork], config: EvaluationConfig, device: torch.device) -> list[EvaluatedModel]:
+    """The upper bounds: classifiers and learners trained on real images of all teachers' classes."""
     models = []
-    for path, card_path in zip(weights, cards, strict=True):
-        card = artifacts.read_json(card_path, "reference")
-        if "method" in card:
-            name, description = f"real-data {card['method']}", f"{card['method']} on the teachers' real images"
-            models += _of_card(path, card_path, name, "oracle", description, 0, config, device)
+    for network in networks:
+        method = network.card.get("method")
+        if method:
+            name, description = f"real-data {method}", f"{method} on the teachers' real images"
         else:
-            searched = card["reference"] == "searched"
-            models += _classifier(path, card_path, f"real-data oracle{', searched' if searched else ''}", config, device)
+            searched = network.card["reference"] == "searched"
+            name, description = f"real-data oracle{', searched' if searched else ''}", "trained on the teachers' real images"
+        models += _evaluations(network, name, "oracle", description, 0, config, device)
     return models
-
-
-def _of_card(
-    weights: Path, card_path: Path, name: str, kind: str, description: str, seed: int, config: EvaluationConfig, device: torch.device
-) -> list[EvaluatedModel]:
-    card = artifacts.read_json(card_path, "adaptation")
-    backbone, normalise = read_backbone(weights, card_path)
-    plain = EvaluatedModel(name, kind, description, backbone_features(backbone, normalise, device), 1, card["parameters"], seed)
-    return _evaluations(plain, backbone, normalise, typed(AdaptationConfig, card["adaptation"]), config)
 
 
 def _evaluations(
-    plain: EvaluatedModel, backbone: Backbone, normalise: Normalise, rule: AdaptationConfig, config: EvaluationConfig
+    network: TrainedNetwork, name: str, kind: str, description: str, seed: int, config: EvaluationConfig, device: torch.device
 ) -> list[EvaluatedModel]:
-    """One entrant per inference, and per classifier if the network is a feature extractor; the network is on its device already."""
-    found = []
+    """One model per inference, and per classifier where the network is a feature extractor."""
+    backbone, normalise = network.backbone, network.normalise
+    features = backbone_features(backbone, normalise, device)
+    plain = EvaluatedModel(name, kind, description, features, 1, parameter_count(backbone), seed)
+    rule = typed(AdaptationConfig, network.card.get("adaptation", {}))
+    models = []
     for inference in config.inference:
         transductive = inference == "transductive"
         words = ["transductive"] if transductive else []
         if rule.part is AdaptedPart.nothing:
-            network = batch_statistics(backbone) if transductive else backbone
-            for name in config.classifiers:
-                solve = transductive_solver(network, normalise, CLASSIFIERS[name]) if transductive else None
-                one = _classified(plain, name, CLASSIFIERS[name])
-                found.append(dataclasses.replace(one, variant=" ".join([*words, one.variant]).strip(), solve=solve))
+            extractor = batch_statistics(backbone) if transductive else backbone
+            for classifier in config.classifiers:
+                solve = transductive_solver(extractor, normalise, CLASSIFIERS[classifier]) if transductive else None
+                one = _classified(plain, classifier, CLASSIFIERS[classifier])
+                models.append(dataclasses.replace(one, variant=" ".join([*words, one.variant]).strip(), solve=solve))
         else:
             by_features = rule.part is AdaptedPart.head and not transductive
             solve = None if by_features else adapting_solver(backbone, normalise, rule, transductive=transductive)
-            description = f"{plain.description}; {describe(rule)}"
-            found.append(
-                dataclasses.replace(plain, description=description, variant=" ".join(words), classify=adapting_head(rule), solve=solve)
+            adapted = f"{description}; {describe(rule)}"
+            models.append(
+                dataclasses.replace(plain, description=adapted, variant=" ".join(words), classify=adapting_head(rule), solve=solve)
             )
-    return found
+    return models
 
 
 def baselines(
@@ -137,11 +140,3 @@ def baselines(
 
 def _classified(model: EvaluatedModel, name: str, classify: Classifier) -> EvaluatedModel:
     return dataclasses.replace(model, classify=classify, variant="" if name == "nearest_centroid" else name)
-
-
-def _classifier(weights: Path, card_path: Path, name: str, config: EvaluationConfig, device: torch.device) -> list[EvaluatedModel]:
-    network, normalise = read_classifier(weights, card_path)
-    features = backbone_features(network.backbone, normalise, device)
-    size = parameter_count(network.backbone)
-    plain = EvaluatedModel(name, "oracle", "trained on the teachers' real images", features, 1, size)
-    return _evaluations(plain, network.backbone, normalise, AdaptationConfig(), config)

@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
-from datafree.distillation.losses import ABSENT, at_least_float32
+from datafree.distillation.heads import TeacherHeads
+from datafree.distillation.losses import at_least_float32
 from datafree.zoo.backbones import Backbone, Normalise
-
-
-class TeacherHeads(nn.Module):
-    """One linear head per teacher over shared features; or one for all, class k of every teacher at its output k (``shared``)."""
-
-    absent: Tensor
-
-    def __init__(self, features: int, classes: Sequence[int], shared: bool = False) -> None:
-        super().__init__()
-        bound, count = 1 / math.sqrt(features), 1 if shared else len(classes)
-        self.shared = shared
-        self.weight = nn.Parameter(torch.empty(count, max(classes), features).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.zeros(count, max(classes)))
-        absent = torch.arange(max(classes))[None, :] >= torch.tensor(list(classes))[:, None]
-        self.register_buffer("absent", absent, persistent=False)
-
-    def forward(self, features: Tensor, queried: Sequence[int]) -> Tensor:
-        """features [B, D] → logits [B, asked, most classes] of the asked teachers' heads; ``ABSENT`` where a teacher has fewer."""
-        heads = [0] * len(queried) if self.shared else list(queried)
-        logits = at_least_float32(torch.einsum("bd,tkd->btk", features, self.weight[heads])) + self.bias[heads]
-        return logits.masked_fill(self.absent[list(queried)], ABSENT)
 
 
 class Learner(nn.Module):

@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from datafree.checkpoints import Checkpoint
 from datafree.config import DartsConfig
-from datafree.distillation.joined_pools import Pools
+from datafree.distillation.joined_pools import JoinedPools
 from datafree.distillation.losses import distillation_loss
 from datafree.nas.mixing import Path, Supernet
 from datafree.nas.relaxation import Relaxed, conclude, weight_optimiser
@@ -63,7 +63,7 @@ def architecture_gradient(
 
 
 def search(
-    space: Space, pools: Pools, config: DartsConfig, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint
+    space: Space, pools: JoinedPools, config: DartsConfig, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint
 ) -> SearchResult:
     """The architecture with the largest weights after ``config.supernet_steps`` steps, or before it has too many skip connections.
 

@@ -29,7 +29,7 @@ STYLE = {  # label and colour
 }
 
 
-def draw(space: Space, genotype: Genotype) -> Image.Image:
+def draw_architecture(space: Space, genotype: Genotype) -> Image.Image:
     """An architecture as an RGB picture: a NAS-Bench-201 cell as a graph, another space's slots as a list."""
     return draw_cell(genotype) if space.name == "nasbench201" else draw_list(space.lines(genotype))
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from datafree.devices import seeded_initialisation
-from datafree.distillation.agreement import own_logits
-from datafree.meta.learner import TeacherHeads
+from datafree.distillation.heads import TeacherHeads, own_logits
 from datafree.nas.spaces import Space
 from datafree.zoo.backbones import Backbone
 from datafree.zoo.backbones.memory_format import channels_last

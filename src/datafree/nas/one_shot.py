@@ -18,7 +18,7 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import AlgorithmConfig, OneShotConfig
 from datafree.devices import derive_seed
 from datafree.distillation.agreement import score
-from datafree.distillation.joined_pools import Pools, draw, training_batch
+from datafree.distillation.joined_pools import JoinedPools, sample_indices, training_batch
 from datafree.distillation.losses import distillation_loss
 from datafree.nas.candidates import Candidates, limits_of
 from datafree.nas.latency import LatencyTable
@@ -39,12 +39,12 @@ class Judge:
     """
 
     def __init__(
-        self, supernet: Supernet, pools: Pools, training: Tensor, held_out: Tensor, config: AlgorithmConfig, seed: int,
+        self, supernet: Supernet, pools: JoinedPools, training: Tensor, held_out: Tensor, config: AlgorithmConfig, seed: int,
         latency: LatencyTable,
     ) -> None:  # fmt: skip
         self.supernet, self.pools, self.held_out, self.temperature = supernet, pools, held_out, config.temperature
         self.latency = latency
-        parts = draw(training, RECALIBRATION_IMAGES, seed, "recalibration").split(config.batch_size)
+        parts = sample_indices(training, RECALIBRATION_IMAGES, seed, "recalibration").split(config.batch_size)
         self.batches = [pools.batch(part).images for part in parts]
 
     def __call__(self, genotype: Genotype) -> Measures:
@@ -90,7 +90,7 @@ class OneShot:
 
 
 def train(
-    space: Space, pools: Pools, config: OneShotConfig, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint
+    space: Space, pools: JoinedPools, config: OneShotConfig, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint
 ) -> OneShot:
     """Minimise the distillation loss of one path per step, drawn uniformly from the architectures within the limits.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from datafree.checkpoints import Checkpoint
 from datafree.config import ProxylessConfig
 from datafree.devices import generator
-from datafree.distillation.joined_pools import Pools
+from datafree.distillation.joined_pools import JoinedPools
 from datafree.distillation.losses import distillation_loss
 from datafree.nas.mixing import Path
 from datafree.nas.relaxation import Alphas, Relaxed, conclude, weight_optimiser
@@ -76,7 +76,7 @@ def keep_total(alphas: Alphas, before: list[Tensor], compared: list[Tensor]) -> 
 
 
 def search(
-    space: Space, pools: Pools, config: ProxylessConfig, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint
+    space: Space, pools: JoinedPools, config: ProxylessConfig, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint
 ) -> SearchResult:
     """The most probable architecture after ``config.supernet_steps`` steps on the weights, every few followed by one on the architecture;
     or that before it has too many skip connections.

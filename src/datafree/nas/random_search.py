@@ -9,7 +9,7 @@ import torch
 from datafree.checkpoints import Checkpoint
 from datafree.config import RandomConfig
 from datafree.devices import derive_seed
-from datafree.distillation.joined_pools import Pools
+from datafree.distillation.joined_pools import JoinedPools
 from datafree.nas import one_shot
 from datafree.nas.evolution import course
 from datafree.nas.search_result import SearchResult, best_of
@@ -18,7 +18,7 @@ from datafree.progress import progress
 
 
 def search(
-    space: Space, pools: Pools, config: RandomConfig, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint
+    space: Space, pools: JoinedPools, config: RandomConfig, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint
 ) -> SearchResult:
     """The best of ``config.candidates`` random architectures within the limits, by their scores in a supernet trained as for SPOS.
 

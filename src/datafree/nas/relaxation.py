@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from datafree.config import RelaxedConfig
 from datafree.devices import derive_seed, generator
-from datafree.distillation.joined_pools import Batch, Pools, training_batch
+from datafree.distillation.joined_pools import Batch, JoinedPools, training_batch
 from datafree.nas.latency import LatencyTable
 from datafree.nas.mixing import new_supernet
 from datafree.nas.one_shot import Judge
@@ -73,7 +73,7 @@ class Relaxed:
     """What a search by gradient works on: a supernet, a weight for each of its options, and the pools, of whose training images half serve
     the weights of the network and half those of the architecture."""
 
-    def __init__(self, space: Space, pools: Pools, config: RelaxedConfig, seed: int, device: torch.device | str) -> None:
+    def __init__(self, space: Space, pools: JoinedPools, config: RelaxedConfig, seed: int, device: torch.device | str) -> None:
         self.space, self.config, self.seed = space, config, seed
         self.pools = pools.to(device)
         self.training, self.held_out = self.pools.split(config.validation, seed)

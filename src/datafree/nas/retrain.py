@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from datafree.checkpoints import Checkpoint
 from datafree.config import AlgorithmConfig, BackboneConfig
 from datafree.devices import derive_seed, seeded_initialisation
-from datafree.distillation.agreement import Score, own_logits, score
-from datafree.distillation.joined_pools import Pools, training_batch
+from datafree.distillation.agreement import Score, score
+from datafree.distillation.heads import TeacherHeads, own_logits
+from datafree.distillation.joined_pools import JoinedPools, training_batch
 from datafree.distillation.losses import distillation_loss
-from datafree.meta.learner import TeacherHeads
 from datafree.nas.training import minimise
 from datafree.zoo.backbones import Backbone, build
 
@@ -44,7 +44,7 @@ class Retrained:
 
 
 def retrain(
-    pools: Pools, described: BackboneConfig, config: AlgorithmConfig, seed: int, device: torch.device | str, checkpoint: Checkpoint
+    pools: JoinedPools, described: BackboneConfig, config: AlgorithmConfig, seed: int, device: torch.device | str, checkpoint: Checkpoint
 ) -> Retrained:
     """Distil all teachers into the stand-alone network of one architecture: the same loss and the same held-out images as in the search.
 

@@ -6,7 +6,7 @@ import torch
 
 from datafree.checkpoints import Checkpoint
 from datafree.config import SposConfig
-from datafree.distillation.joined_pools import Pools
+from datafree.distillation.joined_pools import JoinedPools
 from datafree.nas import one_shot
 from datafree.nas.evolution import course, evolve
 from datafree.nas.search_result import Measures, SearchResult, best_of
@@ -14,7 +14,7 @@ from datafree.nas.spaces import Genotype, Space
 
 
 def search(
-    space: Space, pools: Pools, config: SposConfig, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint
+    space: Space, pools: JoinedPools, config: SposConfig, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint
 ) -> SearchResult:
     """The architecture that best follows the teachers on held-out synthetic images, among those within the limits.
 

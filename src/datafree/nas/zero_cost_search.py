@@ -9,7 +9,7 @@ import torch
 from datafree.checkpoints import Checkpoint
 from datafree.config import ZeroCostConfig
 from datafree.devices import derive_seed
-from datafree.distillation.joined_pools import Pools
+from datafree.distillation.joined_pools import JoinedPools
 from datafree.nas.candidates import Candidates, limits_of
 from datafree.nas.evolution import course, evolve
 from datafree.nas.latency import LatencyTable
@@ -20,7 +20,7 @@ from datafree.nas.zero_cost import standings, untrained
 
 
 def search(
-    space: Space, pools: Pools, config: ZeroCostConfig, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint
+    space: Space, pools: JoinedPools, config: ZeroCostConfig, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint
 ) -> SearchResult:
     """The architecture of the highest ``config.score`` that evolution finds within the limits. Of the pools only the images' shape counts.
 

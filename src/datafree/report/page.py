@@ -49,7 +49,7 @@ class Study:
     """All that the page shows; what is empty or None has a section that says so.
 
     ``config``: resolved configuration sections, with ``device``, ``precision`` and ``processor`` of ``datafree.workflow.hardware``. ``few_shot`` and
-    ``quality``: results.json and quality.json. ``cards``: the teachers' cards. ``trust``: per method, what the stage ``episodes`` found of
+    ``quality``: results.json and quality.json. ``cards``: the teachers' cards. ``reliability``: per method, what the stage ``episodes`` found of
     each teacher, in the cards' order. ``learner_curves``: per arm, a curve per seed. ``sheets``: per teacher, per method, a PNG of
     recovered images. ``real_sheet``: a PNG of real images of the same teachers, a row each. ``data_sheet``: a PNG of the real data.
     """
@@ -58,7 +58,7 @@ class Study:
     few_shot: Mapping[str, Any] | None = None
     quality: Mapping[str, Any] | None = None
     cards: Sequence[Mapping[str, Any]] = ()
-    trust: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    reliability: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     learner_curves: Mapping[str, Sequence[Curve]] = field(default_factory=dict)
     generator_curve: Curve = ()
     architectures: Sequence[Architecture] = ()
@@ -180,9 +180,9 @@ def _zoo(study: Study) -> dict[str, Any]:
     measured = [card["accuracy"]["mean"] for card in cards if card["accuracy"]]
     mean = f"{100 * sum(measured) / len(measured):.1f}" if measured else None
     licences = sorted({card["licence"] for card in cards})
-    trust = {card["name"]: {method: rows[place] for method, rows in study.trust.items()} for place, card in enumerate(cards)}
-    doubts = tables.doubts(study.trust)
-    return {"cards": cards, "mean": mean, "measured": len(measured), "licences": licences, "trust": trust, "doubts": doubts}
+    reliability = {card["name"]: {method: rows[place] for method, rows in study.reliability.items()} for place, card in enumerate(cards)}
+    doubts = tables.doubts(study.reliability)
+    return {"cards": cards, "mean": mean, "measured": len(measured), "licences": licences, "reliability": reliability, "doubts": doubts}
 
 
 def _png(content: bytes) -> str:

@@ -7,15 +7,17 @@ from dataclasses import asdict
 
 from datafree import artifacts, devices
 from datafree.config import TasksConfig, typed
+from datafree.stages.files.pools import read_pools
+from datafree.stages.files.teachers import read_teachers
 from datafree.tasks.episodes import sample_episodes
-from datafree.tasks.pools import Pool, read_pools
+from datafree.tasks.pools import Pool
 from datafree.tasks.reliability import TeacherReliability, teacher_weights, unrecognised
 from datafree.workflow.provenance import Job
-from datafree.zoo.teachers import move, read_teachers
+from datafree.zoo.teachers import move
 
 
 def run(job: Job) -> None:
-    """Inputs: ``pools``, ``weights`` and ``cards``, one per teacher. Outputs: ``episodes``, ``trust``, ``metrics``."""
+    """Inputs: ``pools``, ``weights`` and ``cards``, one per teacher. Outputs: ``episodes``, ``reliability``, ``metrics``."""
     config = typed(TasksConfig, job.config["tasks"])
     pools = read_pools(job.input_list("pools"), job.input_list("cards"))
     verdicts = _judge(job, pools)
@@ -25,7 +27,7 @@ def run(job: Job) -> None:
     artifacts.write_tensors(job.output("episodes"), tensors, shot=episodes.shot)
     mixed = (episodes.teacher != episodes.teacher[:, :1]).any(1)
     verdict_rows = [{**asdict(verdict), "weight": weight} for verdict, weight in zip(verdicts, weights, strict=True)]
-    artifacts.write_json(job.output("trust"), {"checked": config.check_teachers, "teachers": verdict_rows})
+    artifacts.write_json(job.output("reliability"), {"checked": config.check_teachers, "teachers": verdict_rows})
     counts = {"episodes": len(episodes), "mixed_episodes": int(mixed.sum()), "images": sum(len(pool.labels) for pool in pools)}
     kept = {"teachers": sum(weight > 0 for weight in weights), "teachers_dropped": sum(weight == 0 for weight in weights)}
     artifacts.write_json(job.output("metrics"), counts | kept)

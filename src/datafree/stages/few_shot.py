@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from datafree import artifacts, devices
 from datafree.config import EvaluationConfig, typed
-from datafree.data.images import ImageSet, read_image_set
+from datafree.data.images import ImageSet
 from datafree.data.layout import by_domain
 from datafree.errors import UserError
 from datafree.evaluation.few_shot import enough_images
-from datafree.evaluation.rows import EvaluatedModel, baselines, learned, oracles
+from datafree.evaluation.rows import TrainedNetwork, baselines, learners, oracles
 from datafree.evaluation.table import compare
+from datafree.stages.files.image_sets import read_image_set
+from datafree.stages.files.networks import read_trained_network
+from datafree.stages.files.teachers import read_teachers
 from datafree.workflow.provenance import Job
-from datafree.zoo.teachers import move, read_teachers
+from datafree.zoo.teachers import move
 
 
 def run(job: Job) -> None:
@@ -23,20 +26,25 @@ def run(job: Job) -> None:
     config = typed(EvaluationConfig, job.config["evaluation"])
     images = read_image_set(job.input("images"))
     _check(images, config)
+    trained = _read_all(job, "learners", "learner_cards")
+    references = _read_all(job, "oracles", "oracle_cards")
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         teachers = [move(t, device) for t in read_teachers(job.input_list("weights"), job.input_list("cards"))]
-        models: list[EvaluatedModel] = [
-            *learned(job.input_list("learners"), job.input_list("learner_cards"), config, device),
+        models = [
+            *learners(trained, config, device),
             *baselines(teachers, images.images.shape[1:], config, job.config["seed"], device),
+            *oracles(references, config, device),
         ]
-        models += oracles(job.input_list("oracles"), job.input_list("oracle_cards"), config, device)
         rows = compare(models, images, config, job.config["seed"], device)
-    trained = [artifacts.read_json(path) for path in [*job.input_list("learner_cards"), *job.input_list("oracle_cards")]]
-    computed_on = sorted({job.computed_on, *(card["computed_on"] for card in trained)})
+    computed_on = sorted({job.computed_on, *(network.card["computed_on"] for network in [*trained, *references])})
     settings = {"computed_on": computed_on, "split": config.split, "way": config.way, "query": config.query, "episodes": config.episodes}
     artifacts.write_json(job.output("results"), {**settings, "rows": rows})
     flat = {row["name"]: {f"accuracy_{shot}shot": found["mean"] for shot, found in row["shots"].items()} for row in rows}
     artifacts.write_json(job.output("metrics"), {"split": config.split, **flat})
+
+
+def _read_all(job: Job, weights: str, cards: str) -> list[TrainedNetwork]:
+    return [read_trained_network(*files) for files in zip(job.input_list(weights), job.input_list(cards), strict=True)]
 
 
 def _check(images: ImageSet, config: EvaluationConfig) -> None:

@@ -7,8 +7,9 @@ from datafree.config import DataConfig, Source, typed
 from datafree.data import SPLITS
 from datafree.data.folder import folder_images
 from datafree.data.glyphs import glyph_images
-from datafree.data.images import ImageSet, check_disjoint, write_image_set
+from datafree.data.images import ImageSet, check_disjoint
 from datafree.data.preview import preview
+from datafree.stages.files.image_sets import write_image_set
 from datafree.workflow.provenance import Job
 
 

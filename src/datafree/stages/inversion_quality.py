@@ -7,12 +7,15 @@ from collections import defaultdict
 import torch
 
 from datafree import artifacts, devices
-from datafree.data.images import ImageSet, class_sheet, read_image_set
+from datafree.data.images import ImageSet, class_sheet
 from datafree.evaluation.inversion_quality import Judge, measure, quality_row
-from datafree.tasks.pools import Pool, read_pool
+from datafree.stages.files.image_sets import read_image_set
+from datafree.stages.files.networks import read_classifier
+from datafree.stages.files.pools import read_pool
+from datafree.stages.files.teachers import read_teachers
+from datafree.tasks.pools import Pool
 from datafree.workflow.provenance import Job
-from datafree.zoo.networks import read_classifier
-from datafree.zoo.teachers import Teacher, move, read_teachers
+from datafree.zoo.teachers import Teacher, move
 from datafree.zoo.training import hold_out
 
 PREVIEW_COLUMNS = 12  # images per class in the preview, as in the previews of the pools

@@ -12,10 +12,11 @@ from datafree.evaluation.inversion_quality import spread, teacher_belief
 from datafree.inversion import METHODS
 from datafree.inversion.auxiliary_teachers import auxiliary_teachers_of
 from datafree.inversion.generator import Generator, new_generator
+from datafree.stages.files.teachers import read_teacher, read_teachers
 from datafree.workflow.job_checkpoints import checkpoint_of
 from datafree.workflow.provenance import Job
 from datafree.zoo.backbones import batch_norm_layers
-from datafree.zoo.teachers import move, read_teacher, read_teachers
+from datafree.zoo.teachers import move
 
 SHARED = ("loss", "shift", "augmentation", "auxiliary_teachers", "region", "images_per_class")  # settings of all methods
 PREVIEW_COLUMNS = 12  # images per class in the preview

@@ -5,21 +5,23 @@ from __future__ import annotations
 from datafree import artifacts, devices
 from datafree.config import ARM_TYPES, AdaptationConfig, as_tree, typed
 from datafree.distillation.ensemble import TeacherEnsemble
+from datafree.distillation.heads import TeacherHeads
 from datafree.meta import ARMS
 from datafree.meta.adaptation import describe
-from datafree.meta.learner import Learner, TeacherHeads
-from datafree.tasks.episodes import Episodes
-from datafree.tasks.pools import read_pools
-from datafree.tasks.reliability import read_sampling_weights
+from datafree.meta.learner import Learner
+from datafree.stages.files.networks import searched_backbone
+from datafree.stages.files.pools import read_pools
+from datafree.stages.files.tasks import read_episodes, read_sampling_weights
+from datafree.stages.files.teachers import read_teachers
 from datafree.workflow.job_checkpoints import checkpoint_of
 from datafree.workflow.provenance import Job
 from datafree.zoo.backbones import Normalise, build
-from datafree.zoo.networks import network_card, searched_backbone
-from datafree.zoo.teachers import common_normalisation, move, read_teachers
+from datafree.zoo.networks import network_card
+from datafree.zoo.teachers import common_normalisation, move
 
 
 def run(job: Job) -> None:
-    """Inputs: ``pools``, ``weights``, ``cards`` per teacher; ``episodes`` and ``trust``; ``architecture`` for a searched backbone.
+    """Inputs: ``pools``, ``weights``, ``cards`` per teacher; ``episodes`` and ``reliability``; ``architecture`` for a searched backbone.
 
     Outputs: ``learner`` (the backbone's weights), ``card``, ``history``, ``metrics``.
     """
@@ -35,13 +37,12 @@ def run(job: Job) -> None:
     with devices.seeded_initialisation(seed):
         heads = TeacherHeads(backbone.feature_size, [len(t.classes) for t in teachers], shared=getattr(arm, "one_head", False))
     learner = Learner(backbone, heads, Normalise(mean, std))
-    episodes = artifacts.read_tensors(job.input("episodes"), "index", "teacher", "label")
-    tasks = Episodes(**episodes, shot=artifacts.read_metadata(job.input("episodes"))["shot"])
+    tasks = read_episodes(job.input("episodes"))
     checkpoint = checkpoint_of(job)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         learner.to(device)
         placed = [move(teacher, device) for teacher in teachers]
-        ensemble = TeacherEnsemble(placed, pools, learner.normalise, device, read_sampling_weights(job.input("trust")))
+        ensemble = TeacherEnsemble(placed, pools, learner.normalise, device, read_sampling_weights(job.input("reliability")))
         history = ARMS[arm.method](learner, ensemble, tasks, arm, seed, checkpoint)
     card = network_card(backbone, backbone_config, shape, mean, std)
     artifacts.write_tensors(job.output("learner"), backbone.state_dict())

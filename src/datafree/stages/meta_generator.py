@@ -6,9 +6,10 @@ from datafree import artifacts, devices
 from datafree.config import InversionConfig, typed
 from datafree.inversion.generator import new_generator
 from datafree.inversion.meta_generator import train_meta_generator
+from datafree.stages.files.teachers import read_teachers
 from datafree.workflow.job_checkpoints import checkpoint_of
 from datafree.workflow.provenance import Job
-from datafree.zoo.teachers import move, read_teachers
+from datafree.zoo.teachers import move
 
 
 def run(job: Job) -> None:

@@ -12,16 +12,19 @@ import torch
 
 from datafree import artifacts, devices
 from datafree.config import ARM_TYPES, AdaptationConfig, BackboneConfig, TasksConfig, as_tree, typed
-from datafree.data.images import ImageSet, read_image_set
+from datafree.data.images import ImageSet
 from datafree.distillation.ensemble import TeacherEnsemble
+from datafree.distillation.heads import TeacherHeads
 from datafree.meta import ARMS
-from datafree.meta.learner import Learner, TeacherHeads
+from datafree.meta.learner import Learner
+from datafree.stages.files.image_sets import read_image_set
+from datafree.stages.files.networks import searched_backbone
 from datafree.tasks.episodes import sample_episodes
 from datafree.tasks.pools import real_pool
 from datafree.workflow.job_checkpoints import checkpoint_of
 from datafree.workflow.provenance import Job
 from datafree.zoo.backbones import Backbone, Classifier, Normalise, build
-from datafree.zoo.networks import network_card, searched_backbone
+from datafree.zoo.networks import network_card
 from datafree.zoo.teachers import common_normalisation
 from datafree.zoo.training import accuracy, hold_out, logits_of, train_classifier
 

@@ -15,7 +15,7 @@ from datafree.workflow.provenance import Job
 
 def run(job: Job) -> None:
     """Inputs, any of which may be absent: ``few_shot``, ``quality``, ``real_preview``, ``data_preview``, ``generator_history``; ``cards``;
-    ``trust``, one per method, as <method>/trust.json; ``histories`` of the arms' seeds; ``architectures``, ``drawings``, ``candidates``
+    ``reliability``, one per method, as <method>/reliability.json; ``histories`` of the arms' seeds; ``architectures``, ``drawings``, ``candidates``
     and ``retrained``, one per algorithm in one order; ``previews``, each in a folder <method>/<teacher>. Outputs: ``page``, ``table``,
     ``summary``.
     """
@@ -26,7 +26,7 @@ def run(job: Job) -> None:
         few_shot=few_shot,
         quality=quality,
         cards=[artifacts.read_json(path) for path in job.input_list("cards")],
-        trust={path.parent.name: artifacts.read_json(path, "teachers")["teachers"] for path in job.input_list("trust")},
+        reliability={path.parent.name: artifacts.read_json(path, "teachers")["teachers"] for path in job.input_list("reliability")},
         learner_curves=_learner_curves(job.input_list("histories")),
         generator_curve=artifacts.read_history(job.input("generator_history")) if "generator_history" in job.inputs else (),
         architectures=_architectures(job),
@@ -36,7 +36,7 @@ def run(job: Job) -> None:
     )
     artifacts.write_text(job.output("page"), render(study))
     table = tables.plain_table(few_shot) if few_shot else "no few-shot results yet\n"
-    artifacts.write_text(job.output("table"), table + "".join(f"warning: {line}\n" for line in tables.doubts(study.trust)))
+    artifacts.write_text(job.output("table"), table + "".join(f"warning: {line}\n" for line in tables.doubts(study.reliability)))
     artifacts.write_json(job.output("summary"), _summary(study))
 
 

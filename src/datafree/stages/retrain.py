@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from datafree import artifacts, devices
 from datafree.nas.retrain import retrain
+from datafree.stages.files.networks import searched_backbone
 from datafree.stages.search import algorithm_config, joined_pools, nas_seed
 from datafree.workflow.job_checkpoints import checkpoint_of
 from datafree.workflow.provenance import Job
-from datafree.zoo.networks import network_card, searched_backbone
+from datafree.zoo.networks import network_card
 from datafree.zoo.teachers import common_normalisation
 
 
 def run(job: Job) -> None:
-    """Inputs: ``architecture``; ``pools`` and ``cards``, one per teacher; ``trust``.
+    """Inputs: ``architecture``; ``pools`` and ``cards``, one per teacher; ``reliability``.
 
     Outputs: ``network`` (the backbone's weights), ``card``, ``history``, ``metrics``.
     """

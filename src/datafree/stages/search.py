@@ -7,14 +7,14 @@ from typing import Any
 
 from datafree import artifacts, devices
 from datafree.config import ALGORITHM_TYPES, AlgorithmConfig, typed
-from datafree.distillation.joined_pools import Pools
+from datafree.distillation.joined_pools import JoinedPools
 from datafree.nas import spaces
 from datafree.nas.algorithms import ALGORITHMS
-from datafree.nas.drawing import draw, draw_candidates
+from datafree.nas.drawing import draw_architecture, draw_candidates
 from datafree.nas.search_result import SearchResult
 from datafree.nas.spaces import Space
-from datafree.tasks.pools import read_pools
-from datafree.tasks.reliability import read_sampling_weights
+from datafree.stages.files.pools import read_pools
+from datafree.stages.files.tasks import read_sampling_weights
 from datafree.workflow.job_checkpoints import checkpoint_of
 from datafree.workflow.provenance import Job
 from datafree.zoo.backbones import Normalise
@@ -22,7 +22,7 @@ from datafree.zoo.teachers import common_normalisation
 
 
 def run(job: Job) -> None:
-    """Inputs: ``pools`` and ``cards``, one per teacher; ``trust``.
+    """Inputs: ``pools`` and ``cards``, one per teacher; ``reliability``.
 
     Outputs: ``architecture``, ``drawing``, ``pareto``, ``history``, ``candidates``, ``metrics``.
     """
@@ -49,7 +49,7 @@ def run(job: Job) -> None:
         "seed": job.config["seed"],
     }
     artifacts.write_json(job.output("architecture"), architecture)
-    artifacts.write_image(job.output("drawing"), draw(space, found.best))
+    artifacts.write_image(job.output("drawing"), draw_architecture(space, found.best))
     artifacts.write_history(job.output("history"), found.history)
     rows = candidate_rows(space, found)
     artifacts.write_history(job.output("candidates"), rows)
@@ -74,14 +74,14 @@ def algorithm_config(job: Job) -> AlgorithmConfig:
     return typed(ALGORITHM_TYPES[tree["method"]], tree)
 
 
-def joined_pools(job: Job) -> Pools:
+def joined_pools(job: Job) -> JoinedPools:
     """The recovered pools of all teachers that are trusted at all as one, seen through the normalisation of a network for all teachers."""
     cards = [artifacts.read_json(path) for path in job.input_list("cards")]
     pools = read_pools(job.input_list("pools"), job.input_list("cards"))
     trusted = [
-        pool for pool, sampling_weights in zip(pools, read_sampling_weights(job.input("trust")), strict=True) if sampling_weights > 0
+        pool for pool, sampling_weights in zip(pools, read_sampling_weights(job.input("reliability")), strict=True) if sampling_weights > 0
     ]
-    return Pools.join(trusted, Normalise(*common_normalisation(cards)))
+    return JoinedPools.join(trusted, Normalise(*common_normalisation(cards)))
 
 
 def nas_seed(job: Job) -> int:

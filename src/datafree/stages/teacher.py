@@ -9,9 +9,10 @@ from omegaconf import OmegaConf
 
 from datafree import artifacts, devices
 from datafree.config import TeacherTrainingConfig, typed
-from datafree.data.images import ImageSet, read_image_set
+from datafree.data.images import ImageSet
 from datafree.data.layout import of_domain
 from datafree.errors import UserError
+from datafree.stages.files.image_sets import read_image_set
 from datafree.workflow.provenance import Job
 from datafree.zoo import hashing, sources
 from datafree.zoo.backbones import Classifier, Normalise

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from datafree import artifacts
 from datafree.data.images import ImageSet
 
 
@@ -21,16 +18,6 @@ class Pool:
     labels: Tensor
     soft_labels: Tensor
     classes: tuple[str, ...]
-
-
-def read_pool(images: Path, card: Path) -> Pool:
-    """Load the pool that the inversion stage wrote for a teacher."""
-    tensors = artifacts.read_tensors(images, "images", "labels", "soft_labels")
-    return Pool(tensors["images"], tensors["labels"], tensors["soft_labels"], tuple(artifacts.read_json(card, "classes")["classes"]))
-
-
-def read_pools(images: Sequence[Path], cards: Sequence[Path]) -> list[Pool]:
-    return [read_pool(i, c) for i, c in zip(images, cards, strict=True)]
 
 
 def real_pool(data: ImageSet) -> Pool:

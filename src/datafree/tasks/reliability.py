@@ -23,13 +23,12 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from scipy.special import ndtri, stdtr  # scipy.stats has both, but takes a second to import
 from torch import Tensor
 
-from datafree import artifacts, devices
+from datafree import devices
 from datafree.inversion.losses import BatchNormMatch
 from datafree.tasks.pools import Pool
 from datafree.zoo.teachers import Teacher
@@ -112,11 +111,6 @@ def teacher_weights(
     fold = torch.randint(FOLDS, (len(owner),), generator=rng)
     agreements = [agreement(kernels, place, answers[place], owner, fold) for place in range(len(teachers))]
     return judge([teacher.name for teacher in teachers], {"agreement": agreements, **measured}, strange)
-
-
-def read_sampling_weights(path: Path) -> Tensor:
-    """How often each teacher is asked, float64 [teachers], from the file that the stage ``episodes`` wrote."""
-    return torch.tensor([row["weight"] for row in artifacts.read_json(path, "teachers")["teachers"]], dtype=torch.float64)
 
 
 def balanced_rows(labels: Tensor, count: int, rng: torch.Generator) -> Tensor:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datafree import artifacts
 from datafree.config import BackboneConfig
 from datafree.devices import seeded_initialisation
 from datafree.errors import UserError
@@ -107,24 +106,6 @@ def empty_network(entry_or_card: Entry | dict[str, Any], classes: int, seed: int
     backbone = build(config, shape[0], shape[1], seed)
     with seeded_initialisation(seed):
         return Classifier(backbone, classes)
-
-
-def read_teacher(weights: Path, card_path: Path) -> Teacher:
-    """Load a teacher that the zoo stage wrote.
-
-    Raises:
-        UserError: a missing or damaged file.
-    """
-    card = artifacts.read_json(card_path, "name", "architecture", "input", "mean", "std", "classes")
-    network = empty_network(card, len(card["classes"]))
-    loading.fill(network, artifacts.read_tensors(weights), weights)
-    return Teacher(
-        card["name"], freeze(network), Normalise(card["mean"], card["std"], card["input"]), tuple(card["classes"]), tuple(card["input"])
-    )
-
-
-def read_teachers(weights: Sequence[Path], cards: Sequence[Path]) -> list[Teacher]:
-    return [read_teacher(w, c) for w, c in zip(weights, cards, strict=True)]
 
 
 def common_normalisation(cards: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:

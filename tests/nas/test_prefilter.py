@@ -108,6 +108,6 @@ def test_a_search_killed_anywhere_resumes_to_the_same_result_and_screens_once(jo
 
     expected, measured = search(Checkpoint(None)), []
     original = prefilter.untrained
-    monkeypatch.setattr(screening, "untrained", lambda *given: measured.append(1) or original(*given))
+    monkeypatch.setattr(prefilter, "untrained", lambda *given: measured.append(1) or original(*given))
     assert interrupted(search, deaths=[5, 7, 4], every=2) == expected
     assert len(measured) == 10

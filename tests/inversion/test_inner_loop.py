@@ -105,7 +105,7 @@ def test_one_step_is_adams_first_and_its_gradient_stays(generator, teachers):
 def test_views_differ_from_step_to_step(generator, teachers, monkeypatch):
     seen = []
     real = inner_loop.image_terms
-    monkeypatch.setattr(adaptation, "image_terms", lambda *a, **k: seen.append((k["move"], k["region"])) or real(*a, **k))
+    monkeypatch.setattr(inner_loop, "image_terms", lambda *a, **k: seen.append((k["move"], k["region"])) or real(*a, **k))
     adapt(generator, teachers[0], Inner(12, 0.01, 4), dataclasses.replace(SHARED, region=0.5), seed=0)
     assert len({move for move, _ in seen}) > 6
     assert len({region for _, region in seen}) > 6

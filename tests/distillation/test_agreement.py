@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from datafree.distillation.agreement import own_logits, score
-from datafree.distillation.joined_pools import Pools
+from datafree.distillation import agreement
+from datafree.distillation.agreement import score
+from datafree.distillation.heads import TeacherHeads, own_logits
+from datafree.distillation.joined_pools import JoinedPools
 from datafree.distillation.losses import distillation_loss
-from datafree.meta.learner import TeacherHeads
 
 
 def test_every_image_is_judged_by_the_head_of_its_own_teacher():
@@ -35,7 +36,7 @@ def test_a_network_that_says_what_the_teachers_say_has_full_agreement_and_no_div
 @pytest.mark.parametrize("batch_size", [7, 256])
 def test_the_score_equals_the_definition_whatever_the_batches(joined, monkeypatch, batch_size):
     index = torch.randperm(len(joined.images), generator=torch.Generator().manual_seed(1))[:50]
-    monkeypatch.setattr(distillation, "SCORING_BATCH", batch_size)
+    monkeypatch.setattr(agreement, "SCORING_BATCH", batch_size)
 
     def logits_of(images):
         return images[:, 0, 7, 3:8]
@@ -53,5 +54,5 @@ def test_the_score_equals_the_definition_whatever_the_batches(joined, monkeypatc
     assert result.kl == pytest.approx(sum(divergences) / 50, rel=1e-5)
 
 
-def _absent(joined: Pools, teacher: torch.Tensor) -> torch.Tensor:
+def _absent(joined: JoinedPools, teacher: torch.Tensor) -> torch.Tensor:
     return torch.arange(5)[None, :] >= torch.tensor(joined.classes)[teacher][:, None]

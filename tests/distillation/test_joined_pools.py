@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from datafree.distillation.joined_pools import Pools, rng, training_batch
+from datafree.distillation.joined_pools import JoinedPools, sample_indices, training_batch
 from datafree.errors import UserError
 from datafree.zoo.backbones import Normalise
 
@@ -26,7 +26,7 @@ def test_joined_pools_keep_order_and_pad_soft_labels_with_zero(pools, joined):
 
 
 def test_a_batch_is_normalised_per_channel(pools):
-    joined = Pools.join(pools, Normalise([0.5, 0.4, 0.3], [0.25, 0.2, 0.1]))
+    joined = JoinedPools.join(pools, Normalise([0.5, 0.4, 0.3], [0.25, 0.2, 0.1]))
     index = torch.tensor([3, 90, 3])
     batch = joined.batch(index)
     mean, std = torch.tensor([0.5, 0.4, 0.3])[:, None, None], torch.tensor([0.25, 0.2, 0.1])[:, None, None]
@@ -51,18 +51,18 @@ def test_the_split_follows_from_the_seed(joined):
 
 def test_draws_are_without_replacement_and_follow_from_their_name():
     index = torch.arange(100, 150)
-    drawn = rng(index, 20, 0, "a", 1)
+    drawn = sample_indices(index, 20, 0, "a", 1)
     assert len(set(drawn.tolist())) == 20
     assert set(drawn.tolist()) <= set(index.tolist())
-    assert torch.equal(drawn, rng(index, 20, 0, "a", 1))
-    assert not torch.equal(drawn, rng(index, 20, 0, "a", 2))
-    assert sorted(rng(index, 1000, 0).tolist()) == index.tolist()
+    assert torch.equal(drawn, sample_indices(index, 20, 0, "a", 1))
+    assert not torch.equal(drawn, sample_indices(index, 20, 0, "a", 2))
+    assert sorted(sample_indices(index, 1000, 0).tolist()) == index.tolist()
 
 
 def test_a_training_batch_mixes_teachers_and_moves_images_but_not_labels(joined):
     training, _ = joined.split(0.25, 0)
     batch = training_batch(joined, training, 32, 0, "here", 5)
-    still = joined.batch(rng(training, 32, 0, "here", 5))
+    still = joined.batch(sample_indices(training, 32, 0, "here", 5))
     assert len(batch.teacher.unique()) == 3
     assert torch.equal(batch.teacher, still.teacher)
     assert torch.equal(batch.soft_labels, still.soft_labels)
@@ -73,15 +73,15 @@ def test_a_training_batch_mixes_teachers_and_moves_images_but_not_labels(joined)
 
 def test_unequal_shapes_are_refused(pools):
     with pytest.raises(UserError, match=r"pool 2 of 2: expected images \[3, 32, 32\] as in the first, got \[3, 16, 16\]"):
-        Pools.join([pools[0], replace(pools[1], images=pools[1].images[..., ::2, ::2])], NORMALISE)
+        JoinedPools.join([pools[0], replace(pools[1], images=pools[1].images[..., ::2, ::2])], NORMALISE)
 
 
 def test_soft_labels_that_do_not_fit_the_classes_are_refused(pools):
     with pytest.raises(UserError, match=r"pool 1 of 1: expected soft labels \[24, 3\], got \[24, 2\]"):
-        Pools.join([replace(pools[0], soft_labels=pools[0].soft_labels[:, :2])], NORMALISE)
+        JoinedPools.join([replace(pools[0], soft_labels=pools[0].soft_labels[:, :2])], NORMALISE)
 
 
 def test_a_pool_of_one_image_is_refused(pools):
     one = replace(pools[0], images=pools[0].images[:1], soft_labels=pools[0].soft_labels[:1], labels=pools[0].labels[:1])
     with pytest.raises(UserError, match="at least 2 images, got 1"):
-        Pools.join([one], NORMALISE)
+        JoinedPools.join([one], NORMALISE)

@@ -155,7 +155,7 @@ def test_training_makes_a_better_start(teachers, update):
 
 def test_reptiles_rate_falls_linearly_to_a_tenth(teachers, monkeypatch):
     rates = []
-    monkeypatch.setattr(five, "_interpolate", lambda generator, displacement, rate: rates.append(rate))
+    monkeypatch.setattr(meta_generator, "_interpolate", lambda generator, displacement, rate: rates.append(rate))
     train(teachers, config(outer_steps=4, inner_steps=1))
     assert rates == pytest.approx([0.5, 0.35, 0.2, 0.05])
     rates.clear()

@@ -3,7 +3,7 @@ import torch
 
 from datafree import devices
 from datafree.distillation.ensemble import TeacherEnsemble, mix
-from datafree.meta.learner import TeacherHeads
+from datafree.distillation.heads import TeacherHeads
 from datafree.zoo.backbones import Normalise
 
 CPU = torch.device("cpu")
@@ -18,7 +18,7 @@ def rng():
     return devices.generator(0, "classroom")
 
 
-@pytest.mark.parametrize("asked", [[0, 1, 2], [2, 0], [1]])
+@pytest.mark.parametrize("queried", [[0, 1, 2], [2, 0], [1]])
 def test_asking_is_calling_each_teacher_through_its_own_normalisation(ensemble, teachers, pools, queried):
     images = torch.cat([pool.images[:5] for pool in pools])
     predictions = ensemble.predict(ensemble.views(images, rng(), augment=False), queried)
@@ -64,7 +64,7 @@ def test_mixing_lies_between_two_images_each_with_a_share_of_its_own():
 # ---- heads ------------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("asked", [[0, 1, 2], [2, 1], [1, 1]])
+@pytest.mark.parametrize("queried", [[0, 1, 2], [2, 1], [1, 1]])
 def test_heads_are_separate_linear_layers(queried):
     torch.manual_seed(0)
     heads = TeacherHeads(6, [3, 5, 2])

@@ -1,0 +1,58 @@
+"""Reading networks that earlier stages trained (weights beside a card), and the backbone that a search chose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datafree import artifacts
+from datafree.config import BackboneConfig, typed
+from datafree.evaluation.rows import TrainedNetwork
+from datafree.zoo import loading
+from datafree.zoo.backbones import Backbone, Classifier, Normalise, build
+
+CARD_KEYS = ("backbone", "input", "mean", "std")
+
+
+def searched_backbone(architecture: Path, width: int = 0) -> BackboneConfig:
+    """The backbone of a search result (its architecture.json): of ``width`` in the first stage, or as wide as in the search.
+
+    Raises:
+        UserError: a missing or damaged file.
+    """
+    found = artifacts.read_json(architecture, "backbone", "channels", "genotype", "cells")
+    return BackboneConfig(found["backbone"], width or found["channels"], found["genotype"], found["cells"])
+
+
+def read_backbone(weights: Path, card_path: Path) -> tuple[Backbone, Normalise]:
+    """A trained backbone and its input normalisation.
+
+    Raises:
+        UserError: a missing or damaged file.
+    """
+    card = artifacts.read_json(card_path, *CARD_KEYS)
+    config = typed(BackboneConfig, card["backbone"])
+    backbone = build(config, card["input"][0], card["input"][1], seed=0)
+    loading.fill(backbone, artifacts.read_tensors(weights), weights)
+    return backbone, Normalise(card["mean"], card["std"])
+
+
+def read_classifier(weights: Path, card_path: Path) -> tuple[Classifier, Normalise]:
+    """As ``read_backbone``, for a network whose weights include a head over the card's classes."""
+    card = artifacts.read_json(card_path, *CARD_KEYS, "classes")
+    backbone = build(typed(BackboneConfig, card["backbone"]), card["input"][0], card["input"][1], seed=0)
+    network = Classifier(backbone, len(card["classes"]))
+    loading.fill(network, artifacts.read_tensors(weights), weights)
+    return network.eval(), Normalise(card["mean"], card["std"])
+
+
+def read_trained_network(weights: Path, card_path: Path) -> TrainedNetwork:
+    """A learner or a network trained on real images, with its card; of a classifier the backbone alone.
+
+    Raises:
+        UserError: a missing or damaged file.
+    """
+    card = artifacts.read_json(card_path, *CARD_KEYS)
+    if "adaptation" in card:
+        return TrainedNetwork(card, *read_backbone(weights, card_path))
+    classifier, normalise = read_classifier(weights, card_path)
+    return TrainedNetwork(card, classifier.backbone, normalise)
