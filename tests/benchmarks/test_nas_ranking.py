@@ -12,7 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
-from datafree.config import ALGORITHM_TYPES, SCORES, typed
+from datafree.config import ALGORITHM_TYPES, PROXIES, typed
 from datafree.errors import UserError
 from datafree.nas.search_result import SearchResult
 from datafree.nas.spaces.nasbench201 import NasBench201Space
@@ -130,7 +130,7 @@ def test_mistakes_are_one_line(places, tmp_path):
 def test_a_study_that_comes_with_it_names_what_there_is(path):
     spec = yaml.safe_load(path.read_text(encoding="utf-8"))
     arms = {name: nas_ranking.Arm.read(name, arm, spec) for name, arm in spec["arms"].items()}
-    assert set(spec["zero_cost"]) <= set(SCORES)
+    assert set(spec["zero_cost"]) <= set(PROXIES)
     assert {search["arm"] for search in spec["searches"].values()} <= set(arms)
     for name, search in spec["searches"].items():
         changes = {key: value for key, value in search.items() if key != "arm"}

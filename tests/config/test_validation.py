@@ -193,7 +193,7 @@ IMPOSSIBLE = [
     ),
     ({"meta": {"arms": {"a": {"method": "bell", "backbone": {"name": "vgg"}}}}}, "meta.arms.a.backbone.name: got 'vgg'; allowed: .*conv4"),
     ({"nas": {"algorithms": {"spos": {"prior": "luck"}}}}, "nas.algorithms.spos.prior: got 'luck'; allowed: empty, parameters, macs"),
-    ({"nas": {"algorithms": {"spos": {"screened": 9}}}}, "nas.algorithms.spos.prior: empty, but `screened` is 9; .*, such as az_synflow"),
+    ({"nas": {"algorithms": {"spos": {"prefilter": 9}}}}, "nas.algorithms.spos.prior: empty, but `prefilter` is 9; .*, such as az_synflow"),
     ({"nas": {"algorithms": {"spos": {"parents": 9, "population": 8}}}}, "nas.algorithms.spos.parents: got 9; .* population, 8"),
     ({"meta": {"arms": {"a/b": {"method": "bell"}}}}, "meta.arms.a/b: a name may hold letters"),
     ({"meta": {"arms": {"é": {"method": "bell"}}}}, "meta.arms.é: a name may hold letters"),

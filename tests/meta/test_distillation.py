@@ -21,6 +21,6 @@ def test_a_small_pool_is_the_first_images_of_every_class(train, pools, monkeypat
 
     monkeypatch.setattr(TeacherEnsemble, "views", views)
     monkeypatch.setattr("datafree.meta.alignment.of_tasks", lambda *_: {})
-    train(dataclasses.replace(ARM, pool=pool))
+    train(dataclasses.replace(ARM, images_per_class=pool))
     allowed = [one.images[torch.cat([rows[: pool or None] for rows in class_rows(one)])] for one in pools]
     assert seen == {image.numpy().tobytes() for images in allowed for image in images}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from datafree.checkpoints import Checkpoint
-from datafree.config import SCORES, ZeroCostConfig
+from datafree.config import PROXIES, ZeroCostConfig
 from datafree.nas import az_nas, zero_cost, zero_cost_search
 from datafree.nas.spaces.nasbench201 import NasBench201Space
 from datafree.nas.zero_cost import standings, untrained
@@ -117,9 +117,9 @@ def test_it_orders_cells_as_sense_would_have_it():
 
 
 def test_a_search_by_it_ends_with_the_first_of_all_that_it_scored(joined):
-    assert "az_nas" in SCORES
-    assert "az_nas" not in zero_cost.SCORES
-    config = ZeroCostConfig(score="az_nas", channels=4, batch_size=8, max_macs=0, population=4, generations=3, parents=2)
+    assert "az_nas" in PROXIES
+    assert "az_nas" not in zero_cost.PROXIES
+    config = ZeroCostConfig(proxy="az_nas", channels=4, batch_size=8, max_macs=0, population=4, generations=3, parents=2)
     found = zero_cost_search.search(SPACE, joined, config, "key", 0, "cpu", Checkpoint(None))
     scores = {cell: one["score"] for cell, one in found.measures.items()}
     assert scores == standings("az_nas", SPACE, found.measures)

@@ -18,12 +18,12 @@ from datafree.nas.spaces.nasbench201 import NasBench201Space
 from datafree.nas.zero_cost import standings, untrained
 
 SPACE = NasBench201Space(4, 1, 16)
-CONFIG = SposConfig(channels=4, cells=1, batch_size=8, screened=10, kept=0.3, prior="az_nas")
+CONFIG = SposConfig(channels=4, cells=1, batch_size=8, prefilter=10, prefilter_share=0.3, prior="az_nas")
 
 
 @pytest.fixture
 def small(small):
-    return replace(small, screened=10, kept=0.4, prior="az_synflow")
+    return replace(small, prefilter=10, prefilter_share=0.4, prior="az_synflow")
 
 
 def _prior(space=SPACE, score: str = "az_nas") -> Prior:
@@ -50,7 +50,7 @@ def test_which_stay_does_not_depend_on_what_else_was_measured():
 
 def test_screening_keeps_to_the_limits_and_at_least_one():
     limit = Limit("key", SPACE.macs(SPACE.cheapest()) + 20_000, SPACE.macs)
-    found = prefilter.screen(Candidates(SPACE, [limit]), _prior(), replace(CONFIG, kept=0.01), 0)
+    found = prefilter.screen(Candidates(SPACE, [limit]), _prior(), replace(CONFIG, prefilter_share=0.01), 0)
     assert len(found.listed) == 1
     assert SPACE.macs(found.listed[0]) <= limit.value
 
@@ -78,9 +78,9 @@ def test_only_what_was_kept_is_trained_and_chosen(joined, small, monkeypatch):
     assert found.best in found.measures
 
 
-@pytest.mark.parametrize("screened", [0, 10])
-def test_with_a_prior_the_first_by_both_ranks_is_found(joined, small, screened):
-    small = replace(small, screened=screened)
+@pytest.mark.parametrize("prefiltered", [0, 10])
+def test_with_a_prior_the_first_by_both_ranks_is_found(joined, small, prefiltered):
+    small = replace(small, prefilter=prefiltered)
     found = spos.search(SPACE, joined, small, "nas.algorithms.mine", 0, "cpu", Checkpoint(None))
     known = {cell: untrained("az_synflow", SPACE, cell, max(joined.classes), prefilter.IMAGES, 0, "cpu") for cell in found.measures}
     expected = mean_rank(closeness(found.measures), standings("az_synflow", SPACE, known))
@@ -89,7 +89,7 @@ def test_with_a_prior_the_first_by_both_ranks_is_found(joined, small, screened):
 
 
 def test_a_prior_alone_changes_neither_the_supernet_nor_its_scores(joined, small):
-    small = replace(small, screened=0, generations=1)
+    small = replace(small, prefilter=0, generations=1)
     both = [spos.search(SPACE, joined, replace(small, prior=one), "nas.algorithms.mine", 0, "cpu", Checkpoint(None)) for one in ("zen", "")]
     without = {cell: {key: value for key, value in one.items() if key != "score"} for cell, one in both[0].measures.items()}
     assert without == both[1].measures

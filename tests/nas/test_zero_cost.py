@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from datafree.config import SCORES
+from datafree.config import PROXIES
 from datafree.nas import zero_cost
 from datafree.nas.spaces.nasbench201 import NasBench201Space
 from datafree.nas.zero_cost import standings, untrained
@@ -79,7 +79,7 @@ def test_zen_is_larger_for_a_deeper_network(images):
     assert scores[0]["score"] < scores[1]["score"]
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", PROXIES)
 def test_scores_are_finite_repeatable_and_leave_the_global_state(name):
     state = torch.get_rng_state()
     first, second = (untrained(name, SPACE, DENSE, 3, 6, 0, "cpu") for _ in range(2))
@@ -93,10 +93,10 @@ def test_scores_are_finite_repeatable_and_leave_the_global_state(name):
     assert all(map(math.isfinite, standing.values()))
 
 
-@pytest.mark.parametrize("name", zero_cost.SCORES)
+@pytest.mark.parametrize("name", zero_cost.PROXIES)
 def test_a_score_leaves_the_networks_weights_and_hooks(network, images, name):
     before = {key: value.clone() for key, value in network.named_parameters()}
-    zero_cost.SCORES[name](network, images, 0)
+    zero_cost.PROXIES[name](network, images, 0)
     assert all(torch.equal(value, before[key]) and value.grad is None for key, value in network.named_parameters())
     assert not any(module._forward_pre_hooks for module in network.modules())
 
@@ -104,7 +104,7 @@ def test_a_score_leaves_the_networks_weights_and_hooks(network, images, name):
 def test_sizes_are_scores():
     assert untrained("macs", SPACE, DENSE, 3, 6, 0, "cpu") == {"score": SPACE.macs(DENSE)}
     assert untrained("parameters", SPACE, DENSE, 3, 6, 0, "cpu") == {"score": SPACE.parameters(DENSE)}
-    assert set(zero_cost.SCORES) | {"macs", "parameters", "az_nas", "az_synflow"} == set(SCORES)
+    assert set(zero_cost.PROXIES) | {"macs", "parameters", "az_nas", "az_synflow"} == set(PROXIES)
 
 
 def test_az_synflow_is_the_mean_rank_by_its_two_scores():

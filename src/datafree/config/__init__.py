@@ -2,7 +2,7 @@
 
 from datafree.config.algorithms import (
     ALGORITHM_TYPES,
-    SCORES,
+    PROXIES,
     SPACES,
     AlgorithmConfig,
     DartsConfig,
@@ -57,7 +57,7 @@ __all__ = [
     "ALGORITHM_TYPES",
     "ARM_TYPES",
     "INVERSION_TYPES",
-    "SCORES",
+    "PROXIES",
     "SPACES",
     "AdaptationConfig",
     "AdaptedPart",

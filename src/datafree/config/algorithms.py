@@ -38,9 +38,9 @@ class OneShotConfig(LimitedConfig):
 
     supernet_steps: int = 1000
     learning_rate: float = 0.2  # SGD, cosine to 0
-    prior: str = ""  # of SCORES: candidates are ranked by it as well as by the supernet; empty = by the supernet alone
-    screened: int = 0  # random candidates that the prior compares before the training; 0 = none, and all are trained
-    kept: float = 0.2  # share of them, the best: they alone are trained and chosen from
+    prior: str = ""  # of PROXIES: candidates are ranked by it as well as by the supernet; empty = by the supernet alone
+    prefilter: int = 0  # random candidates that the prior compares before the training; 0 = none, and all are trained
+    prefilter_share: float = 0.2  # share of them, the best: they alone are trained and chosen from
 
 
 @dataclass
@@ -108,7 +108,7 @@ class ZeroCostConfig(LimitedConfig):
     """Evolution by a score of untrained networks, on noise; with one generation, random draws."""
 
     method: str = "zero_cost"
-    score: str = "synflow"  # of SCORES
+    proxy: str = "synflow"  # of PROXIES
     population: int = 32
     generations: int = 8
     parents: int = 8  # best architectures that breed
@@ -117,7 +117,7 @@ class ZeroCostConfig(LimitedConfig):
 
 # What ProxylessNAS can be charged for, and what tells networks apart before training; see datafree.nas.zero_cost.
 COSTS = ("macs", "latency")
-SCORES = ("parameters", "macs", "synflow", "jacob_cov", "nwot", "zen", "az_nas", "az_synflow")
+PROXIES = ("parameters", "macs", "synflow", "jacob_cov", "nwot", "zen", "az_nas", "az_synflow")
 
 ALGORITHM_TYPES: dict[str, type] = {
     "spos": SposConfig,
@@ -132,8 +132,8 @@ ALGORITHM_BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "nas.algorithms.*.channels": (4, None),
     "nas.algorithms.*.cells": (1, None),
     "nas.algorithms.*.supernet_steps": (1, None),
-    "nas.algorithms.*.screened": (0, None),
-    "nas.algorithms.*.kept": (0.001, 1),
+    "nas.algorithms.*.prefilter": (0, None),
+    "nas.algorithms.*.prefilter_share": (0.001, 1),
     "nas.algorithms.*.candidates": (1, None),
     "nas.algorithms.*.weight_decay": (0, 1),
     "nas.algorithms.*.gradient_clip": (0, None),

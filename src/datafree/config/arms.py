@@ -60,7 +60,7 @@ class DistillationArm:
     steps: int = 400
     teachers_per_step: int = 8
     images_per_teacher: int = 16
-    pool: int = 0  # images per class that are used of each pool; 0 = all
+    images_per_class: int = 0  # of each pool that are used; 0 = all
     learning_rate: float = 0.004  # peak of a one-cycle schedule (AdamW)
     temperature: float = 4.0
     augment: bool = True
@@ -179,7 +179,7 @@ ARM_BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "meta.arms.*.teachers_per_step": (1, None),
     "meta.arms.*.tasks_per_step": (1, None),
     "meta.arms.*.images_per_teacher": (2, None),
-    "meta.arms.*.pool": (0, None),
+    "meta.arms.*.images_per_class": (0, None),
     "meta.arms.*.learning_rate": (1e-8, 10),
     "meta.arms.*.inner_learning_rate": (1e-8, 10),
     "meta.arms.*.outer_learning_rate": (1e-8, 1),

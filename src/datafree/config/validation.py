@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from datafree.config.algorithms import ALGORITHM_BOUNDS, ALGORITHM_TYPES, COSTS, SCORES, SPACES
+from datafree.config.algorithms import ALGORITHM_BOUNDS, ALGORITHM_TYPES, COSTS, PROXIES, SPACES
 from datafree.config.arms import ARM_BOUNDS, ARM_TYPES, AdaptedPart
 from datafree.config.schema import (
     BACKBONES,
@@ -273,13 +273,13 @@ def _check_backbone(dotted: str, backbone: BackboneConfig) -> None:
 def _check_algorithms(config: Config) -> None:
     for name, algorithm in config.nas.algorithms.items():
         dotted = f"nas.algorithms.{name}"
-        for key, allowed in (("space", SPACES), ("cost", COSTS), ("score", SCORES)):
+        for key, allowed in (("space", SPACES), ("cost", COSTS), ("proxy", PROXIES)):
             if hasattr(algorithm, key) and getattr(algorithm, key) not in allowed:
                 raise UserError(f"{dotted}.{key}: got {getattr(algorithm, key)!r}; allowed: {', '.join(allowed)}")
-        if getattr(algorithm, "prior", "") not in ("", *SCORES):
-            raise UserError(f"{dotted}.prior: got {algorithm.prior!r}; allowed: empty, {', '.join(SCORES)}")
-        if getattr(algorithm, "screened", 0) and not algorithm.prior:
-            raise UserError(f"{dotted}.prior: empty, but `screened` is {algorithm.screened}; name a score to screen by, such as az_synflow")
+        if getattr(algorithm, "prior", "") not in ("", *PROXIES):
+            raise UserError(f"{dotted}.prior: got {algorithm.prior!r}; allowed: empty, {', '.join(PROXIES)}")
+        if getattr(algorithm, "prefilter", 0) and not algorithm.prior:
+            raise UserError(f"{dotted}.prior: empty, but `prefilter` is {algorithm.prefilter}; name a zero-cost proxy, such as az_synflow")
         if hasattr(algorithm, "parents") and algorithm.parents > algorithm.population:
             raise UserError(f"{dotted}.parents: got {algorithm.parents}; allowed: at most the population, {algorithm.population}")
 

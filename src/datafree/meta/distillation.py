@@ -32,7 +32,7 @@ def train(
     learner.train()
 
     # In the order of the pool where all of it is used.
-    used = [torch.cat([rows[: arm.pool or None] for rows in class_rows(pool)]).sort().values for pool in ensemble.pools]
+    used = [torch.cat([rows[: arm.images_per_class or None] for rows in class_rows(pool)]).sort().values for pool in ensemble.pools]
 
     def own_loss(task: int, rng: torch.Generator) -> Tensor:
         views, own = ensemble.views(episode_images(ensemble.pools, episodes, task), rng, arm.augment), episodes.teacher[task].unique()

@@ -112,7 +112,7 @@ def train(
         latency.measure(space, supernet, device)
     candidates = Candidates(space, limits_of(config, key, space, latency.of))
     prior = Prior(config.prior, untrained, max(pools.classes), seed, device) if config.prior else None
-    if prior is not None and config.screened:
+    if prior is not None and config.prefilter:
         candidates = screen(candidates, prior, config, seed)
 
     def loss_of(step: int) -> Tensor:

@@ -26,7 +26,7 @@ IMAGES = 16
 
 @dataclass(frozen=True)
 class Prior:
-    """A score of untrained networks, one of ``datafree.config.SCORES``. ``known`` keeps what was found in each of them."""
+    """A score of untrained networks, one of ``datafree.config.PROXIES``. ``known`` keeps what was found in each of them."""
 
     score: str
     known: MeasureTable
@@ -45,8 +45,8 @@ class Prior:
 
 
 def screen(candidates: Candidates, prior: Prior, config: OneShotConfig, seed: int) -> Candidates:
-    """The best ``config.kept`` of ``config.screened`` random candidates by ``prior``."""
-    drawn = candidates.others(set(), config.screened, Random(derive_seed(seed, "screening")))
+    """The best ``config.prefilter_share`` of ``config.prefilter`` random candidates by ``prior``."""
+    drawn = candidates.others(set(), config.prefilter, Random(derive_seed(seed, "screening")))
     values = prior.standings(progress(drawn, len(drawn), "screening"))
     best = sorted(values, key=values.__getitem__, reverse=True)
-    return candidates.only(best[: max(1, round(config.kept * len(best)))])
+    return candidates.only(best[: max(1, round(config.prefilter_share * len(best)))])

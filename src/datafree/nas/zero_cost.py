@@ -89,13 +89,13 @@ def zen(network: Classifier, images: Tensor, seed: int) -> float:
 
 
 Score = Callable[[Classifier, Tensor, int], float]
-SCORES: dict[str, Score] = {"synflow": synflow, "jacob_cov": jacob_cov, "nwot": nwot, "zen": zen}
+PROXIES: dict[str, Score] = {"synflow": synflow, "jacob_cov": jacob_cov, "nwot": nwot, "zen": zen}
 
 
 def untrained(
     name: str, space: Space, genotype: Genotype, classes: int, batch_size: int, seed: int, device: torch.device | str
 ) -> Measures:
-    """What one of ``datafree.config.SCORES`` looks at in an architecture's untrained network, on noise that is the same for all.
+    """What one of ``datafree.config.PROXIES`` looks at in an architecture's untrained network, on noise that is the same for all.
 
     That is the ``score`` itself, save for ``az_nas``, which combines several views, and ``az_synflow``, which adds ``synflow`` to them.
     """
@@ -108,8 +108,8 @@ def untrained(
     images = noise(batch_size, space.image_channels, space.image_size, seed).to(device).contiguous(memory_format=torch.channels_last)
     # Half precision would drown the small differences that some scores take.
     with torch.autocast(torch.device(device).type, enabled=False):
-        if name in SCORES:
-            return {"score": SCORES[name](network, images, own)}
+        if name in PROXIES:
+            return {"score": PROXIES[name](network, images, own)}
         found = {"synflow": synflow(network, images, own)} if name == "az_synflow" else {}
         return found | az_nas.views(cast(BlockBackbone, backbone), images, own)  # which takes the network's weights
 

@@ -22,7 +22,7 @@ from datafree.nas.zero_cost import standings, untrained
 def search(
     space: Space, pools: JoinedPools, config: ZeroCostConfig, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint
 ) -> SearchResult:
-    """The architecture of the highest ``config.score`` that evolution finds within the limits. Of the pools only the images' shape counts.
+    """The architecture of the highest ``config.proxy`` that evolution finds within the limits. Of the pools only the images' shape counts.
 
     Raises:
         UserError: no architecture meets the limits.
@@ -36,13 +36,13 @@ def search(
 
     def evaluate(genotype: Genotype) -> Measures:
         if genotype not in known:
-            found = untrained(config.score, space, genotype, max(pools.classes), config.batch_size, seed, device)
+            found = untrained(config.proxy, space, genotype, max(pools.classes), config.batch_size, seed, device)
             known[genotype] = found | latency.measures(genotype)
             checkpoint.save(len(known), [], **states)
         return known[genotype]
 
     def fitness(measures: Mapping[Genotype, Measures]) -> dict[Genotype, float]:
-        return standings(config.score, space, measures)
+        return standings(config.proxy, space, measures)
 
     measures, generations = evolve(evaluate, fitness, candidates, config, seed)
     values = fitness(measures)
