@@ -1,7 +1,9 @@
 """The schema, the default file and the presets tell the same."""
 
-import difflib
+import dataclasses
 import functools
+import re
+import typing
 from pathlib import Path
 
 import pytest
@@ -25,20 +27,29 @@ def leaves(tree, path=()):
         yield ".".join(path), tree
 
 
-def as_lines(tree) -> list[str]:
-    return yaml.safe_dump(tree).splitlines()
+# Filled in from another key where params.yaml leaves them out.
+FILLED_IN = re.compile(r"meta\.arms\.\w+\.backbone\..*|evaluation\.oracle_backbone\..*")
 
 
 def test_params_yaml_holds_every_key_with_its_default():
-    written = yaml.safe_load(PARAMS.read_text())
-    difference = list(
-        difflib.unified_diff(as_lines(as_tree(resolve({}))), as_lines(written), "the dataclasses", "params.yaml", lineterm="")
-    )
-    assert not difference, "\n".join(difference)
+    written = dict(leaves(yaml.safe_load(PARAMS.read_text())))
+    defaults = dict(leaves(as_tree(resolve({}))))
+    assert written.pop("evaluation.oracle_backbone") == {}
+    assert written.pop("evaluation.split") == "test"  # the default study; the code's default is the validation classes
+    assert defaults.pop("evaluation.split") == "validation"
+    assert written == {key: value for key, value in defaults.items() if not FILLED_IN.fullmatch(key)}
 
 
-def test_params_yaml_resolves_to_the_defaults():
-    assert load(PARAMS) == resolve({}) == load()
+def test_params_yaml_resolves_to_the_defaults_but_for_the_split():
+    assert as_tree(load(PARAMS)) == merge(as_tree(resolve({})), {"evaluation": {"split": "test"}})
+    assert resolve({}) == load()
+
+
+def test_every_preset_for_exploration_judges_on_the_validation_classes(presets_below):
+    on_test = {preset.stem for preset in PRESETS if load(PARAMS, *presets_below(preset), preset).evaluation.split == "test"}
+    assert on_test == {"cifar-fs-study"}
+    lines = PARAMS.read_text().splitlines()
+    assert sum(line.strip().startswith("split: test #") for line in lines) == 1
 
 
 def test_a_resolved_configuration_resolves_to_itself():
@@ -70,16 +81,20 @@ def test_the_presets_of_the_study_lie_over_each_other():
         assert {name for name, arm in config.meta.arms.items() if arm.backbone != config.evaluation.oracle_backbone} <= others
 
 
+def numeric_keys(kind, prefix: str):
+    """Dotted keys of every number in a schema; a list of numbers gives its first place."""
+    for name, hint in typing.get_type_hints(kind).items():
+        options = set(typing.get_args(hint)) or {hint}
+        if dataclasses.is_dataclass(hint):
+            yield from numeric_keys(hint, f"{prefix}{name}.")
+        elif options & {int, float}:
+            yield f"{prefix}{name}.0" if typing.get_origin(hint) is list else f"{prefix}{name}"
+
+
 def test_every_number_has_bounds_and_every_bound_a_number():
-    tree = as_tree(resolve({}))
-    tree["inversion"]["methods"] |= {name: as_tree(kind()) for name, kind in INVERSION_TYPES.items()}
-    tree["meta"]["arms"] |= {name: as_tree(kind()) for name, kind in ARM_TYPES.items()}
-    tree["nas"]["algorithms"] |= {name: as_tree(kind()) for name, kind in ALGORITHM_TYPES.items()}
-    numbers = set()
-    for key, value in leaves(tree):
-        for entry in value if isinstance(value, list) else [value]:
-            if isinstance(entry, int | float) and not isinstance(entry, bool):
-                numbers.add(f"{key}.0" if isinstance(value, list) else key)
+    numbers = set(numeric_keys(Config, ""))
+    for family, kinds in (("inversion.methods", INVERSION_TYPES), ("meta.arms", ARM_TYPES), ("nas.algorithms", ALGORITHM_TYPES)):
+        numbers |= {key for name, kind in kinds.items() for key in numeric_keys(kind, f"{family}.{name}.")}
 
     def fits(pattern: str, key: str) -> bool:
         parts = list(zip(pattern.split("."), key.split("."), strict=False))

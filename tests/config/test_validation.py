@@ -1,4 +1,5 @@
 import copy
+import re
 
 import pytest
 import yaml
@@ -17,6 +18,7 @@ from datafree.config.schema import (
     InversionConfig,
     starts_from_meta,
 )
+from datafree.config.validation import RENAMED
 from datafree.errors import UserError
 
 DEFAULT = as_tree(resolve({}))
@@ -150,10 +152,6 @@ IMPOSSIBLE = [
     ({"tasks": {"mixed": 1}, "meta": {"arms": {"a": {"method": "igr", "groups": 2}}}}, "meta.arms.a.groups: got 2, but no task"),
     ({"evaluation": {"by_domain": True}}, "evaluation.by_domain: true, but the embedded data has one domain"),
     (
-        {"evaluation": {"oracle_backbone": {"name": "vgg"}}},
-        "evaluation.oracle_backbone.name: got 'vgg'; allowed: .*conv4",
-    ),
-    (
         {"evaluation": {"oracle_backbone": {"name": "nasbench201", "genotype": "searched"}}},
         "evaluation.oracle_backbone.genotype: got 'searched'; allowed: a cell",
     ),
@@ -164,11 +162,11 @@ IMPOSSIBLE = [
     ({"evaluation": {"shots": []}}, "evaluation.shots: empty"),
     ({"evaluation": {"shots": []}, "data": {"source": "folder", "folder": "x"}}, "evaluation.shots: empty"),
     (
-        {"evaluation": {"way": 13}, "data": {"glyphs": {"classes": {"test": 12}}}},
+        {"evaluation": {"split": "test", "way": 13}, "data": {"glyphs": {"classes": {"test": 12}}}},
         "evaluation.way: got 13; .* data.glyphs.classes.test = 12",
     ),
     (
-        {"evaluation": {"query": 16, "shots": [5, 1]}, "data": {"glyphs": {"images_per_class": {"test": 20}}}},
+        {"evaluation": {"split": "test", "query": 16, "shots": [5, 1]}, "data": {"glyphs": {"images_per_class": {"test": 20}}}},
         "evaluation.query: 16 and 5 shots",
     ),
     ({"evaluation": {"inference": []}}, "evaluation.inference: got \\[\\]; allowed: at least one of inductive, transductive, each once"),
@@ -183,7 +181,6 @@ IMPOSSIBLE = [
     ({"meta": {"seeds": [1, 2, 1]}}, "meta.seeds: got \\[1, 2, 1\\]; .* each once"),
     ({"meta": {"arms": {"bell": {"inversion": "six"}}}}, "meta.arms.bell.inversion: got 'six'; allowed: five, deep_inversion"),
     ({"nas": {"algorithms": {"spos": {"inversion": "six"}}}}, "nas.algorithms.spos.inversion: got 'six'"),
-    ({"meta": {"arms": {"a": {"method": "bell", "backbone": {"name": "nasbench201"}}}}}, "meta.arms.a.backbone.genotype: empty"),
     (
         {
             "meta": {"arms": {"a": {"method": "bell", "backbone": {"name": "nasbench201", "genotype": "searched"}}}},
@@ -191,9 +188,8 @@ IMPOSSIBLE = [
         },
         "meta.arms.a.backbone.genotype: `searched`, but nas.algorithms is empty",
     ),
-    ({"meta": {"arms": {"a": {"method": "bell", "backbone": {"name": "vgg"}}}}}, "meta.arms.a.backbone.name: got 'vgg'; allowed: .*conv4"),
-    ({"nas": {"algorithms": {"spos": {"prior": "luck"}}}}, "nas.algorithms.spos.prior: got 'luck'; allowed: empty, parameters, macs"),
-    ({"nas": {"algorithms": {"spos": {"prefilter": 9}}}}, "nas.algorithms.spos.prior: empty, but `prefilter` is 9; .*, such as az_synflow"),
+    ({"nas": {"algorithms": {"spos": {"prior": "luck"}}}}, "nas.algorithms.spos.prior: got 'luck'; allowed: null, parameters, macs"),
+    ({"nas": {"algorithms": {"spos": {"prefilter": 9}}}}, "nas.algorithms.spos.prior: null, but `prefilter` is 9; .*, such as az_synflow"),
     ({"nas": {"algorithms": {"spos": {"parents": 9, "population": 8}}}}, "nas.algorithms.spos.parents: got 9; .* population, 8"),
     ({"meta": {"arms": {"a/b": {"method": "bell"}}}}, "meta.arms.a/b: a name may hold letters"),
     ({"meta": {"arms": {"é": {"method": "bell"}}}}, "meta.arms.é: a name may hold letters"),
@@ -212,14 +208,17 @@ IMPOSSIBLE = [
     ({"meta": {"arms": {"split": {"method": "bell"}}}}, "meta.arms.split: this name is taken"),  # a key beside the arms in the metrics
     ({"inversion": {"methods": {"five": None, "deep_inversion": None}}}, "inversion.methods: empty"),
     ({"inversion": {"methods": {}}}, "inversion.methods: empty"),
-    ({"inversion": {"meta_generator": {"conditional": False}}}, "inversion.meta_generator.latent_learning_rate: got 0.0; allowed: above 0"),
+    (
+        {"inversion": {"meta_generator": {"conditional": False}}},
+        "inversion.meta_generator.latent_learning_rate: got null; allowed: above 0",
+    ),
     (
         {"inversion": {"meta_generator": {"conditional": False, "latent_learning_rate": 0.1}}},
-        "inversion.methods.five.latent_learning_rate: got 0.0; allowed: above 0, as its generator is not conditional",
+        "inversion.methods.five.latent_learning_rate: got null; allowed: above 0, as its generator is not conditional",
     ),
     (
         {"inversion": {"methods": {"five": {"initialisation": "random", "conditional": False}}}},
-        "inversion.methods.five.latent_learning_rate: got 0.0",
+        "inversion.methods.five.latent_learning_rate: got null",
     ),
     (
         {"inversion": {"methods": {"five": {"latent_learning_rate": 0.1, "calibration_rounds": 3}}}},
@@ -240,6 +239,93 @@ def _without(tree, dotted):
     return {**tree, section: {key: value for key, value in tree[section].items() if key != family}}
 
 
+WITHOUT_EFFECT = [
+    ({"data": {"folder": "photos"}}, "data.folder: got photos, .* with data.source: glyphs"),
+    ({"inversion": {"meta_generator": {"fresh_optimiser": True}}}, "inversion.meta_generator.fresh_optimiser: got True, .* reptile"),
+    ({"inversion": {"methods": {"five": {"latent": 64}}}}, "inversion.methods.five.latent: got 64, .* with initialisation: meta"),
+    ({"inversion": {"methods": {"five": {"width": 8}}}}, "inversion.methods.five.width: got 8, .* with initialisation: meta"),
+    ({"inversion": {"methods": {"five": {"conditional": True}}}}, "inversion.methods.five.conditional: got True, .* initialisation: meta"),
+    ({"inversion": {"methods": {"five": {"contrastive_memory": 9}}}}, "inversion.methods.five.contrastive_memory: .* contrastive: 0"),
+    (
+        {"inversion": {"methods": {"purer": {"method": "learnable_set", "adversarial": 0, "patience": 9}}}},
+        "inversion.methods.purer.patience: got 9, .* with adversarial: 0",
+    ),
+    ({"meta": {"arms": {"bell": {"adaptation": {"steps": 3}}}}}, "meta.arms.bell.adaptation.steps: got 3, .* with part: nothing"),
+    ({"meta": {"arms": {"bell": {"divergence": "released", "temperature": 2}}}}, "meta.arms.bell.temperature: got 2.0, .* released"),
+    ({"meta": {"arms": {"bell": {"replay": {"inner_steps": 2}}}}}, "meta.arms.bell.replay.inner_steps: got 2, .* with episodes: 0"),
+    ({"meta": {"arms": {"a": {"method": "maml", "temperature": 2}}}}, "meta.arms.a.temperature: got 2.0, .* with distillation: 0"),
+    ({"nas": {"algorithms": {"spos": {"prefilter_share": 0.5}}}}, "nas.algorithms.spos.prefilter_share: got 0.5, .* with prefilter: 0"),
+]
+
+
+@pytest.mark.parametrize(("overlay", "message"), WITHOUT_EFFECT, ids=[message.partition(":")[0] for _, message in WITHOUT_EFFECT])
+def test_a_key_that_another_setting_leaves_without_effect_is_refused(overlay, message):
+    assert re.fullmatch(f"{message}.*; remove it", message_of(merge(DEFAULT, overlay)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("inversion.companions", "inversion.auxiliary_teachers"),
+        ("inversion.loss.companions", "inversion.loss.auxiliary_teachers"),
+        ("meta.arms.distillation.pool", "meta.arms.distillation.images_per_class"),
+        ("nas.algorithms.spos.screened", "nas.algorithms.spos.prefilter"),
+        ("nas.algorithms.spos.kept", "nas.algorithms.spos.prefilter_share"),
+        ("nas.algorithms.spos.score", "nas.algorithms.spos.proxy"),
+    ],
+)
+def test_the_old_name_of_a_renamed_key_is_refused_with_the_new_one(old, new):
+    assert message_of(merge(DEFAULT, at(old, 1))) == f"{old}: this key was renamed; write {new}"
+
+
+def test_every_renamed_key_exists_under_its_new_name_alone():
+    keys = {".".join(["*" if part in ("five", "bell", "spos") else part for part in path]) for path in places(DEFAULT)}
+    keys |= {"meta.arms.*.images_per_class", "nas.algorithms.*.proxy"}  # of a distilling arm, of a search by a zero-cost proxy
+    assert set(RENAMED.values()) <= keys
+    assert not set(RENAMED) & keys
+
+
+@pytest.mark.parametrize("dotted", ["zoo.limit", "nas.algorithms.spos.max_macs", "nas.algorithms.spos.max_latency"])
+def test_none_is_written_as_null_and_not_as_zero(dotted):
+    assert message_of(merge(DEFAULT, at(dotted, 0))).endswith(", or null for none")
+    resolve(merge(DEFAULT, at(dotted, None)))
+
+
+# ---- the default backbone ---------------------------------------------------------------------------------------------------------------
+
+
+def test_arms_and_oracles_have_the_default_backbone_unless_they_override_it():
+    arms = {"plain": {"method": "bell"}, "wide": {"method": "bell", "backbone": {"width": 99}}, "null": {"method": "igr", "backbone": None}}
+    config = resolve({"backbone": {"name": "resnet10", "width": 48}, "meta": {"arms": arms}})
+    assert config.evaluation.oracle_backbone == config.meta.arms["plain"].backbone == BackboneConfig("resnet10", 48)
+    assert config.meta.arms["null"].backbone == BackboneConfig("resnet10", 48)
+    assert config.meta.arms["wide"].backbone == BackboneConfig("resnet10", 99)
+    over = resolve({"backbone": {"width": 16}, "evaluation": {"oracle_backbone": {"width": 64}}})
+    assert (over.evaluation.oracle_backbone.width, over.meta.arms["bell"].backbone.width) == (64, 16)
+
+
+def test_another_architecture_takes_no_genotype_from_the_default():
+    default = {"name": "nasbench201", "width": 8, "genotype": "searched", "cells": 3}
+    arms = {"a": {"method": "bell", "backbone": {"name": "conv4"}}, "b": {"method": "bell", "backbone": {"cells": 2}}}
+    config = resolve({"backbone": default, "meta": {"arms": arms}, "evaluation": {"oracle_backbone": {"name": "conv4"}}})
+    assert config.meta.arms["a"].backbone == BackboneConfig("conv4", 8)
+    assert config.meta.arms["b"].backbone == BackboneConfig("nasbench201", 8, "searched", 2)
+
+
+@pytest.mark.parametrize("dotted", ["backbone", "evaluation.oracle_backbone", "meta.arms.bell.backbone"])
+def test_a_backbone_that_is_no_mapping_is_refused(dotted):
+    assert message_of(merge(DEFAULT, at(dotted, 5))).startswith(dotted)
+
+
+def test_a_randomly_initialised_generator_has_the_shape_of_the_meta_generator_unless_it_says_otherwise():
+    methods = {"own": {"method": "generator", "initialisation": "random", "width": 8}}
+    config = resolve(
+        {"inversion": {"meta_generator": {"latent": 9, "width": 16}, "methods": {"deep_inversion": {"method": "pixels"}, **methods}}}
+    )
+    own = config.inversion.methods["own"]
+    assert (own.latent, own.width, own.conditional) == (9, 8, True)
+
+
 # ---- arms -------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -254,7 +340,9 @@ def test_null_removes_an_arm_and_a_new_name_adds_one():
     assert config.meta.arms["slow_bell"] == BellArm(steps=7)
     assert config.nas.algorithms == {}
     assert list(config.inversion.methods) == ["deep_inversion", "fresh"]
-    assert config.inversion.methods["fresh"] == GeneratorInversion(initialisation=Initialisation.random)
+    assert config.inversion.methods["fresh"] == GeneratorInversion(
+        initialisation=Initialisation.random, latent=64, width=32, conditional=True
+    )
 
 
 def test_an_arm_named_like_a_method_need_not_repeat_it():

@@ -10,7 +10,7 @@ from datafree.errors import UserError
 from datafree.workflow import hardware, preflight
 from datafree.zoo.manifest import read_manifest
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 MANIFEST = """
 teachers:
   - {name: one, train: {classes: 6}}
@@ -114,6 +114,22 @@ GLYPHS = SMALL["data"]["glyphs"]
             {"meta": {"arms": {"bell": {"backbone": {"name": "nasbench201", "genotype": "|x~0|"}}}}},
             "meta.arms.bell.backbone.genotype: expected the form",
         ),
+        (
+            {"meta": {"arms": {"a": {"method": "bell", "backbone": {"name": "nasbench201"}}}}},
+            "meta.arms.a.backbone.genotype: got None; give",
+        ),
+        (
+            {"meta": {"arms": {"a": {"method": "bell", "backbone": {"name": "vgg"}}}}},
+            "meta.arms.a.backbone.name: got 'vgg'; .*conv4.*darts",
+        ),
+        ({"backbone": {"name": "vgg"}}, "backbone.name: got 'vgg'; allowed: .*conv4"),
+        ({"backbone": {"cells": 2}}, "backbone.cells: got 2, which has no effect with name: conv4_strided; remove it"),
+        (
+            {"meta": {"arms": {"a": {"method": "bell", "backbone": {"genotype": "searched"}}}}},
+            "meta.arms.a.backbone.genotype: got 'searched', which has no effect with name: conv4_strided; remove it",
+        ),
+        ({"evaluation": {"oracle_backbone": {"name": "vgg"}}}, "evaluation.oracle_backbone.name: got 'vgg'; allowed: .*conv4"),
+        ({"nas": {"algorithms": {"spos": {"space": "trees"}}}}, "nas.algorithms.spos.space: got 'trees'; allowed: nasbench201, darts"),
         (
             {"meta": {"arms": {"fused": {"method": "dro", "backbone": {"width": 16}}}}},
             "meta.arms.fused.backbone: got conv4_strided of width 16; allowed: the architecture of every teacher, but .* is conv4 of width",

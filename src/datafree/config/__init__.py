@@ -3,7 +3,6 @@
 from datafree.config.algorithms import (
     ALGORITHM_TYPES,
     PROXIES,
-    SPACES,
     AlgorithmConfig,
     DartsConfig,
     LimitedConfig,
@@ -58,7 +57,6 @@ __all__ = [
     "ARM_TYPES",
     "INVERSION_TYPES",
     "PROXIES",
-    "SPACES",
     "AdaptationConfig",
     "AdaptedPart",
     "AlgorithmConfig",

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# What an algorithm can search in; see datafree.nas.spaces.
-SPACES = ("nasbench201", "darts", "mbconv", "mbconv_imagenet", "slim_resnet")
-
 
 @dataclass
 class AlgorithmConfig:
@@ -14,7 +11,7 @@ class AlgorithmConfig:
 
     method: str = ""
     inversion: str = "deep_inversion"  # whose pools
-    space: str = "nasbench201"  # of SPACES
+    space: str = "nasbench201"  # of datafree.nas.spaces.SPACES
     channels: int = 16  # of the first stage; what it means for the others, and `cells`, is up to the space
     cells: int = 1  # per stage
     batch_size: int = 32
@@ -25,11 +22,11 @@ class AlgorithmConfig:
 
 @dataclass
 class LimitedConfig(AlgorithmConfig):
-    """An algorithm that scores candidates one by one takes only those within all limits, of the network for one image; 0 = no limit."""
+    """An algorithm that scores candidates one by one takes only those within all limits, of the network for one image; null = no limit."""
 
-    max_macs: int = 15000000  # multiply-adds
-    max_parameters: int = 0
-    max_latency: float = 0.0  # milliseconds, measured on the machine that searches: the result is then that machine's
+    max_macs: int | None = 15000000  # multiply-adds
+    max_parameters: int | None = None
+    max_latency: float | None = None  # milliseconds, measured on the machine that searches: the result is then that machine's
 
 
 @dataclass
@@ -38,7 +35,7 @@ class OneShotConfig(LimitedConfig):
 
     supernet_steps: int = 1000
     learning_rate: float = 0.2  # SGD, cosine to 0
-    prior: str = ""  # of PROXIES: candidates are ranked by it as well as by the supernet; empty = by the supernet alone
+    prior: str | None = None  # of PROXIES: candidates are ranked by it as well as by the supernet; null = by the supernet alone
     prefilter: int = 0  # random candidates that the prior compares before the training; 0 = none, and all are trained
     prefilter_share: float = 0.2  # share of them, the best: they alone are trained and chosen from
 
@@ -71,7 +68,7 @@ class RelaxedConfig(AlgorithmConfig):
     weight_decay: float = 0.0003
     alpha_learning_rate: float = 0.01  # Adam
     warm_up: float = 0.1  # share of the steps before the first on the architecture
-    max_skips: int = 0  # the search ends before an architecture with more skip connections (DARTS+); 0 = no such end
+    max_skips: int | None = None  # the search ends before an architecture with more skip connections (DARTS+); null = no such end
 
 
 @dataclass
@@ -79,7 +76,7 @@ class DartsConfig(RelaxedConfig):
     """Differentiable search in a mixture of all options. The paper's rate of the architecture is 0.0003, in fifty times as many steps."""
 
     method: str = "darts"
-    gradient_clip: float = 5.0  # largest norm of the gradient of the network's weights; 0 = any
+    gradient_clip: float | None = 5.0  # largest norm of the gradient of the network's weights; null = any
     second_order: bool = False  # the gradient through one step of the network's weights
     auxiliary_skip: bool = False  # a skip beside every mixture that fades out (DARTS-)
 
@@ -136,11 +133,11 @@ ALGORITHM_BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "nas.algorithms.*.prefilter_share": (0.001, 1),
     "nas.algorithms.*.candidates": (1, None),
     "nas.algorithms.*.weight_decay": (0, 1),
-    "nas.algorithms.*.gradient_clip": (0, None),
+    "nas.algorithms.*.gradient_clip": (1e-8, None),
     "nas.algorithms.*.alpha_learning_rate": (1e-8, 10),
     "nas.algorithms.*.alpha_every": (1, None),
     "nas.algorithms.*.warm_up": (0, 1),
-    "nas.algorithms.*.max_skips": (0, None),
+    "nas.algorithms.*.max_skips": (1, None),
     "nas.algorithms.*.paths": (2, None),
     "nas.algorithms.*.cost_target": (1e-6, None),
     "nas.algorithms.*.cost_weight": (0, None),
@@ -151,9 +148,9 @@ ALGORITHM_BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "nas.algorithms.*.generations": (1, None),
     "nas.algorithms.*.parents": (1, None),
     "nas.algorithms.*.mutation": (0, 1),
-    "nas.algorithms.*.max_macs": (0, None),
-    "nas.algorithms.*.max_parameters": (0, None),
-    "nas.algorithms.*.max_latency": (0, None),
+    "nas.algorithms.*.max_macs": (1, None),
+    "nas.algorithms.*.max_parameters": (1, None),
+    "nas.algorithms.*.max_latency": (1e-6, None),
     "nas.algorithms.*.validation": (0.01, 0.9),
     "nas.algorithms.*.retrain_steps": (1, None),
 }

@@ -60,7 +60,7 @@ class DistillationArm:
     steps: int = 400
     teachers_per_step: int = 8
     images_per_teacher: int = 16
-    images_per_class: int = 0  # of each pool that are used; 0 = all
+    images_per_class: int | None = None  # of each pool that are used; null = all
     learning_rate: float = 0.004  # peak of a one-cycle schedule (AdamW)
     temperature: float = 4.0
     augment: bool = True
@@ -140,7 +140,7 @@ class IgrArm:
     tasks_per_step: int = 4
     learning_rate: float = 0.004  # peak of a one-cycle schedule (AdamW)
     regularisation: float = 0.001  # λ; 0 = plain joint training
-    groups: int = 0  # of unlike teachers, as in TGR, which has 5: a step's tasks are of one of them; 0 = any tasks
+    groups: int | None = None  # of unlike teachers, as in TGR, which has 5: a step's tasks are of one of them; null = any tasks
     temperature: float = 4.0
     distillation: float = 0.7  # weight of the teachers' soft labels; the rest is the episode's own loss
     augment: bool = True
@@ -151,8 +151,8 @@ class DroArm:
     """Fusion of the teachers' weights by a distributionally robust hyper-network; learns from no image."""
 
     method: str = "dro"
-    inversion: str = "deep_inversion"  # whose pools: for the statistics of BatchNorm, and for whom to trust
-    backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig("conv4_strided", 32))  # the teachers' own
+    inversion: str = "deep_inversion"  # whose pools: for BatchNorm statistics and the teachers' reliability
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)  # must be that of every teacher
     steps: int = 500
     learning_rate: float = 0.003  # Adam
     embedding: int = 50  # dimension of a teacher's embedding
@@ -179,7 +179,7 @@ ARM_BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "meta.arms.*.teachers_per_step": (1, None),
     "meta.arms.*.tasks_per_step": (1, None),
     "meta.arms.*.images_per_teacher": (2, None),
-    "meta.arms.*.images_per_class": (0, None),
+    "meta.arms.*.images_per_class": (1, None),
     "meta.arms.*.learning_rate": (1e-8, 10),
     "meta.arms.*.inner_learning_rate": (1e-8, 10),
     "meta.arms.*.outer_learning_rate": (1e-8, 1),
@@ -196,7 +196,7 @@ ARM_BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "meta.arms.*.replay.learning_rate": (1e-8, 10),
     "meta.arms.*.task_mixup": (0, 1),
     "meta.arms.*.regularisation": (0, 10),
-    "meta.arms.*.groups": (0, None),
+    "meta.arms.*.groups": (1, None),
     "meta.arms.*.embedding": (1, None),
     "meta.arms.*.perturbation": (1e-8, 10),
     "meta.arms.*.perturbation_steps": (0, None),

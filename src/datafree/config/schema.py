@@ -61,7 +61,7 @@ class GlyphsConfig:
 @dataclass
 class DataConfig:
     source: Source = Source.glyphs
-    folder: str = ""  # for source=folder: holds train/, validation/, test/, each with one folder of images per class
+    folder: str | None = None  # for source=folder: holds train/, validation/, test/, each with one folder of images per class
     image_size: int = 32  # pixels; images are resized to a square
     glyphs: GlyphsConfig = field(default_factory=GlyphsConfig)
 
@@ -79,7 +79,7 @@ class TeacherTrainingConfig:
 @dataclass
 class ZooConfig:
     manifest: str = "zoos/glyphs.yaml"  # the teachers: where each comes from, its architecture, classes, normalisation
-    limit: int = 0  # use only the first so many teachers of the manifest; 0 = all
+    limit: int | None = None  # use only the first so many teachers of the manifest; null = all
     training: TeacherTrainingConfig = field(default_factory=TeacherTrainingConfig)
 
 
@@ -107,7 +107,7 @@ class MetaGeneratorConfig:
     teachers_per_step: int = 1
     inner_steps: int = 5
     inner_learning_rate: float = 0.01  # Adam
-    latent_learning_rate: float = 0.0  # Adam; 0 = fresh latents at every inner step, otherwise one batch of them is optimised along
+    latent_learning_rate: float | None = None  # Adam, of one batch of latents optimised with the weights; null = new latents at every step
     batch_size: int = 50  # images per inner step
     update: OuterUpdate = OuterUpdate.reptile
     outer_learning_rate: float = 0.65  # Reptile: interpolation, falls linearly to a tenth; FOMAML: Adam's rate
@@ -124,10 +124,10 @@ class GeneratorInversion:
     initialisation: Initialisation = Initialisation.meta
     learning_rate: float = 0.01  # Adam; from the meta-generator best as its `inner_learning_rate`
     batch_size: int = 50  # images per step; from the meta-generator best as its `batch_size`
-    latent: int = 64  # dimension of the latent vector; with initialisation meta the meta-generator's counts
-    width: int = 32  # channels of the first feature map; with initialisation meta the meta-generator's counts
-    conditional: bool = True  # the label is an input; with initialisation meta the meta-generator's counts
-    latent_learning_rate: float = 0.0  # 0 = one generator draws all images; otherwise each batch is recovered with latents of its own
+    latent: int | None = None  # dimension of the latent vector; only with initialisation random, null = as the meta-generator
+    width: int | None = None  # channels of the first feature map; only with initialisation random, null = as the meta-generator
+    conditional: bool | None = None  # the label is an input; only with initialisation random, null = as the meta-generator
+    latent_learning_rate: float | None = None  # Adam; each batch of images gets latents of its own; null = one generator makes all images
     diversity: bool = True  # false: without `inversion.loss.diversity`; the meta-generator was trained with it all the same
     calibration_rounds: int = 1  # recoveries in a row, each aiming at what the teacher said of the last one's images; 1 = labels alone
     adversarial: float = 0.0  # weight of the boundary term against a student that is taught along
@@ -231,12 +231,10 @@ class TasksConfig:
 
 # What datafree.zoo.backbones can build, with the usual width of each; `*` stands for a model's name in that library, of its own width.
 BACKBONES = {
-    "conv4": 32, "conv4_strided": 32, "resnet8": 16, "nasbench201": 16, "resnet10": 64, "resnet12": 64, "resnet18": 64,
+    "conv4": 32, "conv4_strided": 32, "resnet8": 16, "resnet10": 64, "resnet12": 64, "resnet18": 64,
     "resnet20": 16, "resnet32": 16, "resnet44": 16, "resnet56": 16, "resnet110": 16, "wrn16": 32, "wrn40": 32,
-    "vgg11": 64, "vgg13": 64, "vgg16": 64, "vgg19": 64, "mobilenetv2": 32, "darts": 16, "mbconv": 16, "mbconv_imagenet": 32,
-    "slim_resnet": 16, "torchvision/*": 0, "timm/*": 0,
+    "vgg11": 64, "vgg13": 64, "vgg16": 64, "vgg19": 64, "mobilenetv2": 32, "torchvision/*": 0, "timm/*": 0,
 }  # fmt: skip
-WITH_GENOTYPE = ("nasbench201", "darts", "mbconv", "mbconv_imagenet", "slim_resnet")  # those of the search spaces, one name for both
 
 
 def backbone_family(name: str) -> str:
@@ -249,9 +247,9 @@ def backbone_family(name: str) -> str:
 class BackboneConfig:
     """A feature extractor by name; see datafree.zoo.backbones."""
 
-    name: str = "conv4_strided"  # of BACKBONES; conv4_strided halves the resolution first: about half the cost of conv4
+    name: str = "conv4_strided"  # of BACKBONES or nas.spaces.SPACES; conv4_strided halves the resolution first: half the cost of conv4
     width: int = 64  # channels of the first stage; of no effect for models of a library
-    genotype: str = ""  # search spaces only: the architecture; `searched` takes what the nas stage found, `name` included
+    genotype: str | None = None  # search spaces only: the architecture; `searched` = the result of the first search, its space included
     cells: int = 1  # search spaces only: per stage; with `searched` as in the search
 
 
@@ -277,7 +275,7 @@ ORACLES = ("classifier", "searched", "protonet", "maml")
 
 @dataclass
 class EvaluationConfig:
-    split: str = "test"  # `validation` while choosing settings; `test` once, for the table
+    split: str = "validation"  # `test` once, for the final table, after all settings are chosen on `validation`
     way: int = 5
     shots: list[int] = field(default_factory=lambda: [1, 5])
     query: int = 15  # per class
@@ -287,7 +285,7 @@ class EvaluationConfig:
     classifiers: list[str] = field(default_factory=lambda: ["nearest_centroid"])  # of CLASSIFIERS; a row for each per feature extractor
     oracles: list[str] = field(default_factory=lambda: ["classifier"])  # of ORACLES; may be empty
     oracle_steps: int = 300  # training on the teachers' real classes: the ceiling, and the independent classifier
-    oracle_backbone: BackboneConfig = field(default_factory=BackboneConfig)  # of the oracles and of the row `random`: best as of the arms
+    oracle_backbone: BackboneConfig = field(default_factory=BackboneConfig)  # of the oracles and of the row `random`
 
 
 @dataclass
@@ -302,6 +300,7 @@ class Config:
     device: str = "auto"  # auto, cpu, cuda, or cuda:N
     precision: Precision = Precision.auto  # of convolutions and products; weights and losses are always float32
     accept_other_hardware: bool = False  # true: results of another device, kind of processor or precision count as current
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)  # of every arm and oracle that names no other
     data: DataConfig = field(default_factory=DataConfig)
     zoo: ZooConfig = field(default_factory=ZooConfig)
     inversion: InversionConfig = field(default_factory=InversionConfig)
@@ -316,11 +315,13 @@ class Config:
 # None = unbounded.
 BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "seed": (0, 2**31 - 1),
+    "backbone.width": (4, 1024),
+    "backbone.cells": (1, None),
     "data.image_size": (16, 1024),
     "data.glyphs.difficulty": (0, 2),
     "data.glyphs.classes.*": (2, None),
     "data.glyphs.images_per_class.*": (2, None),
-    "zoo.limit": (0, None),
+    "zoo.limit": (1, None),
     "zoo.training.steps": (1, None),
     "zoo.training.batch_size": (2, None),
     "zoo.training.learning_rate": (1e-8, 10),
@@ -340,14 +341,14 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "inversion.meta_generator.inner_learning_rate": (1e-8, 10),
     "inversion.meta_generator.batch_size": (2, None),
     "inversion.meta_generator.outer_learning_rate": (1e-8, 10),
-    "inversion.meta_generator.latent_learning_rate": (0, 10),
+    "inversion.meta_generator.latent_learning_rate": (1e-8, 10),
     "inversion.meta_generator.adversarial": (0, None),
     "inversion.methods.*.steps": (1, None),
     "inversion.methods.*.learning_rate": (1e-8, 10),
     "inversion.methods.*.batch_size": (2, None),
     "inversion.methods.*.latent": (1, None),
     "inversion.methods.*.width": (4, None),
-    "inversion.methods.*.latent_learning_rate": (0, 10),
+    "inversion.methods.*.latent_learning_rate": (1e-8, 10),
     "inversion.methods.*.calibration_rounds": (1, None),
     "inversion.methods.*.adversarial": (0, None),
     "inversion.methods.*.contrastive": (0, None),

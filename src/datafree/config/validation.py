@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
-import re
 import typing
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -18,31 +19,23 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from datafree.config.algorithms import ALGORITHM_BOUNDS, ALGORITHM_TYPES, COSTS, PROXIES, SPACES
-from datafree.config.arms import ARM_BOUNDS, ARM_TYPES, AdaptedPart
-from datafree.config.schema import (
-    BACKBONES,
-    BOUNDS,
-    CLASSIFIERS,
-    INFERENCE,
-    INVERSION_TYPES,
-    ORACLES,
-    WITH_GENOTYPE,
-    BackboneConfig,
-    Config,
-    GeneratorInversion,
-    Source,
-    backbone_family,
-    starts_from_meta,
-)
+from datafree.config.algorithms import ALGORITHM_BOUNDS, ALGORITHM_TYPES
+from datafree.config.arms import ARM_BOUNDS, ARM_TYPES
+from datafree.config.combinations import check_combinations
+from datafree.config.schema import BOUNDS, INVERSION_TYPES, BackboneConfig, Config, GeneratorInversion, starts_from_meta
 from datafree.errors import UserError
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
-# Mappings from a name to a method's settings, whose type the member's `method` decides.
+# Mappings from a name to settings of the type that the member's `method` selects.
 FAMILIES = {("inversion", "methods"): INVERSION_TYPES, ("meta", "arms"): ARM_TYPES, ("nas", "algorithms"): ALGORITHM_TYPES}
-# Names of other rows in the tables that an arm or a method would share.
-TAKEN = {"inversion.methods": ("real",), "meta.arms": ("pixels", "random", "split"), "nas.algorithms": ()}
+# Keys of earlier versions, and their present names; `*` stands for any one name.
+RENAMED = {
+    "inversion.companions": "inversion.auxiliary_teachers",
+    "inversion.loss.companions": "inversion.loss.auxiliary_teachers",
+    "meta.arms.*.pool": "meta.arms.*.images_per_class",
+    "nas.algorithms.*.screened": "nas.algorithms.*.prefilter",
+    "nas.algorithms.*.kept": "nas.algorithms.*.prefilter_share",
+    "nas.algorithms.*.score": "nas.algorithms.*.proxy",
+}
 
 
 def load(*paths: str | Path) -> Config:
@@ -74,20 +67,32 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def resolve(tree: dict[str, Any]) -> Config:
     """Coerce and check a plain tree; a method, arm or algorithm set to null is dropped.
 
+    What a key takes from another is filled in: backbones from ``backbone``, the shape of a randomly initialised generator from
+    ``inversion.meta_generator``. The resolved tree resolves to itself.
+
     Raises:
-        UserError: unknown key, wrong type, value out of bounds, or an impossible combination.
+        UserError: unknown or renamed key, wrong type, value out of bounds, a key of no effect, or an impossible combination.
     """
     tree = _without_null_arms(tree)
-    members = {path: _typed_family(tree, path, types) for path, types in FAMILIES.items()}
+    default = as_tree(_typed(BackboneConfig, tree.get("backbone", {}), "backbone"))
+    members = {path: _typed_family(tree, path, types, default) for path, types in FAMILIES.items()}
     plain = dict(tree)
     for section, family in FAMILIES:
         if isinstance(tree.get(section), dict):
             plain[section] = {key: value for key, value in tree[section].items() if key != family}
+    evaluation = tree.get("evaluation", {})
+    if isinstance(evaluation, dict):
+        plain["evaluation"] = {**evaluation, "oracle_backbone": _over_default(default, evaluation.get("oracle_backbone"))}
     config = _typed(Config, plain, "")
     for (section, family), typed_members in members.items():
         setattr(getattr(config, section), family, typed_members)
+    for method in config.inversion.methods.values():
+        if isinstance(method, GeneratorInversion) and not starts_from_meta(method):
+            for key in ("latent", "width", "conditional"):
+                if getattr(method, key) is None:
+                    setattr(method, key, getattr(config.inversion.meta_generator, key))
     _check_bounds(config)
-    _check_combinations(config)
+    check_combinations(config)
     return config
 
 
@@ -129,7 +134,17 @@ def _without_null_arms(tree: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _typed_family(tree: dict[str, Any], path: tuple[str, str], types: dict[str, type]) -> dict[str, Any]:
+def _over_default(default: dict[str, Any], over: Any) -> Any:
+    """A backbone whose missing keys are the default's; of another architecture's keys only the width applies to it."""
+    if over is None:
+        return dict(default)
+    if not isinstance(over, dict):
+        return over
+    same = over.get("name", default["name"]) == default["name"]
+    return {**(default if same else {"width": default["width"]}), **over}
+
+
+def _typed_family(tree: dict[str, Any], path: tuple[str, str], types: dict[str, type], backbone: dict[str, Any]) -> dict[str, Any]:
     section, family = path
     default = getattr(getattr(Config(), section), family)
     members = (tree.get(section) or {}).get(family, default) if isinstance(tree.get(section), (dict, type(None))) else {}
@@ -143,7 +158,10 @@ def _typed_family(tree: dict[str, Any], path: tuple[str, str], types: dict[str, 
         method = spec.get("method", name)
         if not isinstance(method, str) or method not in types:
             raise UserError(f"{dotted}.method: got {method!r}; allowed: {', '.join(types)}")
-        resolved[name] = _typed(types[method], {**spec, "method": method}, dotted)
+        spec = {**spec, "method": method}
+        if path == ("meta", "arms"):
+            spec["backbone"] = _over_default(backbone, spec.get("backbone"))
+        resolved[name] = _typed(types[method], spec, dotted)
     return resolved
 
 
@@ -162,10 +180,12 @@ def _typed(kind: type, tree: Any, dotted: str) -> Any:
 def _refuse_unknown(kind: Any, tree: Any, dotted: str) -> None:
     if not isinstance(tree, dict):
         raise UserError(f"{dotted or 'configuration'}: expected a mapping, got {tree!r}")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     for key, value in tree.items():
         here = f"{dotted}.{key}" if dotted else str(key)
         if key not in hints:
+            if renamed := _present_name(here):
+                raise UserError(f"{here}: this key was renamed; write {renamed}")
             near = difflib.get_close_matches(str(key), hints, n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"allowed: {', '.join(hints)}"
             raise UserError(f"{here}: unknown key; {hint}")
@@ -180,135 +200,45 @@ def _is_plain_list(value: Any) -> bool:
     return isinstance(value, list) and not any(isinstance(entry, (list, dict)) for entry in value)
 
 
+def _present_name(dotted: str) -> str:
+    """The name that a key of an earlier version has now; empty for any other key."""
+    parts = dotted.split(".")
+    for old, new in RENAMED.items():
+        if _matches(old.split("."), parts):
+            return ".".join(part if name == "*" else name for name, part in zip(new.split("."), parts, strict=True))
+    return ""
+
+
+def _matches(pattern: list[str], parts: typing.Sequence[str]) -> bool:
+    return len(pattern) == len(parts) and all(p in ("*", part) for p, part in zip(pattern, parts, strict=True))
+
+
 def _check_bounds(config: Config) -> None:
-    for dotted, value in _leaves(as_tree(config), ()):
+    for dotted, value, nullable in _leaves(config, ()):
         for pattern, (low, high) in (BOUNDS | ARM_BOUNDS | ALGORITHM_BOUNDS).items():
-            parts = pattern.split(".")
-            if len(parts) != len(dotted) or any(p not in ("*", d) for p, d in zip(parts, dotted, strict=True)):
+            if value is None or not _matches(pattern.split("."), dotted):
                 continue
             infinite = isinstance(value, float) and not math.isfinite(value)
             if infinite or (low is not None and value < low) or (high is not None and value > high):
                 allowed = f"at least {low}" if high is None else f"between {low} and {high}"
-                raise UserError(f"{'.'.join(dotted)}: got {value}; allowed: {allowed}")
+                raise UserError(f"{'.'.join(dotted)}: got {value}; allowed: {allowed}{', or null for none' if nullable else ''}")
 
 
-def _leaves(tree: Any, path: tuple[str, ...]):
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            yield from _leaves(value, (*path, key))
-    elif isinstance(tree, list):
-        for index, value in enumerate(tree):
-            yield from _leaves(value, (*path, str(index)))
+def _leaves(value: Any, path: tuple[str, ...], nullable: bool = False) -> Iterator[tuple[tuple[str, ...], Any, bool]]:
+    """(dotted key, value, whether null is allowed) of every setting."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for key, kind in _hints(type(value)).items():
+            yield from _leaves(getattr(value, key), (*path, key), type(None) in typing.get_args(kind))
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, (*path, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, (*path, str(index)))
     else:
-        yield path, tree
+        yield path, value, nullable
 
 
-def _check_combinations(config: Config) -> None:
-    if not DEVICE.fullmatch(config.device):
-        raise UserError(f"device: got {config.device!r}; allowed: auto, cpu, cuda, cuda:N")
-    if config.data.source is Source.folder and not config.data.folder:
-        raise UserError("data.folder: empty, but data.source is `folder`; name the folder that holds train/, validation/ and test/")
-    if config.evaluation.split not in ("validation", "test"):
-        raise UserError(f"evaluation.split: got {config.evaluation.split!r}; allowed: validation, test")
-    if not config.evaluation.shots:
-        raise UserError("evaluation.shots: empty; name at least one number of support images per class, such as [1, 5]")
-    if config.evaluation.by_domain and config.data.source is not Source.folder:
-        raise UserError("evaluation.by_domain: true, but the embedded data has one domain; set data.source to folder, or this to false")
-    for key, allowed in (("inference", INFERENCE), ("classifiers", CLASSIFIERS), ("oracles", ORACLES)):
-        chosen = getattr(config.evaluation, key)
-        few = "any" if key == "oracles" else "at least one"
-        if (not chosen and key != "oracles") or len(set(chosen)) != len(chosen) or not set(chosen) <= set(allowed):
-            raise UserError(f"evaluation.{key}: got {chosen}; allowed: {few} of {', '.join(allowed)}, each once")
-    for family, members in (
-        ("inversion.methods", config.inversion.methods),
-        ("meta.arms", config.meta.arms),
-        ("nas.algorithms", config.nas.algorithms),
-    ):
-        for name in members:
-            if not NAME.fullmatch(name):
-                raise UserError(f"{family}.{name}: a name may hold letters, digits, `_` and `-` only; it becomes a folder")
-            if name in TAKEN[family]:
-                raise UserError(f"{family}.{name}: this name is taken by a row of the results; choose another")
-    if not config.inversion.methods:
-        raise UserError("inversion.methods: empty; name at least one method, such as `five: {method: generator, steps: 5}`")
-    for name in config.inversion.methods:
-        if name.startswith("meta_generator"):
-            raise UserError(f"inversion.methods.{name}: this name is taken by the generator itself; choose another")
-    _check_latents(config)
-    if not config.meta.seeds or len(set(config.meta.seeds)) != len(config.meta.seeds):
-        raise UserError(f"meta.seeds: got {config.meta.seeds}; allowed: at least one seed, each once")
-    for family, members in (("meta.arms", config.meta.arms), ("nas.algorithms", config.nas.algorithms)):
-        for name, arm in members.items():
-            if arm.inversion not in config.inversion.methods:
-                known = ", ".join(config.inversion.methods)
-                raise UserError(f"{family}.{name}.inversion: got {arm.inversion!r}; allowed: {known}")
-    _check_backbone("evaluation.oracle_backbone", config.evaluation.oracle_backbone)
-    if config.evaluation.oracle_backbone.genotype == "searched":
-        raise UserError("evaluation.oracle_backbone.genotype: got 'searched'; allowed: a cell; `searched` is one of evaluation.oracles")
-    if "searched" in config.evaluation.oracles and not config.nas.algorithms:
-        raise UserError("evaluation.oracles: `searched`, but nas.algorithms is empty; add one, or take it out")
-    for name, arm in config.meta.arms.items():
-        _check_backbone(f"meta.arms.{name}.backbone", arm.backbone)
-        if arm.backbone.genotype == "searched" and not config.nas.algorithms:
-            raise UserError(f"meta.arms.{name}.backbone.genotype: `searched`, but nas.algorithms is empty; add one, or a genotype")
-        if arm.method == "bell" and not arm.cross_task and config.tasks.mixed == 1:
-            raise UserError(f"meta.arms.{name}.cross_task: false, but no task is of one teacher; set tasks.mixed below 1")
-        if arm.method == "igr" and arm.groups and config.tasks.mixed == 1:
-            raise UserError(f"meta.arms.{name}.groups: got {arm.groups}, but no task is of one teacher; set tasks.mixed below 1")
-        part = {"maml": AdaptedPart.network, "anil": AdaptedPart.head}.get(arm.method)
-        if part is not None and arm.adaptation.part is not part:
-            raise UserError(f"meta.arms.{name}.adaptation.part: got {arm.adaptation.part.value}; allowed: {part.value}, as in {arm.method}")
-    _check_algorithms(config)
-    if config.data.source is Source.glyphs:
-        _check_glyphs(config)
-
-
-def _check_backbone(dotted: str, backbone: BackboneConfig) -> None:
-    if backbone_family(backbone.name) not in BACKBONES:
-        raise UserError(f"{dotted}.name: got {backbone.name!r}; allowed: {', '.join(BACKBONES)}")
-    if backbone.name in WITH_GENOTYPE and not backbone.genotype:
-        raise UserError(f"{dotted}.genotype: empty; give one, or `searched` for what the nas stage finds")
-
-
-def _check_algorithms(config: Config) -> None:
-    for name, algorithm in config.nas.algorithms.items():
-        dotted = f"nas.algorithms.{name}"
-        for key, allowed in (("space", SPACES), ("cost", COSTS), ("proxy", PROXIES)):
-            if hasattr(algorithm, key) and getattr(algorithm, key) not in allowed:
-                raise UserError(f"{dotted}.{key}: got {getattr(algorithm, key)!r}; allowed: {', '.join(allowed)}")
-        if getattr(algorithm, "prior", "") not in ("", *PROXIES):
-            raise UserError(f"{dotted}.prior: got {algorithm.prior!r}; allowed: empty, {', '.join(PROXIES)}")
-        if getattr(algorithm, "prefilter", 0) and not algorithm.prior:
-            raise UserError(f"{dotted}.prior: empty, but `prefilter` is {algorithm.prefilter}; name a zero-cost proxy, such as az_synflow")
-        if hasattr(algorithm, "parents") and algorithm.parents > algorithm.population:
-            raise UserError(f"{dotted}.parents: got {algorithm.parents}; allowed: at most the population, {algorithm.population}")
-
-
-def _check_latents(config: Config) -> None:
-    """Without the label as an input, only optimised latents can tell the classes apart."""
-    shared = config.inversion.meta_generator
-    if not shared.conditional and not shared.latent_learning_rate:
-        raise UserError("inversion.meta_generator.latent_learning_rate: got 0.0; allowed: above 0, as `conditional` is false")
-    for name, method in config.inversion.methods.items():
-        if not isinstance(method, GeneratorInversion):
-            continue
-        dotted = f"inversion.methods.{name}"
-        conditional = shared.conditional if starts_from_meta(method) else method.conditional
-        if not conditional and not method.latent_learning_rate:
-            raise UserError(f"{dotted}.latent_learning_rate: got 0.0; allowed: above 0, as its generator is not conditional")
-        if method.latent_learning_rate and method.calibration_rounds > 1:
-            rounds = method.calibration_rounds
-            raise UserError(f"{dotted}.calibration_rounds: got {rounds}; allowed: 1, as latent_learning_rate is above 0")
-
-
-def _check_glyphs(config: Config) -> None:
-    glyphs, evaluation = config.data.glyphs, config.evaluation
-    classes = getattr(glyphs.classes, evaluation.split)
-    images = getattr(glyphs.images_per_class, evaluation.split)
-    if evaluation.way > classes:
-        raise UserError(f"evaluation.way: got {evaluation.way}; allowed: at most data.glyphs.classes.{evaluation.split} = {classes}")
-    if max(evaluation.shots) + evaluation.query > images:
-        raise UserError(
-            f"evaluation.query: {evaluation.query} and {max(evaluation.shots)} shots need more than "
-            f"data.glyphs.images_per_class.{evaluation.split} = {images}; lower one or raise the other"
-        )
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)

@@ -94,7 +94,7 @@ class Relaxed:
         """
         genotype = self.alphas.architecture()
         skips = sum(option == self.space.skip for option in genotype)
-        self.trajectory.ended |= 0 < self.config.max_skips < skips
+        self.trajectory.ended |= self.config.max_skips is not None and skips > self.config.max_skips
         if not self.trajectory.ended:
             self.trajectory.note(step, genotype)
         return skips

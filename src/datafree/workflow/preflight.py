@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from datafree.config import Config, Source
-from datafree.config.schema import BACKBONES, WITH_GENOTYPE, Precision, backbone_family
+from datafree.config.schema import BACKBONES, BackboneConfig, Precision, backbone_family
 from datafree.data import SPLITS
 from datafree.data.layout import by_domain, class_files, of_domain
 from datafree.errors import UserError
@@ -30,7 +30,8 @@ def check(config: Config, project: Path) -> list[Entry]:
     manifest = project / config.zoo.manifest
     teachers = read_manifest(manifest, config.zoo.limit)
     _check_files(teachers, manifest)
-    _check_networks(config, teachers)
+    _check_teachers(config, teachers)
+    _check_backbones(config, teachers)
     _check_classes(config, teachers)
     _check_search(config)
     _check_data(config, teachers)
@@ -74,29 +75,47 @@ def _check_files(teachers: list[Entry], manifest: Path) -> None:
             raise UserError(f"{manifest}: {teacher.name}: file: {manifest.parent / teacher.file} does not exist; correct the path")
 
 
-def _check_networks(config: Config, teachers: list[Entry]) -> None:
+def _check_teachers(config: Config, teachers: list[Entry]) -> None:
     size = config.data.image_size
     if size % 8:
         raise UserError(f"data.image_size: got {size}; the generator doubles the resolution three times, use a multiple of 8")
-    allowed = [name for name in BACKBONES if name not in WITH_GENOTYPE]  # a manifest has no place for a genotype
     for teacher in teachers:
-        if backbone_family(teacher.architecture.name) not in allowed:
+        if backbone_family(teacher.architecture.name) not in BACKBONES:
             name = teacher.architecture.name
-            raise UserError(f"zoo.manifest: {teacher.name}: architecture.name: got {name!r}; allowed: {', '.join(allowed)}")
+            raise UserError(f"zoo.manifest: {teacher.name}: architecture.name: got {name!r}; allowed: {', '.join(BACKBONES)}")
         if teacher.input[0] not in (1, 3):
             raise UserError(f"zoo.manifest: {teacher.name}: input is {teacher.input}; allowed: images of 1 or 3 channels")
+
+
+def _check_backbones(config: Config, teachers: list[Entry]) -> None:
+    size = config.data.image_size
+    _check_backbone("backbone", config.backbone, size)
+    _check_backbone("evaluation.oracle_backbone", config.evaluation.oracle_backbone, size)
     for name, arm in config.meta.arms.items():
+        _check_backbone(f"meta.arms.{name}.backbone", arm.backbone, size)
         other = next((t for t in teachers if t.architecture.backbone() != arm.backbone), None) if arm.method == "dro" else None
         if other is not None:
             raise UserError(
                 f"meta.arms.{name}.backbone: got {arm.backbone.name} of width {arm.backbone.width}; allowed: the architecture of every "
                 f"teacher, but {other.name} is {other.architecture.name} of width {other.architecture.backbone().width}"
             )
-        if arm.backbone.name in WITH_GENOTYPE and arm.backbone.genotype != "searched":
-            try:
-                spaces.SPACES[arm.backbone.name](arm.backbone.width, arm.backbone.cells, size).decode(arm.backbone.genotype)
-            except UserError as error:
-                raise UserError(f"meta.arms.{name}.backbone.{error}") from None
+
+
+def _check_backbone(dotted: str, backbone: BackboneConfig, image_size: int) -> None:
+    if backbone.name not in spaces.SPACES:
+        if backbone_family(backbone.name) not in BACKBONES:
+            raise UserError(f"{dotted}.name: got {backbone.name!r}; allowed: {', '.join([*BACKBONES, *spaces.SPACES])}")
+        for key in ("genotype", "cells"):
+            value = getattr(backbone, key)
+            if value != getattr(BackboneConfig(), key):
+                raise UserError(f"{dotted}.{key}: got {value!r}, which has no effect with name: {backbone.name}; remove it")
+    elif not backbone.genotype:
+        raise UserError(f"{dotted}.genotype: got {backbone.genotype!r}; give an architecture of {backbone.name}, or `searched`")
+    elif backbone.genotype != "searched":
+        try:
+            spaces.SPACES[backbone.name](backbone.width, backbone.cells, image_size).decode(backbone.genotype)
+        except UserError as error:
+            raise UserError(f"{dotted}.{error}") from None
 
 
 def _check_classes(config: Config, teachers: list[Entry]) -> None:
@@ -121,6 +140,8 @@ def _check_classes(config: Config, teachers: list[Entry]) -> None:
 
 def _check_search(config: Config) -> None:
     for name, algorithm in config.nas.algorithms.items():
+        if algorithm.space not in spaces.SPACES:
+            raise UserError(f"nas.algorithms.{name}.space: got {algorithm.space!r}; allowed: {', '.join(spaces.SPACES)}")
         space = spaces.of(algorithm, config.data.image_size)
         cheapest = space.cheapest()
         for key, cost in (("max_macs", space.macs), ("max_parameters", space.parameters)):
