@@ -190,10 +190,10 @@ def test_a_folder_of_photos_is_looked_at_before_the_first_job(project, change, m
     change(folder)
     data = {"source": "folder", "folder": str(folder)}
     if message is None:
-        assert check(project, data=data, evaluation={"way": 6})
+        assert check(project, data=data, evaluation={"split": "test", "way": 6})
     else:
         with pytest.raises(UserError, match=message):
-            check(project, data=data, evaluation={"way": 6})
+            check(project, data=data, evaluation={"split": "test", "way": 6})
 
 
 def test_a_home_folder_may_be_written_short(project, monkeypatch):
@@ -250,12 +250,12 @@ def test_every_domain_of_the_evaluation_needs_enough_classes(project):
     folder = photos(project, 8, 20)
     data = {"source": "folder", "folder": str(folder)}
     with pytest.raises(UserError, match="class 'test-0' names no domain"):
-        check(project, data=data, evaluation={"by_domain": True})
+        check(project, data=data, evaluation={"split": "test", "by_domain": True})
     for place, path in enumerate(sorted((folder / "test").iterdir())):
         path.rename(path.with_name(f"{'odd' if place > 4 else 'even'}.{place}"))
     with pytest.raises(UserError, match="evaluation.way: got 5; allowed: at most 3, the classes of test in odd"):
-        check(project, data=data, evaluation={"by_domain": True})
-    assert check(project, data=data, evaluation={"by_domain": True, "way": 3})
+        check(project, data=data, evaluation={"split": "test", "by_domain": True})
+    assert check(project, data=data, evaluation={"split": "test", "by_domain": True, "way": 3})
 
 
 def test_a_teacher_of_one_domain_needs_enough_classes_of_it(project):

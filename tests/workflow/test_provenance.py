@@ -337,7 +337,13 @@ def test_what_no_one_runs_does_not_count(package):
 
 def test_the_closure_of_a_real_stage():
     names = {str(path.relative_to(provenance.PACKAGE)) for path in provenance.code_files("datafree.stages.meta_generator")}
-    assert {"stages/meta_generator.py", "inversion/meta_generator.py", "inversion/losses.py", "zoo/backbones/conv4.py", "devices.py"} <= names
+    assert {
+        "stages/meta_generator.py",
+        "inversion/meta_generator.py",
+        "inversion/losses.py",
+        "zoo/backbones/conv4.py",
+        "devices.py",
+    } <= names
     assert not {name for name in names if name.startswith(("config/", "nas/", "report/")) or name in ("cli.py", "tracking.py", "errors.py")}
 
 
