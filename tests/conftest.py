@@ -21,7 +21,9 @@ from datafree.tasks.pools import Pool
 from datafree.zoo.backbones import Normalise
 from datafree.zoo.manifest import Architecture, Entry
 from datafree.zoo.teachers import Teacher, empty_network, freeze
+from tests import shapes
 
+shapes.install()  # before any test module imports what it checks
 torch.set_num_threads(1)
 settings.register_profile("datafree", deadline=None, derandomize=True, database=None, max_examples=40)
 settings.load_profile("datafree")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from datafree.config import as_tree, load, merge, resolve, select, typed
 from datafree.config.algorithms import ALGORITHM_BOUNDS, ALGORITHM_TYPES
 from datafree.config.arms import ARM_BOUNDS, ARM_TYPES, BellArm
+from datafree.config.renamed import RENAMED
 from datafree.config.schema import (
     BOUNDS,
     INVERSION_TYPES,
@@ -18,7 +19,6 @@ from datafree.config.schema import (
     InversionConfig,
     starts_from_meta,
 )
-from datafree.config.validation import RENAMED
 from datafree.errors import UserError
 
 DEFAULT = as_tree(resolve({}))

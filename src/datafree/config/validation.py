@@ -22,20 +22,12 @@ from omegaconf import DictConfig, OmegaConf
 from datafree.config.algorithms import ALGORITHM_BOUNDS, ALGORITHM_TYPES
 from datafree.config.arms import ARM_BOUNDS, ARM_TYPES
 from datafree.config.combinations import check_combinations
+from datafree.config.renamed import matches, present_name
 from datafree.config.schema import BOUNDS, INVERSION_TYPES, BackboneConfig, Config, GeneratorInversion, starts_from_meta
 from datafree.errors import UserError
 
 # Mappings from a name to settings of the type that the member's `method` selects.
 FAMILIES = {("inversion", "methods"): INVERSION_TYPES, ("meta", "arms"): ARM_TYPES, ("nas", "algorithms"): ALGORITHM_TYPES}
-# Keys of earlier versions, and their present names; `*` stands for any one name.
-RENAMED = {
-    "inversion.companions": "inversion.auxiliary_teachers",
-    "inversion.loss.companions": "inversion.loss.auxiliary_teachers",
-    "meta.arms.*.pool": "meta.arms.*.images_per_class",
-    "nas.algorithms.*.screened": "nas.algorithms.*.prefilter",
-    "nas.algorithms.*.kept": "nas.algorithms.*.prefilter_share",
-    "nas.algorithms.*.score": "nas.algorithms.*.proxy",
-}
 
 
 def load(*paths: str | Path) -> Config:
@@ -184,7 +176,7 @@ def _refuse_unknown(kind: Any, tree: Any, dotted: str) -> None:
     for key, value in tree.items():
         here = f"{dotted}.{key}" if dotted else str(key)
         if key not in hints:
-            if renamed := _present_name(here):
+            if renamed := present_name(here):
                 raise UserError(f"{here}: this key was renamed; write {renamed}")
             near = difflib.get_close_matches(str(key), hints, n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"allowed: {', '.join(hints)}"
@@ -200,23 +192,10 @@ def _is_plain_list(value: Any) -> bool:
     return isinstance(value, list) and not any(isinstance(entry, (list, dict)) for entry in value)
 
 
-def _present_name(dotted: str) -> str:
-    """The name that a key of an earlier version has now; empty for any other key."""
-    parts = dotted.split(".")
-    for old, new in RENAMED.items():
-        if _matches(old.split("."), parts):
-            return ".".join(part if name == "*" else name for name, part in zip(new.split("."), parts, strict=True))
-    return ""
-
-
-def _matches(pattern: list[str], parts: typing.Sequence[str]) -> bool:
-    return len(pattern) == len(parts) and all(p in ("*", part) for p, part in zip(pattern, parts, strict=True))
-
-
 def _check_bounds(config: Config) -> None:
     for dotted, value, nullable in _leaves(config, ()):
         for pattern, (low, high) in (BOUNDS | ARM_BOUNDS | ALGORITHM_BOUNDS).items():
-            if value is None or not _matches(pattern.split("."), dotted):
+            if value is None or not matches(pattern.split("."), dotted):
                 continue
             infinite = isinstance(value, float) and not math.isfinite(value)
             if infinite or (low is not None and value < low) or (high is not None and value > high):

@@ -1,0 +1,162 @@
+"""Shapes and dtypes of the public functions of inversion, distillation and evaluation, checked at every call in the tests.
+
+``SHAPES`` gives, per function or method, a jaxtyping annotation per argument and for what it returns. A letter stands for one size
+within a call. ``install`` replaces the functions wherever the package uses them, so that every test checks them along the way.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from beartype.door import die_if_unbearable
+from jaxtyping import Float, Float16, Int64, UInt8, jaxtyped
+from torch import Tensor
+
+ROOMS = ("inversion", "distillation", "evaluation")
+IMAGES, UINT8_IMAGES = Float[Tensor, "b c h w"], UInt8[Tensor, "b c h w"]
+LABELS, SCALAR = Int64[Tensor, "b"], Float[Tensor, ""]
+LOGITS, CHANNELS = Float[Tensor, "b k"], Float[Tensor, "c"]
+EXTRA_TERM = {"images": IMAGES, "labels": LABELS, "return": SCALAR}
+SUPPORT_AND_QUERY = {"support": Float[Tensor, "*e way shot d"], "query": Float[Tensor, "*e q d"], "return": Int64[Tensor, "*e q"]}
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "inversion.black_box.look": {"images": IMAGES, "return": IMAGES},
+    "inversion.black_box.zero_order_gradient": {"images": IMAGES, "return": tuple[Float[Tensor, "b"], IMAGES]},
+    "inversion.contrastive.ContrastiveMemory.term": EXTRA_TERM,
+    "inversion.contrastive.contrastive_loss": {"views": Float[Tensor, "b d"], "others": Float[Tensor, "n d"], "return": SCALAR},
+    "inversion.generator.Generator.forward": {"latent": Float[Tensor, "b z"], "labels": LABELS, "return": Float[Tensor, "b c s s"]},
+    "inversion.inner_loop.batch_labels": {"return": Int64[Tensor, "n"]},
+    "inversion.inner_loop.balanced_labels": {"return": Int64[Tensor, "n"]},
+    "inversion.inner_loop.adapt": {"labels": LABELS | None},
+    "inversion.inner_loop.draw_images": {"latents": Float[Tensor, "b z"], "labels": LABELS, "return": UINT8_IMAGES},
+    "inversion.inner_loop.draw_pool": {"return": tuple[UINT8_IMAGES, LABELS]},
+    "inversion.inner_loop.soft_labels": {"images": UINT8_IMAGES, "return": Float16[Tensor, "b k"]},
+    "inversion.label_calibration.calibrated_targets": {"labels": LABELS, "predictions": LOGITS | None, "return": LOGITS},
+    "inversion.learnable_set.draw_episode": {"return": tuple[Int64[Tensor, "way"], Int64[Tensor, "way n"]]},
+    "inversion.losses.batch_norm_distance": {
+        "mean": CHANNELS,
+        "variance": CHANNELS,
+        "running_mean": CHANNELS,
+        "running_variance": CHANNELS,
+        "return": SCALAR,
+    },
+    "inversion.losses.BatchNormMatch.distance": {"return": SCALAR},
+    "inversion.losses.within_class_distance": {"images": IMAGES, "labels": LABELS, "return": SCALAR},
+    "inversion.losses.diversity_hinge": {"images": IMAGES, "labels": LABELS, "return": SCALAR},
+    "inversion.losses.soft_cross_entropy": {"logits": LOGITS, "targets": LOGITS, "return": SCALAR},
+    "inversion.losses.total_variation": {"images": IMAGES, "return": SCALAR},
+    "inversion.losses.squared_norm": {"images": IMAGES, "return": SCALAR},
+    "inversion.losses.boundary": {"teacher_logits": LOGITS, "student_logits": LOGITS, "return": SCALAR},
+    "inversion.losses.jensen_shannon": {"first": LOGITS, "second": LOGITS, "return": SCALAR},
+    "inversion.objective.image_terms": {"images": IMAGES, "labels": LABELS, "targets": LOGITS | None, "return": dict[str, SCALAR]},
+    "inversion.objective.prior_terms": {"images": IMAGES, "labels": LABELS, "return": dict[str, SCALAR]},
+    "inversion.objective.weighted": {"terms": Mapping[str, SCALAR], "return": SCALAR},
+    "inversion.objective.as_row": {"terms": Mapping[str, SCALAR]},
+    "inversion.pixel_parameters.PixelParameters.place": {"pixels": IMAGES},
+    "inversion.pixel_parameters.PixelParameters.images": {"rows": Int64[Tensor, "b"] | None, "return": IMAGES},
+    "inversion.pixels.Competitor.term": EXTRA_TERM,
+    "inversion.regions.crop": {"images": IMAGES, "return": Float[Tensor, "b c h2 w2"]},
+    "inversion.regions.region_mask": {"return": Float[Tensor, "1 1 h w"]},
+    "inversion.student.Student.forward": {"images": IMAGES, "return": LOGITS},
+    "inversion.student.Student.term": EXTRA_TERM,
+    "distillation.agreement.score": {"index": Int64[Tensor, "n"]},
+    "distillation.ensemble.TeacherEnsemble.views": {"images": UINT8_IMAGES, "return": IMAGES},
+    "distillation.ensemble.TeacherEnsemble.predict": {"views": IMAGES, "return": Float[Tensor, "b t k"]},
+    "distillation.ensemble.mix": {"views": IMAGES, "return": IMAGES},
+    "distillation.heads.TeacherHeads.forward": {"features": Float[Tensor, "b d"], "return": Float[Tensor, "b t k"]},
+    "distillation.heads.own_logits": {"features": Float[Tensor, "b d"], "teacher": LABELS, "return": LOGITS},
+    "distillation.joined_pools.training_batch": {"training": Int64[Tensor, "n"]},
+    "distillation.joined_pools.sample_indices": {"index": Int64[Tensor, "n"], "return": Int64[Tensor, "m"]},
+    "distillation.losses.at_least_float32": {"values": Float[Tensor, "*a"], "return": Float[Tensor, "*a"]},
+    "distillation.losses.divergence": {
+        "logits": Float[Tensor, "*b k"],
+        "teacher_probabilities": Float[Tensor, "*b k"],
+        "return": Float[Tensor, "*b"],
+    },
+    "distillation.losses.distillation_loss": {
+        "logits": Float[Tensor, "*b k"],
+        "teacher_probabilities": Float[Tensor, "*b k"],
+        "return": SCALAR,
+    },
+    "distillation.losses.released_divergence": {
+        "logits": Float[Tensor, "*b k"],
+        "teacher_probabilities": Float[Tensor, "*b k"],
+        "return": SCALAR,
+    },
+    "evaluation.baselines.pixels": {"images": UINT8_IMAGES, "return": Float[Tensor, "b d"]},
+    "evaluation.classifiers.nearest_centroid": SUPPORT_AND_QUERY,
+    "evaluation.classifiers.logistic": SUPPORT_AND_QUERY,
+    "evaluation.classifiers.logistic_weights": {"support": Float[Tensor, "*e way shot d"], "return": Float[Tensor, "*e way d"]},
+    "evaluation.few_shot.embed": {"images": UINT8_IMAGES, "return": Float[Tensor, "b d"]},
+    "evaluation.few_shot.episode_rows": {"labels": Int64[Tensor, "n"], "return": Int64[Tensor, "e way m"]},
+    "evaluation.few_shot.episode_accuracies": {"features": Float[Tensor, "n d"], "rows": Int64[Tensor, "e way m"]},
+    "evaluation.few_shot.solved_episodes": {"images": UINT8_IMAGES, "rows": Int64[Tensor, "e way m"]},
+    "evaluation.inversion_quality.teacher_belief": {"images": UINT8_IMAGES, "labels": LABELS},
+    "evaluation.inversion_quality.transfer": {"images": UINT8_IMAGES, "labels": LABELS},
+    "evaluation.inversion_quality.spread": {"images": UINT8_IMAGES, "labels": LABELS},
+}
+
+
+def functions_with_tensors() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """(dotted name, function) of every public function of the rooms that takes or gives a tensor."""
+    for room in ROOMS:
+        for module in _modules(room):
+            for name, value in vars(module).items():
+                own = inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+                if own and "Tensor" in str(inspect.signature(value)):
+                    yield f"{module.__name__.removeprefix('datafree.')}.{name}", value
+
+
+def install() -> None:
+    """Check ``SHAPES`` at every call from now on; call it before a test module imports anything of the package."""
+    for room in ROOMS:
+        _modules(room)
+    for dotted, hints in SHAPES.items():
+        owner, name = _owner(dotted)
+        plain = getattr(owner, name)
+        checked = _checked(plain, hints)
+        for module in [module for key, module in sys.modules.items() if key.startswith("datafree")]:
+            for other, value in list(vars(module).items()):
+                if value is plain:
+                    setattr(module, other, checked)
+                elif isinstance(value, dict):  # a registry
+                    value.update({key: checked for key, entry in value.items() if entry is plain})
+        setattr(owner, name, checked)
+
+
+def _checked(function: Callable[..., Any], hints: dict[str, Any]) -> Callable[..., Any]:
+    signature = inspect.signature(function)
+    unknown = set(hints) - set(signature.parameters) - {"return"}
+    assert not unknown, f"{function.__qualname__} has no {unknown}"
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs)
+        with jaxtyped("context"):
+            for name, value in given.arguments.items():
+                if name in hints:
+                    die_if_unbearable(value, hints[name])
+            result = function(*args, **kwargs)
+            if "return" in hints:
+                die_if_unbearable(result, hints["return"])
+            return result
+
+    return call
+
+
+def _modules(room: str) -> list[Any]:
+    package = importlib.import_module(f"datafree.{room}")
+    return [importlib.import_module(f"datafree.{room}.{module.name}") for module in pkgutil.iter_modules(package.__path__)]
+
+
+def _owner(dotted: str) -> tuple[Any, str]:
+    *path, name = f"datafree.{dotted}".split(".")
+    if path[-1][0].isupper():
+        return getattr(importlib.import_module(".".join(path[:-1])), path[-1]), name
+    return importlib.import_module(".".join(path)), name
