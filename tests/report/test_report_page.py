@@ -1,4 +1,4 @@
-"""The stage: files in, page, table and summary out."""
+"""Stage ``report_page``: reads the files of a study, writes page, table and summary."""
 
 import json
 
@@ -63,12 +63,12 @@ def test_all_inputs(inputs, tmp_path):
     page = (tmp_path / OUTPUTS["page"]).read_text()
     assert page.count("data:image/png;base64,") == 5
     assert page.count('<polyline class="curve"') + page.count('class="curve"') >= 3
-    for name in ("latin", "greek", "distillation", "|g|", "75.0 %", "Meta-learner bell"):
+    for name in ("latin", "greek", "distillation", "|g|", "75.0 %", "Learner bell"):
         assert name in page
     table = (tmp_path / OUTPUTS["table"]).read_text()
     assert "91.1 ± 0.6" in table
-    assert table.endswith("\nwarning: teacher greek is dropped by its pool of five: agreement 0.41, not <0.8>\n")
-    assert "<li>Teacher greek is dropped by its pool of five: agreement 0.41, not &lt;0.8&gt;.</li>" in page
+    assert table.endswith("\nwarning: teacher greek is not used (pool recovered by five): agreement 0.41, not <0.8>\n")
+    assert "<li>Teacher greek is not used (pool recovered by five): agreement 0.41, not &lt;0.8&gt;.</li>" in page
     assert '<td title="agreement 0.41, not &lt;0.8&gt;">0.00</td>' in page
     assert summary["teachers"] == 2
     assert summary["few_shot"]["distillation"] == {"1-shot": 0.766, "5-shot": 0.911}
