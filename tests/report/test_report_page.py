@@ -32,8 +32,8 @@ def inputs(tmp_path, monkeypatch, results):
     artifacts.write_json("nas/spos/architecture.json", facts)
     artifacts.write_history("nas/spos/candidates.csv", [{"step": 1, "choice_0": 3, "macs": 4000, "agreement": 0.5}])
     artifacts.write_json("nas/spos/retrained/metrics.json", {"agreement": 0.75})
-    verdicts = [{"name": "latin", "weight": 1.0, "reason": ""}, {"name": "greek", "weight": 0.0, "reason": "agreement 0.41, not <0.8>"}]
-    artifacts.write_json("tasks/five/reliability.json", {"teachers": verdicts})
+    rows = [{"name": "latin", "weight": 1.0, "reason": ""}, {"name": "greek", "weight": 0.0, "reason": "agreement 0.41, not <0.8>"}]
+    artifacts.write_json("tasks/five/reliability.json", {"teachers": rows})
     for path in ("nas/spos/cell.png", "data/preview.png", "inversion/real.png"):
         artifacts.write_text(path, f"png at {path}")
     return {

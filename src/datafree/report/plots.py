@@ -43,7 +43,7 @@ class Axis:
 
 
 class Drawing:
-    """An SVG picture under construction, ``width`` by ``height`` pixels; ``title`` is the text for screen readers."""
+    """An SVG picture of ``width`` by ``height`` pixels, to which shapes are added; ``title`` is the text for screen readers."""
 
     def __init__(self, width: float, height: float, title: str) -> None:
         size = f"0 0 {width:g} {height:g}"
