@@ -1,4 +1,4 @@
-"""A small study, as the evaluation would leave it."""
+"""Fixture: the few-shot results of a small study (content of results.json)."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def row(name, kind, one, five, *, networks=1, parameters=113088, seeds=(0,)):
     return {
         "name": name,
         "kind": kind,
-        "description": f"what {name} is",
+        "description": f"description of {name}",
         "networks": networks,
         "parameters": parameters,
         "seeds": list(seeds),

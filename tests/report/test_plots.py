@@ -1,4 +1,4 @@
-"""Marks stand where the numbers say, and names cannot break out."""
+"""SVG figures: marks are at the positions of their values, names are escaped."""
 
 import math
 from xml.etree import ElementTree
@@ -102,7 +102,7 @@ def test_curve_plot_draws_every_curve_raw_and_smoothed():
     assert height(smooth[1]) < height(raw[1]) / 5
 
 
-def test_curve_plot_leaves_out_what_is_not_finite():
+def test_curve_plot_leaves_out_values_that_are_not_finite():
     svg = plots.curve_plot("loss", [[(0, 1.0), (1, math.nan), (2, math.inf), (3, 2.0)], [(0, math.nan)]])
     (raw,) = elements(svg, "polyline", "raw")
     assert len(points(raw)) == 2
@@ -117,7 +117,7 @@ def test_a_constant_curve_is_drawn(level):
     assert 28 <= y <= 146
 
 
-def test_the_pareto_front_is_what_nothing_beats():
+def test_the_pareto_front_holds_the_undominated_points():
     points = [(3.0, 0.5), (1.0, 0.2), (2.0, 0.6), (2.0, 0.4), (4.0, 0.9), (5.0, 0.9)]
     assert pareto_front(points) == [(1.0, 0.2), (2.0, 0.6), (4.0, 0.9)]
     (line,) = elements(plots.scatter_plot(points, None, None, "synflow"), "polyline", "front")
@@ -125,7 +125,7 @@ def test_the_pareto_front_is_what_nothing_beats():
     assert "synflow against multiply-adds" in plots.scatter_plot(points, None, None, "synflow")
 
 
-def test_scatter_plot_rings_the_found_cell_and_marks_the_limit():
+def test_scatter_plot_rings_the_search_result_and_marks_the_limit():
     candidates = [(2e6, 0.5), (4e6, 0.9), (8e6, 0.7)]
     svg = plots.scatter_plot(candidates, (4e6, 0.9), 9e6)
     dots = elements(svg, "circle", "candidate")
@@ -134,18 +134,18 @@ def test_scatter_plot_rings_the_found_cell_and_marks_the_limit():
     assert (across[2] - across[1]) == pytest.approx(2 * (across[1] - across[0]), abs=0.2)
     up = [float(dot.get("cy")) for dot in dots]
     assert up[1] < up[2] < up[0]
-    (found,) = elements(svg, "circle", "found")
-    assert (found.get("cx"), found.get("cy")) == (dots[1].get("cx"), dots[1].get("cy"))
+    (result,) = elements(svg, "circle", "result")
+    assert (result.get("cx"), result.get("cy")) == (dots[1].get("cx"), dots[1].get("cy"))
     (limit,) = elements(svg, "line", "chance")
     assert float(limit.get("x1")) > across[2]
     bare = plots.scatter_plot(candidates, None, None)
-    assert not elements(bare, "circle", "found")
+    assert not elements(bare, "circle", "result")
     assert not elements(bare, "line", "chance")
     assert plots.scatter_plot([], None, None) is None
 
 
-def test_scatter_plot_takes_milliseconds_as_they_are():
+def test_scatter_plot_shows_latency_in_milliseconds():
     svg = plots.scatter_plot([(2.5, 0.5), (4.0, 0.9)], (4.0, 0.9), 5.0, cost=LATENCY)
-    assert "against latency of every candidate" in svg
+    assert "against latency, all candidates" in svg
     assert "milliseconds for one image" in svg
-    assert "found: 4.00 ms, 90.0 %" in svg
+    assert "search result: 4.00 ms, 90.0 %" in svg

@@ -1,4 +1,4 @@
-"""The stage: files in, page, table and summary out."""
+"""Stage ``report_page``: reads the files of a study, writes page, table and summary."""
 
 import json
 
@@ -32,8 +32,8 @@ def inputs(tmp_path, monkeypatch, results):
     artifacts.write_json("nas/spos/architecture.json", facts)
     artifacts.write_history("nas/spos/candidates.csv", [{"step": 1, "choice_0": 3, "macs": 4000, "agreement": 0.5}])
     artifacts.write_json("nas/spos/retrained/metrics.json", {"agreement": 0.75})
-    verdicts = [{"name": "latin", "weight": 1.0, "reason": ""}, {"name": "greek", "weight": 0.0, "reason": "agreement 0.41, not <0.8>"}]
-    artifacts.write_json("tasks/five/reliability.json", {"teachers": verdicts})
+    rows = [{"name": "latin", "weight": 1.0, "reason": ""}, {"name": "greek", "weight": 0.0, "reason": "agreement 0.41, not <0.8>"}]
+    artifacts.write_json("tasks/five/reliability.json", {"teachers": rows})
     for path in ("nas/spos/cell.png", "data/preview.png", "inversion/real.png"):
         artifacts.write_text(path, f"png at {path}")
     return {
@@ -63,12 +63,12 @@ def test_all_inputs(inputs, tmp_path):
     page = (tmp_path / OUTPUTS["page"]).read_text()
     assert page.count("data:image/png;base64,") == 5
     assert page.count('<polyline class="curve"') + page.count('class="curve"') >= 3
-    for name in ("latin", "greek", "distillation", "|g|", "75.0 %", "Meta-learner bell"):
+    for name in ("latin", "greek", "distillation", "|g|", "75.0 %", "Learner bell"):
         assert name in page
     table = (tmp_path / OUTPUTS["table"]).read_text()
     assert "91.1 ± 0.6" in table
-    assert table.endswith("\nwarning: teacher greek is dropped by its pool of five: agreement 0.41, not <0.8>\n")
-    assert "<li>Teacher greek is dropped by its pool of five: agreement 0.41, not &lt;0.8&gt;.</li>" in page
+    assert table.endswith("\nwarning: teacher greek is not used (pool recovered by five): agreement 0.41, not <0.8>\n")
+    assert "<li>Teacher greek is not used (pool recovered by five): agreement 0.41, not &lt;0.8&gt;.</li>" in page
     assert '<td title="agreement 0.41, not &lt;0.8&gt;">0.00</td>' in page
     assert summary["teachers"] == 2
     assert summary["few_shot"]["distillation"] == {"1-shot": 0.766, "5-shot": 0.911}

@@ -1,4 +1,4 @@
-"""The tables hold every number, line up, and do not obey hostile names."""
+"""Tables: all numbers are present, columns are aligned, hostile names are harmless."""
 
 import unicodedata
 
@@ -25,7 +25,7 @@ def test_plain_table_holds_every_row_in_groups(results):
         for shot in row["shots"].values():
             assert f"{100 * shot['mean']:.1f} ± {100 * shot['interval']:.1f}" in line
         assert str(600 * len(row["seeds"])) in line.split()
-    order = ["Trained without data", "bell", "distillation", "Baselines", "pixels", "With the real data", "real-data oracle"]
+    order = ["Trained without data", "bell", "distillation", "Baselines", "pixels", "Oracles, trained on real data", "real-data oracle"]
     assert [table.index(f"{name}") for name in order] == sorted(table.index(name) for name in order)
     assert (
         table.splitlines()[0]
@@ -41,7 +41,7 @@ def test_plain_table_lines_up(results):
     rows = [line for line in lines if "±" in line and line.startswith("  ")]
     assert len(rows) == len(results["rows"])
     assert len({columns(line) for line in [lines[2], *rows]}) == 1
-    # Right-aligned columns: what stands under the end of a heading ends there.
+    # Right-aligned columns: each cell ends under the end of its heading.
     end = lines[2].index("parameters") + len("parameters")
     for line in rows:
         cut = 0
@@ -58,7 +58,7 @@ def test_a_missing_shot_is_a_dash(results):
     assert "33.1 ± 0.8" in line
 
 
-def test_a_terminal_is_not_commanded(results):
+def test_control_characters_are_replaced(results):
     results["rows"][1]["name"] = "evil\x1b[2J\nname"
     table = tables.plain_table(results)
     assert "\x1b" not in table
@@ -75,21 +75,22 @@ def test_markdown_has_one_cell_per_column(results):
     assert lines[1].startswith("| --- | ---: |")
 
 
-def test_summary_names_the_best_arm_and_its_neighbours(results):
+def test_summary_names_the_best_arm_and_the_reference_rows(results):
     assert tables.summary_sentences(results) == [
         "With 5 images per class the best arm is distillation: 91.1 ± 0.6 %, the highest of 2 arms on these classes.",
-        "1.6 points above the best baseline of one network: best teacher, 89.5 ± 0.6 %.",
-        "3.8 points below the best baseline of any kind (16 networks): all teachers, 94.9 ± 0.6 %.",
-        "5.3 points below the oracle, which sees the real data: real-data oracle, 96.4 ± 0.6 %.",
+        "1.6 percentage points above the best baseline with one network: best teacher, 89.5 ± 0.6 %.",
+        "3.8 percentage points below the best baseline of any kind (16 networks): all teachers, 94.9 ± 0.6 %.",
+        "5.3 percentage points below the best oracle, trained on real data: real-data oracle, 96.4 ± 0.6 %.",
     ]
 
 
-def test_summary_tells_when_pixels_win(results):
+def test_summary_names_pixels_when_they_are_the_best_baseline(results):
     results["rows"][2]["shots"]["5"]["mean"] = 0.95
-    assert "3.9 points below the best baseline of any kind (no network): pixels, 95.0 ± 0.6 %." in tables.summary_sentences(results)
+    sentences = tables.summary_sentences(results)
+    assert "3.9 percentage points below the best baseline of any kind (no network): pixels, 95.0 ± 0.6 %." in sentences
 
 
-def test_summary_leaves_out_what_does_not_exist(results):
+def test_summary_leaves_out_missing_kinds(results):
     results["rows"] = [row for row in results["rows"] if row["name"] == "bell"]
     assert tables.summary_sentences(results) == ["With 5 images per class the best arm is bell: 86.3 ± 0.6 %."]
     results["rows"][0]["kind"] = "baseline"
@@ -138,7 +139,7 @@ def test_the_agreement_of_gradients_is_the_seeds_mean_at_the_first_and_last_meas
     assert tables.gradient_agreement({}) == {}
 
 
-def test_domains_have_a_table_of_their_own(results):
+def test_domains_have_their_own_table(results):
     assert tables.domain_table(results) == []
     assert "by domain" not in tables.plain_table(results)
     for row in results["rows"]:

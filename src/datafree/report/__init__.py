@@ -1,1 +1,1 @@
-"""Turning results into things people read: tables (``tables``), figures (``plots``) and one self-contained HTML page (``page``)."""
+"""Reports of a study: tables (``tables``), SVG figures (``plots``) and one self-contained HTML page (``page``)."""

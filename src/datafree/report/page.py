@@ -1,6 +1,6 @@
-"""The study on one HTML page that needs nothing else: pictures, figures and style are inside, and it opens from a mail as from a disk.
+"""HTML report of a study: one self-contained file with all tables, figures, images and styles embedded.
 
-The same study gives the same bytes. Names come from users and downloaded manifests, so the template escapes everything it is given.
+The same study gives the same bytes. Names come from users and downloaded manifests, so the template escapes every value.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from datafree.report import plots, tables
 
 Curve = Sequence[Mapping[str, float]]  # rows of a history file: `step` and one value per column
 
-# Measures of recovered images in the order of the table: title, and factor and digits of the printed number.
+# Quality measures of recovered images in the order of the table columns: title, and factor and digits of the printed number.
 MEASURES = {
     "transfer_accuracy": ("transfer accuracy, %", 100, 1),
     "transfer_confidence": ("transfer confidence, %", 100, 1),
-    "within_class_ratio": ("within-class distance, real = 1", 1, 2),
-    "within_class_distance": ("within-class distance, grey values", 1, 1),
+    "within_class_ratio": ("within-class distance, relative to real images", 1, 2),
+    "within_class_distance": ("within-class distance, grey levels", 1, 1),
     "teacher_accuracy": ("teacher's accuracy, %", 100, 1),
     "teacher_confidence": ("teacher's confidence, %", 100, 1),
 }
-TEACHERS_SHOWN = 2  # teachers whose contact sheets are in view; the others open on a click
+TEACHERS_SHOWN = 2  # teachers whose recovered images are always visible; the others are in a collapsed block
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One searched architecture: its ``facts`` (architecture.json), the drawing of its cell as PNG, every scored candidate (rows with
-    ``macs`` and ``agreement``), and how the cell scored when trained alone."""
+    """One search result: ``facts`` (architecture.json), a drawing of the architecture as PNG, all scored candidates (rows with ``macs`` and
+    ``agreement`` or ``score``), and the metrics after retraining the architecture outside the supernet."""
 
     facts: Mapping[str, Any]
     drawing: bytes | None = None
@@ -46,12 +46,13 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Study:
-    """All that the page shows; what is empty or None has a section that says so.
+    """Everything that the page shows. A section whose part is empty or None says so.
 
-    ``config``: resolved configuration sections, with ``device``, ``precision`` and ``processor`` of ``datafree.workflow.hardware``. ``few_shot`` and
-    ``quality``: results.json and quality.json. ``cards``: the teachers' cards. ``reliability``: per method, what the stage ``episodes`` found of
-    each teacher, in the cards' order. ``learner_curves``: per arm, a curve per seed. ``sheets``: per teacher, per method, a PNG of
-    recovered images. ``real_sheet``: a PNG of real images of the same teachers, a row each. ``data_sheet``: a PNG of the real data.
+    ``config``: resolved configuration sections, with ``device``, ``precision`` and ``processor`` as in ``datafree.workflow.hardware``.
+    ``few_shot`` and ``quality``: contents of results.json and quality.json. ``cards``: the teachers' cards. ``reliability``: per inversion
+    method, the rows of reliability.json, in the order of the cards. ``learner_curves``: per arm, one curve per seed. ``sheets``: per
+    teacher and method, a PNG of recovered images. ``real_sheet``: a PNG of real images of the first teacher's classes. ``data_sheet``: a
+    PNG of the real data.
     """
 
     config: Mapping[str, Any]
@@ -101,14 +102,14 @@ def _overview(study: Study) -> str:
     parts = []
     if study.cards:
         classes = {name for card in study.cards for name in card["classes"]}
-        parts.append(f"{len(study.cards)} teachers of {len(classes)} classes")
+        parts.append(f"{_counted(len(study.cards), 'teacher')}, {_counted(len(classes), 'class', 'es')} in total")
     if study.learner_curves:
         seeds = max(len(curves) for curves in study.learner_curves.values())
-        parts.append(f"{_counted(len(study.learner_curves), 'meta-learner')}, {_counted(seeds, 'seed')} each")
+        parts.append(f"{_counted(len(study.learner_curves), 'learner')}, {_counted(seeds, 'seed')} each")
     if study.architectures:
         parts.append(_counted(len(study.architectures), "architecture search", "es"))
     if study.few_shot:
-        parts.append(f"{study.few_shot['way']}-way episodes of the {study.few_shot['split']} classes")
+        parts.append(f"{study.few_shot['way']}-way episodes on the {study.few_shot['split']} classes")
     return " · ".join(parts)
 
 
@@ -127,6 +128,9 @@ def _few_shot(results: tables.Results) -> dict[str, Any]:
         "query": results["query"],
         "episodes": results["episodes"],
         "chance": f"{100 / results['way']:.0f}",
+        "way": results["way"],
+        "split": results["split"],
+        "best_teacher": any(row["name"].startswith("best teacher") for row in results["rows"]),
     }
 
 
@@ -146,9 +150,9 @@ def _measured(value: Mapping[str, Any] | None, factor: float, digits: int) -> st
 
 
 def _curve_groups(study: Study) -> list[tuple[str, int, list[Markup]]]:
-    """Title, number of curves per panel, and a panel per column, for the meta-generator and for every arm."""
+    """For the meta-generator and for every arm: title, number of curves per panel, and one panel per column of the history."""
     named = {"Meta-generator": [study.generator_curve]} if study.generator_curve else {}
-    named |= {f"Meta-learner {arm}": list(curves) for arm, curves in study.learner_curves.items()}
+    named |= {f"Learner {arm}": list(curves) for arm, curves in study.learner_curves.items()}
     groups = []
     for title, curves in named.items():
         columns = list(dict.fromkeys(name for curve in curves for row in curve for name in row if name != "step"))
@@ -161,18 +165,18 @@ def _curve_groups(study: Study) -> list[tuple[str, int, list[Markup]]]:
 
 
 def _scatters(architecture: Architecture, config: Mapping[str, Any]) -> list[Markup]:
-    """Every candidate's score against its multiply-adds, and against its latency where that was measured."""
+    """Scatter plots of the ranking value of all candidates against multiply-adds and, where measured, against latency."""
     facts = architecture.facts
     algorithm = config.get("nas", {}).get("algorithms", {}).get(facts["algorithm"], {})
     measure = "score" if "score" in facts else "agreement"
-    by_ranks = f"mean rank by the supernet and {algorithm['prior']}" if algorithm.get("prior") else "score"
-    name = algorithm.get("score", by_ranks) if measure == "score" else ""
-    drawn = []
+    default = f"mean rank of supernet and {algorithm['prior']}" if algorithm.get("prior") else "score"
+    name = algorithm.get("proxy", default) if measure == "score" else ""
+    plotted = []
     for column, cost in COSTS.items():
         points = [(row[column], row[measure]) for row in architecture.candidates if column in row and measure in row]
-        found = (facts[column], facts[measure]) if column in facts and measure in facts else None
-        drawn.append(plots.scatter_plot(points, found, algorithm.get(f"max_{column}"), name, cost))
-    return [plot for plot in drawn if plot]
+        result = (facts[column], facts[measure]) if column in facts and measure in facts else None
+        plotted.append(plots.scatter_plot(points, result, algorithm.get(f"max_{column}"), name, cost))
+    return [plot for plot in plotted if plot]
 
 
 def _zoo(study: Study) -> dict[str, Any]:
@@ -181,8 +185,14 @@ def _zoo(study: Study) -> dict[str, Any]:
     mean = f"{100 * sum(measured) / len(measured):.1f}" if measured else None
     licences = sorted({card["licence"] for card in cards})
     reliability = {card["name"]: {method: rows[place] for method, rows in study.reliability.items()} for place, card in enumerate(cards)}
-    doubts = tables.doubts(study.reliability)
-    return {"cards": cards, "mean": mean, "measured": len(measured), "licences": licences, "reliability": reliability, "doubts": doubts}
+    return {
+        "cards": cards,
+        "mean": mean,
+        "measured": len(measured),
+        "licences": licences,
+        "reliability": reliability,
+        "warnings": tables.reliability_warnings(study.reliability),
+    }
 
 
 def _png(content: bytes) -> str:

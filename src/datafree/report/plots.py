@@ -1,6 +1,7 @@
-"""Figures as inline SVG: they take their colours and type from the page's style, so one figure serves light and dark screens.
+"""SVG figures of the report: accuracies with intervals, training curves, scatter plots of search candidates.
 
-The bytes depend on the numbers alone. Names are escaped by the XML writer.
+The figures are inline SVG without colours or fonts of their own: the page's style sheet sets both, for light and dark mode. The same
+numbers give the same bytes. The XML writer escapes names.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from markupsafe import Markup
 from datafree.nas.search_result import MACS, Cost, pareto_front
 from datafree.report import tables
 
-ROW, HEAD, FOOT = 22.0, 26.0, 34.0  # heights in pixels of a row, of what stands above the rows, and of the axis below
-LETTER = 6.6  # mean width of a letter in pixels, to make room for names
-LONGEST_NAME = 34  # letters; the rest of a name is in its tooltip
+ROW, HEAD, FOOT = 22.0, 26.0, 34.0  # heights in pixels: one row, the titles above the rows, the axis below them
+LETTER = 6.6  # mean width of a letter in pixels, to size the name column
+LONGEST_NAME = 34  # letters; a longer name is shortened, and its tooltip holds the whole name
 
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A linear scale from data to pixels."""
+    """A linear scale from data values in [``low``, ``high``] to pixels in [``start``, ``end``]."""
 
     low: float
     high: float
@@ -35,14 +36,14 @@ class Axis:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self, count: int) -> list[float]:
-        """At most ``count`` + 1 round numbers within the axis."""
+        """Round numbers within the axis, at most ``count`` + 1."""
         step = _round_step((self.high - self.low) / count)
         first = math.ceil(self.low / step - 1e-9)
         return [index * step for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
 class Drawing:
-    """An SVG picture under construction, ``width`` by ``height`` pixels; ``title`` is read aloud by screen readers."""
+    """An SVG picture of ``width`` by ``height`` pixels, to which shapes are added; ``title`` is the text for screen readers."""
 
     def __init__(self, width: float, height: float, title: str) -> None:
         size = f"0 0 {width:g} {height:g}"
@@ -75,14 +76,14 @@ class Drawing:
 
 
 def accuracy_plot(results: tables.Results) -> Markup:
-    """One row per entrant and one panel per number of shots: mean and 95 % interval, each seed's mean, and the level of chance."""
+    """Accuracy plot: one line per table row, one panel per number of shots; mean, 95 % interval, means of the seeds, chance level."""
     names = tables.shots(results)
     groups = tables.groups(results)
     entries = sum(len(rows) for _, rows in groups)
     longest = max(len(row["name"]) for row in results["rows"])
     left, gap, width = 20 + LETTER * min(LONGEST_NAME, longest), 46.0, 960.0
     bottom = HEAD + ROW * entries + 10 * (len(groups) - 1)
-    drawing = Drawing(width, bottom + FOOT, f"{tables.caption(results)}, mean and 95 % interval of every row of the table")
+    drawing = Drawing(width, bottom + FOOT, f"{tables.caption(results)}, mean and 95 % interval of every table row")
     panel = (width - left - 14 - gap * (len(names) - 1)) / len(names)
     axes = {shot: Axis(0, 100, left + index * (panel + gap), left + index * (panel + gap) + panel) for index, shot in enumerate(names)}
     for shot, axis in axes.items():
@@ -119,18 +120,18 @@ def _draw_result(drawing: Drawing, axis: Axis, y: float, row: tables.Row, shot: 
 
 
 def curve_plot(title: str, curves: Sequence[Sequence[Point]]) -> Markup | None:
-    """One small panel: a line per curve, smoothed over a tenth of its length, above the faint raw values.
+    """Small line plot by training step: each curve smoothed over a tenth of its length, drawn over its raw values.
 
-    ``curves`` hold (step, value); what is not finite is left out. None when nothing is left to draw.
+    ``curves`` hold (step, value); values that are not finite are left out. None when no value is left.
     """
     finite = [[(x, y) for x, y in curve if math.isfinite(y)] for curve in curves]
     finite = [curve for curve in finite if curve]
     if not finite:
         return None
     drawing = Drawing(300, 176, f"{title} by step")
-    everything = [point for curve in finite for point in curve]
-    across = Axis(*_range([x for x, _ in everything], margin=0), 46, 290)
-    up = Axis(*_range([y for _, y in everything], margin=0.06), 146, 28)
+    points = [point for curve in finite for point in curve]
+    across = Axis(*_range([x for x, _ in points], margin=0), 46, 290)
+    up = Axis(*_range([y for _, y in points], margin=0.06), 146, 28)
     drawing.text(46, 14, title, "panel-title")
     for tick in up.ticks(4):
         drawing.line(46, up(tick), 290, up(tick), "grid")
@@ -145,16 +146,17 @@ def curve_plot(title: str, curves: Sequence[Sequence[Point]]) -> Markup | None:
     return drawing.markup()
 
 
-def scatter_plot(points: Sequence[Point], found: Point | None, limit: float | None, score: str = "", cost: Cost = MACS) -> Markup | None:
-    """Candidate architectures, early ones faint: their cost across, agreement with the teachers in % up.
+def scatter_plot(points: Sequence[Point], result: Point | None, limit: float | None, score: str = "", cost: Cost = MACS) -> Markup | None:
+    """Scatter plot of candidate architectures: x = cost, y = agreement with the teachers in %; later candidates are more opaque.
 
-    ``points`` hold (cost, agreement as a fraction) in the order of scoring; ``found`` is ringed; ``limit`` is the largest cost allowed.
-    A line joins the Pareto front. With ``score`` the name of another measure, which is drawn as it is. None without points.
+    ``points`` hold (cost, agreement in [0, 1]) in the order of scoring. ``result``, the search result, gets a ring; ``limit`` is the
+    largest cost allowed; a line joins the Pareto front. If ``score`` names another measure, y shows its values unscaled. None without
+    points.
     """
     if not points:
         return None
     factor, digits, unit = (1, ".4g", "") if score else (100, ".1f", " %")
-    drawing = Drawing(460, 330, f"{score or 'agreement with the teachers'} against {cost.name} of every candidate")
+    drawing = Drawing(460, 330, f"{score or 'agreement with the teachers'} against {cost.name}, all candidates")
     costs = [x / cost.divisor for x, _ in points] + ([limit / cost.divisor] if limit else [])
     across = Axis(*_range(costs, margin=0.05), 52, 448)
     up = Axis(*_range([factor * y for _, y in points], margin=0.08), 284, 16)
@@ -172,14 +174,14 @@ def scatter_plot(points: Sequence[Point], found: Point | None, limit: float | No
     for index, (x, y) in enumerate(points):
         tip = f"{x / cost.divisor:.2f} {cost.unit}, {factor * y:{digits}}{unit}"
         drawing.dot(across(x / cost.divisor), up(factor * y), 3.6, "candidate", tip, 0.25 + 0.6 * (index + 1) / len(points))
-    if found:
-        tip = f"found: {found[0] / cost.divisor:.2f} {cost.unit}, {factor * found[1]:{digits}}{unit}"
-        drawing.dot(across(found[0] / cost.divisor), up(factor * found[1]), 7.5, "found", tip)
+    if result:
+        tip = f"search result: {result[0] / cost.divisor:.2f} {cost.unit}, {factor * result[1]:{digits}}{unit}"
+        drawing.dot(across(result[0] / cost.divisor), up(factor * result[1]), 7.5, "result", tip)
     return drawing.markup()
 
 
 def _smoothed(curve: Sequence[Point]) -> Iterator[Point]:
-    """Centred running mean over a tenth of the curve; at the ends over what there is of it."""
+    """Centred running mean over a tenth of the curve; the window is cut off at both ends."""
     reach = len(curve) // 20
     for index, (x, _) in enumerate(curve):
         window = [y for _, y in curve[max(0, index - reach) : index + reach + 1]]
@@ -187,7 +189,7 @@ def _smoothed(curve: Sequence[Point]) -> Iterator[Point]:
 
 
 def _range(values: Sequence[float], margin: float) -> tuple[float, float]:
-    """The span of the values, widened by a share of it on either side; never empty."""
+    """Lowest and highest value, with ``margin`` times the span added on either side; never an empty range."""
     low, high = min(values), max(values)
     if low == high:
         low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
@@ -195,7 +197,7 @@ def _range(values: Sequence[float], margin: float) -> tuple[float, float]:
 
 
 def _round_step(rough: float) -> float:
-    """The smallest of 1, 2 or 5 times a power of ten that is not below ``rough``."""
+    """The smallest number of the form 1, 2 or 5 times a power of ten that is at least ``rough``."""
     power = 10.0 ** math.floor(math.log10(rough))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
 

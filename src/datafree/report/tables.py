@@ -1,4 +1,4 @@
-"""Few-shot results as tables for a terminal and for a README, and the sentence that sums them up.
+"""Tables of few-shot results (plain text, Markdown), summary sentences, teacher reliability warnings, gradient agreement.
 
 ``results`` is the content of ``results.json``: ``split``, ``way``, ``query``, ``episodes`` and ``rows``. A row holds ``name``, ``kind``
 (``arm``, ``baseline`` or ``oracle``), ``description``, ``networks``, ``parameters``, ``seeds`` and ``shots``, which maps the number of
@@ -12,14 +12,14 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-KINDS = {"arm": "Trained without data", "baseline": "Baselines", "oracle": "With the real data"}  # in the order of the tables
+KINDS = {"arm": "Trained without data", "baseline": "Baselines", "oracle": "Oracles, trained on real data"}  # in the order of the tables
 
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
 
 
 def plain_table(results: Results) -> str:
-    """Fixed-width text for a terminal: every row, grouped by kind, accuracy in % with its 95 % interval and the number of episodes."""
+    """Fixed-width text for a terminal: all rows grouped by kind, accuracy in % with its 95 % interval, number of episodes."""
     names = shots(results)
     header = ["", "networks", "parameters", "seeds", "episodes", *(_shot_label(shot) for shot in names)]
     body: list[list[str]] = []
@@ -46,7 +46,7 @@ def _plain_domains(results: Results) -> str:
 
 
 def domain_table(results: Results) -> list[list[str]]:
-    """Accuracies within each domain, a line per row after a header; empty unless the evaluation was by domain."""
+    """Accuracies within each domain: a header, then one line per table row; empty unless the evaluation was by domain."""
     rows = [row for row in results["rows"] if row.get("domains")]
     if not rows:
         return []
@@ -70,9 +70,9 @@ def markdown_table(results: Results) -> str:
 
 
 def summary_sentences(results: Results) -> list[str]:
-    """What the table says, for the largest number of shots: the best arm first, then how far it is from each of its neighbours.
+    """Summary of the table at the largest number of shots: the best arm, then its difference to each reference row.
 
-    Neighbours are the best baseline of one network, the best baseline of any kind, and the oracle, as far as they exist. Empty
+    Reference rows are the best baseline with one network, the best baseline of any kind and the best oracle, where they exist. Empty
     without arms.
     """
     shot = shots(results)[-1]
@@ -84,34 +84,34 @@ def summary_sentences(results: Results) -> list[str]:
     chosen = f", the highest of {arms} arms on these classes" if arms > 1 else ""
     sentences = [f"With {shot} images per class the best arm is {best['name']}: {accuracy(best['shots'][shot])} %{chosen}."]
     single = [row for row in by_kind["baseline"] if row["networks"] == 1]
-    neighbours: list[tuple[str, Row]] = []
+    references: list[tuple[str, Row]] = []
     if single:
-        neighbours.append(("the best baseline of one network", _best(single, shot)))
+        references.append(("the best baseline with one network", _best(single, shot)))
     if by_kind["baseline"] and (best_of_all := _best(by_kind["baseline"], shot))["networks"] != 1:
         size = f"{best_of_all['networks']} networks" if best_of_all["networks"] else "no network"
-        neighbours.append((f"the best baseline of any kind ({size})", best_of_all))
+        references.append((f"the best baseline of any kind ({size})", best_of_all))
     if by_kind["oracle"]:
-        neighbours.append(("the oracle, which sees the real data", _best(by_kind["oracle"], shot)))
-    for what, row in neighbours:
+        references.append(("the best oracle, trained on real data", _best(by_kind["oracle"], shot)))
+    for label, row in references:
         points = 100 * (best["shots"][shot]["mean"] - row["shots"][shot]["mean"])
         place = "above" if points >= 0 else "below"
-        sentences.append(f"{abs(points):.1f} points {place} {what}: {row['name']}, {accuracy(row['shots'][shot])} %.")
+        sentences.append(f"{abs(points):.1f} percentage points {place} {label}: {row['name']}, {accuracy(row['shots'][shot])} %.")
     return sentences
 
 
-def doubts(trust: Mapping[str, Sequence[Row]]) -> list[str]:
-    """A sentence on each teacher that is not fully trusted, from the stage ``episodes``'s rows per inversion method."""
+def reliability_warnings(reliability: Mapping[str, Sequence[Row]]) -> list[str]:
+    """One line per teacher and inversion method with a sampling weight below 1; ``reliability``: rows of reliability.json per method."""
     lines = []
-    for method, rows in trust.items():
+    for method, rows in reliability.items():
         for row in rows:
             if row["weight"] < 1:
-                fate = f"asked with weight {row['weight']:.2f}" if row["weight"] else "dropped"
-                lines.append(f"teacher {_printable(row['name'])} is {fate} by its pool of {method}: {row['reason']}")
+                use = f"used with sampling weight {row['weight']:.2f}" if row["weight"] else "not used"
+                lines.append(f"teacher {_printable(row['name'])} is {use} (pool recovered by {method}): {row['reason']}")
     return lines
 
 
 def gradient_agreement(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -> dict[str, tuple[float, float]]:
-    """Per arm the first and the last measured ``gradient_cosine``, each the mean over the seeds' curves; arms without any are left out."""
+    """Per arm the first and the last measured ``gradient_cosine``, each the mean over seeds; arms without measurements are left out."""
     measured = {
         arm: [values for curve in seeds if (values := [row["gradient_cosine"] for row in curve if "gradient_cosine" in row])]
         for arm, seeds in curves.items()
@@ -124,7 +124,8 @@ def gradient_agreement(curves: Mapping[str, Sequence[Sequence[Mapping[str, float
 
 
 def caption(results: Results) -> str:
-    where = f", computed in {' and '.join(results['computed_on'])}" if results.get("computed_on") else ""  # absent before it was recorded
+    """Table caption: way, split and, where recorded, the hardware."""
+    where = f", computed in {' and '.join(results['computed_on'])}" if results.get("computed_on") else ""  # older files lack it
     return f"{results['way']}-way accuracy in % on the {results['split']} classes{where}"
 
 
@@ -134,7 +135,7 @@ def shots(results: Results) -> list[str]:
 
 
 def groups(results: Results) -> list[tuple[str, Sequence[Row]]]:
-    """The rows by kind: title and rows, in the order arms, baselines, oracle; kinds without rows are left out."""
+    """Title and rows of each kind, in the order arms, baselines, oracles; kinds without rows are left out."""
     by_kind = [(title, [row for row in results["rows"] if row["kind"] == kind]) for kind, title in KINDS.items()]
     return [(title, rows) for title, rows in by_kind if rows]
 
@@ -145,7 +146,7 @@ def accuracy(value: Mapping[str, Any]) -> str:
 
 
 def episodes(row: Row) -> str:
-    """How many episodes stand behind a row; one number unless the shots differ."""
+    """Number of episodes of a row; a range if it differs between shots."""
     counts = sorted({value["n"] for value in row["shots"].values()})
     return "–".join(str(count) for count in counts[:: max(1, len(counts) - 1)])
 
@@ -182,7 +183,7 @@ def _shot_label(shot: str) -> str:
 
 
 def _printable(text: str) -> str:
-    # A terminal obeys control characters, and a name may come from a downloaded manifest.
+    # Names may come from a downloaded manifest; control characters would act on the terminal.
     return "".join(character if character.isprintable() else "?" for character in str(text))
 
 
@@ -193,7 +194,7 @@ def _markdown_text(text: str) -> str:
 
 
 def _width(text: str) -> int:
-    """Columns that a text takes in a terminal: wide East Asian characters take two, combining marks none."""
+    """Width of a text in terminal columns: wide East Asian characters take two, combining marks none."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 

@@ -36,7 +36,9 @@ def run(job: Job) -> None:
     )
     artifacts.write_text(job.output("page"), render(study))
     table = tables.plain_table(few_shot) if few_shot else "no few-shot results yet\n"
-    artifacts.write_text(job.output("table"), table + "".join(f"warning: {line}\n" for line in tables.doubts(study.reliability)))
+    artifacts.write_text(
+        job.output("table"), table + "".join(f"warning: {line}\n" for line in tables.reliability_warnings(study.reliability))
+    )
     artifacts.write_json(job.output("summary"), _summary(study))
 
 
