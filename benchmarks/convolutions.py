@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datafree import artifacts
-from datafree.errors import told_in_one_line
+from datafree.errors import exit_on_user_error
 
 INPUTS = [*range(1, 11), 12, 14, 15, 16, 17, 20, 24, 28, 31, 32, 40]
 OUTPUTS = [1, 3, 4, 8, 12, 16, 20, 32]
@@ -131,5 +131,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told_in_one_line("convolutions"):
+    with exit_on_user_error("convolutions"):
         main()

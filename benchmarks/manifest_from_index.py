@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from datafree import artifacts
-from datafree.errors import told_in_one_line
+from datafree.errors import exit_on_user_error
 from datafree.zoo.manifest import read_manifest
 
 
@@ -58,5 +58,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told_in_one_line("manifest_from_index"):
+    with exit_on_user_error("manifest_from_index"):
         main()

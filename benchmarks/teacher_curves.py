@@ -26,7 +26,7 @@ from inversion_methods import Row, Study, begin, read_study
 from matplotlib.figure import Figure
 
 from datafree import artifacts, config, devices
-from datafree.errors import UserError, told_in_one_line
+from datafree.errors import UserError, exit_on_user_error
 from datafree.evaluation.intervals import mean_interval
 from datafree.workflow import hardware
 from datafree.zoo.teachers import Teacher, empty_network, freeze, move
@@ -161,5 +161,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with told_in_one_line("teacher_curves"):
+    with exit_on_user_error("teacher_curves"):
         main()

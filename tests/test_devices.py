@@ -98,7 +98,7 @@ def test_an_updated_weight_counts_at_once_inside_the_context():
 def test_what_the_machine_must_have(monkeypatch, spec, gpus, expected):
     monkeypatch.setattr(devices, "visible_gpus", lambda: gpus)
     if expected is None:
-        with pytest.raises(UserError, match=f"^device: got {spec}, but this machine shows {len(gpus)} GPUs; set `device: auto`"):
+        with pytest.raises(UserError, match=f"^device: got {spec}, but this machine has {len(gpus)} visible GPUs; set `device: auto`"):
             devices.require(spec)
     else:
         assert devices.require(spec) == expected

@@ -57,5 +57,5 @@ def test_a_class_belongs_to_what_its_name_says_before_the_first_dot():
 
 @pytest.mark.parametrize("name", ["plain", ".hidden", ""])
 def test_a_class_without_a_domain_is_refused(name):
-    with pytest.raises(UserError, match=f"class {name!r} names no domain"):
+    with pytest.raises(UserError, match=f"class {name!r} has no domain"):
         by_domain(["a.x", name])

@@ -166,7 +166,7 @@ def test_conv4_flattens_the_map_after_four_halvings(size, expected):
 
 
 def test_conv4_needs_an_image_that_can_be_halved_four_times():
-    with pytest.raises(UserError, match="architecture conv4: got images of 15 pixels; its four halvings need at least 16"):
+    with pytest.raises(UserError, match="architecture conv4: got images of 15 pixels; four poolings need at least 16"):
         make("conv4", size=15)
 
 
@@ -351,8 +351,8 @@ def test_features_are_those_of_torchvisions_own_model(name):
         ("torchvision/", 32, "architecture: got 'torchvision/'; allowed after the slash: alexnet"),
         ("torchvision/fasterrcnn_resnet50_fpn", 32, "architecture: got 'torchvision/fasterrcnn_resnet50_fpn'; allowed"),
         ("torchvision/squeezenet1_1", 32, "architecture torchvision/squeezenet1_1: its last layer is not linear"),
-        ("torchvision/vit_b_16", 30, "architecture torchvision/vit_b_16: cannot take images of 30 pixels"),
-        ("torchvision/maxvit_t", 30, "architecture torchvision/maxvit_t: cannot take images of 30 pixels"),
+        ("torchvision/vit_b_16", 30, "architecture torchvision/vit_b_16: cannot process images of 30 pixels"),
+        ("torchvision/maxvit_t", 30, "architecture torchvision/maxvit_t: cannot process images of 30 pixels"),
         ("timm/absent", 32, "architecture timm/absent: timm cannot build it: Unknown model .absent."),
         ("timm/headless", 32, "architecture timm/headless: its last layer is not one linear layer"),
     ],

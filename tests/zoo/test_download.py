@@ -72,9 +72,9 @@ def test_a_redirect_is_followed(get, web):
         ("/promises_less", "not the file of the manifest, its SHA-256 is [0-9a-f]{64}, expected", 1),
         ("/compressed", "not the file of the manifest", 1),
         ("/promises_too_much", "1000000000000000 bytes; a checkpoint may have at most 1000000", 1),
-        ("/endless", "more than 1000000 bytes, the most that a checkpoint may have", 1),
-        ("/silent", "download failed .*(no answer within 0.4 s|timed out)", 3),
-        ("/drips_headers", "download failed .no answer within 0.4 s", 3),
+        ("/endless", "more than 1000000 bytes, the limit for a checkpoint", 1),
+        ("/silent", "download failed .*(no response within 0.4 s|timed out)", 3),
+        ("/drips_headers", "download failed .no response within 0.4 s", 3),
         ("/garbage", "download failed", 3),
     ],
 )
@@ -100,7 +100,7 @@ def test_what_arrived_is_kept_under_another_name_and_continued_later(get, web, p
 
 
 def test_a_server_that_feeds_single_bytes_runs_out_of_time(get, web):
-    with pytest.raises(UserError, match="too slow, [0-9]+ bytes within the time allowed; they are kept"):
+    with pytest.raises(UserError, match="too slow, [0-9]+ bytes within the time limit; they are kept"):
         get("/drips", limits=Limits(stall=1, total=0.5, attempts=3, backoff=0))
     assert web.content.startswith(get.part.read_bytes())
     assert not get.target.exists()

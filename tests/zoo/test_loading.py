@@ -68,7 +68,7 @@ def test_a_prefix_that_not_all_have_is_part_of_the_names(tmp_path):
 
 def test_renaming_names_the_file_that_it_fails_for(tmp_path):
     assert_equal(loading.rename(STATE, {"conv": "a.b", "norm": None}, tmp_path), {"a.b.weight": STATE["conv.weight"]})
-    with pytest.raises(UserError, match="w.pth: keys: `conv.weight` and `norm.weight` would both be called `x.weight`"):
+    with pytest.raises(UserError, match="w.pth: keys: `conv.weight` and `norm.weight` would both be renamed to `x.weight`"):
         loading.rename({**STATE, "norm.weight": torch.ones(1)}, {"conv": "x", "norm": "x"}, tmp_path / "w.pth")
 
 
