@@ -27,7 +27,7 @@ def curves(run: Path, folder: Path, *options: str) -> list[dict]:
     return json.loads((folder / "out" / "points.json").read_text())
 
 
-def test_every_point_is_measured_once_and_more_seeds_add_to_it(run, tmp_path, capsys):
+def test_every_point_is_measured_once_and_extended_by_more_seeds(run, tmp_path, capsys):
     found = curves(run, tmp_path, *CURVES, "--seeds", "0")
     assert [(p["curve"], p["value"], p["teachers"]) for p in found] == [
         ("teachers", 2, 2), ("teachers", 3, 3), ("steps", 1, 2), ("label_noise", 0.5, 2),

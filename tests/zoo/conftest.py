@@ -1,4 +1,4 @@
-"""A web server whose every address misbehaves in a way of its own."""
+"""A web server whose addresses fail in different ways."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CONTENT = bytes(range(256)) * 40
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """``/name`` calls the method ``name``; ``self.start`` is where the requested range begins."""
+    """``/name`` calls the method ``name``; ``self.start`` is the first byte of the requested range."""
 
     def do_GET(self):
         self.server.requests.append((self.path, self.headers.get("Range")))
@@ -43,19 +43,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(200, CONTENT)
 
     def drops(self):
-        """Breaks off half way, and continues on request."""
+        """Closes the connection half way, and resumes on request."""
         if self.start:
             self.good()
         else:
             self.answer(200, CONTENT[: len(CONTENT) // 2], length=len(CONTENT))
 
     def forgets(self):
-        """Breaks off half way at first, and always begins anew."""
+        """Closes the first connection half way, and always starts over."""
         first = sum(path == self.path for path, _ in self.server.requests) == 1
         self.answer(200, CONTENT[: len(CONTENT) // 2] if first else CONTENT, length=len(CONTENT))
 
     def misplaces(self):
-        """Says that it continues, from another place; begins anew properly."""
+        """Claims to resume, but from another byte; starts over correctly."""
         if self.start:
             self.answer(206, CONTENT[7:], Content_Range=self.span(7))
         else:
@@ -94,7 +94,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(200, gzip.compress(CONTENT), Content_Encoding="gzip")
 
     def busy(self):
-        """Asks for patience twice."""
+        """Is unavailable twice."""
         if sum(path == self.path for path, _ in self.server.requests) < 3:
             self.answer(503 if self.server.requests.count((self.path, None)) == 1 else 429)
         else:
@@ -140,7 +140,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.flush()
 
     def garbage(self):
-        self.wfile.write(b"\x00\x01 what protocol is this\r\n\r\n")
+        self.wfile.write(b"\x00\x01 not HTTP\r\n\r\n")
 
     def slow(self):
         time.sleep(0.2)
@@ -152,7 +152,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 class Server(http.server.ThreadingHTTPServer):
     def handle_error(self, request, client_address):
-        pass  # the client went away
+        pass  # the client closed the connection
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -165,7 +165,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 @pytest.fixture
 def web(monkeypatch):
-    """A running server: ``url(path)``, and ``requests``, a list of (path, Range header). Its good content is ``content``."""
+    """A running server: ``url(path)``, and ``requests``, a list of (path, Range header). ``content`` is what its good addresses send."""
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "127.0.0.1")
     monkeypatch.delenv("DATAFREE_OFFLINE", raising=False)

@@ -15,7 +15,7 @@ HEADER = "defaults: {architecture: {name: conv4, width: 8}, input: [3, 16, 16], 
 
 
 def colour_network(size=16, width=8):
-    """A classifier that tells red, green and blue from one another: its first filters pass one colour each."""
+    """A classifier of red, green and blue images: each of its first filters passes one colour."""
     network = empty_network(Entry(architecture=Architecture("conv4", width), input=[3, size, size]), 3)
     with torch.no_grad():
         for number, block in enumerate(network.backbone.blocks):
@@ -39,7 +39,7 @@ def save(folder, name, network):
 
 @pytest.fixture
 def zoo(tmp_path):
-    """A function from entries, in YAML, to reports; ``good.safetensors`` lies ready."""
+    """A function from entries, in YAML, to reports; ``good.safetensors`` exists."""
     save(tmp_path, "good.safetensors", colour_network())
 
     def run(entries, **options):
@@ -52,7 +52,7 @@ def zoo(tmp_path):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Forty images of each colour, and a class that nobody knows."""
+    """Forty images of each colour, and of a class that no teacher has."""
     for colour, name in enumerate(["red", "green", "blue", "violet"]):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(40):
@@ -87,7 +87,7 @@ def test_a_teacher_that_the_pipeline_trains_is_listed(tmp_path):
     assert report.macs and not report.problems and not report.weights
 
 
-def spoilt(kind):
+def broken_network(kind):
     network = colour_network()
     with torch.no_grad():
         if kind == "fresh":
@@ -114,7 +114,7 @@ def spoilt(kind):
     ],
 )
 def test_a_teacher_with_a_problem_is_broken(zoo, kind, message):
-    save(zoo.folder, "bad.safetensors", spoilt(kind))
+    save(zoo.folder, "bad.safetensors", broken_network(kind))
     good, bad = zoo(["name: a, file: good.safetensors", "name: b, file: bad.safetensors"])
     assert good.state == SOUND
     assert bad.state == BROKEN
