@@ -88,11 +88,11 @@ artifacts.write_json(sys.argv[1] + ".json", {name: 1 for name in {"p", "q", "r",
 
 
 def test_tensors_of_every_kind_are_read_back(tmp_path):
-    whole = torch.arange(12.0).view(3, 4)
+    matrix = torch.arange(12.0).view(3, 4)
     tensors = {
-        "transposed": whole.T,
-        "whole": whole,
-        "slice": whole[:, 1],
+        "transposed": matrix.T,
+        "matrix": matrix,
+        "slice": matrix[:, 1],
         "scalar": torch.tensor(3, dtype=torch.int64),
         "empty": torch.zeros(0, 3, dtype=torch.uint8),
         "flags": torch.tensor([True, False]),
@@ -218,9 +218,9 @@ def test_any_damage_to_a_tensor_file_raises_only_user_errors(tmp_path_factory, d
     artifacts.write_tensors(path, {"x": torch.arange(6.0), "y": torch.ones(2)}, classes=["a"])
     content = bytearray(path.read_bytes())
     content = content[: data.draw(st.integers(0, len(content)))]
-    for place, value in data.draw(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=4)):
-        if place < len(content):
-            content[place] = value
+    for position, value in data.draw(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=4)):
+        if position < len(content):
+            content[position] = value
     path.write_bytes(content)
     for reader in (artifacts.read_tensors, artifacts.read_metadata):
         try:

@@ -173,11 +173,11 @@ def test_a_nested_use_has_the_same_gpu_and_takes_no_other_lease(two_gpus):
         assert device.type == "cpu"
 
 
-@pytest.mark.parametrize(("spec", "seen"), [("cuda", "0,1"), ("cuda:1", "GPU-bb")])
-def test_no_lease_is_taken_where_a_scheduler_assigned_the_gpus(two_gpus, monkeypatch, spec, seen):
+@pytest.mark.parametrize(("spec", "visible"), [("cuda", "0,1"), ("cuda:1", "GPU-bb")])
+def test_no_lease_is_taken_where_a_scheduler_assigned_the_gpus(two_gpus, monkeypatch, spec, visible):
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     with devices.use(spec):
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
     assert not two_gpus.exists()
 
 

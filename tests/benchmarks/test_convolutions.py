@@ -26,10 +26,10 @@ def test_a_shape_that_crashes_its_process_is_reported_and_the_others_are_run(tmp
     child = tmp_path / "child.py"
     child.write_text(
         "import os, sys\n"
-        "for place in map(int, sys.argv[2:]):\n"
-        "    print('shape', place, flush=True)\n"
-        "    if place == 4: os.abort()\n"
-        "    if place == 5: print('wrong 5 by far', flush=True)\n"
+        "for index in map(int, sys.argv[2:]):\n"
+        "    print('shape', index, flush=True)\n"
+        "    if index == 4: os.abort()\n"
+        "    if index == 5: print('wrong 5 by far', flush=True)\n"
         "print('end')\n"
     )
     monkeypatch.setattr(convolutions, "__file__", str(child))
@@ -41,4 +41,4 @@ def test_the_script_writes_its_results(tmp_path, monkeypatch, capsys):
     convolutions.main()
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["shapes"] == 2 and found["wrong"] == []
-    assert capsys.readouterr().out == f"2 shapes: {len(found['died'])} ended their process, 0 gave wrong values\n"
+    assert capsys.readouterr().out == f"2 shapes: {len(found['died'])} crashed, 0 gave wrong values\n"

@@ -25,14 +25,14 @@ def packed(parts: list[bytes]) -> dict[str, np.ndarray]:
 def files(tmp_path):
     """One file of each format; the images of class c are numbered by their first pixel."""
     tiles = np.random.default_rng(0).integers(0, 255, (3, 4, 32, 32, 3), dtype=np.uint8)
-    whole = [np.concatenate([np.concatenate(list(pair), 1) for pair in (one[:2], one[2:])], 0) for one in tiles]
-    found = packed([encoded(picture, "WEBP") for picture in whole])
+    mosaics = [np.concatenate([np.concatenate(list(pair), 1) for pair in (of_class[:2], of_class[2:])], 0) for of_class in tiles]
+    webp = packed([encoded(mosaic, "WEBP") for mosaic in mosaics])
     names = np.array(["ant", "bee", "cow"])
-    np.savez(tmp_path / "m.npz", webp=found["bytes"], offset=found["offset"], class_name=names, file_name=np.zeros((3, 3), "S4"))
-    grey = [np.full((64, 64, 3), 20 * place, np.uint8) for place in range(8)]
-    found = packed([encoded(image, "JPEG") for image in grey])
+    np.savez(tmp_path / "m.npz", webp=webp["bytes"], offset=webp["offset"], class_name=names, file_name=np.zeros((3, 3), "S4"))
+    grey = [np.full((64, 64, 3), 20 * index, np.uint8) for index in range(8)]
+    jpeg = packed([encoded(image, "JPEG") for image in grey])
     names = np.array(["tea cup, mug", "b", "c", "d"])
-    np.savez(tmp_path / "p.npz", jpeg=found["bytes"], offset=found["offset"], label=np.arange(8) % 4, class_name=names)
+    np.savez(tmp_path / "p.npz", jpeg=jpeg["bytes"], offset=jpeg["offset"], label=np.arange(8) % 4, class_name=names)
     ink = np.zeros((3, 2, 105 * 105), np.uint8)
     ink[:, :, 0] = 1
     np.savez(

@@ -32,12 +32,12 @@ def test_the_generator_determines_the_view(images, augment):
 
 @pytest.mark.parametrize("augment", AUGMENTATIONS)
 def test_the_view_of_an_image_does_not_depend_on_the_other_images(images, augment):
-    whole = augment(images, rng())
+    expected = augment(images, rng())
     changed = images.clone()
     changed[2] = 0
     view = augment(changed, rng())
     others = [0, 1, 3, 4, 5]
-    assert torch.equal(view[others], whole[others])
+    assert torch.equal(view[others], expected[others])
 
 
 NOTHING = {"degrees": 0.0, "scale": 0.0, "shift": 0.0}

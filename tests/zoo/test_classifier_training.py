@@ -24,9 +24,9 @@ def numbered(counts) -> ImageSet:
 def test_hold_out_splits_every_class_completely(counts, share, seed):
     data = numbered(counts)
     parts = hold_out(data, share, seed)
-    places = [part.images[:, 0, 0, 0].tolist() for part in parts]
-    assert sorted(places[0] + places[1]) == list(range(len(data.labels)))
-    for part, indices in zip(parts, places, strict=True):
+    numbers = [part.images[:, 0, 0, 0].tolist() for part in parts]
+    assert sorted(numbers[0] + numbers[1]) == list(range(len(data.labels)))
+    for part, indices in zip(parts, numbers, strict=True):
         assert torch.equal(part.labels, data.labels[indices])
         assert part.classes == data.classes
         assert part.labels.unique().tolist() == list(range(len(counts)))  # images of every class in both parts

@@ -133,7 +133,7 @@ def in_hook(call: Call) -> dict:
     return {**state(), "head.bias": rebuilt}
 
 
-def legacy_with(content: bytes, place: int) -> bytes:
+def legacy_with(content: bytes, index: int) -> bytes:
     """A file of the old format (five pickles, then the values) with one of the pickles replaced."""
     file = io.BytesIO(legacy(state()))
     parts = []
@@ -142,7 +142,7 @@ def legacy_with(content: bytes, place: int) -> bytes:
         for _ in pickletools.genops(file):
             pass
         parts.append(file.getvalue()[start : file.tell()])
-    parts[place] = content
+    parts[index] = content
     return b"".join(parts) + file.read()
 
 
@@ -228,22 +228,22 @@ def test_a_truncated_file_is_refused(tmp_path, name, share):
 
 
 @pytest.mark.parametrize("name", INTACT)
-@pytest.mark.parametrize("place", [0, 3, 9, 40, 200, -600, -40, -5, -1])
-def test_a_flipped_bit_is_refused_when_the_manifest_has_a_hash(tmp_path, name, place):
+@pytest.mark.parametrize("position", [0, 3, 9, 40, 200, -600, -40, -5, -1])
+def test_a_flipped_bit_is_refused_when_the_manifest_has_a_hash(tmp_path, name, position):
     content = bytearray(INTACT[name])
     digest = hashlib.sha256(content).hexdigest()
-    content[place] ^= 1 << 4
+    content[position] ^= 1 << 4
     (tmp_path / name).write_bytes(content)
     assert_refused(tmp_path, lambda: load(tmp_path, name, digest), f"{name}: SHA-256 is .* the manifest expects {digest}")
 
 
 @pytest.mark.parametrize(
-    ("name", "place"),
+    ("name", "position"),
     [("w.pth", 0), ("w.pth", -22), ("l.pth", 0), ("l.pth", 1), ("w.safetensors", 0), ("w.safetensors", 7), ("w.safetensors", 8)],
 )
-def test_a_flipped_bit_in_the_file_format_is_refused_without_a_hash(tmp_path, name, place):
+def test_a_flipped_bit_in_the_file_format_is_refused_without_a_hash(tmp_path, name, position):
     content = bytearray(INTACT[name])
-    content[place] ^= 1 << 4
+    content[position] ^= 1 << 4
     (tmp_path / name).write_bytes(content)
     assert_refused(tmp_path, lambda: load(tmp_path, name), f"{name}: not a ")
 
@@ -268,8 +268,8 @@ def archive(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) ->
 def claiming(size: int) -> bytes:
     """An archive whose central directory declares ``size`` bytes for its first member."""
     content = bytearray(archive({"w/data.pkl": b"\x80\2}.", "w/version": b"3"}))
-    place = content.index(b"PK\x01\x02")
-    content[place + 24 : place + 28] = struct.pack("<I", size)
+    position = content.index(b"PK\x01\x02")
+    content[position + 24 : position + 28] = struct.pack("<I", size)
     return bytes(content)
 
 
@@ -514,7 +514,7 @@ def test_a_hostile_manifest_is_refused(tmp_path, monkeypatch, kind):
 
 @pytest.mark.parametrize("kind", ["folder", "FIFO", "device", "name too long"])
 def test_a_manifest_that_is_no_regular_file_is_refused(tmp_path, kind):
-    place = {"folder": tmp_path, "FIFO": tmp_path / "z.yaml", "device": Path("/dev/zero"), "name too long": tmp_path / ("z" * 300)}[kind]
+    path = {"folder": tmp_path, "FIFO": tmp_path / "z.yaml", "device": Path("/dev/zero"), "name too long": tmp_path / ("z" * 300)}[kind]
     if kind == "FIFO":
-        os.mkfifo(place)
-    assert_refused(tmp_path, lambda: read_manifest(place), ": ")
+        os.mkfifo(path)
+    assert_refused(tmp_path, lambda: read_manifest(path), ": ")

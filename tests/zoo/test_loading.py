@@ -185,8 +185,8 @@ def test_a_truncated_safetensors_file_is_refused(tmp_path):
 )
 def test_any_damage_to_a_file_raises_only_user_errors(tmp_path_factory, kind, changes, share):
     content = bytearray(CONTENTS[kind])
-    for place, value in changes:
-        content[int(place * len(content))] = value
+    for position, value in changes:
+        content[int(position * len(content))] = value
     if share > 0.5:  # in half of the cases the file is cut as well
         content = content[: int((2 * share - 1) * len(content))]
     path = tmp_path_factory.mktemp("fuzz") / "w.pth"
@@ -199,8 +199,8 @@ def test_any_damage_to_a_file_raises_only_user_errors(tmp_path_factory, kind, ch
 
 def test_a_damaged_central_directory_is_refused(tmp_path):
     content = bytearray(CONTENTS["zip"])
-    place = content.rindex(b"PK\x01\x02")
-    content[place : place + 4] = b"XXXX"
+    position = content.rindex(b"PK\x01\x02")
+    content[position : position + 4] = b"XXXX"
     (tmp_path / "w.pth").write_bytes(content)
     with pytest.raises(UserError, match="w.pth: not a plain state dict"):
         loading.read_state_dict(tmp_path / "w.pth")

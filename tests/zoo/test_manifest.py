@@ -222,8 +222,8 @@ CONTENT = f"defaults: {{mean: [0, 0, 0]}}\nteachers:\n  - {{{GOOD}}}\n  - {{name
 @given(st.one_of(st.binary(max_size=40), st.lists(st.tuples(st.integers(0, len(CONTENT)), st.binary(max_size=2)), max_size=4)))
 def test_any_bytes_raise_only_user_errors(tmp_path_factory, change):
     content = change if isinstance(change, bytes) else CONTENT
-    for place, inserted in [] if isinstance(change, bytes) else change:
-        content = content[:place] + inserted + content[place + 1 :]
+    for position, inserted in [] if isinstance(change, bytes) else change:
+        content = content[:position] + inserted + content[position + 1 :]
     assert_only_user_errors(tmp_path_factory, content)
 
 

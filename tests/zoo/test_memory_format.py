@@ -81,5 +81,5 @@ def test_converting_twice_equals_converting_once():
 
 
 def test_only_one_module_converts_weights_to_channels_last():
-    places = [path.name for path in (ROOT / "src").rglob("*.py") if ".to(memory_format" in path.read_text(encoding="utf-8")]
-    assert places == ["memory_format.py"]
+    modules = [path.name for path in (ROOT / "src").rglob("*.py") if ".to(memory_format" in path.read_text(encoding="utf-8")]
+    assert modules == ["memory_format.py"]

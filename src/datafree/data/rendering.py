@@ -23,7 +23,7 @@ DARKEST_GLYPH = 0.4  # colours are uniformly random per channel: the glyph's abo
 BRIGHTEST_BACKGROUND = 0.3  # the background's below this, so that the contrast always has the same sign
 
 
-def render(masks: torch.Tensor, count: int, image_size: int, difficulty: float, generator: torch.Generator) -> torch.Tensor:
+def render(masks: torch.Tensor, count: int, image_size: int, difficulty: float, rng: torch.Generator) -> torch.Tensor:
     """Images of one class: each with a random font, a bright glyph of random colour and a dark background of random colour.
 
     At difficulty 0 a glyph is undistorted and its background plain and free of noise; only font and colours vary.
@@ -33,26 +33,26 @@ def render(masks: torch.Tensor, count: int, image_size: int, difficulty: float, 
         count: number of images.
         image_size: side in pixels.
         difficulty: factor on all distortions, at least 0; 1 is hard.
-        generator: source of all randomness, on the CPU.
+        rng: source of all randomness, on the CPU.
 
     Returns:
         uint8 [count, 3, image_size, image_size].
     """
-    fonts = torch.randint(len(masks), (count,), generator=generator)
+    fonts = torch.randint(len(masks), (count,), generator=rng)
     # Resized to about the final resolution first: the sampling grid would skip pixels of a mask much finer than the image.
     source = F.interpolate(masks[:, None] / 255, size=min(image_size, masks.shape[-1]), mode="bilinear", antialias=True)
-    grid = _affine_grid(count, image_size, difficulty, generator) + _elastic(count, image_size, difficulty, generator)
+    grid = _affine_grid(count, image_size, difficulty, rng) + _elastic(count, image_size, difficulty, rng)
     ink = F.grid_sample(source[fonts], grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    glyph = DARKEST_GLYPH + (1 - DARKEST_GLYPH) * torch.rand(count, 3, 1, 1, generator=generator)
-    background = BRIGHTEST_BACKGROUND * torch.rand(count, 3, 1, 1, generator=generator)
-    background = background + difficulty * TEXTURE * _smooth(count, 3, TEXTURE_KNOTS, image_size, generator)
-    noise = difficulty * NOISE * torch.randn(count, 3, image_size, image_size, generator=generator)
+    glyph = DARKEST_GLYPH + (1 - DARKEST_GLYPH) * torch.rand(count, 3, 1, 1, generator=rng)
+    background = BRIGHTEST_BACKGROUND * torch.rand(count, 3, 1, 1, generator=rng)
+    background = background + difficulty * TEXTURE * _smooth(count, 3, TEXTURE_KNOTS, image_size, rng)
+    noise = difficulty * NOISE * torch.randn(count, 3, image_size, image_size, generator=rng)
     return ((background + ink * (glyph - background) + noise).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def _affine_grid(count: int, image_size: int, difficulty: float, generator: torch.Generator) -> torch.Tensor:
+def _affine_grid(count: int, image_size: int, difficulty: float, rng: torch.Generator) -> torch.Tensor:
     """The mask coordinates of each pixel: float [count, S, S, 2] in -1..1; sheared, scaled, rotated, then shifted."""
-    angle, shear, *rest = (difficulty * (2 * torch.rand(6, count, generator=generator) - 1)).unbind()
+    angle, shear, *rest = (difficulty * (2 * torch.rand(6, count, generator=rng) - 1)).unbind()
     angle, shear = ROTATION * angle, SHEAR * shear
     log_scale, shift = LOG_SCALE * torch.stack(rest[:2], 1), SHIFT * torch.stack(rest[2:], 1)
     rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(count, 2, 2)
@@ -62,11 +62,11 @@ def _affine_grid(count: int, image_size: int, difficulty: float, generator: torc
     return F.affine_grid(torch.cat([to_mask, shift[:, :, None]], 2), [count, 1, image_size, image_size], align_corners=False)
 
 
-def _elastic(count: int, image_size: int, difficulty: float, generator: torch.Generator) -> torch.Tensor:
+def _elastic(count: int, image_size: int, difficulty: float, rng: torch.Generator) -> torch.Tensor:
     """A smooth random displacement field: float [count, S, S, 2]."""
-    return difficulty * ELASTIC * _smooth(count, 2, ELASTIC_KNOTS, image_size, generator).permute(0, 2, 3, 1)
+    return difficulty * ELASTIC * _smooth(count, 2, ELASTIC_KNOTS, image_size, rng).permute(0, 2, 3, 1)
 
 
-def _smooth(count: int, channels: int, knots: int, size: int, generator: torch.Generator) -> torch.Tensor:
+def _smooth(count: int, channels: int, knots: int, size: int, rng: torch.Generator) -> torch.Tensor:
     """Bicubic interpolation of standard normal knots: float [count, channels, size, size]."""
-    return F.interpolate(torch.randn(count, channels, knots, knots, generator=generator), size=size, mode="bicubic", align_corners=False)
+    return F.interpolate(torch.randn(count, channels, knots, knots, generator=rng), size=size, mode="bicubic", align_corners=False)

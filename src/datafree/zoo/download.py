@@ -125,16 +125,16 @@ def _attempt(url: str, file: BinaryIO, start: int, max_bytes: int, limits: Limit
                 file.truncate(0)
                 start = 0
             length = response.headers.get("Content-Length", "")
-            whole = start + int(length) if length.isascii() and length.isdigit() else None
-            if whole is not None and whole > max_bytes:
-                raise UserError(f"{url}: {whole} bytes; a checkpoint may have at most {max_bytes}")
-            mebibytes = _receive(response, url, file, start, whole, max_bytes, deadline)
-            if whole is None:
+            file_size = start + int(length) if length.isascii() and length.isdigit() else None
+            if file_size is not None and file_size > max_bytes:
+                raise UserError(f"{url}: {file_size} bytes; a checkpoint may have at most {max_bytes}")
+            mebibytes = _receive(response, url, file, start, file_size, max_bytes, deadline)
+            if file_size is None:
                 for _ in mebibytes:
                     pass
             else:
                 name = urlsplit(url).path.rpartition("/")[2] or url
-                for _ in progress(mebibytes, math.ceil((whole - start) / MEBIBYTE), f"download {name} (MiB)"):
+                for _ in progress(mebibytes, math.ceil((file_size - start) / MEBIBYTE), f"download {name} (MiB)"):
                     pass
 
 
@@ -166,7 +166,7 @@ def _open(session: requests.Session, url: str, start: int, stall: float) -> requ
 
 
 def _receive(
-    response: requests.Response, url: str, file: BinaryIO, start: int, whole: int | None, max_bytes: int, deadline: float
+    response: requests.Response, url: str, file: BinaryIO, start: int, file_size: int | None, max_bytes: int, deadline: float
 ) -> Iterator[None]:
     """Write the body to ``file`` as it arrives; yields once per MiB."""
     received, reported = start, start
@@ -190,8 +190,8 @@ def _receive(
             file.flush()
             raise UserError(f"{url}: too slow, {received} bytes within the time limit; they are kept, run again to continue")
     file.flush()
-    if whole is not None and received < whole:
-        raise Interrupted(f"connection closed after {received} of {whole} bytes")
+    if file_size is not None and received < file_size:
+        raise Interrupted(f"connection closed after {received} of {file_size} bytes")
     if received > reported:
         yield
 

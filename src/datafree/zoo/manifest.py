@@ -161,15 +161,15 @@ def _bounded(where: str, tree: dict[str, Any]) -> dict[str, Any]:
     refused, because OmegaConf would resolve environment variables into the card.
     """
     waiting: list[Any] = [tree]
-    seen = 0
+    visited = 0
     while waiting:
         value = waiting.pop()
-        seen += 1
+        visited += 1
         if isinstance(value, str) and "${" in value:
             raise UserError(f"{where}: got {value[:80]!r}; `${{` is not allowed in a manifest, remove it")
         if isinstance(value, (dict, list)):
             waiting.extend(value.values() if isinstance(value, dict) else value)
-        if seen + len(waiting) > MAX_VALUES:
+        if visited + len(waiting) > MAX_VALUES:
             raise UserError(f"{where}: more than {MAX_VALUES} values in one entry; write fewer, or fewer YAML aliases")
     return tree
 
