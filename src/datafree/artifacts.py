@@ -184,7 +184,7 @@ def sha256(path: str | Path) -> str:
 
 def _require(path: Path, limit: int | None) -> None:
     if not path.is_file():
-        raise UserError(f"{path}: the file is missing; run the stage that makes it (`snakemake -n` lists it)")
+        raise UserError(f"{path}: the file is missing; run the stage that writes it (`snakemake -n` shows which)")
     if limit is not None and path.stat().st_size > limit:
         raise UserError(f"{path}: {path.stat().st_size} bytes; expected at most {limit}")
 

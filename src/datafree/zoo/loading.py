@@ -20,7 +20,7 @@ MAX_TENSORS = 10_000
 MAX_DIMENSIONS = 8  # of one tensor
 MAX_NAME = 500  # characters of a tensor's name
 MAX_PICKLE = 64 * 2**20  # bytes of the pickle that describes the tensors, without their values
-WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher", "net")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher", "net")  # keys of the state dict in common files
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 LEGACY_PICKLES = 5  # at the start of a PyTorch file from before the zip format, followed by the values
 

@@ -26,7 +26,7 @@ class TorchvisionModel(Backbone):
         self.model = _model(name, image_size)
         linear = [(path, module) for path, module in self.model.named_modules() if isinstance(module, nn.Linear)]
         if not linear:
-            raise UserError(f"architecture torchvision/{name}: its last layer is not linear, so it has no features; choose another model")
+            raise UserError(f"architecture torchvision/{name}: its last layer is not linear, which is required here; choose another model")
         head, last = linear[-1]
         self.model.set_submodule(head, nn.Identity())
         self.feature_size = last.in_features
