@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from datafree import artifacts
-from datafree.errors import told_in_one_line
+from datafree.errors import exit_on_user_error
 
 ZOO = 20
 RESULTS = "artifacts/evaluation/few_shot/results.json"
@@ -92,5 +92,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told_in_one_line("bad_teachers"):
+    with exit_on_user_error("bad_teachers"):
         main()

@@ -31,7 +31,7 @@ from datafree.data.folder import folder_images
 from datafree.data.images import ImageSet, class_sheet
 from datafree.distillation.ensemble import mix
 from datafree.distillation.losses import distillation_loss
-from datafree.errors import UserError, told_in_one_line
+from datafree.errors import UserError, exit_on_user_error
 from datafree.evaluation.frechet import frechet_distance, teacher_features
 from datafree.evaluation.inversion_quality import spread
 from datafree.evaluation.recovered_fraction import noise_pool, real_pool
@@ -215,5 +215,5 @@ def study(given: argparse.Namespace, inversion: config.InversionConfig, settings
 
 
 if __name__ == "__main__":
-    with told_in_one_line("cifar10_student"):
+    with exit_on_user_error("cifar10_student"):
         main()

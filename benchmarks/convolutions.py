@@ -1,10 +1,10 @@
-"""Which convolutions give wrong values or end the process: float32 against float64, over shapes, memory formats and instruction sets.
+"""Search for convolutions with wrong values or crashes: float32 against float64, over shapes, memory formats and instruction sets.
 
-    ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/convolutions.py found.json --every 4
+    ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/convolutions.py results.json --every 4
 
-Output, gradient of the images and gradient of the weights of each shape, on one thread. Shapes run in child processes with a checking
-heap (glibc); one that dies is reported with its status, and the next process goes on behind it. ``--every N --first K`` takes every N-th
-shape, from the K-th on. The whole is 55,860 shapes, about an hour on one core.
+Compares output, gradient of the images and gradient of the weights of each shape, on one thread. Shapes run in child processes with heap
+checks (glibc); a crash is reported with the exit status of the process, and the next process continues with the following shape.
+``--every N --first K`` selects every N-th shape, from the K-th on. All 55,860 shapes take about an hour on one core.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datafree import artifacts
-from datafree.errors import told_in_one_line
+from datafree.errors import exit_on_user_error
 
 INPUTS = [*range(1, 11), 12, 14, 15, 16, 17, 20, 24, 28, 31, 32, 40]
 OUTPUTS = [1, 3, 4, 8, 12, 16, 20, 32]
@@ -27,7 +27,7 @@ TOLERANCE = 1e-4  # of the largest value
 
 
 class Shape(NamedTuple):
-    """One convolution; ``images`` and ``weights`` tell whether each is in channels-last memory."""
+    """One convolution; ``images`` and ``weights``: whether each is in channels-last memory."""
 
     batch: int
     inputs: int
@@ -41,7 +41,7 @@ class Shape(NamedTuple):
 
 
 def shapes() -> Iterator[Shape]:
-    """Dense, grouped and depthwise convolutions; mixed memory formats for a part of them."""
+    """Dense, grouped and depthwise convolutions; mixed memory formats for some of them."""
     for kernel, stride, grouping, inputs, outputs in itertools.product((1, 2, 3, 5), (1, 2, 3), ("one", "two", "each"), INPUTS, OUTPUTS):
         if (grouping == "each" and (outputs > 1 or inputs == 1)) or (grouping == "two" and (inputs % 2 or outputs % 2)):
             continue
@@ -54,14 +54,14 @@ def shapes() -> Iterator[Shape]:
 
 
 def errors(shape: Shape) -> dict[str, float]:
-    """Largest difference from float64 of output and gradients, relative to the largest value; those beyond the tolerance."""
+    """Largest difference from float64, relative to the largest value, of output and gradients; only those beyond the tolerance."""
     import torch
     from torch.nn import functional as F
 
     rng = torch.Generator().manual_seed(hash(shape) % 2**31)
     sizes = (shape.batch, shape.inputs, shape.size, shape.size), (shape.outputs, shape.inputs // shape.groups, shape.kernel, shape.kernel)
     images, weights = (torch.randn(size, generator=rng, dtype=torch.float64) for size in sizes)
-    direction, found = None, []
+    direction, results = None, []
     for dtype in (torch.float64, torch.float32):
         values = [
             value.to(dtype).contiguous(memory_format=torch.channels_last if last else torch.contiguous_format).requires_grad_()
@@ -69,27 +69,27 @@ def errors(shape: Shape) -> dict[str, float]:
         ]
         output = F.conv2d(*values, stride=shape.stride, padding=shape.kernel // 2, groups=shape.groups)
         direction = torch.randn(output.shape, generator=rng, dtype=torch.float64) if direction is None else direction
-        found.append([output.detach(), *torch.autograd.grad(output, values, direction.to(output.dtype))])
-    differences = [float((a - b).abs().max() / a.abs().max().clamp_min(1e-9)) for a, b in zip(*found, strict=True)]
+        results.append([output.detach(), *torch.autograd.grad(output, values, direction.to(output.dtype))])
+    differences = [float((a - b).abs().max() / a.abs().max().clamp_min(1e-9)) for a, b in zip(*results, strict=True)]
     named = zip(("output", "gradient of the images", "gradient of the weights"), differences, strict=True)
     return {name: value for name, value in named if not value < TOLERANCE}
 
 
 def run(chosen: Sequence[int]) -> None:
-    """In a child process: one line before each shape, and one after it where it is wrong."""
+    """In a child process: print one line before each shape, and one after it if its values are wrong."""
     import torch
 
     torch.set_num_threads(1)
     every = list(shapes())
-    for place in chosen:
-        print(f"shape {place}", flush=True)
-        if wrong := errors(every[place]):
-            print(f"wrong {place} {wrong}", flush=True)
+    for index in chosen:
+        print(f"shape {index}", flush=True)
+        if wrong := errors(every[index]):
+            print(f"wrong {index} {wrong}", flush=True)
     print("end", flush=True)
 
 
 def sweep(chosen: Sequence[int]) -> dict[str, list]:
-    """Numbers of the shapes that ended their process, with its status, and of those with wrong values."""
+    """Indices of the shapes that crashed their process, with its exit status, and of those with wrong values."""
     died, wrong = [], []
     while chosen:
         environment = {**os.environ, "MALLOC_CHECK_": "3", "OMP_NUM_THREADS": "1"}
@@ -107,7 +107,7 @@ def sweep(chosen: Sequence[int]) -> dict[str, list]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path, nargs="?", help="JSON file for what was found")
+    parser.add_argument("output", type=Path, nargs="?", help="JSON file for the results")
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--run", type=int, nargs="+", help=argparse.SUPPRESS)
@@ -115,21 +115,19 @@ def main() -> None:
     if given.run:
         return run(given.run)
     if given.output is None or given.every < 1 or given.first < 0:
-        parser.error(
-            f"got output {given.output}, --every {given.every}, --first {given.first}; name a file, --every from 1, --first from 0 on"
-        )
+        parser.error(f"got output {given.output}, --every {given.every}, --first {given.first}; give a file, --every >= 1, --first >= 0")
     every = list(shapes())
     chosen = list(range(given.first, len(every), given.every))
-    found: dict[str, list] = {"died": [], "wrong": []}
-    for start in range(0, len(chosen), 2000):  # a command line holds only so many numbers
+    results: dict[str, list] = {"died": [], "wrong": []}
+    for start in range(0, len(chosen), 2000):  # the length of a command line is limited
         part = sweep(chosen[start : start + 2000])
-        found = {kind: found[kind] + part[kind] for kind in found}
+        results = {kind: results[kind] + part[kind] for kind in results}
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
-    died = [{**every[place]._asdict(), "status": status} for place, status in found["died"]]
-    artifacts.write_json(given.output, {"limit": limit, "shapes": len(chosen), "died": died, "wrong": found["wrong"]})
-    print(f"{len(chosen)} shapes: {len(died)} ended their process, {len(found['wrong'])} gave wrong values")
+    died = [{**every[index]._asdict(), "status": status} for index, status in results["died"]]
+    artifacts.write_json(given.output, {"limit": limit, "shapes": len(chosen), "died": died, "wrong": results["wrong"]})
+    print(f"{len(chosen)} shapes: {len(died)} crashed, {len(results['wrong'])} gave wrong values")
 
 
 if __name__ == "__main__":
-    with told_in_one_line("convolutions"):
+    with exit_on_user_error("convolutions"):
         main()

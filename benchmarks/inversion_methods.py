@@ -32,7 +32,7 @@ from datafree import artifacts, config, devices
 from datafree.checkpoints import Checkpoint
 from datafree.config.schema import starts_from_meta
 from datafree.data.images import ImageSet
-from datafree.errors import UserError, told_in_one_line
+from datafree.errors import UserError, exit_on_user_error
 from datafree.evaluation.frechet import frechet_distance, teacher_features
 from datafree.evaluation.inversion_quality import Judge, jury, spread, teacher_belief, transfer
 from datafree.evaluation.recovered_fraction import downstream_accuracies, noise_pool, real_pool
@@ -323,5 +323,5 @@ def measure(study: Study, rows: list[Row], evaluation: config.EvaluationConfig, 
 
 
 if __name__ == "__main__":
-    with told_in_one_line("inversion_methods"):
+    with exit_on_user_error("inversion_methods"):
         main()

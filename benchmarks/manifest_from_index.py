@@ -1,9 +1,9 @@
-"""Turn the index of a published zoo into a manifest.
+"""Convert the index of a published zoo to a manifest.
 
     python benchmarks/manifest_from_index.py data/zoo_cifarfs_conv4/index.json zoos/cifar-fs-published.yaml
 
 The index is a JSON list; each item has ``name``, ``file`` (beside the index), ``sha256`` and ``classes`` (in the order of the logits).
-What all teachers share is given by options, whose defaults are those of a zoo of 100 five-way Conv4 classifiers on CIFAR-FS.
+The options give what all teachers have in common; their defaults fit a zoo of 100 five-way Conv4 classifiers on CIFAR-FS.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 import yaml
 
 from datafree import artifacts
-from datafree.errors import told_in_one_line
+from datafree.errors import exit_on_user_error
 from datafree.zoo.manifest import read_manifest
 
 
 def manifest(index: list[dict[str, Any]], folder: str, defaults: dict[str, Any]) -> dict[str, Any]:
-    """The manifest of an index whose files lie in ``folder``, given relative to the manifest."""
+    """The manifest for an index; ``folder`` is the path of its files relative to the manifest."""
     teachers = [
         {"name": item["name"], "file": f"{folder}/{item['file']}", "sha256": item["sha256"], "classes": item["classes"]} for item in index
     ]
@@ -58,5 +58,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told_in_one_line("manifest_from_index"):
+    with exit_on_user_error("manifest_from_index"):
         main()

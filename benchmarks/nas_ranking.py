@@ -40,7 +40,7 @@ from datafree.checkpoints import Checkpoint
 from datafree.data.folder import folder_images
 from datafree.data.images import ImageSet
 from datafree.distillation.joined_pools import JoinedPools
-from datafree.errors import UserError, told_in_one_line
+from datafree.errors import UserError, exit_on_user_error
 from datafree.evaluation.recovered_fraction import noise_pool, real_pool
 from datafree.nas import one_shot
 from datafree.nas.algorithms import ALGORITHMS
@@ -304,5 +304,5 @@ def measure(study: Study, spec: dict[str, Any], arms: dict[str, Arm], seeds: lis
 
 
 if __name__ == "__main__":
-    with told_in_one_line("nas_ranking"):
+    with exit_on_user_error("nas_ranking"):
         main()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from datafree import artifacts
-from datafree.errors import told_in_one_line
+from datafree.errors import exit_on_user_error
 from datafree.report.tables import accuracy, groups, shots
 
 TIMINGS = Path("logs/timings")
@@ -74,5 +74,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with told_in_one_line("study_table"):
+    with exit_on_user_error("study_table"):
         main()

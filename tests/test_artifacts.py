@@ -30,27 +30,27 @@ def write(request):
     return WRITERS[request.param]
 
 
-def test_a_block_that_raises_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
     with pytest.raises(ZeroDivisionError), artifacts.atomic(path) as part:
-        part.write_text("half of the n")
+        part.write_text("incomplete")
         raise ZeroDivisionError
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
     assert path.read_text() == "old"
 
 
-def test_the_final_name_appears_only_with_the_whole_content(tmp_path):
+def test_the_final_name_appears_only_with_the_complete_content(tmp_path):
     path = tmp_path / "new" / "folder" / "file"
     with artifacts.atomic(path) as part:
-        part.write_text("whole")
+        part.write_text("complete")
         assert not path.exists()
-        assert part.parent == path.parent  # or the rename would not be atomic
-    assert path.read_text() == "whole"
+        assert part.parent == path.parent  # otherwise the rename would not be atomic
+    assert path.read_text() == "complete"
     assert path.stat().st_mode & 0o777 == 0o644
 
 
-def test_no_space_at_the_last_moment_leaves_the_old_file(tmp_path, write, monkeypatch, no_space):
+def test_a_failed_fsync_leaves_the_old_file(tmp_path, write, monkeypatch, no_space):
     path = tmp_path / "file"
     path.write_text("old")
 
@@ -87,12 +87,12 @@ artifacts.write_json(sys.argv[1] + ".json", {name: 1 for name in {"p", "q", "r",
         assert (tmp_path / f"1.{suffix}").read_bytes() == (tmp_path / f"2.{suffix}").read_bytes()
 
 
-def test_tensors_of_every_kind_come_back(tmp_path):
-    whole = torch.arange(12.0).view(3, 4)
+def test_tensors_of_every_kind_are_read_back(tmp_path):
+    matrix = torch.arange(12.0).view(3, 4)
     tensors = {
-        "transposed": whole.T,
-        "whole": whole,
-        "slice": whole[:, 1],
+        "transposed": matrix.T,
+        "matrix": matrix,
+        "slice": matrix[:, 1],
         "scalar": torch.tensor(3, dtype=torch.int64),
         "empty": torch.zeros(0, 3, dtype=torch.uint8),
         "flags": torch.tensor([True, False]),
@@ -120,14 +120,14 @@ json_values = st.recursive(
 
 
 @given(metadata=st.dictionaries(st.from_regex("[a-zA-Z_]{1,8}", fullmatch=True), json_values, max_size=5))
-def test_metadata_comes_back_and_the_sorted_header_leaves_the_tensors_readable(tmp_path_factory, metadata):
+def test_metadata_is_read_back_and_tensors_stay_readable_with_a_sorted_header(tmp_path_factory, metadata):
     path = tmp_path_factory.mktemp("metadata") / "t"
     metadata = {name: value for name, value in metadata.items() if name not in ("path", "tensors")}
     tensors = {"ü": torch.arange(3), "a b": torch.ones(2, 2), 'quo"te\n': torch.zeros(1)}
     artifacts.write_tensors(path, tensors, **metadata)
     assert artifacts.read_metadata(path) == metadata
-    independent = load_file(path)
-    assert all(torch.equal(independent[name], tensor) for name, tensor in tensors.items())
+    loaded = load_file(path)
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     names = [name for name in header if name != "__metadata__"]
@@ -136,7 +136,7 @@ def test_metadata_comes_back_and_the_sorted_header_leaves_the_tensors_readable(t
 
 
 @given(value=json_values)
-def test_json_comes_back(tmp_path_factory, value):
+def test_json_is_read_back(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("json") / "j"
     artifacts.write_json(path, value)
     assert artifacts.read_json(path) == value
@@ -144,13 +144,13 @@ def test_json_comes_back(tmp_path_factory, value):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_json_refuses_what_is_no_number(tmp_path, value):
+def test_json_refuses_nan_and_infinity(tmp_path, value):
     with pytest.raises(ValueError, match="JSON compliant"):
         artifacts.write_json(tmp_path / "j", {"loss": [value]})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_history_keeps_its_columns_and_leaves_out_empty_cells(tmp_path):
+def test_a_history_keeps_its_columns_and_omits_empty_cells(tmp_path):
     rows = [{"step": 1, "loss": 0.123456789, "accuracy": 0.5}, {"step": 2, "loss": 0.1}]
     artifacts.write_history(tmp_path / "h", rows)
     assert (tmp_path / "h").read_text() == "step,loss,accuracy\n1,0.123457,0.5\n2,0.1,\n"
@@ -159,7 +159,7 @@ def test_a_history_keeps_its_columns_and_leaves_out_empty_cells(tmp_path):
     assert artifacts.read_history(tmp_path / "none") == []
 
 
-def test_pictures_and_texts_come_back(tmp_path):
+def test_images_and_texts_are_read_back(tmp_path):
     artifacts.write_image(tmp_path / "p.png", Image.fromarray(NOISE))
     with Image.open(tmp_path / "p.png") as picture:
         assert picture.format == "PNG"
@@ -182,12 +182,12 @@ def one_line(error) -> bool:
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_missing_file_is_one_line_with_its_name(tmp_path, reader):
+def test_a_missing_file_is_a_one_line_error_with_its_name(tmp_path, reader):
     with pytest.raises(UserError, match=r"absent: the file is missing") as error:
         READERS[reader](tmp_path / "absent")
     assert one_line(error)
     with pytest.raises(UserError, match="missing"):
-        READERS[reader](tmp_path)  # a folder is no file
+        READERS[reader](tmp_path)  # a folder is not a file
 
 
 DAMAGED = {
@@ -201,7 +201,7 @@ DAMAGED = {
 
 @pytest.mark.parametrize("damage", DAMAGED)
 @pytest.mark.parametrize("reader", ["read_tensors", "read_metadata", "read_json", "read_history"])
-def test_a_damaged_file_is_one_line_with_its_name(tmp_path, reader, damage):
+def test_a_damaged_file_is_a_one_line_error_with_its_name(tmp_path, reader, damage):
     path = tmp_path / "damaged"
     path.write_bytes(DAMAGED[damage])
     if reader == "read_history" and damage in ("empty", "deep"):  # a curve without rows
@@ -213,14 +213,14 @@ def test_a_damaged_file_is_one_line_with_its_name(tmp_path, reader, damage):
 
 
 @given(st.data())
-def test_whatever_happens_to_a_tensor_file_the_error_is_one_of_ours(tmp_path_factory, data):
+def test_any_damage_to_a_tensor_file_raises_only_user_errors(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("fuzz") / "t"
     artifacts.write_tensors(path, {"x": torch.arange(6.0), "y": torch.ones(2)}, classes=["a"])
     content = bytearray(path.read_bytes())
-    content = content[: data.rng(st.integers(0, len(content)))]
-    for place, value in data.rng(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=4)):
-        if place < len(content):
-            content[place] = value
+    content = content[: data.draw(st.integers(0, len(content)))]
+    for position, value in data.draw(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=4)):
+        if position < len(content):
+            content[position] = value
     path.write_bytes(content)
     for reader in (artifacts.read_tensors, artifacts.read_metadata):
         try:
@@ -237,7 +237,7 @@ def test_a_truncated_tensor_file_is_refused(tmp_path):
         artifacts.read_tensors(tmp_path / "t")
 
 
-def test_an_expected_tensor_that_is_not_there_is_named_with_what_is(tmp_path):
+def test_a_missing_tensor_is_named_with_the_existing_ones(tmp_path):
     artifacts.write_tensors(tmp_path / "t", {"x": torch.ones(1), "y": torch.ones(1)})
     with pytest.raises(UserError, match="t: expected a tensor `images`, found x, y"):
         artifacts.read_tensors(tmp_path / "t", "x", "images")
@@ -251,6 +251,6 @@ def test_a_file_beyond_the_limit_is_not_opened(tmp_path, monkeypatch):
             reader(tmp_path / "t")
 
 
-def test_a_hash_is_that_of_the_bytes(tmp_path):
+def test_a_hash_is_the_sha256_of_the_bytes(tmp_path):
     (tmp_path / "f").write_bytes(b"abc")
     assert artifacts.sha256(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -10,7 +10,9 @@ from datafree.workflow.job_checkpoints import checkpoint_of
 from datafree.workflow.provenance import Job
 
 
-class Thing:
+class Value:
+    """An object with a state dict of one tensor."""
+
     def __init__(self, value):
         self.value = torch.tensor(value)
 
@@ -21,20 +23,20 @@ class Thing:
         self.value = state["value"]
 
 
-def saved(path, fingerprint="work"):
+def saved(path, fingerprint="fingerprint"):
     checkpoint = Checkpoint(path, fingerprint, seconds_between=0)
-    checkpoint.save(7, [{"step": 7, "loss": 0.5}], a=Thing(1.5), b=Thing(2.5))
+    checkpoint.save(7, [{"step": 7, "loss": 0.5}], a=Value(1.5), b=Value(2.5))
     return checkpoint
 
 
-def test_the_states_the_step_and_the_curve_come_back(tmp_path):
+def test_states_step_and_curve_are_restored(tmp_path):
     saved(tmp_path / "c.pt")
-    a, b = Thing(0.0), Thing(0.0)
-    assert Checkpoint(tmp_path / "c.pt", "work").restore(a=a, b=b) == (7, [{"step": 7, "loss": 0.5}])
+    a, b = Value(0.0), Value(0.0)
+    assert Checkpoint(tmp_path / "c.pt", "fingerprint").restore(a=a, b=b) == (7, [{"step": 7, "loss": 0.5}])
     assert (a.value, b.value) == (1.5, 2.5)
 
 
-def test_an_optimiser_with_its_schedule_comes_back(tmp_path):
+def test_an_optimiser_and_its_schedule_are_restored(tmp_path):
     def make():
         weight = torch.nn.Parameter(torch.ones(3))
         optimiser = torch.optim.AdamW([weight], lr=0.1)
@@ -60,14 +62,14 @@ def test_an_optimiser_with_its_schedule_comes_back(tmp_path):
 
 
 @pytest.mark.parametrize("reason", ["missing", "other fingerprint", "other parts", "no path"])
-def test_what_does_not_fit_is_ignored(tmp_path, reason):
+def test_a_checkpoint_that_does_not_match_is_ignored(tmp_path, reason):
     path = tmp_path / "c.pt"
     if reason != "missing":
         saved(path)
-    checkpoint = Checkpoint(None if reason == "no path" else path, "other work" if reason == "other fingerprint" else "work")
-    things = {"a": Thing(0.0)} if reason == "other parts" else {"a": Thing(0.0), "b": Thing(0.0)}
-    assert checkpoint.restore(**things) == (0, [])
-    assert things["a"].value == 0
+    checkpoint = Checkpoint(None if reason == "no path" else path, "other fingerprint" if reason == "other fingerprint" else "fingerprint")
+    targets = {"a": Value(0.0)} if reason == "other parts" else {"a": Value(0.0), "b": Value(0.0)}
+    assert checkpoint.restore(**targets) == (0, [])
+    assert targets["a"].value == 0
 
 
 @pytest.mark.parametrize("damage", ["half", "empty", "noise", "headless", "list", "other keys"])
@@ -76,27 +78,27 @@ def test_a_damaged_checkpoint_is_ignored(tmp_path, damage):
     saved(path)
     content = bytearray(path.read_bytes())
     if damage in ("list", "other keys"):
-        torch.save([1, 2] if damage == "list" else {"fingerprint": "work"}, path)
+        torch.save([1, 2] if damage == "list" else {"fingerprint": "fingerprint"}, path)
     elif damage == "headless":
         content[:4] = b"\xff\xff\xff\xff"
         path.write_bytes(content)
     else:
         path.write_bytes({"half": content[: len(content) // 2], "empty": b"", "noise": b"\x80\x02noise" * 9}[damage])
-    assert Checkpoint(path, "work").restore(a=Thing(0.0), b=Thing(0.0)) == (0, [])
+    assert Checkpoint(path, "fingerprint").restore(a=Value(0.0), b=Value(0.0)) == (0, [])
 
 
-def test_it_is_kept_only_as_often_as_asked(tmp_path, monkeypatch):
+def test_checkpoints_are_saved_at_the_given_interval(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now[0])
-    checkpoint = Checkpoint(tmp_path / "c.pt", "work", seconds_between=20)
-    kept = []
+    checkpoint = Checkpoint(tmp_path / "c.pt", "fingerprint", seconds_between=20)
+    saved_steps = []
     for step, now[0] in enumerate((110, 121, 130, 140, 141.5)):
-        checkpoint.save(step, [], a=Thing(0.0))
-        kept.append(Checkpoint(tmp_path / "c.pt", "work").restore(a=Thing(0.0))[0])
-    assert kept == [0, 1, 1, 1, 4]
+        checkpoint.save(step, [], a=Value(0.0))
+        saved_steps.append(Checkpoint(tmp_path / "c.pt", "fingerprint").restore(a=Value(0.0))[0])
+    assert saved_steps == [0, 1, 1, 1, 4]
 
 
-def test_clearing_leaves_no_file_and_may_be_repeated(tmp_path):
+def test_clear_deletes_the_file_and_may_be_repeated(tmp_path):
     checkpoint = saved(tmp_path / "c.pt")
     checkpoint.clear()
     checkpoint.clear()
@@ -107,12 +109,12 @@ def test_clearing_leaves_no_file_and_may_be_repeated(tmp_path):
 def test_a_full_disk_is_an_operating_system_error_and_keeps_the_last_checkpoint(tmp_path, full_disk):
     checkpoint = saved(tmp_path / "c.pt")
     with full_disk(), pytest.raises(OSError, match="too large"):
-        checkpoint.save(8, [], a=Thing([0.0] * 9999), b=Thing(0.0))
+        checkpoint.save(8, [], a=Value([0.0] * 9999), b=Value(0.0))
     assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
-    assert Checkpoint(tmp_path / "c.pt", "work").restore(a=Thing(0.0), b=Thing(0.0))[0] == 7
+    assert Checkpoint(tmp_path / "c.pt", "fingerprint").restore(a=Value(0.0), b=Value(0.0))[0] == 7
 
 
-def test_a_job_knows_only_a_checkpoint_of_the_same_settings_code_and_inputs(tmp_path, monkeypatch):
+def test_the_fingerprint_of_a_job_depends_on_settings_code_and_inputs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("in").write_text("content")
 

@@ -30,7 +30,7 @@ def test_seeds_are_in_range_and_differ_unless_all_names_agree(seed, path, other_
     assert (first == second) == same
 
 
-def test_generators_repeat_and_are_unrelated_to_one_another_and_to_the_global_state():
+def test_generators_repeat_and_are_independent_of_each_other_and_of_the_global_state():
     def rng(*path):
         return torch.randn(1000, generator=devices.generator(3, *path))
 
@@ -42,7 +42,7 @@ def test_generators_repeat_and_are_unrelated_to_one_another_and_to_the_global_st
     assert abs(torch.corrcoef(torch.stack([first, other]))[0, 1]) < 0.15
 
 
-def test_initialisation_is_seeded_and_the_global_state_restored_even_after_a_failure():
+def test_initialisation_is_seeded_and_the_global_state_is_restored_even_after_an_exception():
     before = torch.random.get_rng_state()
     with devices.seeded_initialisation(5):
         first = torch.nn.Linear(3, 3).weight
@@ -60,7 +60,7 @@ def test_initialisation_is_seeded_and_the_global_state_restored_even_after_a_fai
 
 
 @pytest.mark.parametrize(("precision", "expected"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_products_are_computed_in_the_precision_asked_for_and_weights_are_not_touched(precision, expected):
+def test_autocast_computes_in_the_requested_precision_and_does_not_change_weights(precision, expected):
     layer = torch.nn.Conv2d(1, 1, 3)
     with devices.autocast(torch.device("cpu"), precision):
         assert layer(torch.ones(1, 1, 4, 4)).dtype == expected
@@ -68,7 +68,7 @@ def test_products_are_computed_in_the_precision_asked_for_and_weights_are_not_to
     assert layer(torch.ones(1, 1, 4, 4)).dtype == torch.float32
 
 
-def test_an_updated_weight_counts_at_once_inside_the_context():
+def test_an_updated_weight_is_used_immediately_inside_the_context():
     weight = torch.nn.Parameter(torch.ones(4, 4))
     with devices.autocast(torch.device("cpu"), "bfloat16"):
         first = torch.nn.functional.linear(torch.ones(1, 4), weight)
@@ -95,16 +95,16 @@ def test_an_updated_weight_counts_at_once_inside_the_context():
         ("cuda:2", ["A", "B"], None),
     ],
 )
-def test_what_the_machine_must_have(monkeypatch, spec, gpus, expected):
+def test_require_returns_the_matching_gpus_or_raises(monkeypatch, spec, gpus, expected):
     monkeypatch.setattr(devices, "visible_gpus", lambda: gpus)
     if expected is None:
-        with pytest.raises(UserError, match=f"^device: got {spec}, but this machine shows {len(gpus)} GPUs; set `device: auto`"):
+        with pytest.raises(UserError, match=f"^device: got {spec}, but this machine has {len(gpus)} visible GPUs; set `device: auto`"):
             devices.require(spec)
     else:
         assert devices.require(spec) == expected
 
 
-def pretend_nvidia_smi(folder, monkeypatch, script):
+def fake_nvidia_smi(folder, monkeypatch, script):
     tool = folder / "nvidia-smi"
     tool.write_text(f"#!/bin/sh\n{script}\n")
     tool.chmod(0o755)
@@ -121,8 +121,8 @@ def pretend_nvidia_smi(folder, monkeypatch, script):
         ("GPU-bb", ["GPU-bb"]),
     ],
 )
-def test_the_gpus_are_those_of_the_driver_that_the_environment_leaves(tmp_path, monkeypatch, chosen, expected):
-    pretend_nvidia_smi(tmp_path, monkeypatch, 'printf "0, GPU-aa\\n1, GPU-bb\\n2, GPU-cc\\n"')
+def test_visible_gpus_are_those_of_the_driver_in_CUDA_VISIBLE_DEVICES(tmp_path, monkeypatch, chosen, expected):
+    fake_nvidia_smi(tmp_path, monkeypatch, 'printf "0, GPU-aa\\n1, GPU-bb\\n2, GPU-cc\\n"')
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if chosen is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
@@ -132,7 +132,7 @@ def test_the_gpus_are_those_of_the_driver_that_the_environment_leaves(tmp_path, 
 @pytest.mark.parametrize("script", ["exit 9", "echo 'No devices were found'"])
 def test_without_a_working_driver_there_is_no_gpu(tmp_path, monkeypatch, script):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    pretend_nvidia_smi(tmp_path, monkeypatch, script)
+    fake_nvidia_smi(tmp_path, monkeypatch, script)
     assert devices.visible_gpus() == []
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     assert devices.visible_gpus() == []
@@ -147,7 +147,7 @@ def two_gpus(tmp_path, monkeypatch):
     return tmp_path / "locks"
 
 
-def test_a_job_on_the_cpu_computes_with_one_thread_and_takes_no_lease(two_gpus):
+def test_a_job_on_the_cpu_uses_one_thread_and_takes_no_lease(two_gpus):
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     with devices.use("cpu") as device:
@@ -158,14 +158,14 @@ def test_a_job_on_the_cpu_computes_with_one_thread_and_takes_no_lease(two_gpus):
     torch.set_num_threads(threads)
 
 
-def test_a_job_on_a_gpu_sees_just_the_one_it_leased(two_gpus):
+def test_a_job_on_a_gpu_sees_only_the_leased_one(two_gpus):
     with devices.use("cuda:1") as device:
         assert device == torch.device("cuda")
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-bb"
         assert [path.name for path in two_gpus.iterdir()] == ["GPU-bb.lock"]
 
 
-def test_a_use_within_a_use_has_the_same_gpu_and_takes_no_other_lease(two_gpus):
+def test_a_nested_use_has_the_same_gpu_and_takes_no_other_lease(two_gpus):
     with devices.use("cuda:1"), devices.use("cuda:1") as device:
         assert device.type == "cuda"
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-bb"
@@ -173,11 +173,11 @@ def test_a_use_within_a_use_has_the_same_gpu_and_takes_no_other_lease(two_gpus):
         assert device.type == "cpu"
 
 
-@pytest.mark.parametrize(("spec", "seen"), [("cuda", "0,1"), ("cuda:1", "GPU-bb")])
-def test_where_a_scheduler_assigned_the_gpus_no_lease_is_taken(two_gpus, monkeypatch, spec, seen):
+@pytest.mark.parametrize(("spec", "visible"), [("cuda", "0,1"), ("cuda:1", "GPU-bb")])
+def test_no_lease_is_taken_where_a_scheduler_assigned_the_gpus(two_gpus, monkeypatch, spec, visible):
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     with devices.use(spec):
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
     assert not two_gpus.exists()
 
 
@@ -189,11 +189,11 @@ from pathlib import Path
 from datafree import devices
 folder = Path(sys.argv[1])
 with devices.lease(sys.argv[3:], folder / "locks") as uuid:
-    mark = folder / f"{uuid}.in_use"
-    os.close(os.open(mark, os.O_CREAT | os.O_EXCL))  # fails if another process holds the same one
+    marker = folder / f"{uuid}.in_use"
+    os.close(os.open(marker, os.O_CREAT | os.O_EXCL))  # fails if another process holds the same one
     print(uuid, flush=True)
     time.sleep(float(sys.argv[2]))
-    mark.unlink()
+    marker.unlink()
 """
 
 
@@ -202,14 +202,14 @@ def holder(folder: Path, seconds: float, *uuids: str) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_no_two_processes_hold_one_gpu(tmp_path):
+def test_no_two_processes_lease_one_gpu(tmp_path):
     processes = [holder(tmp_path, 0.05, "GPU-aa", "GPU-bb") for _ in range(4)]
     results = [(process.communicate(timeout=60), process.returncode) for process in processes]
     assert [status for _, status in results] == [0] * 4, [error for (_, error), _ in results]
     assert {output.strip() for (output, _), _ in results} <= {"GPU-aa", "GPU-bb"}
 
 
-def test_a_lease_ends_with_its_process_however_that_ends(tmp_path):
+def test_a_lease_ends_with_its_process_even_if_killed(tmp_path):
     first = holder(tmp_path, 600, "GPU-aa")
     assert first.stdout.readline() == "GPU-aa\n"
     second = holder(tmp_path, 0, "GPU-aa")
@@ -222,11 +222,11 @@ def test_a_lease_ends_with_its_process_however_that_ends(tmp_path):
     assert (output, second.returncode) == ("GPU-aa\n", 0)
 
 
-def test_a_lease_ends_with_its_block_and_another_gpu_is_taken_meanwhile(tmp_path):
+def test_a_lease_ends_with_its_block_and_a_second_lease_gets_another_gpu(tmp_path):
     for _ in range(3):
         with pytest.raises(ZeroDivisionError), devices.lease(["A"], tmp_path) as uuid:
             assert uuid == "A"
             raise ZeroDivisionError
     with devices.lease(["A", "B"], tmp_path) as first, devices.lease(["A", "B"], tmp_path) as second:
         assert {first, second} == {"A", "B"}
-    assert (tmp_path.stat().st_mode & 0o1777) == 0o1777  # other users of the machine lock here, too
+    assert (tmp_path.stat().st_mode & 0o1777) == 0o1777  # other users of the machine use the same folder

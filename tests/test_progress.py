@@ -1,4 +1,4 @@
-"""Progress in a log, and the end of work that diverged."""
+"""Progress lines in a log, and the check for diverged losses."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from datafree.errors import UserError
 from datafree.progress import progress, require_finite
 
 
-def test_every_item_comes_and_the_last_line_tells_the_end(capsys):
+def test_every_item_is_yielded_and_the_last_line_reports_completion(capsys):
     assert list(progress(iter("abc"), 3, "letters")) == ["a", "b", "c"]
     assert capsys.readouterr().err.startswith("letters: 3/3, ")
 
 
-def test_long_work_tells_how_far_it_is(capsys, monkeypatch):
+def test_a_long_loop_reports_its_progress(capsys, monkeypatch):
     monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.0)
     list(progress(range(3), 3, "steps"))
     lines = capsys.readouterr().err.splitlines()
@@ -24,7 +24,7 @@ def test_long_work_tells_how_far_it_is(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_diverged_is_one_line(value):
+def test_a_diverged_loss_is_a_user_error(value):
     require_finite("bell", 3, episode=1.0)
     with pytest.raises(UserError, match="bell: distillation became .* at step 3; lower the learning rate"):
         require_finite("bell", 3, episode=1.0, distillation=value)

@@ -15,7 +15,7 @@ import pytest
 def test_sound(number):
     pass
 
-def test_that_ends_its_process():
+def test_that_crashes_its_process():
     os.abort()
 
 @pytest.mark.parametrize("number", range(6))
@@ -24,12 +24,12 @@ def test_sound_too(number):
 """
 
 
-def test_a_test_that_ends_its_process_is_one_failed_test_with_its_name(tmp_path):
+def test_a_test_that_crashes_its_process_is_one_failed_test_with_its_name(tmp_path):
     (tmp_path / "test_crash.py").write_text(CRASH)
     (flags,) = re.findall(r"^test: setup.*\n\tpytest (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     command = [sys.executable, "-m", "pytest", *flags.split(), "--rootdir", str(tmp_path), "-p", "no:cacheprovider", str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1, done.stdout[-2000:] + done.stderr[-2000:]
-    assert re.search(r"FAILED test_crash.py::test_that_ends_its_process - worker '\w+' crashed", done.stdout)
+    assert re.search(r"FAILED test_crash.py::test_that_crashes_its_process - worker '\w+' crashed", done.stdout)
     assert "1 failed, 12 passed" in done.stdout

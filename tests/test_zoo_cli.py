@@ -15,7 +15,7 @@ ENTRY = Entry(architecture=Architecture("conv4", 8), input=[3, 16, 16])
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """The command line in an empty folder with one sound checkpoint and one that was never trained."""
+    """The command line in a folder with one sound and one untrained checkpoint."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     (tmp_path / "weights").mkdir()
@@ -42,7 +42,7 @@ def add(run, name, *more):
     return run("add", "zoos/z.yaml", "--name", name, "--file", f"weights/{name}.pth", "--classes", "x, y", *shape, *more)
 
 
-def test_what_is_added_can_be_listed_and_checked(run, tmp_path):
+def test_an_added_teacher_can_be_listed_and_checked(run, tmp_path):
     add(run, "good", "--licence", "CC BY 4.0", "--mean", "0.1,0.2,0.3", "--std", "1,1,1")
     (entry,) = read_manifest("zoos/z.yaml")
     assert (entry.file, entry.classes, entry.input, entry.mean) == ("../weights/good.pth", ["x", "y"], [3, 16, 16], [0.1, 0.2, 0.3])
@@ -57,7 +57,7 @@ def test_what_is_added_can_be_listed_and_checked(run, tmp_path):
     assert (report["name"], report["state"], report["batch_norm_layers"]) == ("good", "sound", 4)
 
 
-def test_a_broken_teacher_is_one_line_and_exit_status_1(run):
+def test_a_broken_teacher_gives_one_line_and_exit_status_1(run):
     add(run, "good")
     add(run, "fresh")
     result = run("check", "zoos/z.yaml")
@@ -65,12 +65,12 @@ def test_a_broken_teacher_is_one_line_and_exit_status_1(run):
     assert "broken" in result.stdout
     lines = [line for line in result.stderr.splitlines() if line.startswith("broken: ")]
     assert lines == ["broken: fresh: scale and shift of all 4 normalisation layers are as initialised: its weights were never trained"]
-    told = json.loads(run("check", "zoos/z.yaml", "--json").stdout)
-    assert told["broken"] == 1 and [teacher["state"] for teacher in told["teachers"]] == ["sound", "broken"]
+    parsed = json.loads(run("check", "zoos/z.yaml", "--json").stdout)
+    assert parsed["broken"] == 1 and [teacher["state"] for teacher in parsed["teachers"]] == ["sound", "broken"]
     assert run("check", "zoos/z.yaml", "--limit", "1").exit_code == 0
 
 
-def test_a_table_shows_brackets_as_they_are(run):
+def test_a_table_shows_brackets_unchanged(run):
     add(run, "good", "--licence", "[bold]mine[/bold] [x")
     assert "[bold]mine[/bold] [x" in run("list", "zoos/z.yaml").stdout
     assert json.loads(run("list", "zoos/z.yaml", "--json").stdout)[0]["licence"] == "[bold]mine[/bold] [x"
@@ -120,13 +120,13 @@ def test_an_absolute_path_stays_absolute(run, tmp_path):
         (["--classes", "x,y"], "z.yaml: a: expected exactly one of"),
     ],
 )
-def test_a_mistake_leaves_no_manifest(run, tmp_path, arguments, message):
+def test_an_invalid_option_leaves_no_manifest(run, tmp_path, arguments, message):
     with pytest.raises(UserError, match=message):
         run("add", "z.yaml", "--name", "a", *arguments)
     assert not (tmp_path / "z.yaml").exists()
 
 
-def test_a_missing_manifest_is_the_users_to_mend(run):
+def test_a_missing_manifest_is_a_user_error(run):
     for command in ("check", "list"):
         with pytest.raises(UserError, match="cannot read absent.yaml"):
             run(command, "absent.yaml")

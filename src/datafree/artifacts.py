@@ -1,7 +1,8 @@
-"""The only reader and writer of stage files: atomic, self-describing, free of executable content.
+"""Reading and writing stage files: atomic, self-describing, without executable content.
 
-A file appears under its final name only when it is whole: it is written beside its place, flushed to disk, and renamed.
-Tensors travel as safetensors (never pickle); everything else is JSON, CSV or PNG.
+All stage files are read and written here. A file appears under its final name only when it is complete: it is written to a temporary
+file in the same folder, flushed to disk, and renamed. Tensors are stored as safetensors (never pickle); everything else is JSON, CSV,
+PNG or text.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-MAX_TENSOR_FILE = 8 * 2**30  # bytes; a larger file is not one of ours
+MAX_TENSOR_FILE = 8 * 2**30  # bytes; no stage writes a larger file
 
 
 @contextlib.contextmanager
@@ -45,7 +46,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], **metadata: Any) -> None:
-    """Save named tensors as safetensors; metadata values are stored as JSON text. The bytes depend on the content alone."""
+    """Save named tensors as safetensors; metadata values are stored as JSON text. The bytes depend only on the content."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -55,7 +56,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], **metad
         try:
             save_file(contiguous, part, metadata=header)
         except SafetensorError as error:
-            # The library hides the system's error, a full disk for one, in an exception of its own.
+            # The library wraps the system's error, such as a full disk, in its own exception.
             raise OSError(errno.EIO, _line(error), str(path)) from None
         _sort_header(part)
 
@@ -63,7 +64,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], **metad
 def _sort_header(path: Path) -> None:
     """Rewrite a safetensors header with sorted keys: the library orders metadata by a per-process hash seed.
 
-    A reordered header has the same length, so the tensor bytes stay where they are.
+    A reordered header has the same length, so the tensor bytes keep their position.
     """
     with path.open("rb+") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -78,7 +79,7 @@ def _sort_header(path: Path) -> None:
 
 
 def read_tensors(path: str | Path, *expected: str) -> dict[str, torch.Tensor]:
-    """Load a safetensors file, or only the ``expected`` names of it, onto the CPU.
+    """Load a safetensors file, or only its ``expected`` tensors, onto the CPU.
 
     Raises:
         UserError: missing, truncated, too large, not safetensors, or without an expected tensor.
@@ -118,7 +119,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path, *expected: str) -> Any:
-    """Load JSON; with ``expected`` keys, a mapping that has at least these.
+    """Load JSON; with ``expected`` keys, it must be a mapping that has at least these.
 
     Raises:
         UserError: missing, not JSON, or without an expected key.
@@ -145,7 +146,7 @@ def write_history(path: str | Path, rows: Sequence[Mapping[str, float | int]]) -
 
 
 def read_history(path: str | Path) -> list[dict[str, float]]:
-    """Load a training curve; empty cells are left out.
+    """Load a training curve; empty cells are omitted.
 
     Raises:
         UserError: missing, or not a table of numbers.
@@ -159,7 +160,7 @@ def read_history(path: str | Path) -> list[dict[str, float]]:
 
 
 def write_image(path: str | Path, image: Image.Image) -> None:
-    """Save a picture as PNG."""
+    """Save an image as PNG."""
     with atomic(path) as part:
         image.save(part, format="PNG")
 
@@ -183,7 +184,7 @@ def sha256(path: str | Path) -> str:
 
 def _require(path: Path, limit: int | None) -> None:
     if not path.is_file():
-        raise UserError(f"{path}: the file is missing; run the stage that makes it (snakemake tells which)")
+        raise UserError(f"{path}: the file is missing; run the stage that writes it (`snakemake -n` shows which)")
     if limit is not None and path.stat().st_size > limit:
         raise UserError(f"{path}: {path.stat().st_size} bytes; expected at most {limit}")
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from datafree.errors import UserError, told_in_one_line
+from datafree.errors import UserError, exit_on_user_error
 from datafree.zoo_cli import zoo_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -92,7 +92,7 @@ def track(
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit status 2."""
-    with told_in_one_line("datafree"):
+    with exit_on_user_error("datafree"):
         app()
 
 

@@ -1,7 +1,7 @@
-"""Which device a job runs on, who else may use it meanwhile, and where randomness comes from.
+"""Devices and randomness: the device of a job, exclusive GPU leases, autocast, derived seeds and random generators.
 
-Snakemake counts GPUs but does not say which one a job gets. A job therefore takes a lease: a lock on one file per GPU, host-wide, so
-that two pipelines or two users cannot meet on one card. The kernel frees the lock when the process ends, however it ends.
+Snakemake counts GPUs but does not assign them to jobs. A job therefore takes a lease: a host-wide lock on one file per GPU, so that two
+pipelines or two users never share a GPU. The kernel releases the lock when the process ends for any reason.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     import torch
 
 
-_IN_USE: list[torch.device] = []  # the one device of the running process, while it has one
+_IN_USE: list[torch.device] = []  # the device of this process inside ``use``
 
 
 def require(spec: str) -> list[str]:
-    """UUIDs of the GPUs that may serve ``spec``; empty for the CPU.
+    """UUIDs of the GPUs that match ``spec`` (see ``use``); empty for the CPU.
 
     Raises:
         UserError: the machine has no such device.
@@ -39,7 +39,7 @@ def require(spec: str) -> list[str]:
         return gpus
     index = int(spec.partition(":")[2] or 0)
     if index >= len(gpus):
-        raise UserError(f"device: got {spec}, but this machine shows {len(gpus)} GPUs; set `device: auto` or `device: cpu`")
+        raise UserError(f"device: got {spec}, but this machine has {len(gpus)} visible GPUs; set `device: auto` or `device: cpu`")
     return [gpus[index]] if ":" in spec else gpus
 
 
@@ -47,8 +47,8 @@ def require(spec: str) -> list[str]:
 def use(spec: str) -> Iterator[torch.device]:
     """The device for one job: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``; holds a lease on a GPU.
 
-    Must run before anything initialises CUDA, because the lease narrows CUDA_VISIBLE_DEVICES to the leased card. Within the block of
-    another use, the device is that one's.
+    Must run before anything initialises CUDA, because the lease restricts CUDA_VISIBLE_DEVICES to the leased GPU. A nested ``use``
+    yields the device of the outer one.
 
     Raises:
         UserError: the machine has no such device.
@@ -67,7 +67,7 @@ def use(spec: str) -> Iterator[torch.device]:
         import torch
 
         if not gpus:
-            # One thread per process: jobs run side by side, and spinning threads of one starve the other.
+            # One thread per process: jobs run in parallel, and busy-waiting threads of one slow down the others.
             torch.set_num_threads(1)
         torch.backends.cudnn.benchmark = False
         _IN_USE.append(torch.device("cuda" if gpus else "cpu"))
@@ -78,9 +78,9 @@ def use(spec: str) -> Iterator[torch.device]:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context for a stage's computing in ``float32`` or ``bfloat16``; see ``datafree.workflow.hardware`` for which.
+    """The autocast context of a stage for ``float32`` or ``bfloat16``, which ``datafree.workflow.hardware`` chooses.
 
-    Casts of weights are not cached: a cached cast would outlive the update of its weight inside one long context.
+    Casts of weights are not cached: inside one long context, a cached cast would remain in use after an update of its weight.
     """
     import torch
 
@@ -109,11 +109,11 @@ def default_lock_folder() -> Path:
 
 @contextlib.contextmanager
 def lease(uuids: Sequence[str], folder: Path) -> Iterator[str]:
-    """Hold one of the GPUs exclusively; waits until one is free. Yields its UUID."""
+    """Lock one of the GPUs exclusively and yield its UUID; waits until one is free."""
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(PermissionError):
         folder.chmod(0o1777)
-    told = False
+    reported = False
     while True:
         for uuid in random.SystemRandom().sample(list(uuids), len(uuids)):
             handle = _open_lock(folder / f"{uuid}.lock")
@@ -127,14 +127,14 @@ def lease(uuids: Sequence[str], folder: Path) -> Iterator[str]:
             finally:
                 os.close(handle)
             return
-        if not told:
+        if not reported:
             print(f"waiting for a free GPU ({len(uuids)} in use)", file=sys.stderr, flush=True)
-            told = True
+            reported = True
         time.sleep(random.SystemRandom().uniform(0.2, 1.0))
 
 
 def _open_lock(path: Path) -> int:
-    # Another user's file in a sticky folder may be opened for reading only, which is all that flock needs.
+    # In a sticky folder, the file of another user can only be opened for reading, which is sufficient for flock.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDONLY, 0o644))
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -145,13 +145,13 @@ def _scheduler_assigned() -> bool:
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
-    """A seed in [0, 2^63) for one named use of randomness: independent of how many others there are and of their order."""
+    """A seed in [0, 2^63) for one named use of randomness, independent of the number and order of other uses."""
     text = "/".join(str(part) for part in (seed, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A random generator for one named use (see ``derive_seed``)."""
+    """A random generator for one named use of randomness (see ``derive_seed``)."""
     import torch
 
     return torch.Generator(device=device).manual_seed(derive_seed(seed, *names))
@@ -159,7 +159,7 @@ def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") 
 
 @contextlib.contextmanager
 def seeded_initialisation(seed: int) -> Iterator[None]:
-    """Module constructors draw from PyTorch's global state and take no generator: seed it for the block, then restore it."""
+    """Seed PyTorch's global random state for the block, then restore it: module constructors accept no generator."""
     import torch
 
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""The one exception that stands for a user's mistake rather than ours, and how a program ends on it."""
+"""``UserError``, the exception for a user's mistake, and how a program exits on it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """A mistake the user can mend; its message is one line: what was expected, what came, what to change.
+    """A mistake that the user can correct; its message is one line: what was expected, what was given, what to change.
 
-    A program prints the message without a traceback and exits with status 2; see ``told_in_one_line``.
+    A program prints the message without a traceback and exits with status 2; see ``exit_on_user_error``.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))  # what came may hold line breaks
+        super().__init__(" ".join(message.split()))  # the given value may contain line breaks
 
 
 @contextmanager
-def told_in_one_line(program: str) -> Iterator[None]:
-    """Ends ``program`` on a user's mistake: one line on standard error, exit status 2.
+def exit_on_user_error(program: str) -> Iterator[None]:
+    """Exit ``program`` on a ``UserError``: one line on standard error, exit status 2.
 
     Raises:
         SystemExit: the body raised a UserError.

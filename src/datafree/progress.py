@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a plain line every few seconds in a log; and the end of work that diverged."""
+"""Progress of long loops (a bar on a terminal, a line every few seconds in a log), and the check for diverged losses."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ from datafree.errors import UserError
 
 T = TypeVar("T")
 
-
 SECONDS_BETWEEN_LINES = 5.0
 
 
 def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
-    """Yield the items while showing how far the work is.
-
-    ``total`` is the number of items; ``label`` names the work."""
+    """Yield the ``items`` and print the progress to standard error; ``total`` is their number, ``label`` the name of the task."""
     if sys.stderr.isatty():
         from tqdm import tqdm
 
@@ -37,7 +34,7 @@ def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
 
 
 def require_finite(label: str, step: float, **losses: float) -> None:
-    """Stop work that diverged while nothing is lost.
+    """Stop a training that diverged.
 
     Raises:
         UserError: a loss is NaN or infinite.

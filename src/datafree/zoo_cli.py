@@ -1,4 +1,4 @@
-"""``datafree zoo``: look at the teachers of a manifest, check them, add one."""
+"""``datafree zoo``: list the teachers of a manifest, check them, add one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datafree.zoo.checking import TeacherReport
 
 zoo_app = typer.Typer(no_args_is_help=True, help=__doc__)
-WIDTH = 160  # characters of a table that goes to a file
+WIDTH = 160  # characters of a table that is not printed to a terminal
 Manifest = Annotated[Path, typer.Argument(help="The YAML file that lists the teachers")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")]
 
@@ -26,10 +26,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 def check(
     manifest: Manifest,
     images: Annotated[Path | None, typer.Option(help="Real images to measure teachers on: one folder per class, named like it")] = None,
-    limit: Annotated[int, typer.Option(min=0, help="Only the first so many teachers; 0 = all")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="Check only the first LIMIT teachers; 0 = all")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Load every teacher and look for signs that it is broken; exit status 1 if one is. Downloads what is missing."""
+    """Load every teacher and look for signs that it is broken; exit status 1 if one is. Downloads missing checkpoints."""
     import torch
 
     from datafree.stages.teacher import CACHE
@@ -62,7 +62,7 @@ def _print_reports(reports: list[TeacherReport]) -> None:
 
 @zoo_app.command("list")
 def list_teachers(manifest: Manifest, as_json: AsJson = False) -> None:
-    """Show where the teachers of a manifest come from. Reads no checkpoint."""
+    """List the teachers of a manifest with their sources. Reads no checkpoint."""
     from datafree.zoo.manifest import read_manifest
 
     rows = []
@@ -85,9 +85,9 @@ def list_teachers(manifest: Manifest, as_json: AsJson = False) -> None:
 
 @zoo_app.command()
 def add(
-    manifest: Annotated[Path, typer.Argument(help="The YAML file to add to; made if it does not exist")],
+    manifest: Annotated[Path, typer.Argument(help="The YAML file to append to; created if it does not exist")],
     name: Annotated[str, typer.Option(help="Letters, digits, _ and -")],
-    file: Annotated[Path | None, typer.Option(help="A checkpoint on this disk")] = None,
+    file: Annotated[Path | None, typer.Option(help="A local checkpoint file")] = None,
     url: Annotated[str, typer.Option(help="An http(s) address; needs --sha256")] = "",
     torchvision: Annotated[str, typer.Option(help="Published weights, such as ResNet18_Weights.IMAGENET1K_V1")] = "",
     timm: Annotated[str, typer.Option(help="A pretrained model of timm; needs --sha256")] = "",
@@ -95,14 +95,14 @@ def add(
     sha256: Annotated[str, typer.Option(help="Of the file; computed for --file")] = "",
     classes: Annotated[str, typer.Option(help="Names in the order of the logits, separated by commas")] = "",
     architecture: Annotated[str, typer.Option(help="A name of datafree.zoo.backbones")] = "",
-    width: Annotated[int, typer.Option(min=0, help="Channels of the first stage; 0 = the architecture's usual ones")] = 0,
+    width: Annotated[int, typer.Option(min=0, help="Channels of the first stage; 0 = the architecture's default")] = 0,
     shape: Annotated[str, typer.Option("--input", help="Channels, height, width, such as 3,32,32")] = "",
     mean: Annotated[str, typer.Option(help="Per channel, of images scaled to [0, 1], such as 0.5,0.5,0.5")] = "",
     std: Annotated[str, typer.Option(help="As --mean")] = "",
-    keys: Annotated[list[str], typer.Option("--key", help="old=new renames tensors, old= leaves them out; may be repeated")] = [],  # noqa: B006
+    keys: Annotated[list[str], typer.Option("--key", help="old=new renames tensors, old= drops them; may be repeated")] = [],  # noqa: B006
     licence: Annotated[str, typer.Option(help="Of the weights")] = "",
 ) -> None:
-    """Append a teacher to a manifest; what is not given comes from its `defaults`. Comments and order are kept."""
+    """Append a teacher to a manifest; options that are not given come from its `defaults`. Comments and order are kept."""
     from datafree.zoo.editing import add_entry
 
     given = {"url": url, "torchvision": torchvision, "timm": timm, "hub": hub}
@@ -121,7 +121,7 @@ def add(
     if licence:
         spec["licence"] = licence
     entry = add_entry(manifest, spec)
-    print(f"{manifest}: added {entry.name}; look at it with `datafree zoo check {manifest}`", file=sys.stderr)
+    print(f"{manifest}: added {entry.name}; check it with `datafree zoo check {manifest}`", file=sys.stderr)
 
 
 def _file(file: Path | None, sha256: str, manifest: Path) -> dict[str, str]:
@@ -131,8 +131,8 @@ def _file(file: Path | None, sha256: str, manifest: Path) -> dict[str, str]:
     from datafree.zoo import loading
 
     digest = loading.verify(file, sha256)
-    place = file if file.is_absolute() else Path(os.path.relpath(file.absolute(), manifest.absolute().parent))
-    return {"file": str(place), "sha256": digest}
+    path = file if file.is_absolute() else Path(os.path.relpath(file.absolute(), manifest.absolute().parent))
+    return {"file": str(path), "sha256": digest}
 
 
 def _numbers(key: str, text: str, kind: type) -> list[Any]:
@@ -145,12 +145,12 @@ def _numbers(key: str, text: str, kind: type) -> list[Any]:
 def _rule(text: str) -> tuple[str, str | None]:
     old, equals, new = text.partition("=")
     if not equals:
-        raise UserError(f"--key: got {text!r}; expected old=new, or old= to leave tensors out")
+        raise UserError(f"--key: got {text!r}; expected old=new, or old= to drop tensors")
     return old, new or None
 
 
-def _print_table(columns: list[str], rows: list[list[str]], usual: str) -> None:
-    """``usual`` is the last column's value that needs no attention."""
+def _print_table(columns: list[str], rows: list[list[str]], normal: str) -> None:
+    """Print a table; rows whose last column is not ``normal`` are highlighted, none if it is empty."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -158,12 +158,12 @@ def _print_table(columns: list[str], rows: list[list[str]], usual: str) -> None:
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     table = Table(*columns)
     for row in rows:
-        table.add_row(*(escape(value) for value in row), style="yellow" if usual and row[-1] != usual else "")
+        table.add_row(*(escape(value) for value in row), style="yellow" if normal and row[-1] != normal else "")
     console.print(table)
 
 
 def _short(number: int | None) -> str:
-    """A count with three digits and a unit."""
+    """A count with three significant digits and a unit; empty for None."""
     if number is None:
         return ""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):

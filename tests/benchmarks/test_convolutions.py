@@ -5,7 +5,7 @@ import convolutions
 from convolutions import Shape, errors, shapes, sweep
 
 
-def test_the_shapes_hold_the_known_defect_and_its_neighbours():
+def test_the_shapes_include_the_known_defect_and_its_neighbours():
     every = set(shapes())
     assert len(every) == len(list(shapes())) > 50_000
     for inputs in range(2, 8):
@@ -14,7 +14,7 @@ def test_the_shapes_hold_the_known_defect_and_its_neighbours():
     assert all(shape.inputs % shape.groups == 0 and shape.outputs % shape.groups == 0 for shape in every)
 
 
-def test_a_wrong_value_is_found(monkeypatch):
+def test_a_wrong_value_is_detected(monkeypatch):
     shape = Shape(5, 9, 4, 5, 3, 1, 1, images=True, weights=True)
     assert errors(shape) == {}
     monkeypatch.setattr(convolutions, "TOLERANCE", 0.0)
@@ -22,23 +22,23 @@ def test_a_wrong_value_is_found(monkeypatch):
     assert errors(shape)
 
 
-def test_a_shape_that_ends_its_process_is_reported_and_the_others_are_tried(tmp_path, monkeypatch):
+def test_a_shape_that_crashes_its_process_is_reported_and_the_others_are_run(tmp_path, monkeypatch):
     child = tmp_path / "child.py"
     child.write_text(
         "import os, sys\n"
-        "for place in map(int, sys.argv[2:]):\n"
-        "    print('shape', place, flush=True)\n"
-        "    if place == 4: os.abort()\n"
-        "    if place == 5: print('wrong 5 by far', flush=True)\n"
+        "for index in map(int, sys.argv[2:]):\n"
+        "    print('shape', index, flush=True)\n"
+        "    if index == 4: os.abort()\n"
+        "    if index == 5: print('wrong 5 by far', flush=True)\n"
         "print('end')\n"
     )
     monkeypatch.setattr(convolutions, "__file__", str(child))
     assert sweep([2, 4, 5, 6]) == {"died": [[4, -6]], "wrong": ["5 by far"]}
 
 
-def test_the_script_writes_what_it_found(tmp_path, monkeypatch, capsys):
+def test_the_script_writes_its_results(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["convolutions", str(tmp_path / "found.json"), "--every", "20000", "--first", "30000"])
     convolutions.main()
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["shapes"] == 2 and found["wrong"] == []
-    assert capsys.readouterr().out == f"2 shapes: {len(found['died'])} ended their process, 0 gave wrong values\n"
+    assert capsys.readouterr().out == f"2 shapes: {len(found['died'])} crashed, 0 gave wrong values\n"

@@ -22,4 +22,4 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
 def test_every_script_runs_under_the_common_end(path):
-    assert (f'with told_in_one_line("{path.stem}"):\n        main()' in path.read_text(encoding="utf-8")) is (path.stem not in OWN)
+    assert (f'with exit_on_user_error("{path.stem}"):\n        main()' in path.read_text(encoding="utf-8")) is (path.stem not in OWN)

@@ -1,4 +1,4 @@
-"""The curves over teachers, on a run of three untrained teachers."""
+"""teacher_curves.py on a run with three untrained teachers."""
 
 import json
 from pathlib import Path
@@ -23,11 +23,11 @@ CURVES = ("--teachers", "2", "3", "--steps", "1", "--label-noise", "0.5", "--poo
 def curves(run: Path, folder: Path, *options: str) -> list[dict]:
     (folder / "methods.yaml").write_text(yaml.safe_dump(METHODS))
     given = ["--run", run, "--output", folder / "out", "--methods", folder / "methods.yaml", "--row", "five", *options]
-    teacher_curves.main([str(one) for one in given])
+    teacher_curves.main([str(argument) for argument in given])
     return json.loads((folder / "out" / "points.json").read_text())
 
 
-def test_every_point_is_measured_once_and_more_seeds_add_to_it(run, tmp_path, capsys):
+def test_every_point_is_measured_once_and_extended_by_more_seeds(run, tmp_path, capsys):
     found = curves(run, tmp_path, *CURVES, "--seeds", "0")
     assert [(p["curve"], p["value"], p["teachers"]) for p in found] == [
         ("teachers", 2, 2), ("teachers", 3, 3), ("steps", 1, 2), ("label_noise", 0.5, 2),
@@ -59,5 +59,5 @@ def test_poor_teachers_are_trained_on_their_own_classes(run, tmp_path):
 
 
 def test_more_teachers_than_the_run_has_are_refused(run, tmp_path):
-    with pytest.raises(UserError, match="teachers 4: 4 teachers wanted, but .* has 3; ask for fewer"):
+    with pytest.raises(UserError, match="teachers 4: 4 teachers requested, but .* has 3; ask for fewer"):
         curves(run, tmp_path, "--teachers", "4")

@@ -25,14 +25,14 @@ def packed(parts: list[bytes]) -> dict[str, np.ndarray]:
 def files(tmp_path):
     """One file of each format; the images of class c are numbered by their first pixel."""
     tiles = np.random.default_rng(0).integers(0, 255, (3, 4, 32, 32, 3), dtype=np.uint8)
-    whole = [np.concatenate([np.concatenate(list(pair), 1) for pair in (one[:2], one[2:])], 0) for one in tiles]
-    found = packed([encoded(picture, "WEBP") for picture in whole])
+    mosaics = [np.concatenate([np.concatenate(list(pair), 1) for pair in (of_class[:2], of_class[2:])], 0) for of_class in tiles]
+    webp = packed([encoded(mosaic, "WEBP") for mosaic in mosaics])
     names = np.array(["ant", "bee", "cow"])
-    np.savez(tmp_path / "m.npz", webp=found["bytes"], offset=found["offset"], class_name=names, file_name=np.zeros((3, 3), "S4"))
-    grey = [np.full((64, 64, 3), 20 * place, np.uint8) for place in range(8)]
-    found = packed([encoded(image, "JPEG") for image in grey])
+    np.savez(tmp_path / "m.npz", webp=webp["bytes"], offset=webp["offset"], class_name=names, file_name=np.zeros((3, 3), "S4"))
+    grey = [np.full((64, 64, 3), 20 * index, np.uint8) for index in range(8)]
+    jpeg = packed([encoded(image, "JPEG") for image in grey])
     names = np.array(["tea cup, mug", "b", "c", "d"])
-    np.savez(tmp_path / "p.npz", jpeg=found["bytes"], offset=found["offset"], label=np.arange(8) % 4, class_name=names)
+    np.savez(tmp_path / "p.npz", jpeg=jpeg["bytes"], offset=jpeg["offset"], label=np.arange(8) % 4, class_name=names)
     ink = np.zeros((3, 2, 105 * 105), np.uint8)
     ink[:, :, 0] = 1
     np.savez(
@@ -46,7 +46,7 @@ def listing(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
 
 
-def test_a_mosaics_tiles_are_its_images_row_by_row(files, tmp_path):
+def test_the_tiles_of_a_mosaic_are_its_images_row_by_row(files, tmp_path):
     folder, tiles = files
     assert module.unpack(folder / "m.npz", tmp_path / "out", "train") == 9
     assert listing(tmp_path / "out") == {f"train/{name}/{k:04d}.png" for name in ("ant", "bee", "cow") for k in range(3)}
@@ -54,7 +54,7 @@ def test_a_mosaics_tiles_are_its_images_row_by_row(files, tmp_path):
     assert (images == tiles[:, :3].reshape(9, 32, 32, 3)).all()
 
 
-def test_photos_of_all_splits_are_parted_half_quarter_quarter(files, tmp_path):
+def test_photos_of_all_splits_are_divided_half_quarter_quarter(files, tmp_path):
     folder, _ = files
     module.unpack(folder / "p.npz", tmp_path / "out", "all", "objects")
     classes = {f"{split}/objects.{name}" for split, name in (("train", "tea_cup"), ("train", "b"), ("validation", "c"), ("test", "d"))}
@@ -73,7 +73,7 @@ def test_drawings_are_black_on_white_and_keep_their_split(files, tmp_path):
     assert (image[0, 0], image[0, 1], image.shape) == (0, 255, (105, 105))
 
 
-def test_the_command_joins_domains(files, tmp_path, monkeypatch, capsys):
+def test_the_command_joins_several_domains(files, tmp_path, monkeypatch, capsys):
     folder, _ = files
     pairs = [f"photos.train={folder / 'm.npz'}", f"objects.all={folder / 'p.npz'}"]
     monkeypatch.setattr(sys, "argv", ["unpack", str(tmp_path / "out"), *pairs])
@@ -82,7 +82,7 @@ def test_the_command_joins_domains(files, tmp_path, monkeypatch, capsys):
     assert "9 images into" in capsys.readouterr().out
 
 
-def test_a_split_that_does_not_exist_is_refused(files, tmp_path, monkeypatch):
+def test_an_unknown_split_is_refused(files, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["unpack", str(tmp_path / "out"), "photos=m.npz"])
     with pytest.raises(SystemExit, match="photos=m.npz: expected"):
         module.main()

@@ -23,18 +23,18 @@ def read_added(folder, size=16):
     return folder_images(folder, "train", size).images[1].int()
 
 
-def test_images_come_as_squares_in_the_order_of_class_and_file(folder):
+def test_images_are_squares_in_the_order_of_class_and_file(folder):
     Image.new("RGB", (30, 10), RED).save(folder / "train" / "ant" / "1.png")
-    found = folder_images(folder, "train", 16)
-    assert found.classes == ("ant", "bee")
-    assert found.labels.tolist() == [0, 0, 1]
-    assert found.images[:, :, 8, 8].tolist() == [[10, 20, 30], list(RED), [240, 220, 0]]
-    assert found.images.shape == (3, 3, 16, 16)
-    assert torch.equal(found.images, folder_images(str(folder), "train", 16).images)
+    data = folder_images(folder, "train", 16)
+    assert data.classes == ("ant", "bee")
+    assert data.labels.tolist() == [0, 0, 1]
+    assert data.images[:, :, 8, 8].tolist() == [[10, 20, 30], list(RED), [240, 220, 0]]
+    assert data.images.shape == (3, 3, 16, 16)
+    assert torch.equal(data.images, folder_images(str(folder), "train", 16).images)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
-def test_any_format_is_read_whatever_the_name(folder, kind):
+def test_any_format_is_read_with_any_file_name(folder, kind):
     Image.new("RGB", (40, 24), RED).save(folder / "train" / "ant" / "photo", format=kind)
     assert (read_added(folder) - torch.tensor(RED)[:, None, None]).abs().max() <= 4
 
@@ -60,18 +60,18 @@ def test_sixteen_bit_grey_keeps_its_upper_bits(folder):
     assert (read_added(folder) == 0x81).all()
 
 
-def test_a_photo_is_turned_as_its_camera_says(folder):
+def test_the_exif_orientation_is_applied(folder):
     picture = Image.new("RGB", (16, 16), "black")
     picture.paste("white", (0, 0, 8, 16))  # the left half
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held so that the picture must turn a quarter clockwise: left becomes top
+    exif[0x0112] = 6  # to be rotated clockwise by 90 degrees: left becomes top
     picture.save(folder / "train" / "ant" / "1.png", exif=exif)
     turned = read_added(folder)
     assert turned[:, :6].min() > 240
     assert turned[:, 10:].max() < 15
 
 
-def test_a_large_jpeg_is_the_same_picture_as_its_lossless_copy(folder):
+def test_a_large_jpeg_equals_its_lossless_copy(folder):
     ramp = np.linspace(0, 255, 800).astype(np.uint8)
     picture = Image.fromarray(np.stack([np.tile(ramp, (600, 1))] * 3, 2))
     for name in ("1.jpg", "2.png"):

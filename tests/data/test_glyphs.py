@@ -27,19 +27,19 @@ def test_no_script_is_in_two_splits():
     assert scripts_of("test") == {"ARMENIAN", "GEORGIAN", "TIFINAGH", "ARABIC"}
 
 
-def test_enough_classes_exist_and_none_twice():
-    counts = {split: len(found) for split, found in characters().items()}
+def test_there_are_enough_classes_without_repetition():
+    counts = {split: len(of_split) for split, of_split in characters().items()}
     assert counts["train"] >= 400
     assert counts["validation"] >= 120
     assert counts["test"] >= 220
-    everything = [character for found in characters().values() for character in found]
+    everything = [character for of_split in characters().values() for character in of_split]
     assert len(set(everything)) == sum(counts.values())
 
 
 def test_no_shape_is_in_two_classes():
-    """The correlation is recomputed from the masks by another route, hence the margin on the limit of 0.88."""
+    """The correlation is recomputed from the masks with another resizing, hence the margin above the limit of 0.88."""
     shapes = []
-    for character in (character for found in characters().values() for character in found):
+    for character in (character for of_split in characters().values() for character in of_split):
         mask = masks(character)[0]
         rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
         crop = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -47,28 +47,28 @@ def test_no_shape_is_in_two_classes():
     correlation = np.corrcoef(torch.stack(shapes).numpy())
     np.fill_diagonal(correlation, 0)
     assert correlation.max() < 0.91
-    sizes = np.cumsum([0, *(len(found) for found in characters().values())])
+    sizes = np.cumsum([0, *(len(of_split) for of_split in characters().values())])
     across = [correlation[a:b, b:] for a, b in itertools.pairwise(sizes[:-1])]
     assert max(block.max() for block in across) < 0.91
 
 
 @pytest.mark.parametrize("family", ["AΑАꓮ", "oOοОоՕօ𐌏", "HΗНꓧ", "KΚК𐌊", "PΡР𐌐", "XΧХ𐌗", "IΙІꓲ"])
 def test_look_alikes_are_one_class(family):
-    everything = {character for found in characters().values() for character in found}
+    everything = {character for of_split in characters().values() for character in of_split}
     assert len(everything & set(family)) == 1
 
 
 def test_names_are_distinct_slugs_that_begin_with_the_script():
     assert class_name("α") == "greek-small-alpha"
     assert class_name("4") == "digit-four"
-    names = [class_name(character) for found in characters().values() for character in found]
+    names = [class_name(character) for of_split in characters().values() for character in of_split]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in names)
     assert {name.split("-")[0] for name in names} == {script.lower() for scripts in SCRIPTS.values() for script in scripts}
 
 
-def test_masks_fill_a_side_and_come_from_several_fonts():
-    for character in (found[index] for found in characters().values() for index in (0, 20, -1)):
+def test_masks_fill_one_side_and_exist_in_several_fonts():
+    for character in (of_split[index] for of_split in characters().values() for index in (0, 20, -1)):
         drawn = masks(character)
         assert drawn.dtype == torch.uint8
         assert drawn.shape[1:] == (64, 64)
@@ -80,14 +80,14 @@ def test_masks_fill_a_side_and_come_from_several_fonts():
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_set_has_the_configured_classes_and_images(split):
-    found = glyph_images(SMALL, split, 24, seed=0)
+    data = glyph_images(SMALL, split, 24, seed=0)
     classes, count = getattr(SMALL.classes, split), getattr(SMALL.images_per_class, split)
-    assert found.images.shape == (classes * count, 3, 24, 24)
-    assert found.labels.bincount().tolist() == [count] * classes
-    assert set(found.classes) <= {class_name(character) for character in characters()[split]}
+    assert data.images.shape == (classes * count, 3, 24, 24)
+    assert data.labels.bincount().tolist() == [count] * classes
+    assert set(data.classes) <= {class_name(character) for character in characters()[split]}
 
 
-def test_the_seed_decides_classes_and_images():
+def test_the_seed_determines_classes_and_images():
     first, again, other = (glyph_images(SMALL, "train", 32, seed) for seed in (0, 0, 1))
     assert torch.equal(first.images, again.images)
     assert first.classes == again.classes
@@ -102,15 +102,15 @@ def test_a_split_does_not_depend_on_the_sizes_of_the_others():
     assert before.classes == after.classes
 
 
-def test_a_class_keeps_its_images_when_more_classes_are_asked_for():
+def test_the_images_of_a_class_do_not_depend_on_the_number_of_classes():
     few = glyph_images(SMALL, "test", 32, 0)
     many = glyph_images(replace(SMALL, classes=Splits(4, 3, 9)), "test", 32, 0)
     kept = many.of_classes([many.classes.index(name) for name in few.classes])
     assert torch.equal(kept.images, few.images)
 
 
-def test_labels_belong_to_the_images():
-    """Clean glyphs are told apart by their nearest class mean, colours aside; with wrong labels this would be near 1 in 40."""
+def test_labels_match_the_images():
+    """The nearest class mean classifies clean grey glyphs; with wrong labels the accuracy would be near 1 in 40."""
     clean = glyph_images(GlyphsConfig(difficulty=0, classes=Splits(2, 2, 40), images_per_class=Splits(2, 2, 20)), "test", 32, 0)
     grey = clean.images.float().mean(1).flatten(1)
     grey = F.normalize(grey - grey.mean(1, keepdim=True), dim=1)
@@ -122,6 +122,6 @@ def test_labels_belong_to_the_images():
 @pytest.mark.parametrize("split", SPLITS)
 def test_more_classes_than_exist_are_refused_with_the_number_that_exist(split):
     exist = len(characters()[split])
-    greedy = replace(SMALL, classes=replace(SMALL.classes, **{split: exist + 1}))
+    too_many = replace(SMALL, classes=replace(SMALL.classes, **{split: exist + 1}))
     with pytest.raises(UserError, match=rf"data\.glyphs\.classes\.{split}: got {exist + 1}; allowed: at most {exist}\b"):
-        glyph_images(greedy, split, 32, 0)
+        glyph_images(too_many, split, 32, 0)

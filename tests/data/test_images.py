@@ -33,14 +33,14 @@ LABELS = torch.tensor([0, 1])
         (IMAGES, LABELS - 1, ("a", "b"), "got -1 to 0"),
     ],
 )
-def test_parts_that_do_not_fit_are_refused(images, labels, classes, message):
+def test_an_inconsistent_image_set_is_refused(images, labels, classes, message):
     with pytest.raises(ValueError, match=message):
         ImageSet(images, labels, classes)
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=12), st.permutations([0, 1, 2]), st.integers(1, 3))
-def test_a_subset_keeps_every_image_with_the_name_of_its_class(labels, order, count):
+def test_a_subset_keeps_images_and_class_names(labels, order, count):
     whole, indices = image_set(labels), order[:count]
     wanted = [(image, whole.classes[label]) for image, label in zip(whole.images, labels, strict=True) if label in indices]
     if not wanted:
@@ -54,13 +54,13 @@ def test_a_subset_keeps_every_image_with_the_name_of_its_class(labels, order, co
 
 
 @pytest.mark.parametrize("indices", [[0, 0], [3], [-1]])
-def test_a_subset_of_classes_that_do_not_exist_or_repeat_is_refused(indices):
+def test_a_subset_with_unknown_or_repeated_classes_is_refused(indices):
     with pytest.raises(ValueError, match="distinct class indices from 0 to 2"):
         image_set([0, 1, 2]).of_classes(indices)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_file_holds_the_whole_set(tmp_path, channels):
+def test_an_image_set_is_written_and_read_unchanged(tmp_path, channels):
     written = image_set([2, 0, 2], channels=channels)
     for name in ("one", "two"):
         write_image_set(tmp_path / name, written)
@@ -80,7 +80,7 @@ def test_a_file_holds_the_whole_set(tmp_path, channels):
         ({"images": IMAGES, "labels": LABELS}, {"classes": ["a"]}, "not an image set .labels: expected 0 to 0"),
     ],
 )
-def test_a_file_of_something_else_is_named_in_the_error(tmp_path, tensors, metadata, message):
+def test_a_file_with_other_content_is_named_in_the_error(tmp_path, tensors, metadata, message):
     path = tmp_path / "set.safetensors"
     artifacts.write_tensors(path, tensors, **metadata)
     with pytest.raises(UserError, match=f"set.safetensors.*{message}"):
@@ -95,7 +95,7 @@ def test_splits_must_not_share_a_class():
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 1), (6, 3), (7, 3), (2, 5)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_contact_sheet_puts_each_image_in_its_place_and_white_elsewhere(count, columns, channels):
+def test_a_contact_sheet_has_images_row_by_row_and_white_gaps(count, columns, channels):
     images = torch.randint(0, 255, (count, channels, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     sheet = np.array(contact_sheet(images, columns))
     rows = -(-count // columns)
@@ -108,7 +108,7 @@ def test_a_contact_sheet_puts_each_image_in_its_place_and_white_elsewhere(count,
     assert (sheet == 255).all()
 
 
-def test_a_contact_sheet_refuses_what_is_no_image_and_no_column():
+def test_a_contact_sheet_refuses_other_tensors_and_zero_columns():
     with pytest.raises(ValueError, match="images: expected uint8"):
         contact_sheet(IMAGES.float(), 2)
     with pytest.raises(ValueError, match="columns: expected at least 1, got 0"):

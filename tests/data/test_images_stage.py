@@ -52,7 +52,7 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-def test_folders_become_image_sets_and_a_changed_file_shows_in_the_metrics(tmp_path, photos):
+def test_folders_become_image_sets_and_a_changed_file_changes_the_metrics(tmp_path, photos):
     settings = {"source": "folder", "folder": str(photos), "image_size": 16}
     run(tmp_path / "out", settings)
     before = artifacts.read_json(tmp_path / "out" / "metrics.json")

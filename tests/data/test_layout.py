@@ -13,12 +13,12 @@ def touch(root, *paths):
         (root / path).touch()
 
 
-def test_classes_and_files_are_sorted_and_what_is_no_image_is_passed_over(tmp_path):
+def test_classes_and_files_are_sorted_and_other_files_are_skipped(tmp_path):
     touch(tmp_path, "train/b/2.png", "train/b/1", "train/a/x.JPG", "test/c/1.png")
     touch(tmp_path, "train/a/.hidden.png", "train/.cache/1.png", "train/classes.csv", "train/a/boxes.TXT", "notes.md")
-    found = class_files(tmp_path, "train")
-    assert {name: [path.name for path in paths] for name, paths in found.items()} == {"a": ["x.JPG"], "b": ["1", "2.png"]}
-    assert list(found) == ["a", "b"]
+    files = class_files(tmp_path, "train")
+    assert {name: [path.name for path in paths] for name, paths in files.items()} == {"a": ["x.JPG"], "b": ["1", "2.png"]}
+    assert list(files) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_classes_and_files_are_sorted_and_what_is_no_image_is_passed_over(tmp_pa
         (["train/a/1.png", "train/b/images/1.png"], "train/b/images: a folder inside a class"),
     ],
 )
-def test_a_layout_that_cannot_work_is_named(tmp_path, files, message):
+def test_an_invalid_layout_is_a_user_error(tmp_path, files, message):
     touch(tmp_path, *files)
     with pytest.raises(UserError, match=message):
         class_files(tmp_path, "train")
@@ -43,12 +43,12 @@ def test_a_missing_folder_is_named(tmp_path):
         class_files(tmp_path / "nowhere", "train")
 
 
-def test_asking_for_the_files_loads_nothing_heavy():
+def test_listing_the_files_imports_no_large_package():
     code = "import sys, datafree.data.layout; assert not {'torch', 'numpy', 'PIL', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_class_belongs_to_what_its_name_says_before_the_first_dot():
+def test_the_domain_of_a_class_is_the_part_of_its_name_before_the_first_dot():
     assert by_domain(["b.x", "a.y.z", "b.y"]) == {"a": [1], "b": [0, 2]}
     assert of_domain(["b.x", "a.y", "bx.y", "b"], "b") == [0]
     assert of_domain(["b.x", "a.y"], "") == [0, 1]
@@ -57,5 +57,5 @@ def test_a_class_belongs_to_what_its_name_says_before_the_first_dot():
 
 @pytest.mark.parametrize("name", ["plain", ".hidden", ""])
 def test_a_class_without_a_domain_is_refused(name):
-    with pytest.raises(UserError, match=f"class {name!r} names no domain"):
+    with pytest.raises(UserError, match=f"class {name!r} has no domain"):
         by_domain(["a.x", name])

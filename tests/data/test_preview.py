@@ -6,13 +6,13 @@ from datafree.data.preview import CLASSES, SAMPLES, preview
 
 
 def plain(classes, per_class, first):
-    """Every image is as bright as its class index plus ``first``."""
+    """Uniform images with the brightness ``first`` + class index."""
     labels = torch.arange(classes).repeat_interleave(per_class)
     images = (labels + first).to(torch.uint8)[:, None, None, None].expand(-1, 3, 6, 4).clone()
     return ImageSet(images, labels, tuple(str(index + first) for index in range(classes)))
 
 
-def test_rows_show_classes_and_sets_are_kept_apart():
+def test_the_preview_has_a_row_per_class_and_an_empty_row_between_sets():
     sheet = np.array(preview([plain(2, 3, 10), plain(100, SAMPLES + 5, 100)]))
     assert sheet.shape == ((2 + 1 + CLASSES) * (6 + GAP) + GAP, SAMPLES * (4 + GAP) + GAP, 3)
     tiles = sheet[GAP :: 6 + GAP, GAP :: 4 + GAP, 0]

@@ -18,14 +18,14 @@ def images(masks, difficulty, count=30, size=32, seed=0):
 
 
 def contrast(rendered):
-    """Brightness from darkest 0 to brightest 1 in each image, without its colours: float [N, H, W]."""
+    """Grey values of each image rescaled to [0, 1]: float [N, H, W]."""
     grey = rendered.float().mean(1)
     low, high = grey.amin((1, 2), keepdim=True), grey.amax((1, 2), keepdim=True)
     return (grey - low) / (high - low)
 
 
 @pytest.mark.parametrize("size", [16, 32, 100])
-def test_images_have_the_asked_size_and_use_the_range_of_bytes(letter, size):
+def test_images_have_the_requested_size_and_use_the_full_range(letter, size):
     rendered = images(letter, 0.75, size=size)
     assert rendered.shape == (30, 3, size, size)
     assert rendered.dtype == torch.uint8
@@ -33,13 +33,13 @@ def test_images_have_the_asked_size_and_use_the_range_of_bytes(letter, size):
     assert rendered.max() > 235
 
 
-def test_the_generator_decides_everything(letter):
+def test_the_generator_determines_the_images(letter):
     assert torch.equal(images(letter, 0.75), images(letter, 0.75))
     assert not torch.equal(images(letter, 0.75), images(letter, 0.75, seed=1))
     assert not torch.equal(*images(letter, 0.75, count=2))
 
 
-def test_without_difficulty_images_of_a_font_differ_in_colour_alone(letter):
+def test_at_difficulty_0_images_of_one_font_differ_only_in_colour(letter):
     rendered = images(letter, 0)
     clean = contrast(rendered)
     assert (clean - clean[0]).abs().max() < 0.05  # rounding to bytes, in the image of least contrast
@@ -48,7 +48,7 @@ def test_without_difficulty_images_of_a_font_differ_in_colour_alone(letter):
     assert (border == border[:, :, :1]).all()
 
 
-def test_an_undistorted_glyph_takes_its_share_of_the_image():
+def test_an_undistorted_glyph_has_the_size_of_EXTENT():
     full = torch.full((1, 64, 64), 255, dtype=torch.uint8)
     bright = contrast(images(full, 0, size=100)) > 0.5
     assert bright.any(1).sum(1).sub(100 * EXTENT).abs().max() <= 2
@@ -62,13 +62,13 @@ def test_a_glyph_is_brighter_than_its_background(letter):
     assert (rendered[:, :, ink].mean(2) > rendered[:, :, blank].mean(2)).all()
 
 
-def test_difficulty_makes_images_of_a_class_less_alike(letter):
+def test_difficulty_increases_the_variation_within_a_class(letter):
     spread = [contrast(images(letter, difficulty, count=100)).std(0).mean() for difficulty in (0, 0.25, 0.5, 1)]
     assert spread == sorted(spread)
     assert spread[-1] > 1.5 * spread[1] > 0
 
 
-def test_every_font_is_drawn(letter):
+def test_every_font_is_used(letter):
     fonts = torch.cat([letter, torch.full_like(letter, 255)])
     share = (contrast(images(fonts, 0, count=200)) > 0.5).float().mean((1, 2))
     full = share > EXTENT**2 * 0.9

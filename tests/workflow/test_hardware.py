@@ -94,7 +94,7 @@ def test_a_gpu_is_taken_if_there_is_one_that_pytorch_can_use(machine, device, gp
 
 def test_a_gpu_by_name_that_is_not_there_is_refused(machine):
     machine(AVX2)
-    with pytest.raises(UserError, match="^device: got cuda:1, but this machine shows 0 GPUs"):
+    with pytest.raises(UserError, match="^device: got cuda:1, but this machine has 0 visible GPUs"):
         hardware.resolve("cuda:1", "auto")
 
 

@@ -249,7 +249,7 @@ assert not {"torch", "matplotlib", "scipy"} & set(sys.modules)
 def test_every_domain_of_the_evaluation_needs_enough_classes(project):
     folder = photos(project, 8, 20)
     data = {"source": "folder", "folder": str(folder)}
-    with pytest.raises(UserError, match="class 'test-0' names no domain"):
+    with pytest.raises(UserError, match="class 'test-0' has no domain"):
         check(project, data=data, evaluation={"split": "test", "by_domain": True})
     for place, path in enumerate(sorted((folder / "test").iterdir())):
         path.rename(path.with_name(f"{'odd' if place > 4 else 'even'}.{place}"))

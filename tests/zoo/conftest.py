@@ -1,4 +1,4 @@
-"""A web server whose every address misbehaves in a way of its own."""
+"""A web server whose addresses fail in different ways."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ CONTENT = bytes(range(256)) * 40
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """``/name`` calls the method ``name``; ``self.start`` is where the requested range begins."""
+    """``/name`` calls the method ``name``; ``self.start`` is the first byte of the requested range."""
 
     def do_GET(self):
         self.server.requests.append((self.path, self.headers.get("Range")))
         self.start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
         getattr(self, self.path.strip("/").partition("?")[0].partition(".")[0], self.absent)()
 
-    def answer(self, status, body=b"", length=None, **headers):
+    def respond(self, status, body=b"", length=None, **headers):
         self.send_response(status)
         if length is not False:
             self.send_header("Content-Length", str(len(body) if length is None else length))
@@ -34,99 +34,99 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return f"bytes {first}-{len(CONTENT) - 1}/{len(CONTENT)}"
 
     def absent(self):
-        self.answer(404, b"no such file")
+        self.respond(404, b"no such file")
 
     def good(self):
         if self.start:
-            self.answer(206, CONTENT[self.start :], Content_Range=self.span())
+            self.respond(206, CONTENT[self.start :], Content_Range=self.span())
         else:
-            self.answer(200, CONTENT)
+            self.respond(200, CONTENT)
 
     def drops(self):
-        """Breaks off half way, and continues on request."""
+        """Closes the connection half way, and resumes on request."""
         if self.start:
             self.good()
         else:
-            self.answer(200, CONTENT[: len(CONTENT) // 2], length=len(CONTENT))
+            self.respond(200, CONTENT[: len(CONTENT) // 2], length=len(CONTENT))
 
     def forgets(self):
-        """Breaks off half way at first, and always begins anew."""
+        """Closes the first connection half way, and always starts over."""
         first = sum(path == self.path for path, _ in self.server.requests) == 1
-        self.answer(200, CONTENT[: len(CONTENT) // 2] if first else CONTENT, length=len(CONTENT))
+        self.respond(200, CONTENT[: len(CONTENT) // 2] if first else CONTENT, length=len(CONTENT))
 
     def misplaces(self):
-        """Says that it continues, from another place; begins anew properly."""
+        """Claims to resume, but from another byte; starts over correctly."""
         if self.start:
-            self.answer(206, CONTENT[7:], Content_Range=self.span(7))
+            self.respond(206, CONTENT[7:], Content_Range=self.span(7))
         else:
             first = sum(path == self.path for path, _ in self.server.requests) == 1
-            self.answer(200, CONTENT[:100] if first else CONTENT, length=len(CONTENT))
+            self.respond(200, CONTENT[:100] if first else CONTENT, length=len(CONTENT))
 
     def unsatisfiable(self):
         if self.start:
-            self.answer(416)
+            self.respond(416)
         else:
             self.forgets()
 
     def always_drops(self):
-        self.answer(200, CONTENT[:100], length=len(CONTENT))
+        self.respond(200, CONTENT[:100], length=len(CONTENT))
 
     def promises_less(self):
-        self.answer(200, CONTENT, length=len(CONTENT) - 1)
+        self.respond(200, CONTENT, length=len(CONTENT) - 1)
 
     def promises_nonsense(self):
-        self.answer(200, CONTENT, length="a lot")
+        self.respond(200, CONTENT, length="a lot")
 
     def promises_nothing(self):
-        self.answer(200, CONTENT, length=False)
+        self.respond(200, CONTENT, length=False)
 
     def promises_too_much(self):
-        self.answer(200, CONTENT, length=10**15)
+        self.respond(200, CONTENT, length=10**15)
 
     def endless(self):
-        self.answer(200, length=False)
+        self.respond(200, length=False)
         while not self.server.stopping.is_set():
             self.wfile.write(bytes(2**16))
 
     def compressed(self):
         import gzip
 
-        self.answer(200, gzip.compress(CONTENT), Content_Encoding="gzip")
+        self.respond(200, gzip.compress(CONTENT), Content_Encoding="gzip")
 
     def busy(self):
-        """Asks for patience twice."""
+        """Is unavailable twice."""
         if sum(path == self.path for path, _ in self.server.requests) < 3:
-            self.answer(503 if self.server.requests.count((self.path, None)) == 1 else 429)
+            self.respond(503 if self.server.requests.count((self.path, None)) == 1 else 429)
         else:
             self.good()
 
     def broken(self):
-        self.answer(500)
+        self.respond(500)
 
     def moved(self):
-        self.answer(302, Location="/good.pth")
+        self.respond(302, Location="/good.pth")
 
     def to_file(self):
-        self.answer(302, Location="file:///etc/passwd")
+        self.respond(302, Location="file:///etc/passwd")
 
     def to_ftp(self):
-        self.answer(301, Location="ftp://127.0.0.1/x")
+        self.respond(301, Location="ftp://127.0.0.1/x")
 
     def to_data(self):
-        self.answer(307, Location="data:,weights")
+        self.respond(307, Location="data:,weights")
 
     def circle(self):
-        self.answer(302, Location="/circle")
+        self.respond(302, Location="/circle")
 
     def silent(self):
         self.server.stopping.wait(20)
 
     def stalls(self):
-        self.answer(200, CONTENT[:1000], length=len(CONTENT))
+        self.respond(200, CONTENT[:1000], length=len(CONTENT))
         self.server.stopping.wait(20)
 
     def drips(self):
-        self.answer(200, length=len(CONTENT))
+        self.respond(200, length=len(CONTENT))
         self.drip(CONTENT)
 
     def drips_headers(self):
@@ -140,7 +140,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.flush()
 
     def garbage(self):
-        self.wfile.write(b"\x00\x01 what protocol is this\r\n\r\n")
+        self.wfile.write(b"\x00\x01 not HTTP\r\n\r\n")
 
     def slow(self):
         time.sleep(0.2)
@@ -152,7 +152,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 class Server(http.server.ThreadingHTTPServer):
     def handle_error(self, request, client_address):
-        pass  # the client went away
+        pass  # the client closed the connection
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -165,7 +165,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 @pytest.fixture
 def web(monkeypatch):
-    """A running server: ``url(path)``, and ``requests``, a list of (path, Range header). Its good content is ``content``."""
+    """A running server: ``url(path)``, and ``requests``, a list of (path, Range header). ``content`` is what its good addresses send."""
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "127.0.0.1")
     monkeypatch.delenv("DATAFREE_OFFLINE", raising=False)

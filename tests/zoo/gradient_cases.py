@@ -16,7 +16,9 @@ from datafree.zoo.backbones import BACKBONES, build
 from datafree.zoo.backbones.memory_format import channels_last
 from tests.zoo.test_backbones import GENOTYPES
 
-Case = tuple[Callable[[], nn.Module], Callable[[nn.Module, Tensor], Tensor], tuple[int, ...]]  # network, its use, shape of the images
+Case = tuple[
+    Callable[[], nn.Module], Callable[[nn.Module, Tensor], Tensor], tuple[int, ...]
+]  # network factory, forward function, shape of the images
 LIBRARIES = {"torchvision/*": "torchvision/resnet18"}  # timm is an optional extra
 
 
@@ -29,7 +31,7 @@ def _supernet(space: str, width: int) -> nn.Module:
 
 
 def _first_path(space: str, width: int, network: nn.Module, images: Tensor) -> Tensor:
-    """The supernet's path of the last option of every slot: the widest and deepest of most spaces."""
+    """The supernet's path with the last option of every slot: in most spaces the widest and deepest."""
     path = tuple(options[-1] for options in SPACES[space](width, 1, 16).choices)
     return network(images, path, torch.arange(len(images)) % 2)
 
@@ -68,22 +70,23 @@ CASES |= {
 
 
 def worst_difference(case: Case) -> float:
-    """Largest distance between the gradients of images and weights in float32 and in float64, relative to their length.
+    """Largest distance between the gradients of images and weights in float32 and in float64, relative to their norm.
 
-    A ReLU near zero may fall on the other side in float32, so deep networks differ by more than rounding, by a few hundredths at most;
-    a wrong gradient differs by about one.
+    The input of a ReLU near zero may have the other sign in float32, so deep networks differ by more than rounding, by a few hundredths
+    at most; a wrong gradient differs by about one.
     """
-    make, use, shape = case
+    make, forward, shape = case
     rng = torch.Generator().manual_seed(0)
     images = torch.randn(shape, generator=rng, dtype=torch.float64)
     network = make()
     double = copy.deepcopy(network).double()
     with torch.no_grad():
-        direction = torch.randn(use(double, images).shape, generator=rng, dtype=torch.float64)
-    found = []
-    for one, dtype in ((double, torch.float64), (network, torch.float32)):
-        seen = images.to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
-        gradients = torch.autograd.grad((use(one, seen) * direction.to(dtype)).sum(), [seen, *one.parameters()], allow_unused=True)
-        found.append([gradient.double() for gradient in gradients if gradient is not None])
-    longest = max(float(gradient.norm()) for gradient in found[0])
-    return max(float((a - b).norm()) / max(float(a.norm()), 1e-3 * longest) for a, b in zip(*found, strict=True))
+        direction = torch.randn(forward(double, images).shape, generator=rng, dtype=torch.float64)
+    gradients = []
+    for model, dtype in ((double, torch.float64), (network, torch.float32)):
+        inputs = images.to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+        total = (forward(model, inputs) * direction.to(dtype)).sum()
+        of_model = torch.autograd.grad(total, [inputs, *model.parameters()], allow_unused=True)
+        gradients.append([gradient.double() for gradient in of_model if gradient is not None])
+    longest = max(float(gradient.norm()) for gradient in gradients[0])
+    return max(float((a - b).norm()) / max(float(a.norm()), 1e-3 * longest) for a, b in zip(*gradients, strict=True))

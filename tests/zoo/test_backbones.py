@@ -12,6 +12,7 @@ from datafree.errors import UserError
 from datafree.zoo.backbones import BACKBONES, Classifier, Normalise, batch_norm_layers, build, fitted, parameter_count
 from datafree.zoo.backbones.cifar_resnet import CifarResNet, PlainShortcutBlock
 from datafree.zoo.backbones.wide_resnet import PreActivationBlock, WideResNet
+from datafree.zoo.hooks import LayerHooks
 from datafree.zoo.networks import multiply_adds
 from datafree.zoo.torchvision_guard import import_torchvision
 
@@ -25,7 +26,7 @@ GENOTYPES = {
     "mbconv_imagenet": "k3e3-k5e6-k7e3-k3e6-k5e3-k3e3",
     "slim_resnet": "w0.5d1-w1d1-w0.75d1",
 }
-OF_LIBRARY = {"torchvision/*": "torchvision/shufflenet_v2_x0_5", "timm/*": "timm/tiny"}  # one for all
+OF_LIBRARY = {"torchvision/*": "torchvision/shufflenet_v2_x0_5", "timm/*": "timm/tiny"}  # one model each
 
 
 def make(name, *, width=8, channels=3, size=32, seed=0):
@@ -39,7 +40,7 @@ def name(request):
 
 @pytest.fixture(autouse=True)
 def timm(monkeypatch):
-    """A stand-in for the package timm, which is an optional extra: one small model."""
+    """A fake of the package timm, which is an optional extra: one small model."""
 
     def create_model(name, pretrained, in_chans):
         assert not pretrained
@@ -53,11 +54,11 @@ def timm(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
 
 
-# ---- every backbone, because it is registered -------------------------------------------------------------------------------------------
+# ---- every registered backbone ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [16, 28, 32, 45, 84])
-def test_features_have_the_size_that_is_claimed(name, size):
+def test_features_have_the_declared_size(name, size):
     backbone = make(name, size=size)
     features = backbone(torch.randn(3, 3, size, size))
     assert features.shape == (3, backbone.feature_size)
@@ -65,7 +66,7 @@ def test_features_have_the_size_that_is_claimed(name, size):
     assert backbone.input == (3, size, size)
 
 
-def test_grey_images_are_taken_or_refused(name):
+def test_grey_images_are_accepted_or_refused(name):
     if name == "torchvision/*":
         with pytest.raises(UserError, match="^architecture torchvision/.*: got 1 input channels; torchvision's classifiers take 3"):
             make(name, channels=1)
@@ -73,7 +74,7 @@ def test_grey_images_are_taken_or_refused(name):
         assert make(name, channels=1)(torch.randn(2, 1, 32, 32)).shape[0] == 2
 
 
-def test_its_batch_norm_layers_are_known(name):
+def test_its_batch_norm_layers_are_listed(name):
     network = Classifier(make(name), 5)
     layers = batch_norm_layers(network)
     assert len(layers) == sum("running_var" in key for key in network.state_dict()) > 0
@@ -81,7 +82,7 @@ def test_its_batch_norm_layers_are_known(name):
     assert all(layer.num_batches_tracked == 1 for layer in layers)
 
 
-def test_a_seed_decides_every_weight_and_the_global_state_none(name):
+def test_the_seed_determines_every_weight_and_the_global_state_none(name):
     torch.manual_seed(1)
     first = make(name, seed=3).state_dict()
     torch.manual_seed(2)
@@ -93,11 +94,11 @@ def test_a_seed_decides_every_weight_and_the_global_state_none(name):
 def test_a_gradient_reaches_every_parameter(name):
     backbone = make(name)
     backbone(torch.randn(4, 3, 32, 32)).square().sum().backward()
-    # The cell holds a `none` edge, which has no parameters; everything else takes part.
+    # The cell has a `none` edge, which has no parameters; all other operations contribute.
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in backbone.parameters())
 
 
-def test_in_evaluation_mode_an_image_does_not_see_its_neighbours(name):
+def test_in_evaluation_mode_features_do_not_depend_on_the_other_images(name):
     backbone = make(name).eval()
     images = torch.randn(6, 3, 32, 32)
     alone = torch.cat([backbone(image[None]) for image in images])
@@ -108,37 +109,31 @@ def test_in_evaluation_mode_an_image_does_not_see_its_neighbours(name):
 def test_its_cost_is_that_of_its_convolutions(name):
     backbone = make(name)
     counted = []
-
-    def count(module, _, output):
-        if isinstance(module, torch.nn.Conv2d):
-            counted.append(output[0].numel() * module.weight[0].numel())
-
-    handles = [module.register_forward_hook(count) for module in backbone.modules()]
-    backbone.eval()(torch.zeros(1, 3, 32, 32))
-    for handle in handles:
-        handle.remove()
+    convolutions = [module for module in backbone.modules() if isinstance(module, nn.Conv2d)]
+    with LayerHooks(convolutions, lambda layer, output: counted.append(output[0].numel() * layer.weight[0].numel()), outputs=True):
+        backbone.eval()(torch.zeros(1, 3, 32, 32))
     assert multiply_adds(backbone, (3, 32, 32)) == sum(counted) > 0
     assert parameter_count(backbone) == sum(value.numel() for value in backbone.parameters()) > 0
 
 
-def test_wider_is_larger_save_for_models_of_a_library(name):
+def test_a_wider_backbone_is_larger_except_for_models_of_a_library(name):
     if config_schema.BACKBONES[name] == 0:
         assert parameter_count(make(name, width=16)) == parameter_count(make(name, width=8))
         return
     assert parameter_count(make(name, width=16)) > parameter_count(make(name, width=8))
-    if name != "mobilenetv2":  # whose last layer only grows beyond the usual width
+    if name != "mobilenetv2":  # its last layer grows only beyond the default width
         assert make(name, width=16).feature_size == 2 * make(name, width=8).feature_size
 
 
-def test_it_can_be_built_without_values(name):
+def test_it_can_be_built_on_the_meta_device(name):
     with torch.device("meta"):
-        hollow = make(name)
-    solid = make(name)
-    assert {k: v.shape for k, v in hollow.state_dict().items()} == {k: v.shape for k, v in solid.state_dict().items()}
-    assert multiply_adds(hollow, (3, 32, 32)) == multiply_adds(solid, (3, 32, 32))
+        without_values = make(name)
+    backbone = make(name)
+    assert {k: v.shape for k, v in without_values.state_dict().items()} == {k: v.shape for k, v in backbone.state_dict().items()}
+    assert multiply_adds(without_values, (3, 32, 32)) == multiply_adds(backbone, (3, 32, 32))
 
 
-def test_a_state_dict_moves_everything_over(name):
+def test_a_state_dict_transfers_the_whole_function(name):
     first, second = make(name, seed=1), make(name, seed=2)
     first(torch.randn(4, 3, 32, 32))
     second.load_state_dict(first.state_dict())
@@ -146,38 +141,38 @@ def test_a_state_dict_moves_everything_over(name):
     assert torch.equal(first.eval()(images), second.eval()(images))
 
 
-# ---- single ones ------------------------------------------------------------------------------------------------------------------------
+# ---- single backbones -------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_names_that_the_configuration_allows_are_those_that_can_be_built():
+def test_the_configuration_allows_exactly_the_backbones_that_can_be_built():
     assert list(BACKBONES) == list(config_schema.BACKBONES)
 
 
 @pytest.mark.parametrize("name", ["vgg", "conv4/deep", "torchvision", "", "*", "/"])
-def test_another_name_is_refused(name):
+def test_an_unknown_name_is_refused(name):
     with pytest.raises(UserError, match=f"^backbone: got '{re.escape(name)}'; allowed: conv4, "):
         build(BackboneConfig(name), 3, 32, 0)
 
 
 @pytest.mark.parametrize(("size", "expected"), [(32, 8 * 4), (16, 8), (84, 8 * 25)])
-def test_conv4_flattens_the_map_after_four_halvings(size, expected):
+def test_conv4_flattens_the_map_after_four_poolings(size, expected):
     for name in ("conv4", "conv4_strided"):
         assert make(name, size=size).feature_size == expected
 
 
-def test_conv4_needs_an_image_that_can_be_halved_four_times():
-    with pytest.raises(UserError, match="architecture conv4: got images of 15 pixels; its four halvings need at least 16"):
+def test_conv4_refuses_images_below_16_pixels():
+    with pytest.raises(UserError, match="architecture conv4: got images of 15 pixels; four poolings need at least 16"):
         make("conv4", size=15)
 
 
-def test_conv4_is_the_literatures_network():
+def test_conv4_has_the_layers_of_the_literature():
     shapes = [tuple(value.shape) for value in make("conv4", width=64).parameters()]
     block = [(64, 64, 3, 3), (64,), (64,), (64,)]
     assert shapes == [(64, 3, 3, 3), (64,), (64,), (64,)] + 3 * block
     assert parameter_count(make("conv4", width=64)) == 113_088
 
 
-def test_the_strided_stem_is_a_quarter_of_the_first_block_and_keeps_the_weights():
+def test_the_strided_stem_costs_a_quarter_of_the_first_block_and_has_the_same_weights():
     plain, strided = make("conv4", width=32), make("conv4_strided", width=32)
     assert {k: v.shape for k, v in plain.state_dict().items()} == {k: v.shape for k, v in strided.state_dict().items()}
     saved = multiply_adds(plain, (3, 32, 32)) - multiply_adds(strided, (3, 32, 32))
@@ -187,7 +182,7 @@ def test_the_strided_stem_is_a_quarter_of_the_first_block_and_keeps_the_weights(
     assert not torch.equal(plain.eval()(images), strided.eval()(images))
 
 
-def test_resnet8_widens_while_it_shrinks():
+def test_resnet8_doubles_the_width_when_it_halves_the_resolution():
     backbone = make("resnet8", width=8)
     x = backbone.stem(torch.zeros(1, 3, 32, 32))
     shapes = [tuple(x.shape[1:])]
@@ -241,7 +236,7 @@ def test_a_cifar_resnet_keeps_the_published_names_and_depth():
         WideResNet(18, 16)
 
 
-def test_a_wide_resnet_activates_first():
+def test_a_wide_resnet_block_is_pre_activation():
     block = PreActivationBlock(4, 8, 2).eval()
     block.bn1.running_mean.uniform_(-1, 1)
     images = torch.randn(2, 4, 6, 6)
@@ -255,15 +250,15 @@ def test_a_wide_resnet_activates_first():
     assert torch.equal(plain(images), images)
 
 
-# torchvision's models, bent to the form for small images, are an independent description of ours.
+# torchvision's models, adapted to small images, are an independent reference.
 
 
 def agree(ours, theirs, size):
-    """Our backbone with the weights of another module gives what that gives."""
+    """Assert that our backbone with the weights of a reference module has the same outputs."""
     with torch.no_grad():
         for buffer in theirs.buffers():
             if buffer.is_floating_point():
-                buffer.add_(torch.rand(buffer.shape) / 2)  # running statistics that are no fresh ones
+                buffer.add_(torch.rand(buffer.shape) / 2)  # running statistics other than the initial ones
     ours.load_state_dict({name: value for name, value in theirs.state_dict().items() if name in ours.state_dict()})
     images = torch.randn(2, 3, size, size)
     expected = theirs.eval()(images)
@@ -271,12 +266,12 @@ def agree(ours, theirs, size):
 
 
 @pytest.mark.parametrize(("depth", "letter"), [(11, "A"), (13, "B"), (16, "D"), (19, "E")])
-def test_vgg_has_the_features_of_torchvisions(depth, letter):
+def test_vgg_computes_the_features_of_torchvision(depth, letter):
     vgg = import_torchvision().models.vgg
     agree(make(f"vgg{depth}", width=64).features, vgg.make_layers(vgg.cfgs[letter], batch_norm=True), 32)
 
 
-def test_mobilenet_v2_has_the_features_of_torchvisions_with_two_strides_less():
+def test_mobilenet_v2_computes_the_features_of_torchvision_with_two_strides_less():
     theirs = import_torchvision().models.get_model("mobilenet_v2").features
     theirs[0][0].stride = theirs[2].conv[1][0].stride = (1, 1)
     agree(make("mobilenetv2", width=32).features, theirs, 32)
@@ -286,7 +281,7 @@ def test_mobilenet_v2_has_the_features_of_torchvisions_with_two_strides_less():
     assert [v.shape for v in make("mobilenetv2", width=24).parameters()] == [v.shape for v in narrow.parameters()]
 
 
-def test_resnet18_is_torchvisions_with_the_stem_for_small_images():
+def test_resnet18_is_that_of_torchvision_with_the_stem_for_small_images():
     theirs = import_torchvision().models.get_model("resnet18")
     theirs.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     theirs.maxpool = theirs.fc = nn.Identity()
@@ -294,7 +289,7 @@ def test_resnet18_is_torchvisions_with_the_stem_for_small_images():
     assert len(batch_norm_layers(make("resnet10"))) == 1 + 4 * 2 + 3
 
 
-def test_resnet12_widens_by_the_literatures_factors():
+def test_resnet12_has_the_widths_of_the_literature():
     backbone = make("resnet12", width=64)
     x, shapes = torch.zeros(1, 3, 84, 84), []
     for layer in (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4):
@@ -333,15 +328,15 @@ def test_a_model_of_torchvision_without_its_last_layer_is_a_backbone(name, featu
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
-def test_features_are_those_of_torchvisions_own_model(name):
+def test_features_equal_those_of_the_torchvision_model(name):
     theirs = import_torchvision().models.get_model(name).eval()
     backbone = make(f"torchvision/{name}").eval()
     backbone.model.load_state_dict({key: value for key, value in theirs.state_dict().items() if key in backbone.model.state_dict()})
-    images, seen = torch.randn(2, 3, 32, 32), []
+    images, features = torch.randn(2, 3, 32, 32), []
     last = [module for module in theirs.modules() if isinstance(module, nn.Linear)][-1]
-    last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    theirs(images)
-    assert torch.allclose(backbone(images), seen[0], rtol=1e-4, atol=1e-4 * seen[0].abs().max().item())
+    with LayerHooks([last], lambda _, inputs: features.append(inputs)):
+        theirs(images)
+    assert torch.allclose(backbone(images), features[0], rtol=1e-4, atol=1e-4 * features[0].abs().max().item())
 
 
 @pytest.mark.parametrize(
@@ -351,19 +346,19 @@ def test_features_are_those_of_torchvisions_own_model(name):
         ("torchvision/", 32, "architecture: got 'torchvision/'; allowed after the slash: alexnet"),
         ("torchvision/fasterrcnn_resnet50_fpn", 32, "architecture: got 'torchvision/fasterrcnn_resnet50_fpn'; allowed"),
         ("torchvision/squeezenet1_1", 32, "architecture torchvision/squeezenet1_1: its last layer is not linear"),
-        ("torchvision/vit_b_16", 30, "architecture torchvision/vit_b_16: cannot take images of 30 pixels"),
-        ("torchvision/maxvit_t", 30, "architecture torchvision/maxvit_t: cannot take images of 30 pixels"),
+        ("torchvision/vit_b_16", 30, "architecture torchvision/vit_b_16: cannot process images of 30 pixels"),
+        ("torchvision/maxvit_t", 30, "architecture torchvision/maxvit_t: cannot process images of 30 pixels"),
         ("timm/absent", 32, "architecture timm/absent: timm cannot build it: Unknown model .absent."),
-        ("timm/headless", 32, "architecture timm/headless: its last layer is not one linear layer"),
+        ("timm/headless", 32, "architecture timm/headless: its last layer is not a single linear layer"),
     ],
 )
-def test_what_a_library_cannot_build_is_one_line(name, size, message):
+def test_a_model_that_cannot_be_built_is_a_one_line_error(name, size, message):
     with pytest.raises(UserError, match=f"^{message}") as caught:
         make(name, size=size)
     assert "\n" not in str(caught.value)
 
 
-def test_without_timm_its_extra_is_named(monkeypatch):
+def test_without_timm_the_error_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError, match=r"^architecture timm/tiny: needs the package timm; install it with `pip install datafree\[timm\]`"):
         make("timm/*")
@@ -389,23 +384,23 @@ def test_normalising_is_per_channel_and_of_images_in_0_to_255():
 
 
 @pytest.mark.parametrize(("channels", "shape"), [(3, (3, 16, 16)), (3, (1, 20, 20)), (1, (3, 8, 8)), (3, (3, 24, 24))])
-def test_images_are_brought_to_a_teachers_input(channels, shape):
+def test_images_are_converted_to_the_input_of_a_teacher(channels, shape):
     images = torch.randint(0, 256, (2, channels, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    brought = fitted(images, shape)
-    assert list(brought.shape[1:]) == list(shape)
-    assert brought.float().mean().item() == pytest.approx(images.float().mean().item(), abs=3)
+    converted = fitted(images, shape)
+    assert list(converted.shape[1:]) == list(shape)
+    assert converted.float().mean().item() == pytest.approx(images.float().mean().item(), abs=3)
     grey = torch.full((1, channels, 16, 16), 77, dtype=torch.uint8)
     assert torch.allclose(fitted(grey, shape).float(), torch.tensor(77.0))
 
 
-def test_images_that_fit_are_left_as_they_are():
+def test_images_of_the_right_shape_are_returned_unchanged():
     images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     assert fitted(images, (3, 8, 8)) is images
 
 
 def test_normalisation_to_a_shape_is_differentiable():
     images = torch.rand(2, 3, 8, 8, requires_grad=True)
-    seen = Normalise([0.5], [0.25], (1, 20, 20))(images * 255)
-    assert seen.shape == (2, 1, 20, 20)
-    seen.sum().backward()
+    normalised = Normalise([0.5], [0.25], (1, 20, 20))(images * 255)
+    assert normalised.shape == (2, 1, 20, 20)
+    normalised.sum().backward()
     assert images.grad is not None and (images.grad > 0).all()

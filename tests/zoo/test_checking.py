@@ -15,7 +15,7 @@ HEADER = "defaults: {architecture: {name: conv4, width: 8}, input: [3, 16, 16], 
 
 
 def colour_network(size=16, width=8):
-    """A classifier that tells red, green and blue from one another: its first filters pass one colour each."""
+    """A classifier of red, green and blue images: each of its first filters passes one colour."""
     network = empty_network(Entry(architecture=Architecture("conv4", width), input=[3, size, size]), 3)
     with torch.no_grad():
         for number, block in enumerate(network.backbone.blocks):
@@ -39,7 +39,7 @@ def save(folder, name, network):
 
 @pytest.fixture
 def zoo(tmp_path):
-    """A function from entries, in YAML, to reports; ``good.safetensors`` lies ready."""
+    """A function from entries, in YAML, to reports; ``good.safetensors`` exists."""
     save(tmp_path, "good.safetensors", colour_network())
 
     def run(entries, **options):
@@ -52,7 +52,7 @@ def zoo(tmp_path):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Forty images of each colour, and a class that nobody knows."""
+    """Forty images of each colour, and of a class that no teacher has."""
     for colour, name in enumerate(["red", "green", "blue", "violet"]):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(40):
@@ -87,7 +87,7 @@ def test_a_teacher_that_the_pipeline_trains_is_listed(tmp_path):
     assert report.macs and not report.problems and not report.weights
 
 
-def spoilt(kind):
+def broken_network(kind):
     network = colour_network()
     with torch.no_grad():
         if kind == "fresh":
@@ -108,13 +108,13 @@ def spoilt(kind):
     [
         ("fresh", "scale and shift of all 4 normalisation layers are as initialised: its weights were never trained"),
         ("NaN", "`head.bias` holds NaN or infinity"),
-        ("constant", "it gives every image the same logits"),
+        ("constant", "its logits are the same for every image"),
         ("overflow", "its logits for noise are not finite"),
         ("four classes", "the checkpoint has 4 classes, the manifest names 3"),
     ],
 )
-def test_what_looks_broken_is_broken(zoo, kind, message):
-    save(zoo.folder, "bad.safetensors", spoilt(kind))
+def test_a_teacher_with_a_problem_is_broken(zoo, kind, message):
+    save(zoo.folder, "bad.safetensors", broken_network(kind))
     good, bad = zoo(["name: a, file: good.safetensors", "name: b, file: bad.safetensors"])
     assert good.state == SOUND
     assert bad.state == BROKEN
@@ -127,7 +127,7 @@ def test_what_looks_broken_is_broken(zoo, kind, message):
     ("entry", "message"),
     [
         ("architecture: {name: conv5}", "got 'conv5'; allowed: conv4"),
-        ("input: [3, 8, 8]", "its four halvings need at least 16"),
+        ("input: [3, 8, 8]", "four poolings need at least 16"),
         ("sha256: '" + "0" * 64 + "'", "SHA-256 is"),
         ("architecture: {name: resnet20}", "missing|other names"),
     ],
@@ -146,7 +146,7 @@ def test_the_size_is_counted_once_per_architecture(zoo, monkeypatch):
     assert counted == ["a0", "b"]
 
 
-def test_duplicates_are_found_across_file_formats(zoo):
+def test_duplicates_are_detected_across_file_formats(zoo):
     state = colour_network().state_dict()
     state["backbone.blocks.0.norm.num_batches_tracked"].add_(7)
     torch.save({"state_dict": state}, zoo.folder / "same.pth")
@@ -162,22 +162,22 @@ def test_duplicates_are_found_across_file_formats(zoo):
     assert weights_hash(colour_network()) == reports[0].weights != reports[1].weights
 
 
-def test_one_answer_to_all_noise_is_a_remark_only(zoo):
+def test_one_predicted_class_for_all_noise_is_only_a_remark(zoo):
     network = colour_network()
     with torch.no_grad():
         network.head.bias[2] = 1e3
-    save(zoo.folder, "proud.safetensors", network)
-    (report,) = zoo(["name: a, file: proud.safetensors"])
+    save(zoo.folder, "biased.safetensors", network)
+    (report,) = zoo(["name: a, file: biased.safetensors"])
     assert report.state == SOUND
-    assert report.remarks == ("it calls all 48 images of noise `blue`; measure it on --images if you can",)
+    assert report.remarks == ("it predicts `blue` for all 48 noise images; measure it with --images if you can",)
 
 
-def test_a_teacher_without_batchnorm_says_so(zoo, monkeypatch):
+def test_a_teacher_without_batchnorm_gets_a_remark(zoo, monkeypatch):
     original = checking.make_card
     monkeypatch.setattr(checking, "make_card", lambda *entry: {**original(*entry), "batch_norm_layers": 0})
     (report,) = zoo(["name: a, file: good.safetensors"])
     assert (report.batch_norm_layers, report.state) == (0, SOUND)
-    assert report.remarks == ("it has no BatchNorm layer: inversion cannot match statistics and rests on its other losses",)
+    assert report.remarks == ("it has no BatchNorm layer: inversion cannot match statistics and uses its other losses only",)
 
 
 # ---- real images ------------------------------------------------------------------------------------------------------------------------
@@ -187,13 +187,13 @@ def test_accuracy_is_measured_on_images_of_the_teachers_classes(zoo, photos):
     right, part = zoo(["name: a, file: good.safetensors", "name: b, file: good.safetensors, classes: [red, rouge, blue]"], images=photos)
     assert (right.accuracy, right.images, right.state) == (1.0, 120, SOUND)
     assert (part.accuracy, part.images) == (1.0, 80)
-    assert "measured on 2 of its 3 classes, which have a folder" in part.remarks
+    assert "measured on 2 of its 3 classes, those with a folder" in part.remarks
 
 
-def test_classes_in_another_order_are_no_better_than_guessing(zoo, photos):
+def test_classes_in_another_order_are_no_better_than_chance(zoo, photos):
     (report,) = zoo(["name: a, file: good.safetensors, classes: [green, blue, red]"], images=photos)
     assert (report.accuracy, report.state) == (0.0, BROKEN)
-    assert report.problems == ("accuracy 0.000 on 120 images, no better than guessing; is the order of `classes` that of the logits?",)
+    assert report.problems == ("accuracy 0.000 on 120 images, no better than chance; is the order of `classes` that of the logits?",)
 
 
 def test_unknown_classes_are_not_measured(zoo, photos):
@@ -202,14 +202,14 @@ def test_unknown_classes_are_not_measured(zoo, photos):
     assert report.remarks[0].startswith("not measured: none of its classes has a folder in ")
 
 
-def test_grey_teachers_see_grey_images(photos):
-    images, labels = checking.LabelledFolder(photos).of(("violet", "red"), 1, 16)
+def test_images_for_grey_teachers_are_grey(photos):
+    images, labels = checking.LabelledFolder(photos).images_of(("violet", "red"), 1, 16)
     assert images.shape == (80, 1, 16, 16) and images.dtype == torch.uint8
     assert labels.bincount().tolist() == [40, 40]
     assert images[labels == 1].float().mean().item() == pytest.approx((199 + 80) / 3, abs=1)
 
 
-def test_a_folder_that_is_none_is_the_users_to_mend(zoo, photos):
+def test_an_invalid_folder_of_images_is_a_user_error(zoo, photos):
     with pytest.raises(UserError, match="--images: .*absent is not a folder"):
         zoo(["name: a, file: good.safetensors"], images=photos / "absent")
     with pytest.raises(UserError, match="expected at least 2 class folders, got 0"):

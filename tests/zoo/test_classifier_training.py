@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def numbered(counts) -> ImageSet:
-    """An image set whose images can be told apart: image i is filled with i."""
+    """An image set of distinguishable images: image i is filled with i."""
     labels = torch.cat([torch.full((count,), label) for label, count in enumerate(counts)])
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
     images = torch.arange(len(labels), dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2).contiguous()
@@ -21,33 +21,33 @@ def numbered(counts) -> ImageSet:
 
 
 @given(st.lists(st.integers(2, 9), min_size=1, max_size=5), st.floats(0.01, 0.9), st.integers(0, 99))
-def test_holding_out_parts_every_class_completely(counts, share, seed):
+def test_hold_out_splits_every_class_completely(counts, share, seed):
     data = numbered(counts)
     parts = hold_out(data, share, seed)
-    places = [part.images[:, 0, 0, 0].tolist() for part in parts]
-    assert sorted(places[0] + places[1]) == list(range(len(data.labels)))
-    for part, of_part in zip(parts, places, strict=True):
-        assert torch.equal(part.labels, data.labels[of_part])
+    numbers = [part.images[:, 0, 0, 0].tolist() for part in parts]
+    assert sorted(numbers[0] + numbers[1]) == list(range(len(data.labels)))
+    for part, indices in zip(parts, numbers, strict=True):
+        assert torch.equal(part.labels, data.labels[indices])
         assert part.classes == data.classes
-        assert part.labels.unique().tolist() == list(range(len(counts)))  # something of every class, on both sides
+        assert part.labels.unique().tolist() == list(range(len(counts)))  # images of every class in both parts
     again = hold_out(data, share, seed)
     assert all(torch.equal(one.images, other.images) for one, other in zip(parts, again, strict=True))
 
 
-def test_another_seed_holds_out_other_images_and_the_share_is_kept():
+def test_another_seed_holds_out_other_images_with_the_same_share():
     data = numbered([20, 40])
     first, second = hold_out(data, 0.2, 0)[1], hold_out(data, 0.2, 1)[1]
     assert torch.bincount(first.labels).tolist() == torch.bincount(second.labels).tolist() == [4, 8]
     assert not torch.equal(first.images, second.images)
 
 
-def test_what_is_held_out_of_a_class_does_not_depend_on_the_classes_asked_for_later():
+def test_the_held_out_images_of_a_class_do_not_depend_on_a_later_selection_of_classes():
     data = numbered([8, 8, 8])
     held = hold_out(data, 0.25, 0)[1]
     assert torch.equal(held.of_classes([2, 1]).images, held.images[held.labels > 0])
 
 
-def test_a_class_of_a_single_image_cannot_be_parted():
+def test_a_class_with_a_single_image_cannot_be_split():
     with pytest.raises(UserError, match="c1: 1 image; .*at least 2"):
         hold_out(numbered([3, 1]), 0.2, 0)
 
@@ -71,14 +71,14 @@ def test_training_learns_and_repeats(image_set):
     assert not network.training
 
 
-def test_the_seed_decides_the_batches(image_set):
+def test_the_seed_determines_the_batches(image_set):
     first, second, other = train(image_set, 3)[0], train(image_set, 3)[0], train(image_set, 3, seed=1)[0]
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
-def test_few_steps_are_steps_too(image_set, steps):
+def test_few_steps_train_the_network_too(image_set, steps):
     network, _, history = train(image_set, steps)
     fresh, _ = classifier(12)
     assert history[-1]["step"] == steps
@@ -93,13 +93,13 @@ def test_logits_do_not_depend_on_the_batch_and_leave_no_gradient(image_set):
     assert not whole.requires_grad
 
 
-def test_accuracy_is_the_share_of_right_rows():
+def test_accuracy_is_the_share_of_correct_rows():
     logits = torch.tensor([[0.0, 1], [2, 1], [5, 9], [1, 0]])
     assert accuracy(logits, torch.tensor([1, 0, 0, 0])) == 0.75
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0.0), (0.4, 0.3), (1.0, 0.75)])
-def test_label_noise_changes_that_share_but_for_those_that_stay_right_by_chance(share, expected):
+def test_label_noise_changes_the_share_except_labels_that_stay_correct_by_chance(share, expected):
     labels = torch.arange(4000) % 4
     data = ImageSet(torch.zeros(4000, 3, 1, 1, dtype=torch.uint8), labels, ("a", "b", "c", "d"))
     noisy = with_label_noise(data, share, seed=1)

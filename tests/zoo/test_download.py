@@ -22,7 +22,7 @@ def get(web, tmp_path):
     return call
 
 
-def test_a_file_arrives_whole_and_alone(get, web):
+def test_a_download_leaves_the_complete_file_and_no_other(get, web):
     assert get("/good.pth") == get.target
     assert get.target.read_bytes() == web.content
     assert list(get.target.parent.iterdir()) == [get.target]
@@ -30,7 +30,7 @@ def test_a_file_arrives_whole_and_alone(get, web):
     assert web.requests == [("/good.pth", None)]
 
 
-def test_the_beginning_of_the_hash_is_enough(get, web):
+def test_the_beginning_of_the_hash_is_sufficient(get, web):
     get("/good", sha256=hashlib.sha256(web.content).hexdigest()[:8])
     assert get.target.read_bytes() == web.content
 
@@ -38,8 +38,8 @@ def test_the_beginning_of_the_hash_is_enough(get, web):
 @pytest.mark.parametrize(
     ("path", "ranges"),
     [
-        ("/drops", [None, "bytes=5120-"]),  # continued where it broke off
-        ("/forgets", [None, "bytes=5120-"]),  # the server begins anew, and so do we
+        ("/drops", [None, "bytes=5120-"]),  # resumed at the missing byte
+        ("/forgets", [None, "bytes=5120-"]),  # the server starts over, and so does the client
         ("/misplaces", [None, "bytes=100-", None]),
         ("/unsatisfiable", [None, "bytes=5120-", None]),
         ("/busy", [None, None, None]),
@@ -47,10 +47,10 @@ def test_the_beginning_of_the_hash_is_enough(get, web):
         ("/promises_nonsense", [None]),
     ],
 )
-def test_what_goes_wrong_once_is_mended(get, web, path, ranges):
+def test_a_temporary_failure_is_retried(get, web, path, ranges):
     get(path)
     assert get.target.read_bytes() == web.content
-    assert [asked for _, asked in web.requests] == ranges
+    assert [byte_range for _, byte_range in web.requests] == ranges
     assert list(get.target.parent.iterdir()) == [get.target]
 
 
@@ -72,13 +72,13 @@ def test_a_redirect_is_followed(get, web):
         ("/promises_less", "not the file of the manifest, its SHA-256 is [0-9a-f]{64}, expected", 1),
         ("/compressed", "not the file of the manifest", 1),
         ("/promises_too_much", "1000000000000000 bytes; a checkpoint may have at most 1000000", 1),
-        ("/endless", "more than 1000000 bytes, the most that a checkpoint may have", 1),
-        ("/silent", "download failed .*(no answer within 0.4 s|timed out)", 3),
-        ("/drips_headers", "download failed .no answer within 0.4 s", 3),
+        ("/endless", "more than 1000000 bytes, the limit for a checkpoint", 1),
+        ("/silent", "download failed .*(no response within 0.4 s|timed out)", 3),
+        ("/drips_headers", "download failed .no response within 0.4 s", 3),
         ("/garbage", "download failed", 3),
     ],
 )
-def test_what_cannot_be_mended_is_one_line_and_leaves_nothing(get, web, path, message, requests):
+def test_a_permanent_failure_is_a_one_line_error_and_leaves_no_file(get, web, path, message, requests):
     with pytest.raises(UserError, match=f"^{web.url(path)}: {message}") as caught:
         get(path)
     assert "\n" not in str(caught.value)
@@ -87,7 +87,7 @@ def test_what_cannot_be_mended_is_one_line_and_leaves_nothing(get, web, path, me
 
 
 @pytest.mark.parametrize(("path", "kept"), [("/always_drops", 100), ("/stalls", 1000)])
-def test_what_arrived_is_kept_under_another_name_and_continued_later(get, web, path, kept):
+def test_received_bytes_are_kept_under_another_name_and_resumed_later(get, web, path, kept):
     with pytest.raises(UserError, match=f"download failed .*; {kept} bytes are kept, run again to continue"):
         get(path)
     assert list(get.target.parent.iterdir()) == [get.part]
@@ -99,14 +99,14 @@ def test_what_arrived_is_kept_under_another_name_and_continued_later(get, web, p
     assert list(get.target.parent.iterdir()) == [get.target]
 
 
-def test_a_server_that_feeds_single_bytes_runs_out_of_time(get, web):
-    with pytest.raises(UserError, match="too slow, [0-9]+ bytes within the time allowed; they are kept"):
+def test_a_server_that_sends_single_bytes_exceeds_the_time_limit(get, web):
+    with pytest.raises(UserError, match="too slow, [0-9]+ bytes within the time limit; they are kept"):
         get("/drips", limits=Limits(stall=1, total=0.5, attempts=3, backoff=0))
     assert web.content.startswith(get.part.read_bytes())
     assert not get.target.exists()
 
 
-def test_a_wrong_remainder_is_thrown_away_and_fetched_again(get, web):
+def test_an_unfinished_file_of_other_content_is_discarded_and_fetched_again(get, web):
     get.target.parent.mkdir()
     get.part.write_bytes(b"something else")
     get("/good")
@@ -114,7 +114,7 @@ def test_a_wrong_remainder_is_thrown_away_and_fetched_again(get, web):
     assert get.target.read_bytes() == web.content
 
 
-def test_a_download_that_was_complete_but_not_renamed_needs_no_request(get, web):
+def test_a_complete_download_that_was_not_renamed_needs_no_request(get, web):
     get.target.parent.mkdir()
     get.part.write_bytes(web.content)
     get("/good")
@@ -122,13 +122,13 @@ def test_a_download_that_was_complete_but_not_renamed_needs_no_request(get, web)
     assert list(get.target.parent.iterdir()) == [get.target]
 
 
-def test_a_wrong_hash_leaves_nothing(get):
+def test_a_wrong_hash_leaves_no_file(get):
     with pytest.raises(UserError, match="not the file of the manifest, .* expected 0{64}; correct the address or the hash"):
         get("/good", sha256="0" * 64)
     assert list(get.target.parent.iterdir()) == []
 
 
-def test_nobody_listens(tmp_path, monkeypatch):
+def test_a_refused_connection_is_a_user_error(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with pytest.raises(UserError, match="^http://127.0.0.1:9/x: download failed .*check the address and the network"):
         download("http://127.0.0.1:9/x", tmp_path / "x", "0" * 64, 100, IMPATIENT)
@@ -136,13 +136,13 @@ def test_nobody_listens(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("url", ["http://", "http://[::1", "http://a b/x", "http://\x00/x", "http://" + "a" * 70 + "..b/x"])
-def test_no_address_ends_in_anything_but_one_line(tmp_path, url):
+def test_a_malformed_address_is_a_one_line_error(tmp_path, url):
     with pytest.raises(UserError, match="download failed") as caught:
         download(url, tmp_path / "x", "0" * 64, 100, Limits(1, 2, 1, 0))
     assert "\n" not in str(caught.value)
 
 
-def test_one_of_several_fetches_for_all(get, web):
+def test_concurrent_downloads_of_one_file_make_one_request(get, web):
     threads = [threading.Thread(target=get, args=("/slow",)) for _ in range(4)]
     for thread in threads:
         thread.start()

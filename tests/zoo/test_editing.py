@@ -31,7 +31,7 @@ MANIFESTS = {
 
 
 @pytest.mark.parametrize("layout", MANIFESTS)
-def test_an_entry_is_appended_and_every_other_line_kept(tmp_path, layout):
+def test_an_entry_is_appended_and_every_other_line_is_kept(tmp_path, layout):
     path = tmp_path / "z.yaml"
     path.write_bytes(MANIFESTS[layout].encode())
     before = read_manifest(path)
@@ -41,22 +41,22 @@ def test_an_entry_is_appended_and_every_other_line_kept(tmp_path, layout):
     old, new = MANIFESTS[layout].splitlines(), path.read_bytes().decode().splitlines()
     added = [line for line in new if line not in old]
     assert [line for line in new if line not in added] == old
-    assert new.index(added[-1]) - new.index(added[0]) == len(added) - 1  # in one piece
+    assert new.index(added[-1]) - new.index(added[0]) == len(added) - 1  # consecutive lines
     assert (b"\r\n" in path.read_bytes()) == (layout == "windows")
     assert sorted(tmp_path.iterdir()) == [path]
     if layout == "defaults last":
         assert new.index("# of all") == new.index("defaults:") - 1
 
 
-def test_teachers_are_added_one_after_the_other(tmp_path):
+def test_several_teachers_are_added_in_order(tmp_path):
     path = tmp_path / "zoos" / "z.yaml"
-    for number in range(3):  # the first makes the file
+    for number in range(3):  # the first call creates the file
         add_entry(path, {"name": f"t{number}", "url": "https://x/y.pth", "sha256": "ab" * 32, "classes": ["x", "y"], "mean": [0.1] * 3})
     assert [entry.name for entry in read_manifest(path)] == ["t0", "t1", "t2"]
 
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "zoos").glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_projects_own_manifests_can_be_added_to(tmp_path, path):
+def test_teachers_can_be_added_to_the_manifests_of_the_project(tmp_path, path):
     shutil.copy(path, tmp_path)
     add_entry(tmp_path / path.name, SPEC)
     assert read_manifest(tmp_path / path.name)[:-1] == read_manifest(path)
@@ -80,7 +80,7 @@ BLOCK = "teachers:\n  - name: a\n    file: a.pth\n    classes: [x, y]\n    licen
         (BLOCK, SPEC, "z.yaml: cannot append to this layout without changing other teachers"),
     ],
 )
-def test_what_cannot_be_added_leaves_the_manifest_as_it_was(tmp_path, text, spec, message):
+def test_an_invalid_entry_leaves_the_manifest_unchanged(tmp_path, text, spec, message):
     path = tmp_path / "z.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=message) as caught:
@@ -94,13 +94,13 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_siz
 
 
 @given(st.lists(TEXTS, min_size=2, max_size=4, unique=True), TEXTS)
-def test_any_text_comes_back(tmp_path_factory, classes, licence):
+def test_any_text_is_read_back_unchanged(tmp_path_factory, classes, licence):
     path = tmp_path_factory.mktemp("editing") / "z.yaml"
     path.write_text(MANIFESTS["comments"])
     spec = {**SPEC, "classes": classes, "licence": licence}
     try:
         entry = add_entry(path, spec)
-    except UserError as error:  # an interpolation, say
+    except UserError as error:  # an interpolation, for example
         assert path.read_text() == MANIFESTS["comments"], error
     else:
         assert (entry.classes, entry.licence) == (classes, licence)

@@ -1,6 +1,6 @@
-"""Checkpoints and manifests that a stranger made to harm: each is refused in one line, runs nothing, does not hang, leaves nothing.
+"""Malicious checkpoints and manifests: each is refused with one line, runs no code, does not hang and leaves no file.
 
-Every case goes the way that the pipeline takes: fetch, read the tensors, fill a network.
+Every case follows the steps of the pipeline: fetch, read the tensors, fill a network.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from datafree.zoo import loading
 from datafree.zoo.manifest import Entry, read_manifest
 from datafree.zoo.sources import fetch
 
-SECONDS = 10  # after which a case counts as hanging
+TIMEOUT = 10  # seconds after which a case counts as hanging
 
 
 class Tiny(torch.nn.Module):
@@ -63,23 +63,23 @@ def tensors(**changes) -> bytes:
 
 
 def load(folder: Path, file: str = "w.pth", sha256: str = "") -> None:
-    """What the pipeline does with a manifest's ``file``."""
+    """The steps of the pipeline for a manifest's ``file``."""
     entry = Entry(name="x", file=file, sha256=sha256, classes=["a", "b", "c"])
     path = fetch(entry, folder, folder / "cache")
     loading.fill(Tiny(), loading.read_state_dict(path), path)
 
 
 class Hangs(BaseException):
-    """No Exception: what is tested must not take it for one of its own."""
+    """A BaseException, so that the tested code does not catch it."""
 
 
 @contextlib.contextmanager
-def in_time() -> Iterator[None]:
-    def ring(*_):
-        raise Hangs(f"not done after {SECONDS} s")
+def time_limit() -> Iterator[None]:
+    def interrupt(*_):
+        raise Hangs(f"not finished after {TIMEOUT} s")
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(SECONDS)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.alarm(TIMEOUT)
     try:
         yield
     finally:
@@ -89,13 +89,13 @@ def in_time() -> Iterator[None]:
 
 def assert_refused(folder: Path, act: Callable[[], object], message: str) -> None:
     before = sorted(folder.rglob("*"))
-    with in_time(), pytest.raises(UserError, match=message) as caught:
+    with time_limit(), pytest.raises(UserError, match=message) as caught:
         act()
     assert "\n" not in str(caught.value)
-    assert sorted(folder.rglob("*")) == before  # no partial file, and no mark of a payload
+    assert sorted(folder.rglob("*")) == before  # no partial file, and no file of a payload
 
 
-def test_the_file_that_the_cases_spoil_is_good(tmp_path):
+def test_the_unmodified_file_of_the_cases_is_valid(tmp_path):
     for name, content in (("w.pth", zipped(state())), ("l.pth", legacy(state())), ("w.safetensors", tensors())):
         (tmp_path / name).write_bytes(content)
         load(tmp_path, name)
@@ -105,7 +105,7 @@ def test_the_file_that_the_cases_spoil_is_good(tmp_path):
 
 
 class Call:
-    """Unpickled, it calls ``function(*arguments)``."""
+    """Calls ``function(*arguments)`` when it is unpickled."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -115,7 +115,7 @@ class Call:
 
 
 def in_metadata(call: Call) -> OrderedDict:
-    """A state dict whose version numbers, an attribute that PyTorch saves with it, hold the call."""
+    """A state dict with the call in its version numbers, an attribute that PyTorch saves with it."""
     value = state()
     value._metadata["norm"] = {"version": call}
     return value
@@ -128,13 +128,13 @@ def in_attribute(call: Call) -> dict:
 
 
 def in_hook(call: Call) -> dict:
-    """PyTorch does not save hooks, but reads them."""
+    """A tensor with the call among its hooks, which PyTorch reads but does not save."""
     rebuilt = Call(torch._utils._rebuild_tensor_v2, torch.ones(3)._typed_storage(), 0, (3,), (1,), True, OrderedDict({0: call}))
     return {**state(), "head.bias": rebuilt}
 
 
-def legacy_with(content: bytes, place: int) -> bytes:
-    """A file of the old format, five pickles and the values, with one of the pickles replaced."""
+def legacy_with(content: bytes, index: int) -> bytes:
+    """A file of the old format (five pickles, then the values) with one of the pickles replaced."""
     file = io.BytesIO(legacy(state()))
     parts = []
     for _ in range(5):
@@ -142,7 +142,7 @@ def legacy_with(content: bytes, place: int) -> bytes:
         for _ in pickletools.genops(file):
             pass
         parts.append(file.getvalue()[start : file.tell()])
-    parts[place] = content
+    parts[index] = content
     return b"".join(parts) + file.read()
 
 
@@ -177,7 +177,7 @@ def test_a_payload_does_not_run(tmp_path, place, payload):
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 @pytest.mark.parametrize("place", PLACES)
-def test_whoever_trusts_the_file_runs_the_payload(tmp_path, place, payload):
+def test_the_unrestricted_loader_runs_the_payload(tmp_path, place, payload):
     (tmp_path / "w.pth").write_bytes(PLACES[place](PAYLOADS[payload](tmp_path / "it-ran")))
     with contextlib.suppress(Exception), (tmp_path / "w.pth").open("rb") as file:
         pickle.load(file) if place.startswith("bare") else torch.load(file, weights_only=False)
@@ -216,41 +216,41 @@ def test_a_gadget_does_not_run(tmp_path, gadget, wrap):
 
 # ---- damage -----------------------------------------------------------------------------------------------------------------------------
 
-WHOLE = {"w.pth": zipped(state()), "l.pth": legacy(state()), "w.safetensors": tensors()}
+INTACT = {"w.pth": zipped(state()), "l.pth": legacy(state()), "w.safetensors": tensors()}
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", INTACT)
 @pytest.mark.parametrize("share", [0, 0.003, 0.02, 0.3, 0.7, 0.98, 1])
 def test_a_truncated_file_is_refused(tmp_path, name, share):
-    content = WHOLE[name]
+    content = INTACT[name]
     (tmp_path / name).write_bytes(content[: min(int(share * len(content)), len(content) - 1)])
     assert_refused(tmp_path, lambda: load(tmp_path, name), f"{name}: not a ")
 
 
-@pytest.mark.parametrize("name", WHOLE)
-@pytest.mark.parametrize("place", [0, 3, 9, 40, 200, -600, -40, -5, -1])
-def test_a_flipped_bit_is_refused_when_the_manifest_has_a_hash(tmp_path, name, place):
-    content = bytearray(WHOLE[name])
+@pytest.mark.parametrize("name", INTACT)
+@pytest.mark.parametrize("position", [0, 3, 9, 40, 200, -600, -40, -5, -1])
+def test_a_flipped_bit_is_refused_when_the_manifest_has_a_hash(tmp_path, name, position):
+    content = bytearray(INTACT[name])
     digest = hashlib.sha256(content).hexdigest()
-    content[place] ^= 1 << 4
+    content[position] ^= 1 << 4
     (tmp_path / name).write_bytes(content)
     assert_refused(tmp_path, lambda: load(tmp_path, name, digest), f"{name}: SHA-256 is .* the manifest expects {digest}")
 
 
 @pytest.mark.parametrize(
-    ("name", "place"),
+    ("name", "position"),
     [("w.pth", 0), ("w.pth", -22), ("l.pth", 0), ("l.pth", 1), ("w.safetensors", 0), ("w.safetensors", 7), ("w.safetensors", 8)],
 )
-def test_a_flipped_bit_of_the_format_is_refused_without_a_hash(tmp_path, name, place):
-    content = bytearray(WHOLE[name])
-    content[place] ^= 1 << 4
+def test_a_flipped_bit_in_the_file_format_is_refused_without_a_hash(tmp_path, name, position):
+    content = bytearray(INTACT[name])
+    content[position] ^= 1 << 4
     (tmp_path / name).write_bytes(content)
     assert_refused(tmp_path, lambda: load(tmp_path, name), f"{name}: not a ")
 
 
 @pytest.mark.parametrize("sha256", ["0" * 64, "0" * 8])
-def test_another_file_than_the_manifests_is_refused(tmp_path, sha256):
-    (tmp_path / "w.pth").write_bytes(WHOLE["w.pth"])
+def test_a_file_with_another_hash_is_refused(tmp_path, sha256):
+    (tmp_path / "w.pth").write_bytes(INTACT["w.pth"])
     assert_refused(tmp_path, lambda: load(tmp_path, sha256=sha256), f"w.pth: SHA-256 is .* the manifest expects {sha256}; fetch")
 
 
@@ -266,41 +266,41 @@ def archive(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) ->
 
 
 def claiming(size: int) -> bytes:
-    """An archive whose list of contents gives its first member ``size`` bytes."""
+    """An archive whose central directory declares ``size`` bytes for its first member."""
     content = bytearray(archive({"w/data.pkl": b"\x80\2}.", "w/version": b"3"}))
-    place = content.index(b"PK\x01\x02")
-    content[place + 24 : place + 28] = struct.pack("<I", size)
+    position = content.index(b"PK\x01\x02")
+    content[position + 24 : position + 28] = struct.pack("<I", size)
     return bytes(content)
 
 
 def renamed(old: bytes, new: bytes) -> bytes:
-    return WHOLE["w.pth"].replace(old, new)
+    return INTACT["w.pth"].replace(old, new)
 
 
-ROOT = WHOLE["w.pth"][30 : 30 + WHOLE["w.pth"][30:].index(b"/")].decode()  # the folder in the archive, which PyTorch names
+ROOT = INTACT["w.pth"][30 : 30 + INTACT["w.pth"][30:].index(b"/")].decode()  # the folder in the archive, named by PyTorch
 ARCHIVES = {
-    "zeros packed a thousandfold": lambda: archive({"w/data.pkl": bytes(3 * 10**6)}, zipfile.ZIP_DEFLATED),
-    "packed by another method": lambda: archive({"w/data.pkl": bytes(3 * 10**6)}, zipfile.ZIP_BZIP2),
+    "zeros compressed a thousandfold": lambda: archive({"w/data.pkl": bytes(3 * 10**6)}, zipfile.ZIP_DEFLATED),
+    "another compression": lambda: archive({"w/data.pkl": bytes(3 * 10**6)}, zipfile.ZIP_BZIP2),
     "many large members": lambda: archive({f"w/data/{i}": bytes(10**5) for i in range(25)}, zipfile.ZIP_DEFLATED),
     "a member that claims to be large": lambda: claiming(2**31),
     "a member that claims to be larger than it is": lambda: claiming(400),
     "a member that claims to be smaller than it is": lambda: claiming(1),
     "an archive in an archive": lambda: archive({"w/data.pkl": archive({"w/data.pkl": b"\x80\2}."})}),
-    "names that climb": lambda: archive({"../it-ran/data.pkl": b"\x80\2}.", "../it-ran/version": b"3"}),
-    "names from the root": lambda: archive({"/tmp/it-ran/data.pkl": b"\x80\2}.", "/tmp/it-ran/version": b"3"}),
-    "names of a drive": lambda: archive({"C:\\data.pkl": b"\x80\2}.", "C:\\version": b"3"}),
+    "names with parent folders": lambda: archive({"../it-ran/data.pkl": b"\x80\2}.", "../it-ran/version": b"3"}),
+    "absolute names": lambda: archive({"/tmp/it-ran/data.pkl": b"\x80\2}.", "/tmp/it-ran/version": b"3"}),
+    "names with a drive": lambda: archive({"C:\\data.pkl": b"\x80\2}.", "C:\\version": b"3"}),
     "one name in two cases": lambda: archive({"w/data.pkl": b"\x80\2}.", "w/DATA.PKL": GADGETS["a global by strings"]}),
-    "no description": lambda: archive({"w/data/0": bytes(8)}),
-    "nothing": lambda: archive({}),
+    "no pickle": lambda: archive({"w/data/0": bytes(8)}),
+    "empty archive": lambda: archive({}),
     "code beside the tensors": lambda: archive({"w/data.pkl": b"\x80\2}.", "w/constants.pkl": b"", "w/code/__torch__.py": b"import os"}),
     "values missing": lambda: renamed(f"{ROOT}/data/0".encode(), f"{ROOT}/data/X".encode()),
-    "another order of bytes": lambda: renamed(b"little", b"middle"),
+    "unknown byte order": lambda: renamed(b"little", b"middle"),
 }
 
 
 @pytest.mark.parametrize("kind", ARCHIVES)
 def test_an_archive_that_pytorch_did_not_write_is_refused(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(loading, "MAX_BYTES", 2 * 10**6)  # a smaller bound keeps the bombs small
+    monkeypatch.setattr(loading, "MAX_BYTES", 2 * 10**6)  # a smaller limit, so that the archives of this test can be small
     (tmp_path / "zoo").mkdir()
     (tmp_path / "zoo" / "w.pth").write_bytes(ARCHIVES[kind]())
     assert_refused(tmp_path, lambda: load(tmp_path / "zoo"), "w.pth: ")
@@ -321,18 +321,18 @@ def one(dtype: object = "F32", shape: object = (2,), offsets: object = (0, 8)) -
 
 HEADERS = {
     "negative shape": file_of(one(shape=[-2])),
-    "two negative sides, whose product fits": file_of(one(shape=[-2, -1])),
+    "two negative sides with the right product": file_of(one(shape=[-2, -1])),
     "huge shape": file_of(one(shape=[2**62])),
-    "a product that wraps around": file_of(one(shape=[2**32, 2**32, 2])),
-    "shape that is no number": file_of(one(shape=["2"])),
+    "a product that overflows": file_of(one(shape=[2**32, 2**32, 2])),
+    "shape of text": file_of(one(shape=["2"])),
     "fractional shape": file_of(one(shape=[2.5])),
     "values beyond the end": file_of(one(shape=[4], offsets=[0, 16])),
     "values before the start": file_of(one(offsets=[-8, 0])),
     "offsets in reverse": file_of(one(offsets=[8, 0])),
-    "offsets that wrap around": file_of(one(offsets=[2**64 - 8, 0])),
+    "offsets that overflow": file_of(one(offsets=[2**64 - 8, 0])),
     "values that overlap": file_of({**one(), "x": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}),
     "values with a gap": file_of({**one(), "x": {"dtype": "F32", "shape": [1], "data_offsets": [12, 16]}}, bytes(16)),
-    "values left over": file_of(one(), bytes(800)),
+    "surplus values": file_of(one(), bytes(800)),
     "a header longer than the file": file_of(one(), length=10**6),
     "a header of 2^63 bytes": file_of(one(), length=2**63),
     "a header of 2^64 - 1 bytes": file_of(one(), length=2**64 - 1),
@@ -340,21 +340,21 @@ HEADERS = {
     "a list": file_of([one()]),
     "a number": file_of(b"8"),
     "not JSON": file_of(b"{head.bias: 8}"),
-    "JSON and more": file_of(json.dumps(one()).encode() + b"; import os"),
+    "JSON followed by text": file_of(json.dumps(one()).encode() + b"; import os"),
     "not UTF-8": file_of(b'{"\xff": 1}'),
     "deeply nested": file_of(b"[" * 10**5),
     "a name twice": file_of(b"{" + b",".join([json.dumps(one())[1:-1].encode()] * 2) + b"}"),
     "an unknown type": file_of(one("F12")),
-    "a type that is no text": file_of(one(7)),
-    "no tensor at all": file_of({}, b""),
-    "metadata that is no text": file_of({**one(), "__metadata__": {"a": {"b": 1}}}),
-    "a pickle by that name": zipped(state()),
-    "text by that name": b"import os; os.system('true')\n" * 20,
+    "a type of number": file_of(one(7)),
+    "no tensor": file_of({}, b""),
+    "metadata that is not text": file_of({**one(), "__metadata__": {"a": {"b": 1}}}),
+    "a pickle with this suffix": zipped(state()),
+    "text with this suffix": b"import os; os.system('true')\n" * 20,
 }
 
 
 @pytest.mark.parametrize("kind", HEADERS)
-def test_a_header_that_lies_is_refused(tmp_path, kind):
+def test_a_false_header_is_refused(tmp_path, kind):
     (tmp_path / "w.safetensors").write_bytes(HEADERS[kind])
     assert_refused(tmp_path, lambda: load(tmp_path, "w.safetensors"), "w.safetensors: ")
 
@@ -370,14 +370,14 @@ TENSORS = {
     "a negative variance": {"norm__running_var": torch.tensor([1.0, -1.0])},
     "a tensor missing": {"head__bias": None},
     "all statistics missing": {"norm__running_mean": None, "norm__running_var": None},
-    "a tensor too many": {"head__scale": torch.ones(1)},
+    "an extra tensor": {"head__scale": torch.ones(1)},
     "two classes instead of three": {"head__weight": torch.ones(2, 2), "head__bias": torch.ones(2)},
     "one class more": {"head__weight": torch.ones(4, 2), "head__bias": torch.ones(4)},
     "the transpose": {"head__weight": torch.ones(2, 3)},
     "a scalar": {"head__bias": torch.tensor(1.0)},
     "an empty tensor": {"head__bias": torch.ones(0)},
-    "whole numbers": {"head__bias": torch.tensor([1, 2, 3])},
-    "truth values": {"head__bias": torch.tensor([True, False, True])},
+    "integers": {"head__bias": torch.tensor([1, 2, 3])},
+    "booleans": {"head__bias": torch.tensor([True, False, True])},
     "bytes": {"conv__weight": torch.ones(2, 3, 1, 1, dtype=torch.uint8)},
     "complex numbers": {"head__bias": torch.ones(3, dtype=torch.complex64)},
 }
@@ -389,7 +389,7 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path, kind):
     assert_refused(tmp_path, lambda: load(tmp_path, "w.safetensors"), "w.safetensors: ")
 
 
-# ---- what is no ordinary file -----------------------------------------------------------------------------------------------------------
+# ---- paths that are no regular file -----------------------------------------------------------------------------------------------------
 
 
 def fifo(folder: Path) -> str:
@@ -410,17 +410,17 @@ def made(folder: Path, name: str, content: bytes = b"") -> str:
 PLACES_OF_FILES: dict[str, Callable[[Path], str]] = {
     "an empty file": lambda folder: made(folder, "w.pth"),
     "an empty safetensors file": lambda folder: made(folder, "w.safetensors"),
-    "nothing": lambda _: "absent.pth",
+    "a missing file": lambda _: "absent.pth",
     "the folder itself": lambda _: ".",
-    "the folder above": lambda _: "..",
+    "the parent folder": lambda _: "..",
     "a FIFO": fifo,
-    "a device without end": lambda _: "/dev/zero",
-    "a device that waits": lambda _: "/dev/tty",
-    "a file of the system": lambda _: "/proc/self/mem",
+    "an endless device": lambda _: "/dev/zero",
+    "a blocking device": lambda _: "/dev/tty",
+    "a system file": lambda _: "/proc/self/mem",
     "a link to a device": lambda folder: link(folder, "/dev/zero"),
     "a link to itself": lambda folder: link(folder, "w.pth"),
     "a link to nothing": lambda folder: link(folder, "absent"),
-    "a name with a zero": lambda _: "w\0.pth",
+    "a name with a zero byte": lambda _: "w\0.pth",
     "a name that is too long": lambda _: "w" * 300,
     "a path that is too long": lambda _: "w/" * 3000,
     "a name with a line break": lambda folder: made(folder, "w\n.pth", b"x"),
@@ -428,21 +428,21 @@ PLACES_OF_FILES: dict[str, Callable[[Path], str]] = {
 
 
 @pytest.mark.parametrize("kind", PLACES_OF_FILES)
-def test_what_is_no_file_is_refused(tmp_path, kind):
+def test_a_path_that_is_no_regular_file_is_refused(tmp_path, kind):
     file = PLACES_OF_FILES[kind](tmp_path)
     assert_refused(tmp_path, lambda: load(tmp_path, file), ": ")
 
 
 def test_a_link_out_of_the_manifests_folder_is_refused(tmp_path):
-    (tmp_path / "secret.pth").write_bytes(WHOLE["w.pth"])
+    (tmp_path / "secret.pth").write_bytes(INTACT["w.pth"])
     (tmp_path / "zoo").mkdir()
     link(tmp_path / "zoo", "../secret.pth")
     assert_refused(tmp_path, lambda: load(tmp_path / "zoo"), "w.pth: a symbolic link that leads out of ")
 
 
 @contextlib.contextmanager
-def as_somebody_else() -> Iterator[None]:
-    """Root may read everything; others may not."""
+def as_unprivileged_user() -> Iterator[None]:
+    """Drop root for the block, because root may read every file."""
     if os.geteuid():
         yield
         return
@@ -454,15 +454,15 @@ def as_somebody_else() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
-def test_what_may_not_be_read_is_refused(what):
+def test_a_file_without_read_permission_is_refused(what):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
         (folder / "zoo").mkdir()
-        (folder / "zoo" / "w.pth").write_bytes(WHOLE["w.pth"])
+        (folder / "zoo" / "w.pth").write_bytes(INTACT["w.pth"])
         (folder / "zoo" / "w.pth" if what == "file" else folder / "zoo").chmod(0)
         try:
-            with as_somebody_else():
+            with as_unprivileged_user():
                 for act in (lambda: load(folder, "zoo/w.pth"), lambda: loading.read_state_dict(folder / "zoo" / "w.pth")):
                     with pytest.raises(UserError, match="w.pth: ") as caught:
                         act()
@@ -485,19 +485,19 @@ MANIFESTS = {
     "an entry of itself": "teachers: [&a {name: a, file: x, classes: *a}]",
     "deep brackets": "[" * 5000,
     "a number of a thousand digits": f"teachers: [{{{GOOD}, input: [{'9' * 1000}, 8, 8]}}]",
-    "a number too large to compute with": f"teachers: [{{{GOOD}, architecture: {{width: 1e999}}}}]",
-    "a name that climbs": "teachers: [{name: ../../a, file: x, classes: [x, y]}]",
-    "a name from the root": "teachers: [{name: /a, file: x, classes: [x, y]}]",
+    "an infinite number": f"teachers: [{{{GOOD}, architecture: {{width: 1e999}}}}]",
+    "a name with parent folders": "teachers: [{name: ../../a, file: x, classes: [x, y]}]",
+    "an absolute name": "teachers: [{name: /a, file: x, classes: [x, y]}]",
     "a name of dots": "teachers: [{name: .., file: x, classes: [x, y]}]",
     "a name that is an option": "teachers: [{name: --force, file: x, classes: [x, y]}]",
-    "a local address": f"teachers: [{{name: a, url: 'file:///etc/passwd', sha256: {'0' * 64}, classes: [x, y]}}]",
+    "a file URL": f"teachers: [{{name: a, url: 'file:///etc/passwd', sha256: {'0' * 64}, classes: [x, y]}}]",
     "an address with a password": f"teachers: [{{name: a, url: 'https://me:secret@x/y', sha256: {'0' * 64}, classes: [x, y]}}]",
     "an address without a hash": "teachers: [{name: a, url: 'https://x/y', classes: [x, y]}]",
-    "a hub path that climbs": f"teachers: [{{name: a, hub: 'a/b/../../c', sha256: {'0' * 64}, classes: [x, y]}}]",
+    "a hub path with parent folders": f"teachers: [{{name: a, hub: 'a/b/../../c', sha256: {'0' * 64}, classes: [x, y]}}]",
     "no UTF-8": b"teachers: [{name: \xff}]",
     "a zero byte": b"teachers: \0",
     "two documents": f"teachers: [{{{GOOD}}}]\n---\nteachers: [{{{GOOD}}}]",
-    "a mean that is no number": f"teachers: [{{{GOOD}, mean: [.nan, 0, 0]}}]",
+    "a mean of NaN": f"teachers: [{{{GOOD}, mean: [.nan, 0, 0]}}]",
     "a std of zero": f"teachers: [{{{GOOD}, std: [0, 1, 1]}}]",
     "an interpolation that reads the environment": f"teachers: [{{{GOOD}, licence: '${{oc.env:HOME}}'}}]",
     "an interpolation that decodes": f"teachers: [{{{GOOD}, licence: '${{oc.decode:\"[1, 2]\"}}'}}]",
@@ -513,8 +513,8 @@ def test_a_hostile_manifest_is_refused(tmp_path, monkeypatch, kind):
 
 
 @pytest.mark.parametrize("kind", ["folder", "FIFO", "device", "name too long"])
-def test_a_manifest_that_is_no_file_is_refused(tmp_path, kind):
-    place = {"folder": tmp_path, "FIFO": tmp_path / "z.yaml", "device": Path("/dev/zero"), "name too long": tmp_path / ("z" * 300)}[kind]
+def test_a_manifest_that_is_no_regular_file_is_refused(tmp_path, kind):
+    path = {"folder": tmp_path, "FIFO": tmp_path / "z.yaml", "device": Path("/dev/zero"), "name too long": tmp_path / ("z" * 300)}[kind]
     if kind == "FIFO":
-        os.mkfifo(place)
-    assert_refused(tmp_path, lambda: read_manifest(place), ": ")
+        os.mkfifo(path)
+    assert_refused(tmp_path, lambda: read_manifest(path), ": ")

@@ -1,4 +1,4 @@
-"""Files made by hand, byte by byte, to exhaust or to mislead whoever reads them."""
+"""Handmade checkpoint files with false sizes or with structures that exhaust their reader."""
 
 import io
 import json
@@ -43,7 +43,7 @@ def one_tensor(count: int, view: bytes = b"") -> bytes:
     )  # fmt: skip
 
 
-def test_the_hostile_files_below_are_well_formed_but_for_what_is_hostile(tmp_path):
+def test_the_helper_functions_write_valid_files(tmp_path):
     (tmp_path / "old.pth").write_bytes(legacy(one_tensor(2, b"N"), struct.pack("<qff", 2, 0.5, 2)))
     (tmp_path / "new.pth").write_bytes(archive_of(one_tensor(2), **{"data/0": struct.pack("<ff", 0.5, 2)}))
     for name in ("old.pth", "new.pth"):
@@ -52,7 +52,7 @@ def test_the_hostile_files_below_are_well_formed_but_for_what_is_hostile(tmp_pat
 
 @pytest.mark.parametrize("count", [-5, 3, 2**40, 2**45, 2**60, 2**62])
 @pytest.mark.parametrize("kind", ["old", "new"])
-def test_a_storage_that_is_not_there_is_refused(tmp_path, kind, count):
+def test_a_storage_of_another_size_than_stored_is_refused(tmp_path, kind, count):
     if kind == "old":
         content = legacy(one_tensor(count, b"N"), struct.pack("<qff", count, 0.5, 2))
     else:
@@ -70,17 +70,17 @@ def key(tuple_operations: bytes) -> bytes:
 
 @pytest.mark.parametrize("wrap", [bytes, legacy, archive_of])
 @pytest.mark.parametrize("described", [key(b"q\1h\1\x86" * 64), key(b"\x85" * 500_000)], ids=["wide", "deep"])
-def test_a_key_whose_hash_would_not_end_is_refused_unread(tmp_path, monkeypatch, wrap, described):
+def test_a_key_whose_hash_would_not_terminate_is_refused_before_loading(tmp_path, monkeypatch, wrap, described):
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("opened"))
     (tmp_path / "w.pth").write_bytes(wrap(described))
     with pytest.raises(UserError, match="w.pth: not a plain state dict .a tuple of more than 10000 values"):
         loading.read_state_dict(tmp_path / "w.pth")
 
 
-def test_archives_that_pytorch_does_not_write_are_refused_unread(tmp_path, monkeypatch):
+def test_archives_that_pytorch_does_not_write_are_refused_before_loading(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("opened"))
     good = pickle.dumps({}, protocol=2)
-    (tmp_path / "twice.pth").write_bytes(archive_of(good, **{"DATA.pkl": key(b"")}))  # which of the two is read?
+    (tmp_path / "twice.pth").write_bytes(archive_of(good, **{"DATA.pkl": key(b"")}))  # ambiguous: readers differ in which one they take
     with pytest.raises(UserError, match="twice.pth: not a plain state dict .an archive that PyTorch did not write"):
         loading.read_state_dict(tmp_path / "twice.pth")
     with zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -97,7 +97,7 @@ def test_archives_that_pytorch_does_not_write_are_refused_unread(tmp_path, monke
 
 
 @given(st.binary(max_size=200), st.booleans())
-def test_whatever_the_header_of_a_safetensors_file_the_error_is_one_of_ours(tmp_path_factory, header, honest):
+def test_any_bytes_as_safetensors_header_raise_only_user_errors(tmp_path_factory, header, honest):
     length = len(header) if honest else int.from_bytes(header[:8].ljust(8, b"\0"), "little")
     path = tmp_path_factory.mktemp("fuzz") / "w.safetensors"
     path.write_bytes(struct.pack("<Q", length) + header)
@@ -115,7 +115,7 @@ TENSOR = st.fixed_dictionaries(
 
 
 @given(st.dictionaries(st.text(max_size=2), TENSOR, max_size=3))
-def test_whatever_a_safetensors_header_claims_the_error_is_one_of_ours(tmp_path_factory, header):
+def test_any_claims_in_a_safetensors_header_raise_only_user_errors(tmp_path_factory, header):
     text = json.dumps(header).encode()
     path = tmp_path_factory.mktemp("fuzz") / "w.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))

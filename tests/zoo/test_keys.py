@@ -14,7 +14,7 @@ NAMES = ["conv1.weight", "layer1.0.bn1.bias", "layer1.10.bn1.bias", "linear.weig
         ({}, NAMES),
         ({"": "backbone"}, [f"backbone.{name}" for name in NAMES]),
         ({"": ""}, NAMES),
-        # whole parts only; the longest pattern decides, whatever the order
+        # whole parts only; the longest pattern applies, whatever the order
         (
             {"": "backbone", "linear": "head"},
             [
@@ -47,8 +47,8 @@ def test_rules_rename(rules, expected):
     assert keys.rename(NAMES, dict(sorted(rules.items()))) == expected
 
 
-def test_two_tensors_under_one_name_are_refused():
-    with pytest.raises(UserError, match="^keys: `linear.weight` and `linear2.weight` would both be called `head.weight`"):
+def test_two_tensors_with_the_same_new_name_are_refused():
+    with pytest.raises(UserError, match="^keys: `linear.weight` and `linear2.weight` would both be renamed to `head.weight`"):
         keys.rename(NAMES, {"linear": "head", "linear2": "head"})
 
 
@@ -69,7 +69,7 @@ def test_two_tensors_under_one_name_are_refused():
         ({str(number): "x" for number in range(101)}, "101 rules; allowed: at most 100"),
     ],
 )
-def test_rules_that_cannot_be_meant_are_refused(rules, message):
+def test_malformed_rules_are_refused(rules, message):
     with pytest.raises(UserError) as caught:
         keys.check(rules)
     assert str(caught.value).startswith(message)
@@ -89,8 +89,8 @@ def test_renaming_loses_no_tensor(names, rules):
         return
     assert list(renamed) == names
     assert len(set(renamed.values())) == len(names)
-    # A name changes exactly if some pattern fits it and says something else.
+    # A name changes only if some pattern matches it.
     for old, new in renamed.items():
-        fitting = [p for p in rules if all(x in ("{}", y) for x, y in zip(p.split("."), old.split("."), strict=False)) or not p]
-        fitting = [p for p in fitting if not p or p.count(".") <= old.count(".")]
-        assert fitting or new == old
+        matching = [p for p in rules if all(x in ("{}", y) for x, y in zip(p.split("."), old.split("."), strict=False)) or not p]
+        matching = [p for p in matching if not p or p.count(".") <= old.count(".")]
+        assert matching or new == old

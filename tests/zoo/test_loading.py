@@ -21,22 +21,22 @@ def assert_equal(found, expected=STATE):
         assert torch.equal(found[name], tensor)
 
 
-# ---- what can be read -------------------------------------------------------------------------------------------------------------------
+# ---- supported files --------------------------------------------------------------------------------------------------------------------
 
 
-def test_safetensors_come_back(tmp_path):
+def test_safetensors_are_read(tmp_path):
     save_file(STATE, tmp_path / "w.safetensors", metadata={"format": "pt"})
     assert_equal(loading.read_state_dict(tmp_path / "w.safetensors"))
 
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".ckpt", ""])
-def test_pytorch_files_of_both_formats_come_back(tmp_path, suffix, zipped):
+def test_pytorch_files_of_both_formats_are_read(tmp_path, suffix, zipped):
     torch.save(STATE, tmp_path / f"w{suffix}", _use_new_zipfile_serialization=zipped)
     assert_equal(loading.read_state_dict(tmp_path / f"w{suffix}"))
 
 
-def test_files_of_mixed_up_names_are_told_by_their_content(tmp_path):
+def test_the_suffix_of_a_pytorch_file_does_not_matter(tmp_path):
     torch.save(STATE, tmp_path / "model.bin")
     assert_equal(loading.read_state_dict(tmp_path / "model.bin"))
     with pytest.raises(UserError, match="absent.pth: the checkpoint is missing"):
@@ -44,35 +44,35 @@ def test_files_of_mixed_up_names_are_told_by_their_content(tmp_path):
 
 
 @pytest.mark.parametrize("wrapper", loading.WRAPPERS)
-def test_the_usual_wrappers_are_taken_off(tmp_path, wrapper):
+def test_the_usual_wrappers_are_removed(tmp_path, wrapper):
     torch.save({wrapper: STATE, "optimizer": {"lr": 0.1}, "epoch": 3}, tmp_path / "w.pth")
     assert_equal(loading.read_state_dict(tmp_path / "w.pth"))
 
 
-def test_a_wrapper_inside_a_wrapper_is_taken_off(tmp_path):
+def test_nested_wrappers_are_removed(tmp_path):
     torch.save({"model": {"state_dict": STATE}}, tmp_path / "w.pth")
     assert_equal(loading.read_state_dict(tmp_path / "w.pth"))
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
-def test_the_prefixes_of_data_parallel_and_compile_are_taken_off(tmp_path, prefix):
+def test_the_prefixes_of_data_parallel_and_compile_are_removed(tmp_path, prefix):
     torch.save({f"{prefix}{name}": tensor for name, tensor in STATE.items()}, tmp_path / "w.pth")
     assert_equal(loading.read_state_dict(tmp_path / "w.pth"))
 
 
-def test_a_prefix_that_not_all_have_is_part_of_the_names(tmp_path):
+def test_a_prefix_of_only_some_names_is_kept(tmp_path):
     state = {"module.a": torch.ones(1), "a": torch.zeros(1)}
     torch.save(state, tmp_path / "w.pth")
     assert_equal(loading.read_state_dict(tmp_path / "w.pth"), state)
 
 
-def test_renaming_names_the_file_that_it_fails_for(tmp_path):
+def test_an_error_in_renaming_names_the_file(tmp_path):
     assert_equal(loading.rename(STATE, {"conv": "a.b", "norm": None}, tmp_path), {"a.b.weight": STATE["conv.weight"]})
-    with pytest.raises(UserError, match="w.pth: keys: `conv.weight` and `norm.weight` would both be called `x.weight`"):
+    with pytest.raises(UserError, match="w.pth: keys: `conv.weight` and `norm.weight` would both be renamed to `x.weight`"):
         loading.rename({**STATE, "norm.weight": torch.ones(1)}, {"conv": "x", "norm": "x"}, tmp_path / "w.pth")
 
 
-def test_a_model_state_filled_in_is_the_models(tmp_path):
+def test_fill_restores_the_state_of_a_model(tmp_path):
     def make():
         return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
 
@@ -83,7 +83,7 @@ def test_a_model_state_filled_in_is_the_models(tmp_path):
     assert_equal(second.state_dict(), first.state_dict())
 
 
-# ---- what must not run ------------------------------------------------------------------------------------------------------------------
+# ---- code in files ----------------------------------------------------------------------------------------------------------------------
 
 
 class Payload:
@@ -104,18 +104,18 @@ class SystemPayload(Payload):
 @pytest.mark.parametrize("payload", [Payload, SystemPayload])
 @pytest.mark.parametrize("save", ["zip", "legacy", "plain pickle", "beside tensors"])
 def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, payload, save):
-    mark, path = tmp_path / "it-ran", tmp_path / "w.pth"
+    marker, path = tmp_path / "it-ran", tmp_path / "w.pth"
     if save == "plain pickle":
-        path.write_bytes(pickle.dumps(payload(mark)))
+        path.write_bytes(pickle.dumps(payload(marker)))
     else:
-        value = {**STATE, "extra": payload(mark)} if save == "beside tensors" else payload(mark)
+        value = {**STATE, "extra": payload(marker)} if save == "beside tensors" else payload(marker)
         torch.save(value, path, _use_new_zipfile_serialization=save != "legacy")
     with pytest.raises(UserError, match="w.pth: not a plain state dict .*safetensors"):
         loading.read_state_dict(path)
-    assert not mark.exists()
-    with path.open("rb") as file:  # the payload is a real one: whoever trusts it runs it
+    assert not marker.exists()
+    with path.open("rb") as file:  # the unrestricted loader runs the payload
         pickle.load(file) if save == "plain pickle" else torch.load(file, weights_only=False)
-    assert mark.exists()
+    assert marker.exists()
 
 
 class Whole(torch.nn.Module):
@@ -125,7 +125,7 @@ class Whole(torch.nn.Module):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_whole_model_is_refused_with_the_way_to_convert_it(tmp_path, zipped):
+def test_a_pickled_model_is_refused_with_a_conversion_command(tmp_path, zipped):
     torch.save(Whole(), tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
     with pytest.raises(
         UserError, match=r"a pickle that runs code \([\w.]*Whole\); it is not loaded. .* convert it elsewhere with `torch.save"
@@ -133,7 +133,7 @@ def test_a_whole_model_is_refused_with_the_way_to_convert_it(tmp_path, zipped):
         loading.read_state_dict(tmp_path / "w.pth")
 
 
-def test_torchscript_is_refused_with_the_way_to_convert_it(tmp_path):
+def test_torchscript_is_refused_with_a_conversion_command(tmp_path):
     with zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("data.pkl", "constants.pkl", "code/__torch__.py"):
             archive.writestr(f"w/{name}", b"x")
@@ -141,11 +141,11 @@ def test_torchscript_is_refused_with_the_way_to_convert_it(tmp_path):
         loading.read_state_dict(tmp_path / "w.pt")
 
 
-# ---- what is refused --------------------------------------------------------------------------------------------------------------------
+# ---- refused files ----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [[1, 2], {}, {"a": 1}, torch.ones(2), {"state_dict": {}}, {"state_dict": {"a": "b"}}, "text"])
-def test_what_is_no_state_dict_is_refused(tmp_path, value):
+def test_a_value_that_is_no_state_dict_is_refused(tmp_path, value):
     torch.save(value, tmp_path / "w.pth")
     with pytest.raises(UserError, match="w.pth: expected a mapping from names to tensors; save `model.state_dict"):
         loading.read_state_dict(tmp_path / "w.pth")
@@ -183,10 +183,10 @@ def test_a_truncated_safetensors_file_is_refused(tmp_path):
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4),
     st.floats(0, 1),
 )
-def test_whatever_happens_to_a_file_the_error_is_one_of_ours(tmp_path_factory, kind, changes, share):
+def test_any_damage_to_a_file_raises_only_user_errors(tmp_path_factory, kind, changes, share):
     content = bytearray(CONTENTS[kind])
-    for place, value in changes:
-        content[int(place * len(content))] = value
+    for position, value in changes:
+        content[int(position * len(content))] = value
     if share > 0.5:  # in half of the cases the file is cut as well
         content = content[: int((2 * share - 1) * len(content))]
     path = tmp_path_factory.mktemp("fuzz") / "w.pth"
@@ -197,16 +197,16 @@ def test_whatever_happens_to_a_file_the_error_is_one_of_ours(tmp_path_factory, k
         assert "\n" not in str(error)
 
 
-def test_a_central_directory_that_lies_is_refused(tmp_path):
+def test_a_damaged_central_directory_is_refused(tmp_path):
     content = bytearray(CONTENTS["zip"])
-    place = content.rindex(b"PK\x01\x02")
-    content[place : place + 4] = b"XXXX"
+    position = content.rindex(b"PK\x01\x02")
+    content[position : position + 4] = b"XXXX"
     (tmp_path / "w.pth").write_bytes(content)
     with pytest.raises(UserError, match="w.pth: not a plain state dict"):
         loading.read_state_dict(tmp_path / "w.pth")
 
 
-def test_what_unpacks_to_too_much_is_refused_unopened(tmp_path, monkeypatch):
+def test_an_archive_with_too_much_content_is_refused_before_loading(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "w.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", b"\0" * 100_000)
     assert (tmp_path / "w.pth").stat().st_size < 1000
@@ -240,7 +240,7 @@ def test_too_many_tensors_are_refused(tmp_path, monkeypatch):
         ({1: torch.ones(1)}, "expected a mapping from names to tensors"),
     ],
 )
-def test_tensors_beyond_the_bounds_are_refused(tmp_path, value, message):
+def test_tensors_beyond_the_limits_are_refused(tmp_path, value, message):
     torch.save(value, tmp_path / "w.pth")
     with pytest.raises(UserError, match=f"w.pth: {message}"):
         loading.read_state_dict(tmp_path / "w.pth")
@@ -297,7 +297,7 @@ def linear_state(**changes):
         (linear_state(bias=torch.ones(2).to_sparse()), "`bias` is torch.sparse_coo torch.float32; expected a dense"),
     ],
 )
-def test_a_state_that_does_not_fit_leaves_the_network_as_it_was(tmp_path, state, message):
+def test_a_state_that_does_not_match_leaves_the_network_unchanged(tmp_path, state, message):
     layer = torch.nn.Linear(3, 2)
     before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
     with pytest.raises(UserError, match=f"w.pth: {message}"):
@@ -305,21 +305,21 @@ def test_a_state_that_does_not_fit_leaves_the_network_as_it_was(tmp_path, state,
     assert_equal(layer.state_dict(), before)
 
 
-def test_half_precision_weights_are_welcome(tmp_path):
+def test_half_precision_weights_are_accepted(tmp_path):
     layer = torch.nn.Linear(3, 2)
     state = {name: tensor.half() for name, tensor in linear_state().items()}
     loading.fill(layer, state, tmp_path)
     assert_equal(layer.state_dict(), {name: tensor.float() for name, tensor in state.items()})
 
 
-def test_the_count_of_batches_may_be_missing_and_is_then_left_alone(tmp_path):
+def test_the_number_of_batches_may_be_missing_and_is_then_not_changed(tmp_path):
     layer = torch.nn.BatchNorm2d(2)
     state = {name: value + 1 for name, value in layer.state_dict().items() if name != "num_batches_tracked"}
     loading.fill(layer, state, tmp_path)
     assert_equal(layer.state_dict(), {**state, "num_batches_tracked": torch.tensor(0)})
 
 
-def test_filling_changes_values_in_place_and_nothing_else(tmp_path):
+def test_fill_changes_values_in_place_only(tmp_path):
     layer = torch.nn.Linear(3, 2)
     weight = layer.weight
     loading.fill(layer, linear_state(), tmp_path)

@@ -23,7 +23,7 @@ def read(folder, text, limit=0):
     return read_manifest(path, limit)
 
 
-def test_entries_come_in_order_with_the_defaults_under_them(tmp_path):
+def test_entries_are_in_order_and_override_the_defaults(tmp_path):
     text = f"""
 defaults: {{architecture: {{name: resnet8, width: 8}}, mean: [0, 0, 0], licence: CC0}}
 teachers:
@@ -43,7 +43,7 @@ teachers:
 
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "zoos").glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_projects_own_manifests_can_be_read(path):
+def test_the_manifests_of_the_project_are_valid(path):
     assert read_manifest(path)
 
 
@@ -83,7 +83,7 @@ MISTAKES = [
     (f"teachers: [{{{GOOD}, architecture: {{depth: 5}}}}]", "a: architecture.depth: "),
     (f"teachers: [{{{GOOD}, architecture: {{width: wide}}}}]", "a: architecture.width: Value 'wide'"),
     (f"teachers: [{{{GOOD}, architecture: {{width: -1}}}}]", "a: architecture.width: got -1; allowed: at least 1, or 0"),
-    (f"teachers: [{{{GOOD}, architecture: {{name: torchvision/vit, width: 8}}}}]", "a: architecture.width: got 8; .* a width of its own"),
+    (f"teachers: [{{{GOOD}, architecture: {{name: torchvision/vit, width: 8}}}}]", "a: architecture.width: got 8; .* a fixed width"),
     ("teachers: &a [{name: a, train: *a}]", "a: "),
     ("teachers: [{name: a, classes: [x, y]}]", "a: expected exactly one of file, url, torchvision, timm, hub, train; got none"),
     (f"teachers: [{{{GOOD}, train: {{classes: 5}}}}]", "a: expected exactly one of .*; got file, train"),
@@ -118,7 +118,7 @@ MISTAKES = [
     ("teachers: [{name: a, file: x, classes: [x]}]", "a: classes: expected at least 2 names .* got 1"),
     ("teachers: [{name: a, file: x, classes: [x, y, x]}]", "a: classes: a name occurs twice"),
     ("teachers: [{name: a, file: x, classes: [x, null]}]", "a: classes"),
-    ("teachers: [{name: a, train: {classes: 5}, classes: [x, y]}]", "a: classes: given, but a trained teacher draws its classes"),
+    ("teachers: [{name: a, train: {classes: 5}, classes: [x, y]}]", "a: classes: given, but the classes of a trained teacher are drawn"),
     ("teachers: [{name: a, train: {classes: 1}}]", "a: train.classes: got 1; allowed: at least 2"),
     ("teachers: [{name: a, train: {steps: -1}}]", "a: train.steps: got -1; allowed: at least 0"),
     ("teachers: [{name: a, train: {label_noise: 1.5}}]", "a: train.label_noise: got 1.5; allowed: 0 to 1"),
@@ -144,7 +144,7 @@ def test_a_mistake_names_the_file_the_teacher_and_the_key(tmp_path, text, messag
     assert "z.yaml" in str(caught.value)
 
 
-def test_every_source_is_understood(tmp_path):
+def test_every_source_is_read(tmp_path):
     text = f"""
 defaults: {{classes: [x, y], sha256: {HASH}, keys: {{fc: head, "": backbone}}}}
 teachers:
@@ -162,10 +162,10 @@ teachers:
     assert [entry.class_count for entry in entries] == [2, 2, 1000, 2, 2]
     assert entries[0].keys == {"fc": "head", "": "backbone"}
     assert entries[2].keys == {}
-    assert entries[4].keys == {"blocks.{}.bn": "backbone.blocks.{}.norm", "aux": None}  # not mixed with those of the defaults
+    assert entries[4].keys == {"blocks.{}.bn": "backbone.blocks.{}.norm", "aux": None}  # not merged with those of the defaults
 
 
-def test_a_teacher_of_its_own_architecture_takes_no_width_from_the_defaults(tmp_path):
+def test_a_teacher_with_an_architecture_does_not_take_the_width_of_the_defaults(tmp_path):
     text = f"""
 defaults: {{architecture: {{name: conv4, width: 48}}}}
 teachers:
@@ -180,7 +180,7 @@ teachers:
     ]  # fmt: skip
 
 
-def test_an_entry_survives_the_job_card(tmp_path):
+def test_an_entry_is_unchanged_after_a_job_card(tmp_path):
     from omegaconf import OmegaConf
 
     from datafree.config import as_tree
@@ -191,7 +191,7 @@ def test_an_entry_survives_the_job_card(tmp_path):
     assert OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Entry), tree)) == entry
 
 
-def test_a_manifest_of_many_megabytes_is_refused_unread(tmp_path):
+def test_a_too_large_manifest_is_refused_unread(tmp_path):
     with pytest.raises(UserError, match="z.yaml: 17000000 bytes; a manifest may have at most 16777216"):
         read(tmp_path, b"#" * 17_000_000)
 
@@ -212,22 +212,22 @@ KEYS = st.sampled_from([field.name for field in dataclasses.fields(Entry)])
 
 
 @given(st.lists(st.dictionaries(KEYS, VALUES), max_size=3), st.none() | st.dictionaries(KEYS, VALUES))
-def test_whatever_the_entries_the_error_is_one_of_ours(tmp_path_factory, teachers, defaults):
-    survives(tmp_path_factory, yaml.safe_dump({"teachers": teachers, "defaults": defaults}).encode())
+def test_any_entries_raise_only_user_errors(tmp_path_factory, teachers, defaults):
+    assert_only_user_errors(tmp_path_factory, yaml.safe_dump({"teachers": teachers, "defaults": defaults}).encode())
 
 
 CONTENT = f"defaults: {{mean: [0, 0, 0]}}\nteachers:\n  - {{{GOOD}}}\n  - {{name: b, train: {{classes: 5, seed: 1}}}}\n".encode()
 
 
 @given(st.one_of(st.binary(max_size=40), st.lists(st.tuples(st.integers(0, len(CONTENT)), st.binary(max_size=2)), max_size=4)))
-def test_whatever_the_bytes_the_error_is_one_of_ours(tmp_path_factory, change):
+def test_any_bytes_raise_only_user_errors(tmp_path_factory, change):
     content = change if isinstance(change, bytes) else CONTENT
-    for place, inserted in [] if isinstance(change, bytes) else change:
-        content = content[:place] + inserted + content[place + 1 :]
-    survives(tmp_path_factory, content)
+    for position, inserted in [] if isinstance(change, bytes) else change:
+        content = content[:position] + inserted + content[position + 1 :]
+    assert_only_user_errors(tmp_path_factory, content)
 
 
-def survives(tmp_path_factory, content: bytes) -> None:
+def assert_only_user_errors(tmp_path_factory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("manifest") / "z.yaml"
     path.write_bytes(content)
     try:

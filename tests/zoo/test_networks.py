@@ -22,7 +22,7 @@ def written(tmp_path):
     return tmp_path, network.eval()
 
 
-def test_a_network_comes_back_with_its_normalisation(written):
+def test_a_network_is_read_with_its_normalisation(written):
     folder, network = written
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     backbone, normalise = read_backbone(folder / "backbone", folder / "card.json")
@@ -33,7 +33,7 @@ def test_a_network_comes_back_with_its_normalisation(written):
     assert torch.allclose(classifier(normalise(images)), network.head(expected), atol=1e-5)
 
 
-def test_the_card_tells_the_size(written):
+def test_the_card_holds_the_size(written):
     folder, network = written
     card = artifacts.read_json(folder / "card.json")
     assert card["parameters"] == parameter_count(network.backbone)
@@ -48,7 +48,7 @@ def test_weights_that_do_not_fit_the_card_are_refused(written):
         read_classifier(folder / "backbone", folder / "card.json")
 
 
-def test_multiply_adds_of_a_layer_are_known_and_counting_leaves_it_alone():
+def test_multiply_adds_are_counted_without_changing_the_network():
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3, padding=1), torch.nn.BatchNorm2d(5), torch.nn.Flatten(), torch.nn.Linear(320, 7))
     network[1].eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}

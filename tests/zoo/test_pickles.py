@@ -17,14 +17,14 @@ VALUES = st.recursive(
 
 
 @given(VALUES, st.integers(0, pickle.HIGHEST_PROTOCOL))
-def test_what_python_writes_is_walked_to_its_end(value, protocol):
+def test_any_pickle_of_python_is_inspected_to_its_end(value, protocol):
     file = io.BytesIO(pickle.dumps(value, protocol=protocol) + b"rest")
     inspect(file)
     assert file.read() == b"rest"
 
 
 @given(st.binary(max_size=60))
-def test_whatever_the_bytes_nothing_else_is_raised(content):
+def test_any_bytes_raise_only_suspicious(content):
     try:
         inspect(io.BytesIO(content))
     except Suspicious as error:
@@ -36,7 +36,7 @@ def size_of(value) -> int:
 
 
 @given(VALUES, st.integers(0, pickle.HIGHEST_PROTOCOL), st.integers(1, 12))
-def test_a_tuple_counts_with_all_that_it_holds(value, protocol, most):
+def test_the_size_of_a_tuple_includes_nested_tuples(value, protocol, most):
     tuples = []
 
     def collect(value):
@@ -70,7 +70,7 @@ def test_a_tuple_that_is_used_twice_counts_twice(monkeypatch):
         inspect(io.BytesIO(content))
 
 
-def test_a_pickle_without_end_is_refused(monkeypatch):
+def test_a_pickle_with_too_many_operations_is_refused(monkeypatch):
     monkeypatch.setattr(pickles, "MAX_OPERATIONS", 100)
     with pytest.raises(Suspicious, match="more than 100 pickle operations"):
         inspect(io.BytesIO(b"\x80\x02" + b"N0" * 200 + b"N."))
@@ -79,8 +79,8 @@ def test_a_pickle_without_end_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     "content", [b"", b"\x80\x02", b"\x80\x02t.", b"\x80\x02h\x05.", b"\x80\x02q\x05.", b"\x80\x02(.", b"<html>", b"I1x\n."]
 )
-def test_damage_is_named(content):
-    if content == b"\x80\x02(.":  # a mark is not a value, but nothing is done with it here
+def test_a_damaged_pickle_is_refused(content):
+    if content == b"\x80\x02(.":  # a mark is not a value, but inspect does not use it as one
         inspect(io.BytesIO(content))
         return
     with pytest.raises(Suspicious, match="damaged pickle: "):

@@ -1,4 +1,4 @@
-"""Published zoos give the accuracy that their authors state.
+"""Published zoos reach the accuracy that their authors report.
 
 Needs the environment variable DATAFREE_DATA: a folder with ``checkpoints/``, ``cifar10_test.npz``, ``zoo_cifarfs_conv4/`` and
 ``cifarfs_train_{a,b}.npz``; an image file holds one WebP mosaic of 32-pixel tiles per class.
@@ -49,18 +49,18 @@ def mosaics(path: Path) -> dict[str, torch.Tensor]:
 
 
 def correct(entry: Entry, path: Path, images: list[torch.Tensor]) -> int:
-    """How many images the teacher of ``path`` puts into the right class; one tensor of images per class, in the order of the logits."""
+    """Number of images that the teacher of ``path`` classifies correctly; one tensor of images per class, in the order of the logits."""
     network = load_checkpoint(entry, path, len(entry.classes))
     labels = torch.repeat_interleave(torch.tensor([len(part) for part in images]))
-    found = logits_of(network, Normalise(entry.mean, entry.std), torch.cat(images), torch.device("cpu")).argmax(1)
-    return int((found == labels).sum())
+    predicted = logits_of(network, Normalise(entry.mean, entry.std), torch.cat(images), torch.device("cpu")).argmax(1)
+    return int((predicted == labels).sum())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ERRORS)
-def test_the_cifar10_resnets_err_exactly_as_published(data, name):
+def test_the_cifar10_resnets_make_exactly_the_published_errors(data, name):
     entry = {entry.name: entry for entry in read_manifest(PROJECT / "zoos" / "cifar10-resnets.yaml")}[name]
-    # The manifest names data/checkpoints/ of a user's own folder.
+    # The manifest names data/checkpoints/ of a user's folder.
     entry.file = entry.file.removeprefix("../data/")
     path = sources.fetch(entry, data, Path("unused"))
     images = mosaics(data / "cifar10_test.npz")
@@ -78,11 +78,11 @@ def test_the_cifar_fs_teachers_reach_their_listed_accuracy(data, tmp_path):
     entries = read_manifest(written)
     assert len(entries) == 100
     images = mosaics(data / "cifarfs_train_a.npz") | mosaics(data / "cifarfs_train_b.npz")
-    furthest = 0.0
+    largest_difference = 0.0
     for entry in entries:
         rng = torch.Generator().manual_seed(listed[entry.name]["seed"])
         held = [images[name][torch.randperm(600, generator=rng)[480:]] for name in entry.classes]
-        right = correct(entry, sources.fetch(entry, tmp_path, Path("unused")), held)
-        assert right / 600 == pytest.approx(listed[entry.name]["val_accuracy"], abs=0.005)
-        furthest = max(furthest, abs(right / 600 - listed[entry.name]["val_accuracy"]))
-    print(f"{len(entries)} teachers: the furthest from its listed accuracy by {furthest:.5f}")
+        count = correct(entry, sources.fetch(entry, tmp_path, Path("unused")), held)
+        assert count / 600 == pytest.approx(listed[entry.name]["val_accuracy"], abs=0.005)
+        largest_difference = max(largest_difference, abs(count / 600 - listed[entry.name]["val_accuracy"]))
+    print(f"{len(entries)} teachers: largest difference from the listed accuracy {largest_difference:.5f}")

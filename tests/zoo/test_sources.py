@@ -40,7 +40,7 @@ def test_a_file_is_found_from_the_manifests_folder_and_checked(zoos, file):
         fetch(entry, zoos, Path("unused"))
 
 
-def test_an_absolute_path_is_the_users_own_choice(zoos):
+def test_an_absolute_path_is_allowed(zoos):
     path = zoos.parent / "elsewhere" / "w.pth"
     assert fetch(Entry(name="x", file=str(path)), zoos, Path("unused")) == path
 
@@ -60,7 +60,7 @@ def test_a_missing_file_is_named(zoos):
         ("first", "second", "first/w.pth"),
     ],
 )
-def test_a_link_must_not_lead_out(zoos, link, target, file):
+def test_a_link_out_of_the_folder_is_refused(zoos, link, target, file):
     if link == "first":  # a link to a link
         (zoos / "second").symlink_to("../elsewhere")
     (zoos / link).symlink_to(target)
@@ -68,12 +68,12 @@ def test_a_link_must_not_lead_out(zoos, link, target, file):
         fetch(Entry(name="x", file=file), zoos, Path("unused"))
 
 
-def test_a_link_may_stay_inside(zoos):
+def test_a_link_within_the_folder_is_followed(zoos):
     (zoos / "link.pth").symlink_to("inner/w.pth")
     assert fetch(Entry(name="x", file="link.pth"), zoos, Path("unused")).read_bytes() == b"weights"
 
 
-def test_a_manifest_may_itself_be_reached_by_a_link(zoos):
+def test_the_manifest_folder_may_be_a_link(zoos):
     (zoos.parent / "linked").symlink_to("zoos")
     assert fetch(Entry(name="x", file="inner/w.pth"), zoos.parent / "linked", Path("unused")).read_bytes() == b"weights"
 
@@ -89,7 +89,7 @@ def entry(web):
     return make
 
 
-def test_a_download_is_checked_and_kept(web, entry, tmp_path):
+def test_a_download_is_verified_and_cached(web, entry, tmp_path):
     path = fetch(entry("/good.pth?version=1"), tmp_path, tmp_path / "cache", LIMITS)
     assert path == tmp_path / "cache" / f"{digest(web.content)[:16]}-good.pth"
     assert path.read_bytes() == web.content
@@ -97,14 +97,14 @@ def test_a_download_is_checked_and_kept(web, entry, tmp_path):
     assert len(web.requests) == 1
 
 
-def test_a_kept_file_that_was_damaged_is_fetched_again(web, entry, tmp_path):
+def test_a_damaged_file_in_the_cache_is_fetched_again(web, entry, tmp_path):
     path = fetch(entry("/good.pth"), tmp_path, tmp_path / "cache", LIMITS)
     path.write_bytes(web.content[:-1])
     assert fetch(entry("/good.pth"), tmp_path, tmp_path / "cache", LIMITS).read_bytes() == web.content
 
 
 @pytest.mark.parametrize(("path", "name"), [("/", "checkpoint"), ("/%2e%2e%2fé;x\\..", "_2e_2e_2f__x_.."), ("/" + "a" * 300, "a" * 80)])
-def test_an_address_cannot_choose_the_place_of_its_file(web, tmp_path, path, name):
+def test_an_address_cannot_choose_a_path_outside_the_cache(web, tmp_path, path, name):
     url = web.url(path)
     with pytest.raises(UserError, match="404"):
         fetch(Entry(name="x", url=url, sha256="0" * 64), tmp_path, tmp_path / "cache", LIMITS)
@@ -120,7 +120,7 @@ def test_a_download_beyond_the_limit_is_refused(entry, tmp_path, monkeypatch):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_offline_the_cache_is_used_and_what_it_lacks_is_named(web, entry, tmp_path, monkeypatch):
+def test_offline_the_cache_is_used_and_a_missing_file_is_named(web, entry, tmp_path, monkeypatch):
     path = fetch(entry("/good.pth"), tmp_path, tmp_path / "cache", LIMITS)
     web.requests.clear()
     monkeypatch.setenv("DATAFREE_OFFLINE", "1")
@@ -137,7 +137,7 @@ def test_offline_the_cache_is_used_and_what_it_lacks_is_named(web, entry, tmp_pa
 # ---- torchvision's published weights ----------------------------------------------------------------------------------------------------
 
 
-def test_published_weights_come_with_address_hash_classes_and_normalisation():
+def test_published_weights_have_address_hash_classes_and_normalisation():
     weights = published("ResNet18_Weights.IMAGENET1K_V1")
     assert weights.url == "https://download.pytorch.org/models/resnet18-f37072fd.pth"
     assert weights.sha256 == "f37072fd"
@@ -156,7 +156,7 @@ def test_published_weights_come_with_address_hash_classes_and_normalisation():
         "FasterRCNN_ResNet50_FPN_Weights.COCO_V1",
     ],
 )
-def test_other_weights_are_refused(name):
+def test_weights_that_are_unknown_or_of_no_classifier_are_refused(name):
     with pytest.raises(UserError, match="^torchvision: ") as caught:
         published(name)
     assert "\n" not in str(caught.value)
@@ -172,7 +172,7 @@ def test_published_weights_are_downloaded_by_the_hash_in_their_name(web, tmp_pat
         fetch(Entry(name="x", torchvision="A_Weights.B"), tmp_path, tmp_path / "cache", LIMITS)
 
 
-def test_classes_are_the_entrys_or_those_of_the_weights():
+def test_classes_are_those_of_the_entry_or_of_the_weights():
     entry = Entry(name="x", torchvision="ResNet18_Weights.IMAGENET1K_V1", mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
     assert class_names(entry)[0] == "tench"
     assert len(class_names(entry)) == entry.class_count
@@ -189,15 +189,15 @@ def test_classes_are_the_entrys_or_those_of_the_weights():
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A stand-in for the package huggingface_hub: one repository, whose cache is filled by its download."""
-    known = {("owner/name", "a/w.pth", None): b"weights", ("timm/tiny.a1", "model.safetensors", "v2"): b"other"}
+    """A fake of the package huggingface_hub with two repositories; returns the list of metadata requests."""
+    stored = {("owner/name", "a/w.pth", None): b"weights", ("timm/tiny.a1", "model.safetensors", "v2"): b"other"}
     calls = []
 
-    def place(repo_id, filename, revision, cache_dir):
+    def cached_path(repo_id, filename, revision, cache_dir):
         return Path(cache_dir) / repo_id / filename / str(revision)
 
     def try_to_load_from_cache(repo_id, filename, cache_dir, revision):
-        path = place(repo_id, filename, revision, cache_dir)
+        path = cached_path(repo_id, filename, revision, cache_dir)
         return str(path) if path.exists() else None
 
     def hf_hub_url(repo_id, filename, revision):
@@ -205,14 +205,14 @@ def hub(monkeypatch, tmp_path):
 
     def get_hf_file_metadata(url):
         calls.append(url)
-        if url not in known:
+        if url not in stored:
             raise LookupError("404: no such\nrepository")
-        return SimpleNamespace(size=len(known[url]))
+        return SimpleNamespace(size=len(stored[url]))
 
     def hf_hub_download(repo_id, filename, revision, cache_dir):
-        path = place(repo_id, filename, revision, cache_dir)
+        path = cached_path(repo_id, filename, revision, cache_dir)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(known[repo_id, filename, revision])
+        path.write_bytes(stored[repo_id, filename, revision])
         return str(path)
 
     functions = (try_to_load_from_cache, hf_hub_url, get_hf_file_metadata, hf_hub_download)
@@ -244,7 +244,7 @@ def test_a_file_of_the_hub_is_downloaded_once_and_checked(hub, tmp_path, monkeyp
         fetch(entry, tmp_path, tmp_path / "cache")
 
 
-def test_timm_says_where_its_weights_are(hub, timm, tmp_path):
+def test_the_location_of_timm_weights_comes_from_timm(hub, timm, tmp_path):
     assert fetch(Entry(name="x", timm="tiny.a1", sha256=digest(b"other")), tmp_path, tmp_path / "cache").read_bytes() == b"other"
     assert hub == [("timm/tiny.a1", "model.safetensors", "v2")]
 
@@ -258,7 +258,7 @@ def test_timm_says_where_its_weights_are(hub, timm, tmp_path):
         ({"timm": "broken"}, "x: timm: broken: no such tag; see"),
     ],
 )
-def test_what_the_hub_lacks_is_one_line(hub, timm, tmp_path, source, message):
+def test_a_file_missing_on_the_hub_is_a_one_line_error(hub, timm, tmp_path, source, message):
     with pytest.raises(UserError, match=f"^{message}") as caught:
         fetch(Entry(name="x", sha256="0" * 64, **source), tmp_path, tmp_path / "cache")
     assert "\n" not in str(caught.value)
@@ -271,7 +271,7 @@ def test_a_large_file_of_the_hub_is_not_fetched(hub, tmp_path, monkeypatch):
     assert not (tmp_path / "cache").exists()
 
 
-def test_offline_the_hub_is_not_asked(hub, tmp_path, monkeypatch):
+def test_offline_the_hub_is_not_contacted(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("DATAFREE_OFFLINE", "1")
     with pytest.raises(UserError, match="^x: hub: owner/name/a/w.pth: not in the cache, and DATAFREE_OFFLINE is set"):
         fetch(Entry(name="x", hub="owner/name/a/w.pth", sha256="0" * 64), tmp_path, tmp_path / "cache")

@@ -26,7 +26,7 @@ def job(tmp_path, monkeypatch):
     outputs = {"weights": "out/weights.safetensors", "card": "out/card.json"}
 
     def make(entry):
-        # As it comes out of a job card: plain values, keys in alphabetical order.
+        # As in a job card: plain values, keys in alphabetical order.
         return Job("teacher", {"teacher": "t"}, {"teacher": as_tree(entry)}, "", {"file": f"zoos/{entry.file}"}, outputs)
 
     return make
@@ -45,7 +45,7 @@ def test_a_foreign_file_becomes_a_teacher(tmp_path, job):
     assert (card["source"], card["licence"], card["sha256"]) == ("w.pth", "MIT", artifacts.sha256("zoos/w.pth"))
 
 
-def test_a_file_that_does_not_fit_leaves_nothing(tmp_path, job):
+def test_a_file_that_does_not_match_leaves_no_output(tmp_path, job):
     (tmp_path / "zoos").mkdir()
     torch.save({"a": torch.ones(1)}, tmp_path / "zoos" / "w.pth")
     with pytest.raises(UserError, match="missing"):

@@ -6,16 +6,9 @@ import torch
 
 from datafree import artifacts
 from datafree.errors import UserError
+from datafree.stages.files.teachers import read_teacher, read_teachers
 from datafree.zoo.manifest import Architecture, Entry, TrainSource
-from datafree.zoo.teachers import (
-    common_normalisation,
-    empty_network,
-    load_checkpoint,
-    make_card,
-    move,
-    read_teacher,
-    read_teachers,
-)  # fmt: skip
+from datafree.zoo.teachers import common_normalisation, empty_network, load_checkpoint, make_card, move
 from datafree.zoo.torchvision_guard import import_torchvision
 
 ENTRY = Entry(
@@ -31,7 +24,7 @@ def written(tmp_path):
     return tmp_path, network
 
 
-def test_a_teacher_comes_back_frozen(written):
+def test_a_teacher_is_read_frozen(written):
     folder, network = written
     teacher = read_teacher(folder / "w", folder / "c")
     assert (teacher.name, teacher.classes, teacher.input) == ("t", ("x", "y", "z"), (3, 16, 16))
@@ -43,7 +36,7 @@ def test_a_teacher_comes_back_frozen(written):
     assert torch.allclose(teacher.features(images), network.backbone(normalised), atol=1e-5)
 
 
-def test_the_card_holds_what_is_known(written):
+def test_the_card_describes_the_teacher(written):
     folder, _ = written
     assert artifacts.read_json(folder / "c") == {
         "name": "t",
@@ -63,15 +56,15 @@ def test_the_card_holds_what_is_known(written):
     }
 
 
-def test_the_card_resolves_the_usual_width_and_tells_of_networks_without_batch_norm():
+def test_the_card_holds_the_default_width_and_the_number_of_batch_norm_layers():
     card = make_card(Entry(name="t", architecture=Architecture("resnet20")), ["x", "y"], "", "", None)
     assert (card["architecture"], card["batch_norm_layers"]) == ({"name": "resnet20", "width": 16}, 19)
     card = make_card(Entry(name="t", architecture=Architecture("torchvision/convnext_tiny")), ["x", "y"], "", "", None)
     assert (card["architecture"], card["batch_norm_layers"]) == ({"name": "torchvision/convnext_tiny", "width": 0}, 0)
 
 
-def test_an_input_that_an_architecture_cannot_take_is_known_from_the_card():
-    with pytest.raises(UserError, match=r"^t: input: torchvision/alexnet cannot take images of \[3, 32, 32\] \(") as caught:
+def test_an_input_that_the_architecture_cannot_process_is_refused_by_make_card():
+    with pytest.raises(UserError, match=r"^t: input: torchvision/alexnet cannot process images of \[3, 32, 32\] \(") as caught:
         make_card(Entry(name="t", architecture=Architecture("torchvision/alexnet")), ["x", "y"], "", "", None)
     assert "\n" not in str(caught.value)
 
@@ -88,7 +81,7 @@ def foreign(network):
     return {name.removeprefix("backbone.").replace("head", "classifier"): value for name, value in network.state_dict().items()}
 
 
-def test_keys_bring_a_foreign_checkpoint_home(tmp_path):
+def test_keys_rename_the_tensors_of_a_foreign_checkpoint(tmp_path):
     network = empty_network(ENTRY, 3, seed=4)
     entry = dataclasses.replace(ENTRY, keys={"classifier": "head", "": "backbone"})
     loaded = load_checkpoint(entry, saved(tmp_path, {"state_dict": foreign(network)}), 3)
@@ -120,7 +113,7 @@ def test_keys_bring_a_foreign_checkpoint_home(tmp_path):
         ),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_one_line(tmp_path, change, classes, message):
+def test_a_checkpoint_that_does_not_match_is_a_one_line_error(tmp_path, change, classes, message):
     path = saved(tmp_path, change(empty_network(ENTRY, 3).state_dict()))
     with pytest.raises(UserError, match=f"w.pth: {message}") as caught:
         load_checkpoint(ENTRY, path, classes)
@@ -128,7 +121,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(tmp_path, change, classes, m
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mnasnet0_5", "densenet121", "googlenet"])
-def test_a_checkpoint_of_torchvisions_own_needs_no_keys(tmp_path, name):
+def test_a_torchvision_checkpoint_needs_no_keys(tmp_path, name):
     options = {"init_weights": False} if name == "googlenet" else {}
     theirs = import_torchvision().models.get_model(name, num_classes=5, **options).eval()
     state = theirs.state_dict()
@@ -141,13 +134,13 @@ def test_a_checkpoint_of_torchvisions_own_needs_no_keys(tmp_path, name):
     with torch.no_grad():
         expected = theirs(images)
         assert torch.allclose(loaded(images), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
-    # What this project saves of it is read back without renaming.
+    # The file that this project saves is read without renaming.
     again = load_checkpoint(entry, saved(tmp_path, loaded.state_dict()), 5).eval()
     with torch.no_grad():
         assert torch.equal(again(images), loaded(images))
 
 
-def test_a_teacher_without_batch_norm_comes_back(tmp_path):
+def test_a_teacher_without_batch_norm_is_read(tmp_path):
     entry = Entry(name="t", architecture=Architecture("torchvision/convnext_tiny"))
     network = empty_network(entry, 2, seed=1)
     artifacts.write_tensors(tmp_path / "w", network.state_dict())
@@ -157,13 +150,13 @@ def test_a_teacher_without_batch_norm_comes_back(tmp_path):
     assert torch.equal(teacher.network(teacher.normalise(images)), network.eval()(teacher.normalise(images)))
 
 
-def test_a_seed_decides_an_empty_network_head_included():
+def test_the_seed_determines_an_empty_network_including_its_head():
     first, second, other = (empty_network(ENTRY, 3, seed) for seed in (1, 1, 2))
     assert torch.equal(first.head.weight, second.head.weight)
     assert not torch.equal(first.head.weight, other.head.weight)
 
 
-def test_damage_is_the_users_to_mend(written):
+def test_damaged_files_are_user_errors(written):
     folder, _ = written
     with pytest.raises(UserError, match="missing"):
         read_teacher(folder / "absent", folder / "c")
@@ -175,7 +168,7 @@ def test_damage_is_the_users_to_mend(written):
         read_teacher(folder / "w", folder / "c")
 
 
-def test_teachers_are_read_in_pairs_and_moved_without_a_change(written):
+def test_teachers_are_read_in_pairs_and_moved_unchanged(written):
     folder, _ = written
     (teacher,) = read_teachers([folder / "w"], [folder / "c"])
     moved = move(teacher, "cpu")
@@ -191,7 +184,7 @@ def test_the_common_normalisation_is_the_average_per_channel():
     assert std == [2, 2]
 
 
-def test_a_grey_teachers_normalisation_counts_for_every_colour():
+def test_the_normalisation_of_a_grey_teacher_counts_for_every_channel():
     mean, std = common_normalisation([{"mean": [0.5], "std": [1]}, {"mean": [0.1, 0.3, 0.5], "std": [3, 1, 2]}])
     assert mean == pytest.approx([0.3, 0.4, 0.5])
     assert std == [2, 1, 1.5]

@@ -13,7 +13,7 @@ MISSING = RuntimeError("operator torchvision::nms does not exist")
 
 @pytest.fixture
 def imports(monkeypatch):
-    """What importing gives, in turn: an exception to raise, or a module. ``declared`` counts declarations."""
+    """Results of consecutive imports (an exception to raise, or a module), and the list of declarations."""
     outcomes, declared = [], []
 
     def import_module(name):
@@ -33,7 +33,7 @@ def imports(monkeypatch):
         sys.modules.pop("torchvision.half_done", None)
 
 
-def test_where_torchvision_works_nothing_is_done(imports):
+def test_nothing_is_declared_where_torchvision_works(imports):
     outcomes, declared = imports
     module = ModuleType("torchvision")
     outcomes.append(module)
@@ -41,7 +41,7 @@ def test_where_torchvision_works_nothing_is_done(imports):
     assert declared == []
 
 
-def test_missing_operators_are_declared_and_the_import_tried_again_from_the_start(imports):
+def test_missing_operators_are_declared_and_the_import_is_repeated(imports):
     outcomes, declared = imports
     module = ModuleType("torchvision")
     outcomes.extend([MISSING, module])
@@ -59,14 +59,14 @@ def test_another_error_is_not_hidden(imports, error):
     assert declared == []
 
 
-def test_an_error_that_stays_is_raised(imports):
+def test_a_persistent_error_is_raised(imports):
     outcomes, _ = imports
     outcomes.extend([MISSING, MISSING])
     with pytest.raises(RuntimeError, match="does not exist"):
         import_torchvision()
 
 
-def test_the_installed_torchvision_is_imported_when_asked_for_and_not_before():
+def test_the_installed_torchvision_is_imported_only_on_request():
     code = (
         "import sys, torch, datafree.zoo.teachers, datafree.zoo.sources; assert 'torchvision' not in sys.modules; "
         "from datafree.zoo.torchvision_guard import import_torchvision as i; a = i(); assert a is i(); "

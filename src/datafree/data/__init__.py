@@ -1,6 +1,6 @@
 """Real images: the embedded glyph data set, and a user's own folders.
 
-Kept light: importing this package or ``datafree.data.layout`` loads no PyTorch.
+Importing this package or ``datafree.data.layout`` does not load PyTorch.
 """
 
 SPLITS = ("train", "validation", "test")

@@ -1,4 +1,4 @@
-"""Which files of a user's folder are images: ``<folder>/<split>/<class>/<image>``. Imports nothing heavy, so that a workflow can ask."""
+"""Layout of a user's image folder, ``<folder>/<split>/<class>/<image>``: its files, classes and domains. Imports no PyTorch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from datafree.data import SPLITS
 from datafree.errors import UserError
 
-# Notes and annotations that commonly lie beside images. Anything else must be an image: passing over, say, a photo in a format that
-# cannot be read would change the data without a word.
+# Notes and annotations that are common beside images. Any other file must be an image: skipping a photo in an unreadable format, for
+# example, would change the data silently.
 NOT_IMAGES = {".csv", ".db", ".html", ".ini", ".json", ".md", ".mat", ".toml", ".tsv", ".txt", ".xml", ".yaml", ".yml"}
 
 
@@ -18,7 +18,7 @@ def class_files(folder: str | Path, split: str) -> dict[str, list[Path]]:
     """The image files of every class of a split; classes and files are sorted by name.
 
     Hidden files and folders (their name starts with a dot), files directly in the split's folder, and notes (``NOT_IMAGES``) are
-    passed over. Every other file counts as an image, whatever its extension.
+    skipped. Every other file counts as an image, whatever its extension.
 
     Raises:
         UserError: no such folder or split, fewer than two classes, a class without an image, or a folder inside a class.
@@ -35,33 +35,33 @@ def class_files(folder: str | Path, split: str) -> dict[str, list[Path]]:
 
 
 def by_domain(classes: Iterable[str]) -> dict[str, list[int]]:
-    """The places of the classes of each domain, which is what a class's name says before its first dot; domains are sorted by name.
+    """Class indices by domain, the part of a class name before its first dot; domains are sorted by name.
 
     Raises:
         UserError: a name without a domain.
     """
-    places: dict[str, list[int]] = {}
-    for place, name in enumerate(classes):
+    indices: dict[str, list[int]] = {}
+    for index, name in enumerate(classes):
         domain, dot, _ = name.partition(".")
         if not domain or not dot:
-            raise UserError(f"data.folder: class {name!r} names no domain; expected a folder such as `drawings.cat`")
-        places.setdefault(domain, []).append(place)
-    return dict(sorted(places.items()))
+            raise UserError(f"data.folder: class {name!r} has no domain; expected a folder name such as `drawings.cat`")
+        indices.setdefault(domain, []).append(index)
+    return dict(sorted(indices.items()))
 
 
 def of_domain(classes: Iterable[str], domain: str) -> list[int]:
-    """The places of the classes of one domain; of all classes where it is empty."""
-    return [place for place, name in enumerate(classes) if not domain or name.startswith(f"{domain}.")]
+    """Indices of the classes of one domain; of all classes if ``domain`` is empty."""
+    return [index for index, name in enumerate(classes) if not domain or name.startswith(f"{domain}.")]
 
 
 def listing_hash(folder: str | Path) -> str:
-    """A short hash over name, size and modification time of every image file of every split; reads no file."""
+    """A short hash over name, size and modification time of every image file of every split; opens no file."""
     digest = hashlib.sha256()
     for split in SPLITS:
         for name, files in class_files(folder, split).items():
             for path in files:
-                facts = path.stat()
-                digest.update(f"{split}/{name}/{path.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+                status = path.stat()
+                digest.update(f"{split}/{name}/{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -69,7 +69,7 @@ def _images(folder: Path) -> list[Path]:
     files = _visible(folder)
     for path in files:
         if path.is_dir():
-            raise UserError(f"{path}: a folder inside a class; move its images up into {folder}, or move it away")
+            raise UserError(f"{path}: a folder inside a class; move its images up into {folder}, or remove it")
     images = [path for path in files if path.suffix.lower() not in NOT_IMAGES]
     if not images:
         raise UserError(f"{folder}: expected images of the class, found none; add some, or remove the folder")

@@ -1,4 +1,4 @@
-"""A picture that shows what the data look like."""
+"""Preview of image sets: a contact sheet with samples of some classes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from PIL import Image
 
-from datafree.data.images import PAPER, ImageSet, contact_sheet
+from datafree.data.images import BACKGROUND, ImageSet, contact_sheet
 
 CLASSES = 6  # rows per set, spread evenly over its classes
 SAMPLES = 12  # images per row
@@ -25,7 +25,7 @@ def preview(sets: Iterable[ImageSet]) -> Image.Image:
 
 
 def _row(images: torch.Tensor) -> torch.Tensor:
-    """The first images, filled up to ``SAMPLES`` with blank ones: uint8 [SAMPLES, C, H, W]."""
-    row = images.new_full((SAMPLES, *images.shape[1:]), PAPER)
+    """The first images, padded to ``SAMPLES`` with blank ones: uint8 [SAMPLES, C, H, W]."""
+    row = images.new_full((SAMPLES, *images.shape[1:]), BACKGROUND)
     row[: len(images)] = images[:SAMPLES]
     return row

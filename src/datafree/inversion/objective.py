@@ -95,7 +95,7 @@ def random_view(size: int, shared: InversionConfig, rng: torch.Generator, auxili
     region = random_region(size, size, shared.region, rng) if shared.region < 1 else None
     strength = shared.augmentation
     warp = {"degrees": strength * DEGREES, "scale": strength * SCALE, "shift": strength * SHIFT}
-    augment = functools.partial(random_affine, generator=rng, **warp) if strength else None
+    augment = functools.partial(random_affine, rng=rng, **warp) if strength else None
     asked = auxiliary_teachers if shared.auxiliary_teachers else ()  # who is not asked must not change what else is drawn
     places = torch.randperm(len(asked), generator=rng)[: shared.auxiliary_teachers].tolist()
     return {

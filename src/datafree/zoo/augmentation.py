@@ -1,4 +1,4 @@
-"""Random views of images, batched and on the images' device."""
+"""Image augmentation in batches on the images' device: random affine maps and random colour changes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def random_affine(images: Tensor, generator: torch.Generator, degrees: float = 15.0, scale: float = 0.15, shift: float = 0.1) -> Tensor:
-    """Rotate, scale and shift each float image [B, C, H, W] by its own amount.
+def random_affine(images: Tensor, rng: torch.Generator, degrees: float = 15.0, scale: float = 0.15, shift: float = 0.1) -> Tensor:
+    """Rotate, scale and shift each float image [B, C, H, W] by separate random amounts.
 
     ``degrees`` is the largest rotation; ``scale`` the largest relative change of size; ``shift`` the largest move as a share of the
-    image. What comes in from outside repeats the border.
+    image. Pixels from outside the image take the value of the nearest border pixel.
     """
     batch, device = images.shape[0], images.device
 
     def uniform() -> Tensor:
-        return (torch.rand(batch, generator=generator) * 2 - 1).to(device)
+        return (torch.rand(batch, generator=rng) * 2 - 1).to(device)
 
     angle = uniform() * math.radians(degrees)
     size = 1 + uniform() * scale
@@ -30,9 +30,9 @@ def random_affine(images: Tensor, generator: torch.Generator, degrees: float = 1
     return moved.contiguous(memory_format=torch.channels_last)
 
 
-def random_colours(images: Tensor, generator: torch.Generator, strength: float = 0.3) -> Tensor:
-    """Scale each channel of each normalised image [B, C, H, W] by 1 ± strength and move it by up to ± strength."""
+def random_colours(images: Tensor, rng: torch.Generator, strength: float = 0.3) -> Tensor:
+    """Multiply each channel of each normalised image [B, C, H, W] by a factor in 1 ± strength and add an offset in ± strength."""
     shape = (*images.shape[:2], 1, 1)
-    factor = 1 + strength * (torch.rand(shape, generator=generator) * 2 - 1).to(images.device)
-    offset = strength * (torch.rand(shape, generator=generator) * 2 - 1).to(images.device)
+    factor = 1 + strength * (torch.rand(shape, generator=rng) * 2 - 1).to(images.device)
+    offset = strength * (torch.rand(shape, generator=rng) * 2 - 1).to(images.device)
     return images * factor + offset

@@ -1,4 +1,4 @@
-"""``datafree zoo check``: every teacher of a manifest loaded, measured, and looked at for signs that it would poison the pool."""
+"""``datafree zoo check``: load every teacher of a manifest, measure it, and report signs that it is broken or a duplicate."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from datafree.zoo.manifest import Entry, read_manifest
 from datafree.zoo.teachers import freeze, load_checkpoint, make_card
 from datafree.zoo.training import accuracy, logits_of
 
-NOISE = (12, 48)  # images of noise, at least and at most
-NOISE_MACS = 2e10  # multiply-adds that a teacher's noise may cost beyond the least number of images
-JUDGED = 30  # labelled images below which an accuracy near chance proves nothing
+MIN_NOISE_IMAGES, MAX_NOISE_IMAGES = 12, 48
+NOISE_MACS = 2e10  # multiply-adds to spend on noise images per teacher, within these numbers of images
+MIN_LABELLED_IMAGES = 30  # below it an accuracy near chance is not significant
 
 SOUND, BROKEN, TRAINED, DUPLICATE = "sound", "broken", "trained by the pipeline", "duplicate"
 
 
 @dataclass(frozen=True)
 class TeacherReport:
-    """What ``check`` found out about one teacher.
+    """The result of ``check`` for one teacher.
 
     ``parameters``, ``macs`` (multiply-adds for one image) and ``batch_norm_layers`` are those of the architecture, None if it cannot be
-    built. ``accuracy`` in [0, 1] is over ``images`` labelled images, None without any. ``problems`` make the teacher broken; ``remarks``
-    do not.
+    built. ``accuracy`` in [0, 1] is over ``images`` labelled images, None without any. A teacher with ``problems`` is broken;
+    ``remarks`` do not change its state.
     """
 
     name: str
@@ -51,14 +51,14 @@ class TeacherReport:
     state: str = SOUND
     problems: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
-    weights: str = ""  # a hash of the tensors, the same for the same tensors in another file format
+    weights: str = ""  # hash of the tensors, independent of the file format
 
 
 class LabelledFolder:
-    """Real images, one folder per class, for measuring teachers that know these classes by the same names.
+    """Real images, one folder per class, to measure teachers whose class names match the folder names.
 
     Raises:
-        UserError: no such folder, fewer than two classes, or one without an image.
+        UserError: no such folder, fewer than two classes, or a class without an image.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -68,24 +68,24 @@ class LabelledFolder:
         self.classes = set(class_files(self.folder.parent, self.folder.name))
         self._read: dict[int, ImageSet] = {}
 
-    def of(self, classes: tuple[str, ...], channels: int, size: int) -> tuple[Tensor, Tensor] | None:
-        """Images uint8 [N, channels, size, size] and labels int64 [N], indices into ``classes``; None if no class is here."""
-        here = [name for name in classes if name in self.classes]
-        if not here:
+    def images_of(self, classes: tuple[str, ...], channels: int, size: int) -> tuple[Tensor, Tensor] | None:
+        """Images uint8 [N, channels, size, size] and labels int64 [N], indices into ``classes``; None if the folder has none of them."""
+        shared = [name for name in classes if name in self.classes]
+        if not shared:
             return None
         if size not in self._read:
             self._read[size] = folder_images(self.folder.parent, self.folder.name, size)
-        found = self._read[size]
-        found = found.of_classes([found.classes.index(name) for name in here])
-        images = found.images if channels == 3 else found.images.float().mean(1, keepdim=True).round().to(torch.uint8)
-        return images, torch.tensor([classes.index(name) for name in here])[found.labels]
+        data = self._read[size]
+        data = data.of_classes([data.classes.index(name) for name in shared])
+        images = data.images if channels == 3 else data.images.float().mean(1, keepdim=True).round().to(torch.uint8)
+        return images, torch.tensor([classes.index(name) for name in shared])[data.labels]
 
 
 def check(manifest: Path, cache: Path, images: Path | None = None, limit: int = 0) -> list[TeacherReport]:
     """A report on each of the first ``limit`` teachers (0 = all), in the manifest's order. Downloads go to ``cache``.
 
     Raises:
-        UserError: the manifest or the folder of images cannot be used. What is wrong with a teacher is in its report.
+        UserError: the manifest or the folder of images cannot be used. Problems of a single teacher are in its report.
     """
     entries = read_manifest(manifest, limit)
     folder = LabelledFolder(images) if images else None
@@ -108,14 +108,14 @@ def _check(entry: Entry, home: Path, cache: Path, folder: LabelledFolder | None,
         return replace(report, state=BROKEN, problems=(str(error).removeprefix(f"{entry.name}: "),))
     report = replace(report, weights=weights_hash(network))
     normalise = Normalise(entry.mean, entry.std)
-    report = _answer_noise(report, network, normalise, classes, entry.input)
+    report = _check_on_noise(report, network, normalise, classes, entry.input)
     if folder is not None:
-        report = _measure(report, network, normalise, classes, entry.input, folder)
+        report = _measure_accuracy(report, network, normalise, classes, entry.input, folder)
     return replace(report, state=BROKEN) if report.problems else report
 
 
 def _size(entry: Entry, sizes: dict[tuple, dict[str, int]]) -> dict[str, int]:
-    """Counted once per architecture: counting multiply-adds takes longer than loading a small teacher."""
+    """The size of an entry's architecture, counted once per architecture: that takes longer than loading a small teacher."""
     key = (entry.architecture.name, entry.architecture.width, tuple(entry.input), entry.class_count)
     if key not in sizes:
         card = make_card(entry, [""] * entry.class_count, "", "", None)
@@ -123,40 +123,41 @@ def _size(entry: Entry, sizes: dict[tuple, dict[str, int]]) -> dict[str, int]:
     return sizes[key]
 
 
-def _answer_noise(
+def _check_on_noise(
     report: TeacherReport, network: nn.Module, normalise: Normalise, classes: tuple[str, ...], shape: list[int]
 ) -> TeacherReport:
-    count = int(min(max(NOISE_MACS / max(report.macs or 1, 1), NOISE[0]), NOISE[1]))
-    found, logits = plausibility.problems(network, normalise(plausibility.noise_images(shape, count)))
+    count = int(min(max(NOISE_MACS / max(report.macs or 1, 1), MIN_NOISE_IMAGES), MAX_NOISE_IMAGES))
+    problems, logits = plausibility.problems(network, normalise(plausibility.noise_images(shape, count)))
     remarks = []
-    answers = logits.argmax(1)
-    if not found and bool((answers == answers[0]).all()):
-        remarks.append(f"it calls all {count} images of noise `{classes[int(answers[0])]}`; measure it on --images if you can")
+    predicted = logits.argmax(1)
+    if not problems and bool((predicted == predicted[0]).all()):
+        remarks.append(f"it predicts `{classes[int(predicted[0])]}` for all {count} noise images; measure it with --images if you can")
     if not report.batch_norm_layers:
-        remarks.append("it has no BatchNorm layer: inversion cannot match statistics and rests on its other losses")
-    return replace(report, problems=tuple(found), remarks=tuple(remarks))
+        remarks.append("it has no BatchNorm layer: inversion cannot match statistics and uses its other losses only")
+    return replace(report, problems=tuple(problems), remarks=tuple(remarks))
 
 
-def _measure(
+def _measure_accuracy(
     report: TeacherReport, network: nn.Module, normalise: Normalise, classes: tuple[str, ...], shape: list[int], folder: LabelledFolder
 ) -> TeacherReport:
-    found = folder.of(classes, shape[0], shape[1]) if shape[0] in (1, 3) else None
-    if found is None:
+    labelled = folder.images_of(classes, shape[0], shape[1]) if shape[0] in (1, 3) else None
+    if labelled is None:
         return replace(report, remarks=(*report.remarks, f"not measured: none of its classes has a folder in {folder.folder}"))
-    images, labels = found
-    right = accuracy(logits_of(network, normalise, images, torch.device("cpu")), labels)  # pyright: ignore[reportArgumentType]
-    report = replace(report, accuracy=right, images=len(labels))
-    if (known := len(labels.unique())) < len(classes):
-        report = replace(report, remarks=(*report.remarks, f"measured on {known} of its {len(classes)} classes, which have a folder"))
+    images, labels = labelled
+    measured = accuracy(logits_of(network, normalise, images, torch.device("cpu")), labels)  # pyright: ignore[reportArgumentType]
+    report = replace(report, accuracy=measured, images=len(labels))
+    if (measured_classes := len(labels.unique())) < len(classes):
+        line = f"measured on {measured_classes} of its {len(classes)} classes, those with a folder"
+        report = replace(report, remarks=(*report.remarks, line))
     chance = 1 / len(classes)
-    if len(labels) >= JUDGED and right < chance + 2 * math.sqrt(chance * (1 - chance) / len(labels)):
-        line = f"accuracy {right:.3f} on {len(labels)} images, no better than guessing; is the order of `classes` that of the logits?"
+    if len(labels) >= MIN_LABELLED_IMAGES and measured < chance + 2 * math.sqrt(chance * (1 - chance) / len(labels)):
+        line = f"accuracy {measured:.3f} on {len(labels)} images, no better than chance; is the order of `classes` that of the logits?"
         report = replace(report, problems=(*report.problems, line))
     return report
 
 
 def weights_hash(network: nn.Module) -> str:
-    """SHA-256 over names, shapes and values of all tensors but the counts of batches, in hexadecimal."""
+    """SHA-256, in hexadecimal, over names, shapes and values of all tensors except ``num_batches_tracked``."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         if not name.endswith("num_batches_tracked"):

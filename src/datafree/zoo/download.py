@@ -1,6 +1,6 @@
-"""Fetching one file over http(s): resumed, bounded in size and time, verified.
+"""Download of one file over http(s): resumable, bounded in size and time, verified by SHA-256.
 
-The file appears under its name only when its hash is right. What has arrived of it waits beside it, in a file that ends in ``.part``.
+The file appears under its name only when its hash is correct. Until then the received bytes are in a file beside it that ends in ``.part``.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ T = TypeVar("T")
 CHUNK = 2**16
 MEBIBYTE = 2**20
 REDIRECTS = 10
-WORTH_A_RETRY = (408, 425, 429, 500, 502, 503, 504)
+RETRIED_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much patience a download gets."""
+    """Time limits and number of attempts of a download."""
 
-    stall: float = 30  # seconds until an answer must have begun, and between two pieces of it
+    stall: float = 30  # seconds until the response must begin, and between two chunks of it
     total: float = 7200  # seconds for the whole file, all attempts together
     attempts: int = 5
     backoff: float = 1  # seconds before the second attempt; doubles with each further one, up to a minute
 
 
 class Interrupted(Exception):
-    """An attempt failed in a way that the next may not."""
+    """A failed attempt that is worth repeating."""
 
 
 def download(url: str, target: Path, sha256: str, max_bytes: int, limits: Limits | None = None) -> Path:
     """Fetch ``url`` to ``target``. ``sha256`` is the expected hash or its beginning; ``max_bytes`` bounds the file.
 
-    What an earlier call left unfinished is continued. Several processes may ask for the same file: one fetches it, the others wait.
+    An unfinished download of an earlier call is resumed. If several processes request the same file, one fetches it and the others wait.
 
     Raises:
         UserError: not reachable, too large, too slow, another file than expected, or a redirect to anything but http(s).
@@ -73,11 +73,11 @@ def download(url: str, target: Path, sha256: str, max_bytes: int, limits: Limits
 
 @contextlib.contextmanager
 def _locked(part: Path) -> Iterator[BinaryIO]:
-    """The unfinished file, opened for appending, while no other process has it."""
+    """The unfinished file, opened for appending, under an exclusive lock."""
     while True:
         with part.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            # Whoever held the lock before may have finished, and so have moved the file that was opened here.
+            # The previous holder of the lock may have finished and renamed the file that was opened here.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(part.stat(), os.fstat(file.fileno())):
                     yield file
@@ -102,7 +102,7 @@ def _fetch(url: str, file: BinaryIO, part: Path, sha256: str, max_bytes: int, li
             return
         file.truncate(0)
         reason = f"not the file of the manifest, its SHA-256 is {digest}, expected {sha256}"
-        if not resumed:  # nothing old in it that could be wrong
+        if not resumed:  # all bytes are of this attempt: another one would give the same
             raise UserError(f"{url}: {reason}; correct the address or the hash")
     kept = part.stat().st_size
     hint = f"{kept} bytes are kept, run again to continue" if kept else "check the address and the network"
@@ -110,31 +110,31 @@ def _fetch(url: str, file: BinaryIO, part: Path, sha256: str, max_bytes: int, li
 
 
 def _attempt(url: str, file: BinaryIO, start: int, max_bytes: int, limits: Limits, deadline: float) -> None:
-    """Append to ``file`` what is missing; or begin anew if the server does not continue."""
+    """Append the missing bytes to ``file``; start over if the server does not resume."""
     with requests.Session() as session:
         response = _within(limits.stall, lambda: _open(session, url, start, limits.stall))
         with response:
-            if response.status_code in WORTH_A_RETRY:
+            if response.status_code in RETRIED_STATUSES:
                 raise Interrupted(f"{response.status_code} {response.reason}")
             if response.status_code == 416 or (response.status_code == 206 and not _continues(response, start)):
                 file.truncate(0)
-                raise Interrupted("the server does not continue where it broke off")
+                raise Interrupted("the server does not resume at the requested byte")
             if response.status_code not in (200, 206):
                 raise UserError(f"{url}: download failed ({response.status_code} {response.reason}); check the address and the network")
             if response.status_code == 200:
                 file.truncate(0)
                 start = 0
             length = response.headers.get("Content-Length", "")
-            whole = start + int(length) if length.isascii() and length.isdigit() else None
-            if whole is not None and whole > max_bytes:
-                raise UserError(f"{url}: {whole} bytes; a checkpoint may have at most {max_bytes}")
-            pieces = _receive(response, url, file, start, whole, max_bytes, deadline)
-            if whole is None:
-                for _ in pieces:
+            file_size = start + int(length) if length.isascii() and length.isdigit() else None
+            if file_size is not None and file_size > max_bytes:
+                raise UserError(f"{url}: {file_size} bytes; a checkpoint may have at most {max_bytes}")
+            mebibytes = _receive(response, url, file, start, file_size, max_bytes, deadline)
+            if file_size is None:
+                for _ in mebibytes:
                     pass
             else:
                 name = urlsplit(url).path.rpartition("/")[2] or url
-                for _ in progress(pieces, math.ceil((whole - start) / MEBIBYTE), f"download {name} (MiB)"):
+                for _ in progress(mebibytes, math.ceil((file_size - start) / MEBIBYTE), f"download {name} (MiB)"):
                     pass
 
 
@@ -144,60 +144,60 @@ def _continues(response: requests.Response, start: int) -> bool:
 
 
 def _open(session: requests.Session, url: str, start: int, stall: float) -> requests.Response:
-    """The answer to a request for the bytes from ``start`` on, with redirects followed; its body is not read yet."""
-    # Without compression lengths and positions are those of the file.
+    """The response to a request for the bytes from ``start`` on, after redirects; its body is not read yet."""
+    # Without compression, lengths and positions refer to the file itself.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-    here = url
+    current = url
     for _ in range(REDIRECTS):
         try:
-            response = session.get(here, headers=headers, stream=True, timeout=stall, allow_redirects=False)
+            response = session.get(current, headers=headers, stream=True, timeout=stall, allow_redirects=False)
         except (requests.ConnectionError, requests.Timeout) as error:
             raise Interrupted(_line(error)) from None
-        except (requests.RequestException, ValueError) as error:  # urllib3 finds some addresses malformed that requests does not
+        except (requests.RequestException, ValueError) as error:  # urllib3 rejects some malformed addresses that requests accepts
             raise UserError(f"{url}: download failed ({_line(error)}); check the address") from None
         target = session.get_redirect_target(response)
         if target is None:
             return response
         response.close()
-        here = urljoin(here, target)
-        if urlsplit(here).scheme not in ("http", "https"):
-            raise UserError(f"{url}: redirects to {here[:80]!r}; only http:// and https:// are followed")
+        current = urljoin(current, target)
+        if urlsplit(current).scheme not in ("http", "https"):
+            raise UserError(f"{url}: redirects to {current[:80]!r}; only http:// and https:// are followed")
     raise UserError(f"{url}: redirects more than {REDIRECTS} times; check the address")
 
 
 def _receive(
-    response: requests.Response, url: str, file: BinaryIO, start: int, whole: int | None, max_bytes: int, deadline: float
+    response: requests.Response, url: str, file: BinaryIO, start: int, file_size: int | None, max_bytes: int, deadline: float
 ) -> Iterator[None]:
     """Write the body to ``file`` as it arrives; yields once per MiB."""
-    received, told = start, start
+    received, reported = start, start
     while True:
         try:
-            piece = response.raw.read1(CHUNK, decode_content=False)
+            chunk = response.raw.read1(CHUNK, decode_content=False)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             file.flush()
             raise Interrupted(_line(error)) from None
-        if not piece:
+        if not chunk:
             break
-        received += len(piece)
+        received += len(chunk)
         if received > max_bytes:
             file.truncate(0)
-            raise UserError(f"{url}: more than {max_bytes} bytes, the most that a checkpoint may have; the rest is not fetched")
-        file.write(piece)
-        while received - told >= MEBIBYTE:
-            told += MEBIBYTE
+            raise UserError(f"{url}: more than {max_bytes} bytes, the limit for a checkpoint; the rest is not fetched")
+        file.write(chunk)
+        while received - reported >= MEBIBYTE:
+            reported += MEBIBYTE
             yield
         if time.monotonic() > deadline:
             file.flush()
-            raise UserError(f"{url}: too slow, {received} bytes within the time allowed; they are kept, run again to continue")
+            raise UserError(f"{url}: too slow, {received} bytes within the time limit; they are kept, run again to continue")
     file.flush()
-    if whole is not None and received < whole:
-        raise Interrupted(f"broke off after {received} of {whole} bytes")
-    if received > told:
+    if file_size is not None and received < file_size:
+        raise Interrupted(f"connection closed after {received} of {file_size} bytes")
+    if received > reported:
         yield
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:
-    """The result of ``call``, or ``Interrupted`` if it takes longer: a socket's own timeout begins anew with every byte."""
+    """The result of ``call``, or ``Interrupted`` after ``seconds``: a socket's own timeout restarts with every byte received."""
     outcomes: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
 
     def work() -> None:
@@ -210,7 +210,7 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
     try:
         result, error = outcomes.get(timeout=seconds)
     except queue.Empty:
-        raise Interrupted(f"no answer within {seconds:g} s") from None
+        raise Interrupted(f"no response within {seconds:g} s") from None
     if error is not None:
         raise error
     return result  # pyright: ignore[reportReturnType]

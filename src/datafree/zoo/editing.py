@@ -1,4 +1,4 @@
-"""``datafree zoo add``: a further teacher at the end of a manifest, whose other lines stay as they are."""
+"""``datafree zoo add``: append a teacher to a manifest and leave its other lines unchanged."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from datafree.zoo.manifest import Entry, read_manifest
 
 
 def add_entry(manifest: Path, spec: dict[str, Any]) -> Entry:
-    """Append the teacher ``spec`` (keys as in a manifest) to the list ``teachers``; makes the manifest if there is none yet.
+    """Append the teacher ``spec`` (keys as in a manifest) to the list ``teachers``; creates the manifest if it does not exist.
 
-    Comments, order and layout of what is there are kept. The file is replaced, in one step, only when the new one can be read and
-    differs from the old one in just this teacher.
+    Comments, order and layout of the existing text are kept. The file is replaced, atomically, only if the new one can be read and
+    differs from the old one in this teacher alone.
 
     Raises:
-        UserError: an entry that the manifest would refuse, or a list that is written in brackets.
+        UserError: an invalid entry, or a list that is written in brackets.
     """
     old = manifest.read_bytes().decode("utf-8") if manifest.is_file() else ""
     before = read_manifest(manifest) if old else []
@@ -40,11 +40,11 @@ def _append(manifest: Path, text: str, spec: dict[str, Any]) -> str:
     assert isinstance(root, yaml.MappingNode)  # read_manifest has read it
     teachers = next(value for key, value in root.value if key.value == "teachers")
     if teachers.flow_style:
-        raise UserError(f"{manifest}: `teachers` is a list in brackets; write each teacher as an item of its own, beginning with `- `")
+        raise UserError(f"{manifest}: `teachers` is a list in brackets; write each teacher as a separate item that begins with `- `")
     newline = "\r\n" if "\r\n" in text else "\n"
     lines = text.splitlines(keepends=True)
     end = len(lines) if teachers.end_mark.index == len(text) else teachers.end_mark.line
-    # The list's end is where the next thing begins: comments and empty lines before that belong to what comes next.
+    # YAML ends the list where the next node begins: comments and empty lines before that belong to the next node.
     while not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#"):
         end -= 1
     if not lines[end - 1].endswith("\n"):
@@ -54,6 +54,6 @@ def _append(manifest: Path, text: str, spec: dict[str, Any]) -> str:
 
 
 def _item(spec: dict[str, Any], indent: int, newline: str) -> str:
-    """The entry as a list item; lists and mappings within it on one line each."""
+    """The entry as a YAML list item; each list or mapping within it is on one line."""
     block = yaml.safe_dump([spec], default_flow_style=None, sort_keys=False, allow_unicode=True, width=10**6)
     return "".join(f"{' ' * indent}{line}{newline}" for line in block.splitlines())

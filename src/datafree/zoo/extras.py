@@ -1,4 +1,4 @@
-"""Importing packages that only some zoos need."""
+"""Import of optional dependencies (the extras ``timm`` and ``hub``)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datafree.errors import UserError
 
 
 def import_extra(module: str, extra: str, what: str) -> ModuleType:
-    """The module of an optional extra of this package; ``what`` names what asked for it.
+    """Import ``module``, which the optional ``extra`` of this package installs; ``what`` begins the error message.
 
     Raises:
         UserError: it is not installed.

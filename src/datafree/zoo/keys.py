@@ -1,9 +1,10 @@
 """Renaming the tensors of a foreign checkpoint: the ``keys`` of a manifest.
 
-A rule maps a pattern to a replacement. A pattern is the beginning of a name, in whole parts between dots: ``linear`` fits
-``linear.weight`` but not ``linear2.weight``. ``{}`` stands for any one part and is carried over in order. The empty pattern fits every
-name. Of the patterns that fit, the longest decides, then the one whose literal part comes first; what follows it is kept. A
-replacement of null leaves the tensor out. There are no regular expressions: the time is linear in names times rules.
+A rule maps a pattern to a replacement. A pattern matches the beginning of a name, in whole parts between dots: ``linear`` matches
+``linear.weight`` but not ``linear2.weight``. ``{}`` matches any one part; the matched parts are inserted in order into the
+replacement. The empty pattern matches every name. If several patterns match, the one with the most parts applies, then the one whose
+literal part comes first. The rest of the name is kept. A replacement of null drops the tensor. There are no regular expressions: the
+time is linear in names times rules.
 
 ``{classifier: head, "": backbone}`` turns ``classifier.weight`` into ``head.weight`` and ``blocks.0.norm.bias`` into
 ``backbone.blocks.0.norm.bias``.
@@ -17,12 +18,12 @@ from types import NoneType
 from datafree.errors import UserError
 
 MAX_RULES = 100
-HOLE = "{}"
+WILDCARD = "{}"
 Rules = Mapping[str, str | None]
 
 
 def check(rules: Rules) -> None:
-    """Refuse rules that cannot be meant.
+    """Refuse malformed rules.
 
     Raises:
         UserError: no mapping, too many rules, an empty part, a brace outside ``{}``, or another number of ``{}`` in the replacement
@@ -36,17 +37,17 @@ def check(rules: Rules) -> None:
         raise UserError(f"{len(rules)} rules; allowed: at most {MAX_RULES}")
     for pattern, replacement in rules.items():
         for text in (pattern, replacement or ""):
-            if text and any(not part or (part != HOLE and set(part) & set("{}")) for part in text.split(".")):
+            if text and any(not part or (part != WILDCARD and set(part) & set("{}")) for part in text.split(".")):
                 raise UserError(f"got {text!r}; expected names joined by single dots, of which any may be {{}}, such as layers.{{}}.norm")
-        if replacement is not None and _parts(pattern).count(HOLE) != _parts(replacement).count(HOLE):
+        if replacement is not None and _parts(pattern).count(WILDCARD) != _parts(replacement).count(WILDCARD):
             raise UserError(f"{pattern!r}: got {replacement!r}; expected as many {{}} as in the pattern")
 
 
 def rename(names: Iterable[str], rules: Rules) -> dict[str, str]:
-    """The new name of each old one, for rules that ``check`` accepts; names that a rule leaves out are missing, others stay.
+    """The new name of each old name, for rules that ``check`` accepts; dropped names are missing, names without a matching rule stay.
 
     Raises:
-        UserError: two tensors would share a name.
+        UserError: two tensors would get the same name.
     """
     order = sorted(((_parts(pattern), replacement) for pattern, replacement in rules.items()), key=lambda rule: _precedence(rule[0]))
     renamed: dict[str, str] = {}
@@ -56,7 +57,7 @@ def rename(names: Iterable[str], rules: Rules) -> dict[str, str]:
         if new is None:
             continue
         if new in taken:
-            raise UserError(f"keys: `{taken[new]}` and `{name}` would both be called `{new}`; make the rules differ")
+            raise UserError(f"keys: `{taken[new]}` and `{name}` would both be renamed to `{new}`; change the rules")
         taken[new] = name
         renamed[name] = new
     return renamed
@@ -65,11 +66,11 @@ def rename(names: Iterable[str], rules: Rules) -> dict[str, str]:
 def _rename(name: str, order: list[tuple[list[str], str | None]]) -> str | None:
     parts = name.split(".")
     for pattern, replacement in order:
-        if len(pattern) <= len(parts) and all(wanted in (HOLE, part) for wanted, part in zip(pattern, parts, strict=False)):
+        if len(pattern) <= len(parts) and all(wanted in (WILDCARD, part) for wanted, part in zip(pattern, parts, strict=False)):
             if replacement is None:
                 return None
-            filling = iter(part for wanted, part in zip(pattern, parts, strict=False) if wanted == HOLE)
-            start = [next(filling) if part == HOLE else part for part in _parts(replacement)]
+            matched = iter(part for wanted, part in zip(pattern, parts, strict=False) if wanted == WILDCARD)
+            start = [next(matched) if part == WILDCARD else part for part in _parts(replacement)]
             return ".".join(start + parts[len(pattern) :])
     return name
 
@@ -79,4 +80,4 @@ def _parts(text: str) -> list[str]:
 
 
 def _precedence(pattern: list[str]) -> tuple[int, list[bool]]:
-    return -len(pattern), [part == HOLE for part in pattern]
+    return -len(pattern), [part == WILDCARD for part in pattern]

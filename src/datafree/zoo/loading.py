@@ -1,4 +1,4 @@
-"""Loading a stranger's checkpoint: bounded in size, checked by hash, without executing anything in it."""
+"""Safe loading of untrusted checkpoints: bounded in size, verified by SHA-256, without executing any code in the file."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from torch import Tensor, nn
 from datafree.errors import UserError
 from datafree.zoo import hashing, keys, pickles
 
-MAX_BYTES = 2 * 2**30  # of a file, of what it unpacks to, and of its tensors
+MAX_BYTES = 2 * 2**30  # of a file, of its unpacked content, and of its tensors
 MAX_TENSORS = 10_000
 MAX_DIMENSIONS = 8  # of one tensor
 MAX_NAME = 500  # characters of a tensor's name
-MAX_PICKLE = 64 * 2**20  # bytes that describe the tensors, without their values
-WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher", "net")
+MAX_PICKLE = 64 * 2**20  # bytes of the pickle that describes the tensors, without their values
+WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher", "net")  # keys of the state dict in common files
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
-LEGACY_PICKLES = 5  # a PyTorch file from before the zip format is so many pickles, then the values
+LEGACY_PICKLES = 5  # at the start of a PyTorch file from before the zip format, followed by the values
 
 CONVERT = "`torch.save(torch.load(file, weights_only=False).state_dict(), 'weights.pth')`"
 CONVERT_SCRIPT = "`torch.save(torch.jit.load(file).state_dict(), 'weights.pth')`"
 
 
 class Refused(Exception):
-    """Why a file is not read, without its name."""
+    """The reason for refusing a file, without the file's name."""
 
 
 def verify(path: Path, sha256: str) -> str:
-    """The file's SHA-256; ``sha256`` is what it must be, or how it must begin.
+    """The file's SHA-256; ``sha256`` is the expected hash or its beginning.
 
     Raises:
-        UserError: missing, not readable, too large, or not the expected hash.
+        UserError: the file is missing, unreadable or too large, or has another hash.
     """
     require_file(path)
     if path.stat().st_size > MAX_BYTES:
@@ -51,26 +51,26 @@ def verify(path: Path, sha256: str) -> str:
 
 
 def require_file(path: Path) -> None:
-    """Make sure that there is an ordinary file.
+    """Require an existing regular file.
 
     Raises:
-        UserError: there is none, or it is out of reach.
+        UserError: there is none, or it cannot be accessed.
     """
     try:
-        found = path.is_file()
+        exists = path.is_file()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); change its permissions or `file` in the manifest") from None
-    if not found:
+    if not exists:
         raise UserError(f"{path}: the checkpoint is missing; correct `file` in the manifest or put it there")
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from safetensors or a PyTorch file; the usual wrappers and the prefixes of DataParallel and compile are taken off.
+    """Tensors by name from a safetensors or PyTorch file, without the usual wrappers and without the prefixes of DataParallel and compile.
 
-    Every tensor is dense, of real numbers, on the CPU; all together they are no larger than ``MAX_BYTES``.
+    Every tensor is dense, real-valued and on the CPU; together they have at most ``MAX_BYTES``.
 
     Raises:
-        UserError: not a state dict, corrupt, too large, or a pickle with anything but tensors in it.
+        UserError: not a state dict, corrupt, too large, or a pickle that holds anything but tensors.
     """
     require_file(path)
     try:
@@ -88,7 +88,7 @@ def rename(tensors: dict[str, Tensor], rules: keys.Rules, path: Path) -> dict[st
     """The tensors under the names that ``rules`` give them; see ``datafree.zoo.keys``.
 
     Raises:
-        UserError: two would share a name.
+        UserError: two tensors would get the same name.
     """
     try:
         return {new: tensors[old] for old, new in keys.rename(tensors, rules).items()}
@@ -119,10 +119,10 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     except pickles.Suspicious as error:
         raise Refused(_not_a_state_dict(str(error))) from None
     except Exception as error:  # damaged bytes can make the readers fail with any type of exception
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if found:
+        forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if forbidden:
             raise Refused(
-                f"not a plain state dict but a pickle that runs code ({found[1][:80]}); it is not loaded. If you trust it, convert it "
+                f"not a plain state dict but a pickle that runs code ({forbidden[1][:80]}); it is not loaded. If you trust it, convert it "
                 f"elsewhere with {CONVERT}, or save it as safetensors"
             ) from None
         raise Refused(_not_a_state_dict(_line(error))) from None
@@ -130,7 +130,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
 
 def _inspect(path: Path) -> None:
-    """Refuse archives that unpack to too much, and pickles that are made to exhaust their reader."""
+    """Refuse archives whose unpacked content is too large, and pickles made to exhaust the time or the stack of their reader."""
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
         file.seek(0)
@@ -188,17 +188,17 @@ def _check_tensors(tensors: dict[str, Tensor]) -> None:
             raise Refused(f"`{name}` is {kind}; expected a dense tensor of real numbers")
         if tensor.dim() > MAX_DIMENSIONS:
             raise Refused(f"`{name}` has {tensor.dim()} dimensions; allowed: at most {MAX_DIMENSIONS}")
-        # By its shape: strides of zero can spread one stored value over any size.
+        # Counted from the shape: with strides of zero, one stored value can make a tensor of any size.
         total += tensor.numel() * tensor.element_size()
         if total > MAX_BYTES:
             raise Refused(f"the tensors up to `{name}`, of shape {list(tensor.shape)}, take more than {MAX_BYTES} bytes; refused")
 
 
 def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy tensors into a module, strictly; only a BatchNorm's count of batches may be missing, which evaluation does not need.
+    """Copy tensors into a module, strictly: only ``num_batches_tracked`` may be missing, which evaluation does not use.
 
     Raises:
-        UserError: missing or unexpected names, other shapes, whole numbers for weights, values that are not finite, negative variances.
+        UserError: missing or unexpected names, other shapes, integers for weights, values that are not finite, negative variances.
     """
     wanted = module.state_dict()
     needed = {name for name in wanted if not name.endswith("num_batches_tracked")}  # files from before PyTorch 0.4.1 have none
@@ -218,7 +218,7 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
         if name.endswith("running_var") and (tensor.float() < 0).any():
             raise UserError(f"{path}: `{name}` holds a negative variance; the checkpoint is damaged")
     with torch.no_grad():
-        # Not load_state_dict: some modules of torchvision ask it for version numbers, which a safetensors file does not carry.
+        # Not load_state_dict: some modules of torchvision require version numbers there, which a safetensors file does not hold.
         for name, tensor in tensors.items():
             wanted[name].copy_(tensor)
 

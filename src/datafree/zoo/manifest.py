@@ -1,6 +1,6 @@
-"""The teacher manifest: a YAML file that says where each teacher comes from and what it expects.
+"""The teacher manifest: a YAML file that lists each teacher's source, architecture, classes and input.
 
-Pure Python, nothing heavy: Snakemake reads it on every start. See ``docs/bring-your-own-zoo.md`` for the format.
+Imports no PyTorch, because Snakemake reads the manifest on every start. See ``docs/bring-your-own-zoo.md`` for the format.
 """
 
 from __future__ import annotations
@@ -29,37 +29,37 @@ TIMM = re.compile(r"\w[\w.-]*", re.ASCII)
 HUB = re.compile(r"[\w.-]+/[\w.-]+(/[\w-][\w.-]*)+(@[\w.-]+)?", re.ASCII)
 
 SOURCES = ("file", "url", "torchvision", "timm", "hub", "train")
-IMAGENET_CLASSES = 1000  # every classifier that torchvision publishes distinguishes these
+IMAGENET_CLASSES = 1000  # of every classifier that torchvision publishes
 MAX_BYTES = 16 * 2**20  # of a manifest
-MAX_VALUES = 50_000  # in one entry, with every use of a YAML alias counted
+MAX_VALUES = 50_000  # in one entry, counting every use of a YAML alias
 
 
 @dataclass
 class Architecture:
-    """A name of ``datafree.config.schema.BACKBONES`` and the channels of the first stage; 0 = its usual width."""
+    """A name of ``datafree.config.schema.BACKBONES`` and the channels of the first stage; 0 = the default width."""
 
     name: str = "conv4"
     width: int = 0
 
     def backbone(self) -> BackboneConfig:
-        """What ``datafree.zoo.backbones.build`` takes, with the width resolved."""
+        """The configuration for ``datafree.zoo.backbones.build``, with the default width filled in."""
         return BackboneConfig(self.name, self.width or BACKBONES.get(backbone_family(self.name), 0))
 
 
 @dataclass
 class TrainSource:
-    """Train the teacher here, on real data: for studies, where the data exists and is then withheld."""
+    """Train the teacher here on real data: for studies, in which the data exists and is withheld from later stages."""
 
-    classes: int = 8  # how many of the training split's classes, drawn with the entry's seed
+    classes: int = 8  # number of classes, drawn at random from the training split with ``seed``
     seed: int = 0
     steps: int | None = None  # of the optimiser; null = zoo.training.steps, 0 = weights as initialised
     domain: str = ""  # draw only from classes whose name begins with it and a dot; empty = all
-    label_noise: float = 0.0  # share of the training images that get a label at random: to study poor teachers
+    label_noise: float = 0.0  # share of the training images with a random label: to study poor teachers
 
 
 @dataclass
 class Entry:
-    """One teacher. Exactly one of ``SOURCES`` says where the weights come from."""
+    """One teacher. Exactly one of ``SOURCES`` is set: the source of its weights."""
 
     name: str = ""
     architecture: Architecture = field(default_factory=Architecture)
@@ -68,10 +68,10 @@ class Entry:
     torchvision: str = ""  # published weights, such as ResNet18_Weights.IMAGENET1K_V1
     timm: str = ""  # a pretrained model of timm, such as resnet18.a1_in1k; needs sha256 and the extra `timm`
     hub: str = ""  # a file on the Hugging Face hub, owner/repository/file, then @revision if not the newest; needs sha256, extra `hub`
-    sha256: str = ""  # of the file; required for url, timm and hub, checked for file when given
+    sha256: str = ""  # of the file; required for url, timm and hub, optional for file and torchvision
     train: TrainSource | None = None
     keys: dict[str, str | None] = field(default_factory=dict)  # renames tensors, see datafree.zoo.keys
-    classes: list[str] = field(default_factory=list)  # in the order of the logits; drawn for train, may be left out for torchvision
+    classes: list[str] = field(default_factory=list)  # in the order of the logits; not for train, optional for torchvision
     input: list[int] = field(default_factory=lambda: [3, 32, 32])  # channels, height, width
     mean: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])  # of images scaled to [0, 1]
     std: list[float] = field(default_factory=lambda: [0.25, 0.25, 0.25])
@@ -85,7 +85,7 @@ class Entry:
 
     @property
     def origin(self) -> str:
-        """Where the weights come from, in a few words, for the card."""
+        """The source of the weights, as text for the card."""
         if self.train:
             return "trained on the training split"
         library = next((name for name in ("torchvision", "timm", "hub") if getattr(self, name)), "")
@@ -93,24 +93,24 @@ class Entry:
 
 
 def read_manifest(path: str | Path, limit: int = 0) -> list[Entry]:
-    """The teachers of a manifest in its order, at most ``limit`` of them (0 = all). ``defaults`` apply to every entry.
+    """The first ``limit`` teachers (0 = all) of a manifest, in its order; ``defaults`` apply to every entry.
 
     Raises:
         UserError: unreadable file, or an entry that is incomplete, contradictory or misspelt; names file, teacher and key.
     """
     path = Path(path)
     try:
-        facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode):  # a device may have no end, a pipe no beginning
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a device may never end, and reading a pipe may wait forever
             raise UserError(f"zoo.manifest: cannot read {path}: not a file")
-        if facts.st_size > MAX_BYTES:
-            raise UserError(f"{path}: {facts.st_size} bytes; a manifest may have at most {MAX_BYTES}")
+        if status.st_size > MAX_BYTES:
+            raise UserError(f"{path}: {status.st_size} bytes; a manifest may have at most {MAX_BYTES}")
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except UserError:
         raise
     except OSError as error:
         raise UserError(f"zoo.manifest: cannot read {path}: {error.strerror}") from None
-    except Exception as error:  # PyYAML lets other errors through, such as a ValueError for the date 2020-13-45
+    except Exception as error:  # PyYAML raises other errors too, such as a ValueError for the date 2020-13-45
         raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict) or not isinstance(tree.get("teachers"), list) or not tree["teachers"]:
         raise UserError(f"{path}: expected a mapping with a non-empty list `teachers`")
@@ -137,7 +137,7 @@ def _entry(path: Path, position: int, spec: Any, defaults: dict[str, Any]) -> En
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Entry), OmegaConf.create(tree))
         entry = OmegaConf.to_object(merged)
-    except Exception as error:  # OmegaConf lets other errors through, such as a RecursionError
+    except Exception as error:  # OmegaConf raises other errors too, such as a RecursionError
         reason = str(error).partition("\n")[0][:200]
         raise UserError(f"{where}: {getattr(error, 'full_key', '') or 'entry'}: {reason}") from None
     assert isinstance(entry, Entry)
@@ -147,34 +147,35 @@ def _entry(path: Path, position: int, spec: Any, defaults: dict[str, Any]) -> En
 
 
 def _with_defaults(spec: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """An entry that names its own architecture takes no width from the defaults; ``keys`` are taken as a whole."""
-    own = {"keys"} & set(spec)
+    """The entry merged over the defaults, except ``keys`` and a named ``architecture``, which replace theirs as a whole."""
+    replaced = {"keys"} & set(spec)
     if isinstance(spec.get("architecture"), dict) and "name" in spec["architecture"]:
-        own.add("architecture")
-    return merge({key: value for key, value in defaults.items() if key not in own}, spec)
+        replaced.add("architecture")
+    return merge({key: value for key, value in defaults.items() if key not in replaced}, spec)
 
 
 def _bounded(where: str, tree: dict[str, Any]) -> dict[str, Any]:
-    """The tree itself, if writing it out without aliases stays small: aliases of aliases would fill the memory.
+    """The tree itself, after two checks that OmegaConf does not make.
 
-    Nothing in it is looked up elsewhere: OmegaConf would put environment variables into the card.
+    Its size without aliases is bounded, because expanded aliases of aliases would fill the memory. Interpolations (``${...}``) are
+    refused, because OmegaConf would resolve environment variables into the card.
     """
     waiting: list[Any] = [tree]
-    seen = 0
+    visited = 0
     while waiting:
         value = waiting.pop()
-        seen += 1
+        visited += 1
         if isinstance(value, str) and "${" in value:
-            raise UserError(f"{where}: got {value[:80]!r}; `${{` means nothing in a manifest, leave it out")
+            raise UserError(f"{where}: got {value[:80]!r}; `${{` is not allowed in a manifest, remove it")
         if isinstance(value, (dict, list)):
             waiting.extend(value.values() if isinstance(value, dict) else value)
-        if seen + len(waiting) > MAX_VALUES:
+        if visited + len(waiting) > MAX_VALUES:
             raise UserError(f"{where}: more than {MAX_VALUES} values in one entry; write fewer, or fewer YAML aliases")
     return tree
 
 
 def _short(value: Any) -> str:
-    """A value as it came, unless it is a collection, which may be without end."""
+    """The value as text, or only the type of a collection, which may contain itself."""
     return f"a {type(value).__name__}" if isinstance(value, (dict, list)) else repr(value)[:80]
 
 
@@ -195,7 +196,7 @@ def _check_source(where: str, entry: Entry) -> None:
     if entry.sha256 and not SHA256.fullmatch(entry.sha256):
         raise UserError(f"{where}: sha256: got {entry.sha256!r}; expected 64 hexadecimal digits in lower case")
     if entry.train and entry.classes:
-        raise UserError(f"{where}: classes: given, but a trained teacher draws its classes; remove one of the two")
+        raise UserError(f"{where}: classes: given, but the classes of a trained teacher are drawn at random; remove one of the two")
     if entry.train and entry.train.classes < 2:
         raise UserError(f"{where}: train.classes: got {entry.train.classes}; allowed: at least 2")
     if entry.train and (entry.train.steps or 0) < 0:
@@ -217,7 +218,7 @@ def _check_url(where: str, url: str) -> None:
     if not sound:
         raise UserError(f"{where}: url: got {url!r}; allowed: http:// and https://")
     if parts.username or parts.password:
-        raise UserError(f"{where}: url: holds a user or password, which the card would repeat; put them into ~/.netrc")
+        raise UserError(f"{where}: url: holds a user or password, which would be copied into the card; put them into ~/.netrc")
 
 
 def _check_keys(where: str, rules: Any) -> None:
@@ -230,10 +231,10 @@ def _check_keys(where: str, rules: Any) -> None:
 def _check_network(where: str, entry: Entry) -> None:
     width, family = entry.architecture.width, backbone_family(entry.architecture.name)
     if width < 0:
-        raise UserError(f"{where}: architecture.width: got {width}; allowed: at least 1, or 0 for the usual width")
+        raise UserError(f"{where}: architecture.width: got {width}; allowed: at least 1, or 0 for the default width")
     if width and BACKBONES.get(family) == 0:
-        raise UserError(f"{where}: architecture.width: got {width}; {entry.architecture.name} has a width of its own, leave it out")
-    _check_keys(where, entry.keys)  # again: an interpolation may have brought in what was not there before
+        raise UserError(f"{where}: architecture.width: got {width}; {entry.architecture.name} has a fixed width, remove the key")
+    _check_keys(where, entry.keys)  # again, after OmegaConf's conversions
     if len(entry.input) != 3 or min(entry.input) < 1 or entry.input[1] != entry.input[2]:
         raise UserError(f"{where}: input: got {entry.input}; expected [channels, height, width] with height = width")
     finite = all(math.isfinite(value) for value in (*entry.mean, *entry.std))

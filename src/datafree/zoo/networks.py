@@ -1,4 +1,4 @@
-"""The card of a network that this project trained, and a network's size in parameters and multiply-adds."""
+"""Network cards (the card.json of trained backbones) and network size: parameters and multiply-adds (MACs)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from datafree.zoo.backbones import Backbone, parameter_count
 
 
 def network_card(backbone: Backbone, config: BackboneConfig, shape: Sequence[int], mean: list[float], std: list[float]) -> dict[str, Any]:
-    """What a reader of the weights needs, and the network's size: parameters, and multiply-adds for one image."""
+    """The card of a backbone for images of ``shape`` [C, H, W]: what a reader of the weights needs, parameters and MACs."""
     return {
         "backbone": as_tree(config),
         "input": list(shape),
@@ -26,7 +26,7 @@ def network_card(backbone: Backbone, config: BackboneConfig, shape: Sequence[int
 
 
 def multiply_adds(module: nn.Module, shape: Sequence[int]) -> int:
-    """Multiply-adds of one image of shape [C, H, W]: half of what PyTorch's counter calls FLOPs. Leaves the module as it was."""
+    """Multiply-adds for one image of shape [C, H, W]: half of the FLOPs of PyTorch's counter. Does not change the module."""
     modes = {part: part.training for part in module.modules()}
     device = next(module.parameters()).device
     with FlopCounterMode(display=False) as counter, torch.no_grad():

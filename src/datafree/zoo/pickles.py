@@ -1,8 +1,8 @@
-"""Looking through a pickle without running it, before PyTorch's own restricted reader sees it.
+"""Inspect a pickle without executing it, before PyTorch's restricted reader (``weights_only=True``) loads it.
 
 That reader builds nothing but tensors and plain containers. It still hashes dictionary keys, and a few hundred bytes can describe a
-nested tuple whose hash takes years, or one so deep that hashing it exhausts the stack. Here every tuple's size, written out in full, is
-computed while walking over the operations once.
+nested tuple whose hash takes years, or one so deep that hashing it exhausts the stack. One pass over the operations computes the
+expanded size of every tuple.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import pickletools
 from typing import BinaryIO
 
 MAX_OPERATIONS = 5_000_000
-MAX_TUPLE = 10_000  # values in one tuple, those of nested tuples included
-PLAIN = 1  # the size of anything but a tuple: it has no hash, or one of its own
+MAX_TUPLE = 10_000  # values in one tuple, including those of nested tuples
+PLAIN = 1  # size of anything but a tuple: it is not hashable, or its hash does not depend on nested values
 MARK = -1
 
 TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
@@ -25,10 +25,10 @@ class Suspicious(Exception):
 
 
 def inspect(file: BinaryIO) -> None:
-    """Walk over one pickle, from the file's position to its end mark.
+    """Check one pickle, from the file's position to its STOP operation, where the position is left.
 
     Raises:
-        Suspicious: damaged, too long, or with a tuple that is too large.
+        Suspicious: the pickle is damaged or too long, or has a tuple that is too large.
     """
     stack: list[int] = []
     memo: dict[int, int] = {}
@@ -60,7 +60,7 @@ def _step(operation: pickletools.OpcodeInfo, argument: object, stack: list[int],
             raise Suspicious(f"a tuple of more than {MAX_TUPLE} values")
         stack.append(size)
     else:
-        before = [thing.name for thing in operation.stack_before]
+        before = [item.name for item in operation.stack_before]
         if "mark" in before:
             _pop_to_mark(stack)
             before = before[: before.index("mark")]

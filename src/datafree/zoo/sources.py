@@ -1,4 +1,4 @@
-"""Getting a checkpoint's file onto this disk, verified: from a local path, the web, or a library's published weights."""
+"""Sources of checkpoints: a verified local file from a path, a URL, torchvision, timm or the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from datafree.zoo.extras import import_extra
 from datafree.zoo.manifest import Entry
 from datafree.zoo.torchvision_weights import published
 
-OFFLINE = "DATAFREE_OFFLINE"  # environment variable: use what the cache holds and connect to nothing
+OFFLINE = "DATAFREE_OFFLINE"  # environment variable: use cached files only, without any connection
 
 
 def offline() -> bool:
@@ -23,7 +23,7 @@ def offline() -> bool:
 
 
 def fetch(entry: Entry, manifest_folder: Path, cache: Path, limits: Limits | None = None) -> Path:
-    """The verified local file of an entry that is not trained here; downloads once into ``cache``.
+    """The verified local checkpoint of an entry that is not trained here; downloads once into ``cache``.
 
     Raises:
         UserError: missing file, failed download, another hash than expected, a link out of the folder, or offline and not in the cache.
@@ -44,7 +44,7 @@ def fetch(entry: Entry, manifest_folder: Path, cache: Path, limits: Limits | Non
 
 
 def class_names(entry: Entry) -> list[str]:
-    """The classes of an entry that is not trained here, in the order of the logits: its own list, or that of torchvision's weights.
+    """Class names of an entry that is not trained here, in the order of the logits: its own list, or that of torchvision's weights.
 
     Raises:
         UserError: torchvision's weights expect another normalisation than the entry's.
@@ -63,18 +63,18 @@ def class_names(entry: Entry) -> list[str]:
 def local_file(file: str, manifest_folder: Path) -> Path:
     """The path of ``file``, relative to the manifest.
 
-    A manifest may name any path, as its author is the user. A symbolic link may come from elsewhere, in an unpacked archive for one: it
-    must not lead out of the manifest's folder, nor, for a file beside that, out of the folder that the manifest names.
+    The user writes the manifest, so it may name any path. A symbolic link may have another author (an unpacked archive, for example): it
+    must not lead out of the manifest's folder or, for a file outside that folder, out of the folder that the manifest names.
 
     Raises:
-        UserError: a link leads out or in a circle, or no file can have this path.
+        UserError: a link leads out or is circular, or no file can have this path.
     """
     path = manifest_folder / file
     inside = Path(os.path.normpath(path)).is_relative_to(os.path.normpath(manifest_folder))
     home = manifest_folder if inside else path.parent
     try:
         real, real_home = path.resolve(), home.resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # too long, links in a circle, a zero byte
+    except (OSError, RuntimeError, ValueError) as error:  # too long, circular links, a zero byte
         raise UserError(f"{path}: not the path of a file ({str(error)[:60]}); correct `file` in the manifest") from None
     if not real.is_relative_to(real_home):
         raise UserError(f"{path}: a symbolic link that leads out of {home}, to {real}; name the real path in the manifest")
@@ -92,24 +92,24 @@ def _from_url(url: str, sha256: str, cache: Path, limits: Limits | None) -> Path
 
 
 def _from_hub(entry: Entry, cache: Path) -> Path:
-    """A file on the Hugging Face hub, by way of that library's own cache inside ``cache``."""
+    """A file from the Hugging Face hub, in that library's own cache below ``cache``."""
     extra = "timm" if entry.timm else "hub"
     what = f"{entry.name}: {extra}: {entry.timm or entry.hub}"
     library = import_extra("huggingface_hub", extra, what)
-    place = _timm_place(entry, what) if entry.timm else entry.hub
-    address, _, revision = place.partition("@")
+    location = _timm_location(entry, what) if entry.timm else entry.hub
+    address, _, revision = location.partition("@")
     owner, name, file = address.split("/", 2)
     options = {"repo_id": f"{owner}/{name}", "filename": file, "revision": revision or None}
-    found = library.try_to_load_from_cache(**options, cache_dir=cache / "hub")
-    if isinstance(found, str):
-        return Path(found)
+    cached = library.try_to_load_from_cache(**options, cache_dir=cache / "hub")
+    if isinstance(cached, str):
+        return Path(cached)
     if offline():
         raise UserError(f"{what}: not in the cache, and {OFFLINE} is set; allow the network once")
     try:
         return _download_from_hub(library, options, cache)
     except UserError:
         raise
-    except Exception as error:  # the library lets the errors of several others through
+    except Exception as error:  # the library passes on the errors of several others
         raise UserError(f"{what}: download failed ({' '.join(str(error).split())[:160]}); check the name and the network") from None
 
 
@@ -121,8 +121,8 @@ def _download_from_hub(library: ModuleType, options: dict[str, str | None], cach
     return Path(library.hf_hub_download(**options, cache_dir=cache / "hub"))
 
 
-def _timm_place(entry: Entry, what: str) -> str:
-    """Where timm keeps the weights of a model, in the form of a manifest's ``hub``."""
+def _timm_location(entry: Entry, what: str) -> str:
+    """Location of a timm model's weights, in the form of a manifest's ``hub``."""
     timm = import_extra("timm", "timm", what)
     try:
         settings = timm.get_pretrained_cfg(entry.timm)

@@ -1,4 +1,4 @@
-"""A teacher: a frozen classifier with the card that says what it expects."""
+"""Teachers: frozen pretrained classifiers with their normalisation, their cards, and the loading of their checkpoints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from datafree.zoo.networks import multiply_adds
 class Teacher:
     """``network`` maps normalised float [B, *input] to logits [B, classes]; it is frozen and in evaluation mode.
 
-    ``normalise`` takes images of any size and of one or three channels to what the network expects: teachers of one zoo may differ.
+    ``normalise`` converts images of any size and of one or three channels to the network's input, which differs between teachers.
     """
 
     name: str
@@ -33,17 +33,17 @@ class Teacher:
     input: tuple[int, int, int]
 
     def features(self, images: Tensor) -> Tensor:
-        """Images in [0, 255], [B, C, H, W] of any size → [B, feature_size]."""
+        """Features [B, feature_size] of images in [0, 255], [B, C, H, W] of any size."""
         return self.network.backbone(self.normalise(images))
 
 
 def make_card(entry: Entry, classes: Sequence[str], source: str, sha256: str, accuracy: dict[str, Any] | None) -> dict[str, Any]:
-    """What is known of a teacher, as it is stored in card.json; ``accuracy`` is {mean, n} on held-out images, or None.
+    """The content of a teacher's card.json; ``accuracy`` is {mean, n} on held-out images, or None.
 
-    Without BatchNorm layers (``batch_norm_layers``: 0) an inversion loss on their statistics does not apply to the teacher.
+    If ``batch_norm_layers`` is 0, the inversion losses on BatchNorm statistics do not apply to the teacher.
 
     Raises:
-        UserError: no architecture of that name, or one that cannot take the entry's input.
+        UserError: unknown architecture, or one that cannot process the entry's input.
     """
     return {
         "name": entry.name,
@@ -61,22 +61,22 @@ def make_card(entry: Entry, classes: Sequence[str], source: str, sha256: str, ac
 
 
 def _size(entry: Entry, classes: int) -> dict[str, int]:
-    """Parameters, multiply-adds for one image, and BatchNorm layers, of a network without values."""
+    """Numbers of parameters, multiply-adds for one image, and BatchNorm layers, counted on the device "meta" without weights."""
     with torch.device("meta"):
         network = empty_network(entry, classes)
     try:
         macs = multiply_adds(network, entry.input)
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{entry.name}: input: {entry.architecture.name} cannot take images of {entry.input} ({reason})") from None
+        raise UserError(f"{entry.name}: input: {entry.architecture.name} cannot process images of {entry.input} ({reason})") from None
     return {"parameters": parameter_count(network), "macs": macs, "batch_norm_layers": len(batch_norm_layers(network))}
 
 
 def load_checkpoint(entry: Entry, path: Path, classes: int) -> Classifier:
-    """The network of an entry with the weights of a checkpoint file, which may be foreign: see ``datafree.zoo.keys``.
+    """The network of an entry with the weights of a checkpoint file; tensors of a foreign file are renamed, see ``datafree.zoo.keys``.
 
     Raises:
-        UserError: not a state dict, or not one of this architecture and number of classes.
+        UserError: not a state dict, or not of this architecture and number of classes.
     """
     network = empty_network(entry, classes)
     tensors = loading.read_state_dict(path)
@@ -97,7 +97,7 @@ def load_checkpoint(entry: Entry, path: Path, classes: int) -> Classifier:
 
 
 def empty_network(entry_or_card: Entry | dict[str, Any], classes: int, seed: int = 0) -> Classifier:
-    """An untrained network of a teacher's architecture."""
+    """A freshly initialised network of a teacher's architecture; the same ``seed`` gives the same weights."""
     if isinstance(entry_or_card, Entry):
         shape, config = entry_or_card.input, entry_or_card.architecture.backbone()
     else:
@@ -109,20 +109,21 @@ def empty_network(entry_or_card: Entry | dict[str, Any], classes: int, seed: int
 
 
 def common_normalisation(cards: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
-    """Mean and std for a network that learns from all teachers, on images in three colours: the average of theirs, per channel.
+    """Mean and std, per colour channel, for a network that learns from all teachers: the averages over the teachers' cards.
 
-    A grey teacher's one value counts for each colour.
+    The single value of a grey teacher counts for each of the three channels.
     """
-    coloured = {key: [card[key] * 3 if len(card[key]) == 1 else card[key] for card in cards] for key in ("mean", "std")}
-    mean, std = ([sum(values) / len(cards) for values in zip(*coloured[key], strict=True)] for key in ("mean", "std"))
+    per_colour = {key: [card[key] * 3 if len(card[key]) == 1 else card[key] for card in cards] for key in ("mean", "std")}
+    mean, std = ([sum(values) / len(cards) for values in zip(*per_colour[key], strict=True)] for key in ("mean", "std"))
     return mean, std
 
 
 def freeze(network: Classifier) -> Classifier:
-    """Evaluation mode, no gradients: a teacher is never changed."""
+    """The network itself, in evaluation mode and without gradients: a teacher is never changed."""
     network.eval().requires_grad_(False)
     return network
 
 
 def move(teacher: Teacher, device: Any) -> Teacher:
+    """The teacher on another device; its modules are moved in place."""
     return Teacher(teacher.name, teacher.network.to(device), teacher.normalise.to(device), teacher.classes, teacher.input)

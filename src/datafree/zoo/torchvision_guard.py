@@ -1,7 +1,7 @@
-"""Importing torchvision where its compiled operators do not load.
+"""Import of torchvision where its compiled operators do not load.
 
-The registry's wheels of torchvision for Linux are CUDA builds. Beside a CPU-only PyTorch their library of operators does not load, and
-the import fails with "operator torchvision::nms does not exist" when it registers shapes for operators that nobody declared. The image
+The torchvision wheels on PyPI for Linux are CUDA builds. With a CPU-only PyTorch their operator library does not load, and the import
+fails with "operator torchvision::nms does not exist" when torchvision registers shape functions for undeclared operators. The image
 classifiers need none of these operators: declaring the two is enough.
 """
 
@@ -11,8 +11,8 @@ import importlib
 import sys
 from types import ModuleType
 
-OPERATORS = ("nms", "qnms")  # those that the import itself registers something for
-_declared: list[object] = []  # a torch.library.Library takes its declarations with it when it is collected
+OPERATORS = ("nms", "qnms")  # those for which the import registers shape functions
+_declared: list[object] = []  # kept, because a garbage-collected torch.library.Library removes its declarations
 
 
 def import_torchvision() -> ModuleType:
@@ -24,7 +24,7 @@ def import_torchvision() -> ModuleType:
             raise
     _declare_operators()
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]  # what the failed import left half done
+        del sys.modules[name]  # partially initialised by the failed import
     return importlib.import_module("torchvision")
 
 

@@ -1,4 +1,4 @@
-"""Weights that torchvision publishes, by name."""
+"""Published weights of torchvision by name: URL, hash, class names and normalisation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """Where a file of weights is, the beginning of its SHA-256, and what the network was trained with."""
+    """URL of a weights file, the beginning of its SHA-256, and the class names and normalisation of its training."""
 
     url: str
     sha256: str
@@ -23,7 +23,7 @@ class PublishedWeights:
 
 
 def published(name: str) -> PublishedWeights:
-    """What torchvision says of the weights ``name``, such as ``ResNet18_Weights.IMAGENET1K_V1``.
+    """Look up the weights ``name``, such as ``ResNet18_Weights.IMAGENET1K_V1``.
 
     Raises:
         UserError: no such weights, or not those of an image classifier.
@@ -33,11 +33,11 @@ def published(name: str) -> PublishedWeights:
         weights = models.get_weight(name)
     except (ValueError, KeyError, AttributeError) as error:
         raise UserError(f"torchvision: got {name!r}: {error}; see torchvision.models.list_models and get_model_weights") from None
-    found = HASH_IN_NAME.search(weights.url)
+    hash_in_name = HASH_IN_NAME.search(weights.url)
     processing = weights.transforms()
-    if not weights.meta.get("categories") or not hasattr(processing, "mean") or found is None:
-        raise UserError(f"torchvision: {name}: these are no weights of an image classifier; choose others")
+    if not weights.meta.get("categories") or not hasattr(processing, "mean") or hash_in_name is None:
+        raise UserError(f"torchvision: {name}: not the weights of an image classifier; choose others")
     mean, std = tuple(processing.mean), tuple(processing.std)
-    if name.startswith(("GoogLeNet", "Inception")):  # with these weights torchvision's model undoes that normalisation
+    if name.startswith(("GoogLeNet", "Inception")):  # their models convert the input to this normalisation themselves
         mean = std = (0.5, 0.5, 0.5)
-    return PublishedWeights(weights.url, found[1], tuple(weights.meta["categories"]), mean, std)
+    return PublishedWeights(weights.url, hash_in_name[1], tuple(weights.meta["categories"]), mean, std)

@@ -1,4 +1,4 @@
-"""Training a classifier on real images: teachers of the default zoo, the oracle, and the independent judge."""
+"""Training a classifier on real images: teachers of the default zoo, the oracle, and the independent classifier of recovered images."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from datafree.zoo.backbones import Classifier, Normalise
 
 
 def hold_out(data: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Part the images of every class at random: (training, held-out), each at least one image per class.
+    """Split the images of every class at random into (training, held-out); both have at least one image per class.
 
-    Whoever parts the same set with the same seed holds out the same images: no teacher, oracle or judge has seen what another is
-    measured on.
+    The same set and seed give the same split. Therefore no teacher, oracle or independent classifier is trained on images on which
+    another one is measured.
 
     Raises:
-        UserError: a class of a single image.
+        UserError: a class with a single image.
     """
     rng = devices.generator(seed, "hold-out")
-    kept, held = [], []
+    training, held_out = [], []
     for label in range(len(data.classes)):
         members = torch.nonzero(data.labels == label).flatten()
         members = members[torch.randperm(len(members), generator=rng)]
@@ -33,17 +33,17 @@ def hold_out(data: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSe
                 f"data: class {data.classes[label]}: {len(members)} image; expected at least 2, one to train on and one held out"
             )
         cut = min(max(1, round(share * len(members))), len(members) - 1)
-        held.append(members[:cut])
-        kept.append(members[cut:])
-    first, second = torch.cat(kept), torch.cat(held)
+        held_out.append(members[:cut])
+        training.append(members[cut:])
+    kept, held = torch.cat(training), torch.cat(held_out)
     return (
-        ImageSet(data.images[first], data.labels[first], data.classes),
-        ImageSet(data.images[second], data.labels[second], data.classes),
+        ImageSet(data.images[kept], data.labels[kept], data.classes),
+        ImageSet(data.images[held], data.labels[held], data.classes),
     )
 
 
 def with_label_noise(data: ImageSet, share: float, seed: int) -> ImageSet:
-    """The set with that share of its labels drawn anew, uniformly over the classes: by chance some stay right."""
+    """The set with a ``share`` of its labels replaced by uniformly random classes, so that some of them stay correct by chance."""
     rng = devices.generator(seed, "label noise")
     changed = torch.rand(len(data.labels), generator=rng) < share
     random = torch.randint(len(data.classes), data.labels.shape, generator=rng)
@@ -62,9 +62,9 @@ def train_classifier(
     device: torch.device,
     label: str,
 ) -> list[dict[str, float]]:
-    """Cross-entropy on augmented real images, AdamW with a one-cycle schedule; changes ``network`` in place.
+    """Train ``network`` in place: cross-entropy on augmented real images, AdamW with a one-cycle schedule.
 
-    Returns the training curve: rows of step, loss, accuracy (on the batch).
+    Returns the training curve: rows of step, loss and accuracy on the batch.
     """
     rng = devices.generator(seed, "batches")
     network.to(device).train()
@@ -92,12 +92,12 @@ def train_classifier(
 
 @torch.no_grad()
 def logits_of(network: Classifier, normalise: Normalise, images: Tensor, device: torch.device, batch_size: int = 500) -> Tensor:
-    """Logits float [N, classes] on the CPU of uint8 images [N, C, H, W], in evaluation mode."""
+    """Logits float32 [N, classes], on the CPU, for uint8 images [N, C, H, W]; sets the network to evaluation mode."""
     network.to(device).eval()
     normalise.to(device)
     return torch.cat([network(normalise(part.to(device))).float().cpu() for part in images.split(batch_size)])
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of rows whose largest logit is at the label."""
+    """Share in [0, 1] of the rows of ``logits`` [N, classes] whose argmax is the label [N]."""
     return (logits.argmax(1) == labels).float().mean().item()

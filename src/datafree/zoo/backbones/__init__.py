@@ -1,4 +1,4 @@
-"""Feature extractors by name. A new one is one file here, one line in ``BACKBONES`` and one in ``datafree.config.schema.BACKBONES``."""
+"""Backbones (feature extractors) by name. To add one: a file here, a line in ``BACKBONES`` and in ``datafree.config.schema.BACKBONES``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from datafree.zoo.backbones.torchvision_models import TorchvisionModel
 from datafree.zoo.backbones.vgg import Vgg
 from datafree.zoo.backbones.wide_resnet import WideResNet
 
-# Each takes the configuration, the input channels and the image size in pixels. What follows a slash is the library's own name.
+# Each takes the configuration, the input channels and the image size in pixels. The part after a slash is the library's model name.
 BACKBONES: dict[str, Callable[[BackboneConfig, int, int], Backbone]] = {
     "conv4": lambda config, channels, size: Conv4(config.width, channels, size),
     "conv4_strided": lambda config, channels, size: Conv4(config.width, channels, size, stride_stem=True),
@@ -59,7 +59,7 @@ def build(config: BackboneConfig, channels: int, image_size: int, seed: int) -> 
     """A freshly initialised backbone for images of [channels, image_size, image_size]; the same seed gives the same weights.
 
     Raises:
-        UserError: no backbone of that name, or one that cannot take such images.
+        UserError: unknown backbone, or one that cannot process such images.
     """
     family = backbone_family(config.name)
     if family not in BACKBONES:
@@ -71,7 +71,7 @@ def build(config: BackboneConfig, channels: int, image_size: int, seed: int) -> 
 
 
 def parameter_count(module: Any) -> int:
-    """Number of trainable values."""
+    """Number of values in all parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 

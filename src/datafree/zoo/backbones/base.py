@@ -1,4 +1,4 @@
-"""What every network of the zoo offers: features, a head, and an input normalisation of its own."""
+"""Base classes of the zoo's networks: backbone, block backbone, classifier with a linear head, input normalisation."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from torch.nn import functional as F
 class Backbone(nn.Module):
     """A feature extractor: ``forward`` maps float [B, C, H, W] to [B, feature_size].
 
-    ``input`` is the [channels, height, width] that ``build`` made it for. ``foreign_keys`` renames the tensors of checkpoints that
-    the model's own library wrote (see ``datafree.zoo.keys``); empty for the networks of this project.
+    ``input`` is the [channels, height, width] given to ``build``. ``foreign_keys`` renames the tensors of checkpoints in the format of
+    the model's library (see ``datafree.zoo.keys``); empty for the networks of this project.
     """
 
     feature_size: int
     input: tuple[int, int, int]
     foreign_keys: Mapping[str, str | None] = {}
-    head_bias: bool = True  # whether the linear head of this architecture has one
+    head_bias: bool = True  # whether the linear head of this architecture has a bias
 
 
 class BlockBackbone(Backbone):
-    """A backbone of blocks one after the other, whose features are the last map's mean over the image.
+    """A backbone of consecutive blocks whose features are the global average of the last feature map.
 
-    What ``forward`` gets beside the images is the path through a supernet, nothing for a network that stands alone.
+    ``path`` is the path through a supernet; empty for a single network.
     """
 
     @abstractmethod
     def feature_map(self, images: Tensor, *path: Any) -> Tensor:
-        """What is averaged over the image to make the features: [B, feature_size, H', W']."""
+        """The last feature map [B, feature_size, H', W'], before global average pooling."""
 
     @abstractmethod
     def sequence(self) -> list[nn.Module]:
-        """The stem and all blocks in the order in which they run, without what follows the last one and without those that do nothing."""
+        """The stem and all blocks in order of execution, without identity blocks and without the layers after the last block."""
 
     def forward(self, images: Tensor, *path: Any) -> Tensor:
         return self.feature_map(images, *path).mean((2, 3))
@@ -55,12 +55,15 @@ class Classifier(nn.Module):
 
 
 def batch_norm_layers(network: nn.Module) -> list[nn.BatchNorm2d]:
-    """The layers whose running statistics tell of the training images, in order; empty for networks that normalise otherwise."""
+    """The BatchNorm layers with running statistics (of the training images), in module order; empty for networks without any."""
     return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d) and module.track_running_stats]
 
 
 def fitted(images: Tensor, shape: Sequence[int]) -> Tensor:
-    """Images [B, C, H, W] as [B, *shape]: averaged to grey, grey repeated, resized. Differentiable; the images themselves if they fit."""
+    """Images [B, C, H, W] converted to [B, *shape] by averaging or repeating channels and resizing; differentiable.
+
+    Returns the images themselves if they have this shape.
+    """
     if images.shape[1] != shape[0]:
         images = images.float().mean(1, keepdim=True).expand(-1, shape[0], -1, -1)
     if list(images.shape[2:]) != list(shape[1:]):
@@ -71,7 +74,7 @@ def fitted(images: Tensor, shape: Sequence[int]) -> Tensor:
 class Normalise(nn.Module):
     """uint8 or [0, 255] float [B, C, H, W] → (x / 255 − mean) / std, per channel, in channels-last memory (faster convolutions).
 
-    With a ``shape`` [C, H, W] images of any size and of one or three channels are brought to it first; see ``fitted``.
+    With a ``shape`` [C, H, W], images of any size and of one or three channels are first converted to it; see ``fitted``.
     """
 
     mean: Tensor

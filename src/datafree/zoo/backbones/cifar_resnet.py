@@ -1,4 +1,4 @@
-"""The thin residual networks of He et al. for CIFAR."""
+"""ResNet-20/32/44/56/110: the residual networks of He et al. for CIFAR."""
 
 from __future__ import annotations
 

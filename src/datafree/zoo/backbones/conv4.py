@@ -1,4 +1,4 @@
-"""Conv4, the few-shot literature's four-block network."""
+"""Conv4: the network of four convolutional blocks that is standard in few-shot learning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Conv4(Backbone):
     """Four blocks of conv3x3 → BatchNorm → ReLU → max-pool 2; Vinyals et al., "Matching Networks", NeurIPS 2016.
 
     At 32 px and width w the features are the flattened 2x2 map: 4w values; at 84 px 25w. ``stride_stem`` halves the resolution in the
-    first convolution instead of the first pooling: a quarter of the cost of the first block.
+    first convolution instead of the first pooling, at a quarter of the cost of the first block.
 
     Raises:
         UserError: images below 16 pixels.
@@ -21,7 +21,7 @@ class Conv4(Backbone):
     def __init__(self, width: int, channels: int = 3, image_size: int = 32, stride_stem: bool = False) -> None:
         super().__init__()
         if image_size < 16:
-            raise UserError(f"architecture conv4: got images of {image_size} pixels; its four halvings need at least 16")
+            raise UserError(f"architecture conv4: got images of {image_size} pixels; four poolings need at least 16")
         inputs = [channels, width, width, width]
         strided = [stride_stem, False, False, False]
         self.blocks = nn.ModuleList(ConvBlock(i, width, s) for i, s in zip(inputs, strided, strict=True))
@@ -35,7 +35,7 @@ class Conv4(Backbone):
 
 
 class ConvBlock(nn.Module):
-    """conv3x3 → BatchNorm → ReLU, then max-pool 2 unless the convolution is strided itself."""
+    """conv3x3 → BatchNorm → ReLU, then max-pool 2 unless the convolution is strided."""
 
     def __init__(self, inputs: int, outputs: int, strided: bool) -> None:
         super().__init__()
@@ -45,5 +45,5 @@ class ConvBlock(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         images = self.norm(self.conv(images))
-        # A maximum and a ReLU may change places; this way the ReLU has a quarter of the work.
+        # Max-pooling and ReLU commute; in this order the ReLU processes a quarter of the values.
         return (images if self.strided else nn.functional.max_pool2d(images, 2)).relu()

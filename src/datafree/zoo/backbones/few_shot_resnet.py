@@ -1,4 +1,4 @@
-"""The residual networks of the few-shot literature, for images of 28 to 84 pixels."""
+"""ResNet-10, ResNet-12 and ResNet-18 of the few-shot literature, for images of 28 to 84 pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class FewShotResNet(Backbone):
     """ResNet-10 and ResNet-18: four stages of one or two basic blocks with widths w, 2w, 4w, 8w (w = 64), global average pooling.
 
     Chen et al., "A Closer Look at Few-shot Classification", ICLR 2019, with the stem for small images: conv3x3 of stride 1, no pooling.
-    ``torchvision/resnet18`` is the form for large images. Modules are named as in torchvision.
+    ``torchvision/resnet18`` is the variant for large images. Modules are named as in torchvision.
     """
 
     def __init__(self, blocks: int, width: int, channels: int = 3) -> None:

@@ -6,14 +6,14 @@ from torch import Tensor, nn
 
 from datafree.zoo.backbones.base import Backbone
 
-# Expansion, width at multiplier 1, blocks, stride: Sandler et al., table 2, with the first two strides of 2 turned to 1.
+# Expansion, width at multiplier 1, blocks, stride: Sandler et al., table 2, with the first two strides of 2 replaced by 1.
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
 class MobileNetV2(Backbone):
-    """Sandler et al., "MobileNetV2", CVPR 2018, in the form for CIFAR: stem and second stage keep the resolution.
+    """Sandler et al., "MobileNetV2", CVPR 2018, in the variant for CIFAR: stem and second stage keep the resolution.
 
-    ``width`` is the stem's (32 = multiplier 1); all others scale with it, rounded to a multiple of 8, save that the last is at least
+    ``width`` is the stem's (32 = multiplier 1); all others scale with it, rounded to a multiple of 8; the last is at least
     1280. Modules are named as in torchvision.
     """
 
@@ -22,7 +22,7 @@ class MobileNetV2(Backbone):
 
         def scaled(size: int) -> int:
             rounded = max(8, (size * width + 128) // 256 * 8)
-            return rounded if 32 * rounded * 10 >= 9 * size * width else rounded + 8  # rounding takes at most a tenth away
+            return rounded if 32 * rounded * 10 >= 9 * size * width else rounded + 8  # rounding removes at most a tenth
 
         inputs = scaled(32)
         modules: list[nn.Module] = [_conv_norm(channels, inputs, 3, 1)]

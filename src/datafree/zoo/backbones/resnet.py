@@ -1,4 +1,4 @@
-"""A small residual network, of another family than Conv4: the independent judge of recovered images."""
+"""ResNet-8: a small residual network, used as the independent classifier of recovered images because it is no Conv4."""
 
 from __future__ import annotations
 

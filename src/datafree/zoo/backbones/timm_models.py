@@ -1,4 +1,4 @@
-"""Every image classifier of timm with a linear last layer, by its name there; needs the extra ``timm``."""
+"""Backbones from timm: any of its image classifiers with a linear last layer, by timm's name; needs the extra ``timm``."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from datafree.zoo.extras import import_extra
 
 
 class TimmModel(Backbone):
-    """``timm.create_model(name)`` without weights and without its last linear layer, whose input are the features.
+    """``timm.create_model(name)`` without weights and without its last linear layer; the features are that layer's input.
 
     Raises:
-        UserError: timm is not installed, knows no model of that name, or one whose last layer is not linear.
+        UserError: timm is not installed or has no model of that name, or the model's last layer is not linear.
     """
 
     def __init__(self, name: str, channels: int, image_size: int) -> None:
@@ -21,12 +21,12 @@ class TimmModel(Backbone):
         timm = import_extra("timm", "timm", f"architecture timm/{name}")
         try:
             self.model = timm.create_model(name, pretrained=False, in_chans=channels)
-        except Exception as error:  # timm raises what its models raise
+        except Exception as error:  # timm passes on whatever its models raise
             raise UserError(f"architecture timm/{name}: timm cannot build it: {str(error)[:160]}") from None
         head = self.model.pretrained_cfg.get("classifier")
         last = self.model.get_submodule(head) if isinstance(head, str) else None
         if not isinstance(last, nn.Linear):
-            raise UserError(f"architecture timm/{name}: its last layer is not one linear layer; choose another model")
+            raise UserError(f"architecture timm/{name}: its last layer is not a single linear layer; choose another model")
         self.model.set_submodule(head, nn.Identity())
         self.feature_size = last.in_features
         self.head_bias = last.bias is not None

@@ -1,4 +1,4 @@
-"""Every image classifier of torchvision with a linear last layer, by its name there."""
+"""Backbones from torchvision: any of its image classifiers with a linear last layer, by torchvision's name."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from datafree.errors import UserError
 from datafree.zoo.backbones.base import Backbone
 from datafree.zoo.torchvision_guard import import_torchvision
 
-AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}  # heads for training alone
+AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}  # heads used in training only
 
 
 class TorchvisionModel(Backbone):
-    """``torchvision.models.get_model(name)`` without weights and without its last linear layer, whose input are the features.
+    """``torchvision.models.get_model(name)`` without weights and without its last linear layer; the features are that layer's input.
 
     Raises:
-        UserError: no image classifier of that name, one without a linear last layer (SqueezeNet), or an input that it cannot take.
+        UserError: no image classifier of that name, no linear last layer (SqueezeNet), or an input that it cannot process.
     """
 
     def __init__(self, name: str, channels: int, image_size: int) -> None:
@@ -26,13 +26,13 @@ class TorchvisionModel(Backbone):
         self.model = _model(name, image_size)
         linear = [(path, module) for path, module in self.model.named_modules() if isinstance(module, nn.Linear)]
         if not linear:
-            raise UserError(f"architecture torchvision/{name}: its last layer is not linear, so it has no features; choose another model")
+            raise UserError(f"architecture torchvision/{name}: its last layer is not linear, which is required here; choose another model")
         head, last = linear[-1]
         self.model.set_submodule(head, nn.Identity())
         self.feature_size = last.in_features
         self.head_bias = last.bias is not None
         self.foreign_keys = {head: "head", "": "backbone.model"} | dict.fromkeys(AUXILIARY.get(name, ()))
-        if name.startswith("densenet"):  # the published files predate today's names
+        if name.startswith("densenet"):  # the published files have older tensor names
             layer = "features.{}.{}"
             for number in (1, 2):
                 for part in ("norm", "conv"):
@@ -56,9 +56,9 @@ def _model(name: str, image_size: int) -> nn.Module:
         options = {"input_size": (image_size, image_size)}
     try:
         return models.get_model(name, weights=None, **options)
-    except NotImplementedError:  # RegNet computes its widths with tensors, which the device "meta" cannot
+    except NotImplementedError:  # RegNet computes its widths with tensors, which is impossible on the device "meta"
         with torch.device("cpu"):
             model = models.get_model(name, weights=None, **options)
         return model.to(torch.get_default_device())
     except (AssertionError, ValueError) as error:
-        raise UserError(f"architecture torchvision/{name}: cannot take images of {image_size} pixels: {error}") from None
+        raise UserError(f"architecture torchvision/{name}: cannot process images of {image_size} pixels: {error}") from None

@@ -11,11 +11,11 @@ STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2,
 
 
 class Vgg(Backbone):
-    """VGG-11/13/16/19 with BatchNorm, in the form for CIFAR: one linear head on 8w features in place of three wide layers.
+    """VGG-11/13/16/19 with BatchNorm, in the variant for CIFAR: one linear head on 8w features instead of three wide layers.
 
     Five stages of conv3x3 → BatchNorm → ReLU with widths w, 2w, 4w, 8w, 8w (w = 64), each followed by max-pool 2, then global average
-    pooling. ``features`` counts its modules as torchvision's ``vgg*_bn`` does. A map of one pixel is not pooled further, so
-    images below 32 pixels are welcome.
+    pooling. ``features`` numbers its modules as torchvision's ``vgg*_bn`` does. A map of one pixel is not pooled further, so
+    images may have fewer than 32 pixels.
     """
 
     def __init__(self, depth: int, width: int, channels: int = 3) -> None:

@@ -1,4 +1,4 @@
-"""Wide residual networks."""
+"""Wide residual networks (WRN-16-k, WRN-40-k)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential
 
 
 class PreActivationBlock(nn.Module):
-    """BatchNorm → ReLU → conv3x3, twice. Where the width changes a conv1x1 of the first activation is the shortcut."""
+    """BatchNorm → ReLU → conv3x3, twice; where the shape changes, the shortcut is a conv1x1 of the first activation."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
