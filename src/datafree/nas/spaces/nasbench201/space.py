@@ -1,6 +1,6 @@
-"""The NAS-Bench-201 cell space: every cell, which are one function, and what one costs.
+"""The NAS-Bench-201 search space: enumeration of its cells, their canonical form, multiply-adds and parameters.
 
-Dong and Yang, "NAS-Bench-201", ICLR 2020: 5^6 = 15,625 cells of which 6,466 differ as ``canonical`` writes them.
+Dong and Yang, "NAS-Bench-201", ICLR 2020: 5^6 = 15,625 cells with 6,466 different canonical forms.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from datafree.nas.spaces.base import Space
-from datafree.zoo.genotypes.nasbench201 import EDGES, NODES, OPERATIONS, Genotype, decode, encode
+from datafree.nas.space import Space
+from datafree.nas.spaces.nasbench201.genotype import EDGES, NODES, OPERATIONS, STAGES, Genotype, decode, encode
 
 if TYPE_CHECKING:
-    from datafree.zoo.backbones import Backbone
+    from PIL import Image
 
-STAGES = 3
+    from datafree.zoo.backbones.base import Backbone
 
 
 @functools.cache
@@ -27,7 +27,7 @@ def enumerate_all() -> tuple[Genotype, ...]:
 
 
 def trim(genotype: Genotype) -> Genotype:
-    """The cell with ``none`` on every edge that lies on no path from input to output: it costs but cannot help."""
+    """The cell with ``none`` on every edge outside all paths from input to output: such an edge costs time and changes nothing."""
     present = [edge for edge, name in zip(EDGES, genotype, strict=True) if name != "none"]
     reached = {0}
     for source, target in sorted(present):
@@ -38,7 +38,7 @@ def trim(genotype: Genotype) -> Genotype:
         if target in useful:
             useful.add(source)
     on_path = [source in reached and target in useful for source, target in EDGES]
-    return tuple(name if keep else "none" for name, keep in zip(genotype, on_path, strict=True))
+    return tuple(name if used else "none" for name, used in zip(genotype, on_path, strict=True))
 
 
 def is_connected(genotype: Genotype) -> bool:
@@ -47,11 +47,11 @@ def is_connected(genotype: Genotype) -> bool:
 
 
 def canonical(genotype: Genotype) -> str:
-    """Equal for cells that the benchmark counts as one: 6,466 values over the space.
+    """A string that is equal for cells which the benchmark counts as one: 6,466 values over the space.
 
-    A node is written as the sorted sum of what reaches it, skip_connect as its source, and none, or any operation on a node that is
-    written as zero, as zero. Zero terms stay in a sum and nested sums keep their brackets, so some equal functions still count as two,
-    as they do in the benchmark (``to_unique_str`` with zero considered).
+    A node is written as the sorted sum of its incoming edges, skip_connect as its source node, and none, or any operation on a node that
+    is written as zero, as zero. Zero terms stay in a sum and nested sums keep their brackets, so some equal functions have two forms,
+    as in the benchmark (``to_unique_str`` with zero considered).
     """
     written = ["0"]
     for target in range(1, NODES):
@@ -71,7 +71,7 @@ def macs(genotype: Genotype, channels: int, cells: int, image_size: int, classes
     """Multiply-adds of convolutions and the linear head for one square image; 0 classes = the backbone without a head.
 
     ``channels`` is the width of the first of three stages and ``cells`` the number of cells in each. BatchNorm, pooling and sums
-    count nothing, as in the benchmark (whose 220.12 M for the all-3x3 cell this gives).
+    are not counted, as in the benchmark (220.12 M for the cell with six 3x3 convolutions).
     """
     sizes = _sizes(image_size)
     total = sizes[0] ** 2 * image_channels * channels * 9
@@ -84,8 +84,10 @@ def macs(genotype: Genotype, channels: int, cells: int, image_size: int, classes
 
 
 def parameters(genotype: Genotype, channels: int, cells: int, classes: int, image_channels: int = 3) -> int:
-    """Trainable values of the network; 0 classes = the backbone without a head. With channels 16, cells 5 and 10 classes: 73,306
-    + 243,040 per nor_conv_3x3 + 28,000 per nor_conv_1x1."""
+    """Trainable values of the network; 0 classes = the backbone without a head.
+
+    With channels 16, cells 5 and 10 classes: 73,306 + 243,040 per nor_conv_3x3 + 28,000 per nor_conv_1x1.
+    """
     total = image_channels * channels * 9 + 2 * channels
     for stage in range(STAGES):
         width = channels * 2**stage
@@ -129,7 +131,7 @@ class NasBench201Space(Space):
         return (self.skip,) * len(EDGES)
 
     def is_useful(self, genotype: Genotype) -> bool:
-        """Connected, and as ``trim`` leaves it."""
+        """Whether the cell is connected and ``trim`` changes nothing."""
         return is_connected(genotype) and trim(genotype) == genotype
 
     def is_degenerate(self, genotype: Genotype) -> bool:
@@ -139,11 +141,22 @@ class NasBench201Space(Space):
         return canonical(genotype)
 
     def most_probable(self, probabilities: Sequence[Mapping[str, float]]) -> Genotype:
-        """The most probable of the connected cells, trimmed: the operation of the largest weight on every edge if these make a cell."""
+        """The most probable connected cell, trimmed: the most probable operation of every edge if these form a connected cell."""
         return trim(max(_connected(), key=lambda cell: math.prod(edge[name] for edge, name in zip(probabilities, cell, strict=True))))
 
+    def draw(self, genotype: Genotype) -> Image.Image:
+        """The cell as a graph."""
+        from datafree.nas.spaces.nasbench201.drawing import draw_cell
+
+        return draw_cell(genotype)
+
+    def network(self, genotype: Genotype) -> Backbone:
+        from datafree.nas.spaces.nasbench201.network import NasBench201
+
+        return NasBench201(genotype, self.channels, self.cells, self.image_channels)
+
     def supernet(self) -> Backbone:
-        from datafree.nas.supernets.nasbench201 import supernet
+        from datafree.nas.spaces.nasbench201.supernet import supernet
 
         return supernet(self.channels, self.cells, self.image_channels)
 

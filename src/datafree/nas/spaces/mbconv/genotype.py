@@ -1,4 +1,7 @@
-"""How a chain of mobile blocks is written down, and what the chain looks like; after Cai et al., "ProxylessNAS", ICLR 2019."""
+"""Genotypes of MBConv chains: one option per block, their encoding as a string, and the layout of the blocks.
+
+After Cai et al., "ProxylessNAS", ICLR 2019.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ BLOCKS = tuple(f"k{kernel}e{expansion}" for kernel, expansion in itertools.produ
 
 
 class BlockShape(NamedTuple):
-    """One block: channels in and out, and its stride. It can be left out where nothing changes."""
+    """One block: input and output channels, and stride. A block that keeps channels and resolution can be skipped."""
 
     inputs: int
     outputs: int
@@ -27,7 +30,7 @@ class BlockShape(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """The chain: stride and channels of the stem, the fixed first block's channels (0 = none), the blocks, the channels of the head."""
+    """The chain: stride and channels of the stem, channels of the fixed first block (0 = none), the blocks, channels of the head."""
 
     stem_stride: int
     stem: int
@@ -37,9 +40,9 @@ class Layout(NamedTuple):
 
 
 def layout(width: int, cells: int, imagenet: bool) -> Layout:
-    """For images of about 32 pixels: stages of ``width`` times 1, 3/2 and 5/2, the last two halving the resolution.
+    """For images of about 32 pixels: stages of ``width`` times 1, 3/2 and 5/2; the last two halve the resolution.
 
-    For those of ImageNet: the paper's stages, in which a ``width`` of 32 and four ``cells`` are its own network.
+    For ImageNet: the stages of the paper, which has a ``width`` of 32 and four ``cells``.
     """
 
     def scaled(size: int) -> int:
@@ -73,7 +76,7 @@ def encode(genotype: Genotype) -> str:
 
 
 def decode(text: str, blocks: list[BlockShape]) -> Genotype:
-    """The options of a string that ``encode`` wrote.
+    """The options of a string from ``encode``.
 
     Raises:
         UserError: another number of blocks, or an option that a block does not have.

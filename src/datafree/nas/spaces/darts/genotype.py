@@ -1,7 +1,8 @@
-"""How a pair of DARTS cells is written down: Liu et al., "DARTS: Differentiable Architecture Search", ICLR 2019.
+"""Genotypes of DARTS: the operations of a normal and a reduction cell, their encoding as a string, and the layout of the cells.
 
-A cell has two inputs (the two cells before it) and four nodes; each node sums two operations on earlier nodes, and the output is all four
-nodes side by side. Cells of one kind, normal or reduction, are alike.
+Liu et al., "DARTS: Differentiable Architecture Search", ICLR 2019. A cell has two inputs (the outputs of the two previous cells) and
+four nodes; each node sums two operations on earlier nodes, and the output is the concatenation of the four nodes. All cells of one
+kind, normal or reduction, are alike.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _FORM = re.compile(r"Genotype\(normal=\[(.*?)\], normal_concat=range\(2, 6\), re
 
 
 class CellShape(NamedTuple):
-    """One cell of the network: channels of its two inputs, of its nodes, and whether it or the one before halves the resolution."""
+    """One cell of the network: channels of its two inputs, of its nodes, and whether it or the previous cell halves the resolution."""
 
     before_last: int
     last: int
@@ -37,7 +38,7 @@ class CellShape(NamedTuple):
 def layout(width: int, cells: int) -> list[CellShape]:
     """Three stages of ``cells`` normal cells with a reduction cell between them, after a stem of 3 · ``width`` channels.
 
-    Two cells per stage are the eight of the paper's search, six the twenty of its networks for CIFAR.
+    Two cells per stage give the eight cells of the paper's search, six give the twenty of its networks for CIFAR.
     """
     kinds = ([False] * cells + [True]) * 2 + [False] * cells
     shapes, before_last, last, reduced = [], 3 * width, 3 * width, False
@@ -49,24 +50,24 @@ def layout(width: int, cells: int) -> list[CellShape]:
 
 
 def node_values(node: int) -> list[Genotype]:
-    """What a node can have on its edges: two different sources, each with an operation other than ``none``."""
+    """All allowed operations on a node's edges: two different sources, each with an operation other than ``none``."""
     sources, values = node + 2, []
     for pair in itertools.combinations(range(sources), 2):
-        for chosen in itertools.product(OPERATIONS[1:], repeat=2):
-            on = dict(zip(pair, chosen, strict=True))
-            values.append(tuple(on.get(source, "none") for source in range(sources)))
+        for operations in itertools.product(OPERATIONS[1:], repeat=2):
+            by_source = dict(zip(pair, operations, strict=True))
+            values.append(tuple(by_source.get(source, "none") for source in range(sources)))
     return values
 
 
 def encode(genotype: Genotype) -> str:
-    """The string that the authors' code prints: per node its two operations with their sources."""
+    """The string that the authors' code prints: for each node its two operations with their sources."""
     half = len(EDGES)
     normal, reduce = (_encode_cell(part) for part in (genotype[:half], genotype[half:]))
     return f"Genotype(normal=[{normal}], normal_concat=range(2, 6), reduce=[{reduce}], reduce_concat=range(2, 6))"
 
 
 def decode(text: str) -> Genotype:
-    """The 28 operations of a string that ``encode`` wrote.
+    """The 28 operations of a string from ``encode``.
 
     Raises:
         UserError: another form, an unknown operation, or a node without two different earlier sources.

@@ -1,4 +1,4 @@
-"""Chains of mobile blocks."""
+"""MBConv networks: the macro network, the inverted residual block, and the stand-alone network of one chain."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from datafree.nas.spaces.mbconv.genotype import SKIP, BlockShape, Genotype, Layout, kernel_and_expansion
 from datafree.zoo.backbones.base import BlockBackbone
-from datafree.zoo.genotypes.mbconv import SKIP, BlockShape, Layout, decode, kernel_and_expansion, layout
 
 
 class MbconvMacro(BlockBackbone):
     """Stem, the blocks of a ``Layout``, conv1x1, then global average pooling: float [B, channels, H, W] → [B, head].
 
-    ``block`` makes one block from its number and shape; ``run`` takes a block, its input and what else ``forward`` gets, by number.
+    ``block`` makes one block from its number and shape; ``run`` computes a block and gets further arguments of ``forward``.
     """
 
-    def __init__(self, plan: Layout, channels: int, block: Callable[[int, BlockShape], nn.Module]) -> None:
+    def __init__(self, layout: Layout, channels: int, block: Callable[[int, BlockShape], nn.Module]) -> None:
         super().__init__()
-        self.stem = ConvNorm(channels, plan.stem, 3, plan.stem_stride)
-        self.first = MobileBlock(BlockShape(plan.stem, plan.first, 1), 3, 1) if plan.first else nn.Identity()
-        self.blocks = nn.ModuleList(block(number, shape) for number, shape in enumerate(plan.blocks))
-        self.head = ConvNorm(plan.blocks[-1].outputs, plan.head, 1)
-        self.feature_size = plan.head
+        self.stem = ConvNorm(channels, layout.stem, 3, layout.stem_stride)
+        self.first = MobileBlock(BlockShape(layout.stem, layout.first, 1), 3, 1) if layout.first else nn.Identity()
+        self.blocks = nn.ModuleList(block(number, shape) for number, shape in enumerate(layout.blocks))
+        self.head = ConvNorm(layout.blocks[-1].outputs, layout.head, 1)
+        self.feature_size = layout.head
 
     def feature_map(self, images: Tensor, *path: Any) -> Tensor:
         x = self.first(self.stem(images))
@@ -40,25 +40,19 @@ class MbconvMacro(BlockBackbone):
 
 
 class Mbconv(MbconvMacro):
-    """The stand-alone network of one chain: Cai et al., "ProxylessNAS", ICLR 2019; ``imagenet`` its own, otherwise one for small images.
+    """The stand-alone network of one chain: Cai et al., "ProxylessNAS", ICLR 2019."""
 
-    Raises:
-        UserError: a malformed genotype string.
-    """
-
-    def __init__(self, genotype: str, width: int, cells: int, channels: int = 3, imagenet: bool = False) -> None:
-        plan = layout(width, cells, imagenet)
-        options = decode(genotype, plan.blocks)
-        super().__init__(plan, channels, lambda number, shape: option_block(options[number], shape))
+    def __init__(self, genotype: Genotype, layout: Layout, channels: int = 3) -> None:
+        super().__init__(layout, channels, lambda number, shape: option_block(genotype[number], shape))
 
 
 def option_block(option: str, shape: BlockShape) -> nn.Module:
-    """What one option makes of a block."""
+    """The block of one option; the identity for ``skip``."""
     return nn.Identity() if option == SKIP else MobileBlock(shape, *kernel_and_expansion(option))
 
 
 class MobileBlock(nn.Module):
-    """Expand by conv1x1, filter each channel, project by conv1x1 without activation; a shortcut where the shape allows it."""
+    """Inverted residual block: conv1x1 expansion, depthwise convolution, linear conv1x1 projection; a shortcut if the shape is kept."""
 
     def __init__(self, shape: BlockShape, kernel: int, expansion: int) -> None:
         super().__init__()

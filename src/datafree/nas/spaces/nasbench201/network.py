@@ -1,4 +1,4 @@
-"""The network around a NAS-Bench-201 cell."""
+"""NAS-Bench-201 networks: the macro network and the stand-alone network of one cell."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from datafree.nas.spaces.nasbench201.genotype import EDGES, NODES, STAGES, Genotype
 from datafree.zoo.backbones.base import BlockBackbone
-from datafree.zoo.genotypes.nasbench201 import EDGES, NODES, decode
-
-STAGES = 3
 
 
 class MacroNetwork(BlockBackbone):
     """Stem, then three stages of cells with a reduction block before the second and third, then BatchNorm, ReLU and global average pooling.
 
     A reduction halves the resolution (an odd size is rounded up) and doubles the channels, so ``feature_size`` is 4 * width.
-    ``cell`` makes one cell for a number of channels; what ``forward`` gets beside the images is handed to every cell.
+    ``cell`` makes one cell for a number of channels; further arguments of ``forward`` are passed to every cell.
     """
 
     def __init__(self, width: int, cells: int, channels: int, cell: Callable[[int], nn.Module]) -> None:
@@ -41,52 +39,48 @@ class MacroNetwork(BlockBackbone):
         return self.norm(x).relu()
 
     def sequence(self) -> list[nn.Module]:
-        found: list[nn.Module] = [self.stem]
+        blocks: list[nn.Module] = [self.stem]
         for number, stage in enumerate(self.stages):
-            found += self.reductions[number - 1 : number] if number > 0 else []
-            found += stage  # pyright: ignore[reportOperatorIssue]  (a ModuleList of ModuleLists)
-        return found
+            blocks += self.reductions[number - 1 : number] if number > 0 else []
+            blocks += stage  # pyright: ignore[reportOperatorIssue]  (a ModuleList of ModuleLists)
+        return blocks
 
 
 class NasBench201(MacroNetwork):
     """The stand-alone network of one cell: Dong and Yang, "NAS-Bench-201", ICLR 2020.
 
-    The benchmark itself has width 16, five cells per stage and images of 32 pixels: float [B, channels, H, W] → [B, 4 * width].
-    Every operation of the genotype is built and computed, also one whose result reaches no output, as in the benchmark's own counts.
-
-    Raises:
-        UserError: a malformed genotype string.
+    Float [B, channels, H, W] → [B, 4 * width]; the benchmark itself has width 16, five cells per stage and images of 32 pixels.
+    Every operation of the genotype is built and computed, also one that does not reach the output, as in the benchmark's own counts.
     """
 
-    def __init__(self, genotype: str, width: int, cells: int = 1, channels: int = 3) -> None:
-        operations = decode(genotype)
-        super().__init__(width, cells, channels, lambda w: Cell(operations, w))
+    def __init__(self, genotype: Genotype, width: int, cells: int = 1, channels: int = 3) -> None:
+        super().__init__(width, cells, channels, lambda w: Cell(genotype, w))
 
 
 class Cell(nn.Module):
-    """One operation on each of six edges; every node is the sum of what reaches it. Keeps the shape [B, C, H, W]."""
+    """One operation on each of six edges; every node is the sum of its incoming edges. Keeps the shape [B, C, H, W]."""
 
-    def __init__(self, genotype: tuple[str, ...], channels: int) -> None:
+    def __init__(self, genotype: Genotype, channels: int) -> None:
         super().__init__()
         self.genotype = genotype
         self.edges = nn.ModuleList(operation(name, channels) for name in genotype)
 
     def forward(self, x: Tensor) -> Tensor:
-        present = zip(self.edges, self.genotype, strict=True)
-        return run_cell(x, [edge if name != "none" else _nothing for edge, name in present])
+        edges = zip(self.edges, self.genotype, strict=True)
+        return run_cell(x, [edge if name != "none" else _no_output for edge, name in edges])
 
 
 def run_cell(x: Tensor, edges: Sequence[Callable[[Tensor], Tensor | None]]) -> Tensor:
-    """The value of the output node; an edge that gives None adds nothing, a node without input is zero."""
+    """The value of the output node: [B, C, H, W]. An edge that returns None is left out of the sum; a node without input is zero."""
     nodes = [x]
     for target in range(1, NODES):
-        arriving = [edge(nodes[source]) for (source, end), edge in zip(EDGES, edges, strict=True) if end == target]
-        present = [value for value in arriving if value is not None]
+        incoming = [edge(nodes[source]) for (source, end), edge in zip(EDGES, edges, strict=True) if end == target]
+        present = [value for value in incoming if value is not None]
         nodes.append(reduce(torch.add, present) if present else torch.zeros_like(x))
     return nodes[-1]
 
 
-def _nothing(x: Tensor) -> None:
+def _no_output(x: Tensor) -> None:
     return None
 
 

@@ -1,4 +1,4 @@
-"""What layers cost, counted without building them."""
+"""Multiply-adds and parameters of convolutions and BatchNorms, counted without building them. Pure Python."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Layer(NamedTuple):
-    """A convolution without bias (``size`` is the side of its output in pixels), or, with ``kernel`` 0, a BatchNorm of ``outputs``."""
+    """A convolution without bias whose output has ``size`` × ``size`` pixels or, with ``kernel`` 0, a BatchNorm of ``outputs`` channels."""
 
     inputs: int
     outputs: int
@@ -29,6 +29,7 @@ def norm(channels: int) -> Layer:
 
 
 def conv_norm(inputs: int, outputs: int, kernel: int, size: int, groups: int = 1) -> list[Layer]:
+    """A convolution followed by BatchNorm."""
     return [Layer(inputs, outputs, kernel, size, groups), norm(outputs)]
 
 

@@ -1,20 +1,20 @@
-"""Widths and depths of a residual network: what can be taken away from a teacher of that family."""
+"""The slim ResNet search space: the width and depth of each stage, the structured pruning of a residual network."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from datafree.nas.spaces.base import Space
-from datafree.nas.spaces.costs import Layer, conv_norm, total_macs, total_parameters
-from datafree.zoo.genotypes.slim_resnet import STAGES, WIDTHS, Genotype, channels, decode, depths, encode
+from datafree.nas.costs import Layer, conv_norm, total_macs, total_parameters
+from datafree.nas.space import Space
+from datafree.nas.spaces.slim_resnet.genotype import STAGES, WIDTHS, Genotype, channels, decode, depths, encode
 
 if TYPE_CHECKING:
-    from datafree.zoo.backbones import Backbone
+    from datafree.zoo.backbones.base import Backbone
 
 
 class SlimResNetSpace(Space):
-    """Per stage a share of its full width, and 1 to ``cells`` blocks; ``channels`` is the full width of the first of three stages."""
+    """Each stage has a share of its full width and 1 to ``cells`` blocks; ``channels`` is the full width of the first of three stages."""
 
     name = "slim_resnet"
     skip = "d1"  # as few blocks as possible
@@ -30,8 +30,8 @@ class SlimResNetSpace(Space):
         return decode(text, self.cells)
 
     def lines(self, genotype: Genotype) -> list[str]:
-        wide = [channels(self.channels, stage, option) for stage, option in enumerate(genotype[::2])]
-        stages = enumerate(zip(wide, genotype[1::2], strict=True), 1)
+        widths = [channels(self.channels, stage, option) for stage, option in enumerate(genotype[::2])]
+        stages = enumerate(zip(widths, genotype[1::2], strict=True), 1)
         return [f"stage {stage}  {width:>4} channels  {depth[1:]} blocks" for stage, (width, depth) in stages]
 
     def macs(self, genotype: Genotype) -> int:
@@ -44,11 +44,16 @@ class SlimResNetSpace(Space):
         return (WIDTHS[0], "d1") * STAGES
 
     def is_degenerate(self, genotype: Genotype) -> bool:
-        """Never: every stage has a block that learns."""
+        """False: every stage has a block with weights."""
         return False
 
+    def network(self, genotype: Genotype) -> Backbone:
+        from datafree.nas.spaces.slim_resnet.network import SlimResNet
+
+        return SlimResNet(genotype, self.channels, self.image_channels)
+
     def supernet(self) -> Backbone:
-        from datafree.nas.supernets.slim_resnet import SlimSupernet
+        from datafree.nas.spaces.slim_resnet.supernet import SlimSupernet
 
         return SlimSupernet(self.channels, self.cells, self.image_channels)
 

@@ -1,4 +1,4 @@
-"""All pairs of DARTS cells in one network: eight operations on each of fourteen edges of both cells."""
+"""The DARTS supernet: eight operations on each of fourteen edges of both cells."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from datafree.nas.mixing import Path, Slot
-from datafree.zoo.backbones.darts import CellInputs, DartsMacro, operation, run_cell
-from datafree.zoo.genotypes.darts import EDGES, OPERATIONS, CellShape
+from datafree.nas.slots import Path, Slot
+from datafree.nas.spaces.darts.genotype import EDGES, OPERATIONS, CellShape
+from datafree.nas.spaces.darts.network import CellInputs, DartsMacro, operation, run_cell
 
 
 def supernet(width: int, cells: int, channels: int) -> DartsMacro:
@@ -16,7 +16,7 @@ def supernet(width: int, cells: int, channels: int) -> DartsMacro:
 
 
 class MixedCell(nn.Module):
-    """All operations on all edges; of a path it takes the half for its kind."""
+    """All operations on all edges; uses the half of a path that belongs to its kind, normal or reduction."""
 
     def __init__(self, shape: CellShape) -> None:
         super().__init__()
@@ -25,6 +25,6 @@ class MixedCell(nn.Module):
 
     def forward(self, before_last: Tensor, last: Tensor, path: Path) -> Tensor:
         shape = self.inputs.shape
-        own = path[len(EDGES) :] if shape.reduction else path[: len(EDGES)]
-        edges = [partial(edge, choice=choice) for edge, choice in zip(self.edges, own, strict=True)]
+        choices = path[len(EDGES) :] if shape.reduction else path[: len(EDGES)]
+        edges = [partial(edge, choice=choice) for edge, choice in zip(self.edges, choices, strict=True)]
         return run_cell(self.inputs(before_last, last), shape, edges)

@@ -1,4 +1,4 @@
-"""All NAS-Bench-201 cells in one network: five operations on each of six edges."""
+"""The NAS-Bench-201 supernet: five operations on each of six edges."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from datafree.nas.mixing import Path, Slot
-from datafree.zoo.backbones.nasbench201 import MacroNetwork, operation, run_cell
-from datafree.zoo.genotypes.nasbench201 import EDGES, OPERATIONS
+from datafree.nas.slots import Path, Slot
+from datafree.nas.spaces.nasbench201.genotype import EDGES, OPERATIONS
+from datafree.nas.spaces.nasbench201.network import MacroNetwork, operation, run_cell
 
 
 def supernet(width: int, cells: int, channels: int) -> MacroNetwork:

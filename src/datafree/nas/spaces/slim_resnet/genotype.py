@@ -1,4 +1,4 @@
-"""How a residual network of chosen widths and depths is written down."""
+"""Genotypes of slim ResNets: the width and depth of each of three stages, and their encoding as a string."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from datafree.errors import UserError
 
-Genotype = tuple[str, ...]  # per stage its width, then its depth
+Genotype = tuple[str, ...]  # for each stage its width, then its depth
 
 STAGES = 3
 WIDTHS = ("w0.5", "w0.75", "w1")  # of the stage's full width
@@ -14,7 +14,7 @@ _STAGE = re.compile(r"(w[0-9.]+)(d[0-9]+)")
 
 
 def depths(cells: int) -> tuple[str, ...]:
-    """The numbers of blocks that a stage can have."""
+    """The depth options of a stage: 1 to ``cells`` blocks."""
     return tuple(f"d{number}" for number in range(1, cells + 1))
 
 
@@ -23,7 +23,7 @@ def full_width(width: int, stage: int) -> int:
 
 
 def channels(width: int, stage: int, option: str) -> int:
-    """Of a stage, by its width option."""
+    """The channels of a stage with the given width option."""
     return max(1, round(float(option[1:]) * full_width(width, stage)))
 
 
@@ -33,18 +33,18 @@ def encode(genotype: Genotype) -> str:
 
 
 def decode(text: str, cells: int) -> Genotype:
-    """The options of a string that ``encode`` wrote.
+    """The options of a string from ``encode``.
 
     Raises:
         UserError: another form, or a width or depth that a stage does not have.
     """
-    found: list[str] = []
+    options: list[str] = []
     for part in text.split("-"):
         match = _STAGE.fullmatch(part)
         if match is None or match[1] not in WIDTHS or match[2] not in depths(cells):
             allowed = f"one of {', '.join(WIDTHS)} with one of {', '.join(depths(cells))}"
             raise UserError(f"genotype: got the stage {part!r} in {text!r}; allowed: {allowed}, such as w0.5d1")
-        found += match.groups()
-    if len(found) != 2 * STAGES:
+        options += match.groups()
+    if len(options) != 2 * STAGES:
         raise UserError(f"genotype: expected {STAGES} stages joined by hyphens, such as w0.5d1-w1d1-w1d1, got {text!r}")
-    return tuple(found)
+    return tuple(options)

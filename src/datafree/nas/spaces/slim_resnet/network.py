@@ -1,4 +1,4 @@
-"""Residual networks whose stages have a chosen width and depth."""
+"""Slim ResNets: residual networks with a width and depth for each stage."""
 
 from __future__ import annotations
 
@@ -6,28 +6,24 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from datafree.nas.spaces.slim_resnet.genotype import STAGES, Genotype, channels
 from datafree.zoo.backbones.base import BlockBackbone
-from datafree.zoo.genotypes.slim_resnet import STAGES, channels, decode
 
 
 class SlimResNet(BlockBackbone):
     """Stem and three stages of basic blocks, then global average pooling: float [B, image_channels, H, W] → [B, width of the last].
 
-    The family of the CIFAR ResNets of He et al., CVPR 2016: the second and third stage halve the resolution and at full width double the
-    channels; a stage's first block has a projected shortcut.
-
-    Raises:
-        UserError: a malformed genotype string.
+    A variant of the CIFAR ResNets of He et al., CVPR 2016: the second and third stage halve the resolution and at full width double the
+    channels; the first block of a stage has a projected shortcut.
     """
 
-    def __init__(self, genotype: str, width: int, cells: int, image_channels: int = 3) -> None:
+    def __init__(self, genotype: Genotype, width: int, image_channels: int = 3) -> None:
         super().__init__()
-        options = decode(genotype, cells)
         self.stem = nn.Conv2d(image_channels, width, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(width)
         self.stages, inputs = nn.ModuleList(), width
         for stage in range(STAGES):
-            outputs, depth = channels(width, stage, options[2 * stage]), int(options[2 * stage + 1][1:])
+            outputs, depth = channels(width, stage, genotype[2 * stage]), int(genotype[2 * stage + 1][1:])
             self.stages.append(new_stage(inputs, outputs, depth, stage))
             inputs = outputs
         self.feature_size = inputs
@@ -44,7 +40,7 @@ class SlimResNet(BlockBackbone):
 
 
 def new_stage(inputs: int, outputs: int, depth: int, stage: int) -> nn.ModuleList:
-    """The first block of a stage projects its shortcut, from the second stage on with stride 2."""
+    """The blocks of a stage; the first has a projected shortcut and, from the second stage on, stride 2."""
     first = SlimBlock(inputs, outputs, 1 if stage == 0 else 2, project=True)
     return nn.ModuleList([first, *(SlimBlock(outputs, outputs, 1, project=False) for _ in range(depth - 1))])
 

@@ -1,20 +1,20 @@
-"""All widths and depths of a residual network in one: narrower stages are the first channels, shallower ones the first blocks."""
+"""The slim ResNet supernet: a narrower stage uses the first channels, a shallower stage the first blocks of the full network."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from datafree.nas.mixing import Choice, Path
+from datafree.nas.slots import Choice, Path
+from datafree.nas.spaces.slim_resnet.genotype import STAGES, channels, full_width
+from datafree.nas.spaces.slim_resnet.network import new_stage
 from datafree.zoo.backbones.base import Backbone
-from datafree.zoo.backbones.slim_resnet import new_stage
-from datafree.zoo.genotypes.slim_resnet import STAGES, channels, full_width
 
 
 class SlimSupernet(Backbone):
-    """The full network; a path masks channels and leaves out blocks. With weights, channels and blocks take part by their share.
+    """The full network; a path masks channels and skips blocks. With weights, channels and blocks are scaled by their total weight.
 
-    Masked channels are computed all the same: time and memory are those of the full width.
+    Masked channels are still computed: time and memory are those of the full width.
     """
 
     def __init__(self, width: int, cells: int, image_channels: int) -> None:
@@ -39,7 +39,7 @@ class SlimSupernet(Backbone):
         return x.mean((2, 3))
 
     def mask(self, choice: Choice, stage: int, x: Tensor) -> Tensor:
-        """[channels, 1, 1]: 1 for the channels of a width, or the share of the widths that have each."""
+        """[channels, 1, 1]: 1 for the channels of a width; of a mixture, for each channel the total weight of the widths that have it."""
         count = full_width(self.width, stage)
         place = torch.arange(count, device=x.device)
         weights = {choice: 1.0} if isinstance(choice, str) else choice
@@ -50,7 +50,7 @@ class SlimSupernet(Backbone):
 
 
 def presence(choice: Choice, place: int) -> bool | Tensor:
-    """Whether, or by which share of the depths, the block at a place of its stage is there."""
+    """Whether the block at position ``place`` of its stage is in use; of a mixture, the total weight of the depths that include it."""
     if isinstance(choice, str):
         return place < int(choice[1:])
     return sum((weight for option, weight in choice.items() if place < int(option[1:])), start=torch.zeros(()))

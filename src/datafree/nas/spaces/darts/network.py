@@ -1,4 +1,4 @@
-"""The network around a pair of DARTS cells."""
+"""DARTS networks: the macro network, and the stand-alone network of a normal and a reduction cell."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from datafree.nas.spaces.darts.genotype import EDGES, NODES, CellShape, Genotype, layout
 from datafree.zoo.backbones.base import BlockBackbone
-from datafree.zoo.genotypes.darts import EDGES, NODES, CellShape, decode, layout
 
 
 class DartsMacro(BlockBackbone):
     """Stem, then the cells of ``layout``, then global average pooling: float [B, channels, H, W] → [B, 16 · width].
 
-    ``cell`` makes one cell for its shape; what ``forward`` gets beside the images is handed to every cell.
+    ``cell`` makes one cell for its shape; further arguments of ``forward`` are passed to every cell.
     """
 
     def __init__(self, width: int, cells: int, channels: int, cell: Callable[[CellShape], nn.Module]) -> None:
@@ -38,35 +38,30 @@ class DartsMacro(BlockBackbone):
 
 
 class Darts(DartsMacro):
-    """The stand-alone network of a pair of cells: Liu et al., "DARTS", ICLR 2019, without drop path and auxiliary head.
+    """The stand-alone network of a pair of cells: Liu et al., "DARTS", ICLR 2019, without drop path and auxiliary head."""
 
-    Raises:
-        UserError: a malformed genotype string.
-    """
-
-    def __init__(self, genotype: str, width: int, cells: int = 1, channels: int = 3) -> None:
-        operations = decode(genotype)
-        super().__init__(width, cells, channels, lambda shape: Cell(operations, shape))
+    def __init__(self, genotype: Genotype, width: int, cells: int = 1, channels: int = 3) -> None:
+        super().__init__(width, cells, channels, lambda shape: Cell(genotype, shape))
 
 
 class Cell(nn.Module):
-    """Two operations per node, as one genotype has them."""
+    """Two operations per node, those of the genotype's normal or reduction cell."""
 
-    def __init__(self, genotype: tuple[str, ...], shape: CellShape) -> None:
+    def __init__(self, genotype: Genotype, shape: CellShape) -> None:
         super().__init__()
-        own = genotype[len(EDGES) :] if shape.reduction else genotype[: len(EDGES)]
+        operations = genotype[len(EDGES) :] if shape.reduction else genotype[: len(EDGES)]
         self.inputs = CellInputs(shape)
-        present = [(edge, name) for edge, name in zip(EDGES, own, strict=True) if name != "none"]
+        present = [(edge, name) for edge, name in zip(EDGES, operations, strict=True) if name != "none"]
         self.edges = nn.ModuleDict({f"{source}-{target}": operation(name, shape, source) for (source, target), name in present})
 
     def forward(self, before_last: Tensor, last: Tensor) -> Tensor:
         present = dict(self.edges.items())
-        edges = [present.get(f"{source}-{target}", _nothing) for source, target in EDGES]
+        edges = [present.get(f"{source}-{target}", _no_output) for source, target in EDGES]
         return run_cell(self.inputs(before_last, last), self.inputs.shape, edges)
 
 
 class CellInputs(nn.Module):
-    """Brings the outputs of the two cells before to the width and size of this one."""
+    """Brings the outputs of the two previous cells to the width and resolution of this cell."""
 
     def __init__(self, shape: CellShape) -> None:
         super().__init__()
@@ -80,18 +75,19 @@ class CellInputs(nn.Module):
 
 
 def run_cell(inputs: list[Tensor], shape: CellShape, edges: Sequence[Callable[[Tensor], Tensor | None]]) -> Tensor:
-    """All nodes side by side [B, 4 · width, …]; an edge that gives None adds nothing, a node without input is zero."""
+    """All nodes concatenated: [B, 4 · width, H', W']. An edge that returns None is left out of its node's sum; a node without input is
+    zero."""
     nodes, (batch, width, height, breadth) = list(inputs), inputs[1].shape
     stride = 2 if shape.reduction else 1
     for node in range(2, NODES + 2):
-        arriving = [edge(nodes[source]) for (source, target), edge in zip(EDGES, edges, strict=True) if target == node]
-        present = [value for value in arriving if value is not None]
+        incoming = [edge(nodes[source]) for (source, target), edge in zip(EDGES, edges, strict=True) if target == node]
+        present = [value for value in incoming if value is not None]
         empty = (batch, width, -(-height // stride), -(-breadth // stride))
         nodes.append(reduce(torch.add, present) if present else inputs[1].new_zeros(empty))
     return torch.cat(nodes[2:], 1)
 
 
-def _nothing(x: Tensor) -> None:
+def _no_output(x: Tensor) -> None:
     return None
 
 
@@ -107,7 +103,7 @@ def operation(name: str, shape: CellShape, source: int) -> nn.Module:
         return FactorizedReduce(width, width)
     pools = {"max_pool_3x3": nn.MaxPool2d(3, stride, 1), "avg_pool_3x3": nn.AvgPool2d(3, stride, 1, count_include_pad=False)}
     if name in pools:
-        # The authors normalise after pooling in the search alone; here a path of the supernet is the stand-alone network.
+        # The authors normalise after pooling only in the search; here a path through the supernet equals the stand-alone network.
         return nn.Sequential(pools[name], nn.BatchNorm2d(width, affine=False))
     return nn.Identity()
 
@@ -139,7 +135,7 @@ class PointwiseNorm(nn.Module):
 
 
 class FactorizedReduce(nn.Module):
-    """Halves the resolution (an odd size is rounded up): half of the channels from the even pixels, the others from the odd ones."""
+    """Halves the resolution (an odd size is rounded up): half of the channels from even pixels, the others from odd pixels."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""How a NAS-Bench-201 cell is written down: six operations, and the benchmark's string form.
+"""Genotypes of NAS-Bench-201: six operations per cell, and their encoding as the benchmark's string.
 
-A cell is a graph of four nodes; node 0 is the input, node 3 the output, every node sums what reaches it (Dong and Yang, "NAS-Bench-201:
-Extending the Scope of Reproducible Neural Architecture Search", ICLR 2020). Pure Python: the configuration is checked without PyTorch.
+A cell is a graph of four nodes: node 0 is the input, node 3 the output, and every node is the sum of its incoming edges (Dong and Yang,
+"NAS-Bench-201: Extending the Scope of Reproducible Neural Architecture Search", ICLR 2020).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ Genotype = tuple[str, ...]  # one operation per edge, in the order of EDGES
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # (source, target)
 NODES = 4
+STAGES = 3  # of the network around the cell
 
 _FORM = re.compile(r"\|(\w+)~0\|\+\|(\w+)~0\|(\w+)~1\|\+\|(\w+)~0\|(\w+)~1\|(\w+)~2\|")
 
@@ -25,7 +26,7 @@ def encode(genotype: Genotype) -> str:
 
 
 def decode(text: str) -> Genotype:
-    """The six operations of a string that ``encode`` wrote.
+    """The six operations of a string from ``encode``.
 
     Raises:
         UserError: another form, or an unknown operation.
