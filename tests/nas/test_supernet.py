@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from datafree.nas.mixing import Slot, Supernet, recalibrate
-from datafree.nas.spaces.nasbench201 import NasBench201Space
-from datafree.zoo.backbones.nasbench201 import NasBench201
-from datafree.zoo.genotypes.nasbench201 import EDGES, OPERATIONS, Genotype, encode
+from datafree.nas.spaces.nasbench201.genotype import EDGES, OPERATIONS, Genotype
+from datafree.nas.spaces.nasbench201.network import NasBench201
+from datafree.nas.spaces.nasbench201.space import NasBench201Space
+from datafree.nas.supernet import Supernet, recalibrate
 
 genotypes = st.tuples(*[st.sampled_from(OPERATIONS)] * len(EDGES))
 MIXED = ("nor_conv_3x3", "skip_connect", "nor_conv_1x1", "none", "avg_pool_3x3", "nor_conv_3x3")
@@ -21,7 +21,7 @@ def _supernet(seed: int = 0) -> Supernet:
     supernet = Supernet(NasBench201Space(WIDTH, CELLS, 16).supernet(), [3, 5])
     for module in supernet.modules():
         if isinstance(module, nn.BatchNorm2d):
-            # As after training: statistics and affine parameters unlike those of a fresh layer.
+            # As after training: statistics and affine parameters differ from their initial values.
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, -0.5, 0.5)
             nn.init.uniform_(module.running_mean, -0.5, 0.5)
@@ -30,17 +30,17 @@ def _supernet(seed: int = 0) -> Supernet:
 
 
 def _stand_alone(supernet: Supernet, genotype: Genotype) -> NasBench201:
-    """The network of one cell with the weights that the supernet holds for it."""
-    network = NasBench201(encode(genotype), WIDTH, CELLS)
+    """The network of one cell with its weights in the supernet."""
+    network = NasBench201(genotype, WIDTH, CELLS)
     shared = supernet.backbone.state_dict()
-    own = {}
+    weights = {}
     for key in network.state_dict():
         parts = key.split(".")
         if "edges" in parts:
             edge = parts.index("edges") + 1
             parts.insert(edge + 1, genotype[int(parts[edge])])
-        own[key] = shared[".".join(parts)]
-    network.load_state_dict(own)
+        weights[key] = shared[".".join(parts)]
+    network.load_state_dict(weights)
     return network
 
 
@@ -54,7 +54,7 @@ def test_a_path_equals_the_stand_alone_network_with_the_same_weights(genotype, t
     torch.testing.assert_close(features, network(images))
 
 
-def test_the_logits_are_those_of_each_images_own_teacher():
+def test_logits_come_from_the_head_of_each_images_teacher():
     supernet = _supernet().eval()
     images = torch.randn(4, 3, 16, 16)
     logits = supernet(images, MIXED, torch.tensor([0, 1, 0, 1]))
@@ -64,14 +64,14 @@ def test_the_logits_are_those_of_each_images_own_teacher():
 
 def test_only_the_operations_on_the_path_are_computed():
     supernet = _supernet()
-    ran = set()
+    computed = set()
     for number, cell in enumerate(cell for stage in supernet.backbone.stages for cell in stage):
         for edge, choices in enumerate(cell.edges):
             for name, module in choices.items():
-                module.register_forward_hook(lambda *_, key=(number, edge, name): ran.add(key))
+                module.register_forward_hook(lambda *_, key=(number, edge, name): computed.add(key))
     supernet(torch.randn(2, 3, 16, 16), MIXED, torch.tensor([0, 1]))
-    assert {(edge, name) for _, edge, name in ran} == {(edge, name) for edge, name in enumerate(MIXED) if name != "none"}
-    assert len(ran) == 3 * CELLS * 5
+    assert {(edge, name) for _, edge, name in computed} == {(edge, name) for edge, name in enumerate(MIXED) if name != "none"}
+    assert len(computed) == 3 * CELLS * 5
 
 
 def test_recalibration_changes_only_running_statistics():
@@ -95,7 +95,7 @@ def test_recalibrated_statistics_are_the_mean_over_the_batches():
     torch.testing.assert_close(first.running_var, torch.stack([o.var((0, 2, 3)) for o in outputs]).mean(0))
 
 
-def test_recalibration_does_not_depend_on_what_was_scored_before():
+def test_recalibration_does_not_depend_on_earlier_recalibrations():
     images = torch.randn(8, 3, 16, 16)
     fresh, used = _supernet(), _supernet()
     recalibrate(used, ("nor_conv_1x1",) * 6, [torch.randn(8, 3, 16, 16)])
@@ -105,7 +105,7 @@ def test_recalibration_does_not_depend_on_what_was_scored_before():
 
 
 @pytest.mark.parametrize("genotype", [MIXED, ("skip_connect",) * 6])
-def test_gradients_reach_the_path_alone(genotype):
+def test_gradients_reach_only_the_path(genotype):
     supernet = _supernet()
     supernet.backbone(torch.randn(4, 3, 16, 16), genotype).square().sum().backward()
     for name, parameter in supernet.backbone.named_parameters():
@@ -115,15 +115,7 @@ def test_gradients_reach_the_path_alone(genotype):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_mixture_of_all_weight_on_one_option_is_that_path(training):
+def test_a_mixture_with_all_weight_on_one_option_equals_that_path(training):
     supernet, images = _supernet().train(training), torch.randn(3, 3, 16, 16)
     one = [{name: torch.tensor(float(name == chosen)) for name in OPERATIONS} for chosen in MIXED]
     torch.testing.assert_close(supernet.backbone(images, one), supernet.backbone(images, MIXED))
-
-
-def test_a_slot_sums_its_options_by_weight():
-    slot = Slot({"none": nn.Identity(), "a": nn.Linear(3, 3), "b": nn.Linear(3, 3)}, "none")
-    x, weights = torch.randn(2, 3), {"none": torch.tensor(0.5), "a": torch.tensor(0.2), "b": torch.tensor(0.3)}
-    torch.testing.assert_close(slot(x, weights), 0.2 * slot["a"](x) + 0.3 * slot["b"](x))
-    assert slot(x, "none") is None
-    assert slot(x, {"none": torch.tensor(1.0)}) is None

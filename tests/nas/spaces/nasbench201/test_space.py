@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from datafree.nas.spaces import nasbench201 as space
-from datafree.nas.spaces.nasbench201 import NasBench201Space
-from datafree.zoo.backbones.nasbench201 import NasBench201
-from datafree.zoo.genotypes.nasbench201 import EDGES, NODES, OPERATIONS, Genotype, encode
+from datafree.nas.spaces.nasbench201 import space
+from datafree.nas.spaces.nasbench201.genotype import EDGES, NODES, OPERATIONS, Genotype
+from datafree.nas.spaces.nasbench201.network import NasBench201
+from datafree.nas.spaces.nasbench201.space import NasBench201Space
 
 SPACE = NasBench201Space(16, 1, 32)
 genotypes = st.tuples(*[st.sampled_from(OPERATIONS)] * len(EDGES))
 
 
-def test_the_space_is_complete_and_numbered_in_order():
+def test_enumeration_is_complete():
     cells = space.enumerate_all()
     assert len(cells) == len(set(cells)) == 5**6
     assert tuple(SPACE.enumerate()) == cells
@@ -36,7 +36,7 @@ def test_samples_cover_all_operations_evenly():
 
 
 @given(genotypes, st.floats(0, 1), st.integers(0, 1000))
-def test_mutation_stays_inside(genotype, probability, seed):
+def test_a_mutation_belongs_to_the_space(genotype, probability, seed):
     assert SPACE.mutate(genotype, probability, Random(seed)) in set(space.enumerate_all())
 
 
@@ -64,14 +64,14 @@ def test_the_benchmark_counts_6466_distinct_cells():
 
 @settings(max_examples=25)
 @given(genotypes, st.data())
-def test_cells_with_one_canonical_form_are_one_function(genotype, data):
-    """Weights tied by operation: then two cells are equal exactly if the graphs are."""
+def test_cells_with_equal_canonical_form_compute_the_same_function(genotype, data):
+    """Weights are tied by operation: then two cells compute the same function exactly if their graphs are equal."""
     twins = _cells_by_canonical()[space.canonical(genotype)]
-    twin = data.rng(st.sampled_from(twins))
+    twin = data.draw(st.sampled_from(twins))
     torch.testing.assert_close(_tied(genotype), _tied(twin))
 
 
-def test_unlike_chains_have_unlike_forms():
+def test_different_chains_have_different_canonical_forms():
     forward = ("nor_conv_1x1", "none", "nor_conv_3x3", "none", "none", "skip_connect")
     backward = ("nor_conv_3x3", "none", "nor_conv_1x1", "none", "none", "skip_connect")
     assert space.canonical(forward) != space.canonical(backward)
@@ -84,14 +84,14 @@ def test_the_order_of_parallel_edges_does_not_matter():
 
 
 @given(genotypes)
-def test_connected_means_that_some_path_has_no_none(genotype):
+def test_a_cell_is_connected_if_some_path_has_no_none(genotype):
     names = dict(zip(EDGES, genotype, strict=True))
     paths = [((0, 3),), ((0, 1), (1, 3)), ((0, 2), (2, 3)), ((0, 1), (1, 2), (2, 3))]
     assert space.is_connected(genotype) == any(all(names[edge] != "none" for edge in path) for path in paths)
 
 
 @given(genotypes)
-def test_trimming_keeps_exactly_the_edges_of_whole_paths(genotype):
+def test_trimming_keeps_exactly_the_edges_of_complete_paths(genotype):
     names = dict(zip(EDGES, genotype, strict=True))
     paths = [((0, 3),), ((0, 1), (1, 3)), ((0, 2), (2, 3)), ((0, 1), (1, 2), (2, 3))]
     on_path = {edge for path in paths if all(names[e] != "none" for e in path) for edge in path}
@@ -101,7 +101,7 @@ def test_trimming_keeps_exactly_the_edges_of_whole_paths(genotype):
 @settings(max_examples=12)
 @given(genotypes, st.sampled_from([4, 6]), st.integers(1, 2), st.sampled_from([16, 19]), st.integers(0, 5), st.sampled_from([1, 3]))
 def test_costs_equal_those_of_the_built_network(genotype, channels, cells, size, classes, image_channels):
-    backbone = NasBench201(encode(genotype), channels, cells, image_channels)
+    backbone = NasBench201(genotype, channels, cells, image_channels)
     network = nn.Sequential(backbone, nn.Linear(backbone.feature_size, classes)) if classes else backbone
     assert space.parameters(genotype, channels, cells, classes, image_channels) == sum(p.numel() for p in network.parameters())
     counted = _count_macs(network, torch.zeros(1, image_channels, size, size))
@@ -131,7 +131,7 @@ def test_a_cell_is_degenerate_if_no_convolution_lies_between_input_and_output(ge
     assert SPACE.is_degenerate(genotype) == (not any("conv" in name for name in space.trim(genotype)))
 
 
-def test_the_most_probable_cell_is_connected_and_takes_the_likeliest_operations():
+def test_the_most_probable_cell_is_connected_and_has_the_most_probable_operations():
     goal = ("nor_conv_3x3", "none", "skip_connect", "none", "avg_pool_3x3", "nor_conv_1x1")
     likely = [{name: 0.6 if name == best else 0.1 for name in OPERATIONS} for best in goal]
     assert SPACE.most_probable(likely) == space.trim(goal)
@@ -139,7 +139,7 @@ def test_the_most_probable_cell_is_connected_and_takes_the_likeliest_operations(
     assert space.is_connected(SPACE.most_probable(nothing))
 
 
-def test_the_space_is_known_without_pytorch():
+def test_spaces_are_imported_and_costs_counted_without_pytorch():
     code = (
         "import sys; from datafree.nas import candidates, spaces; "
         "[kind(16, 1, 32).macs(kind(16, 1, 32).cheapest()) for kind in spaces.SPACES.values()]; sys.exit('torch' in sys.modules)"
@@ -156,7 +156,7 @@ def _cells_by_canonical() -> dict[str, list[Genotype]]:
 
 
 def _tied(genotype: Genotype) -> torch.Tensor:
-    """The output of a cell in which an operation is the same on every edge: x → M tanh(x), with a random matrix M per operation."""
+    """The output of a cell whose operations share weights over edges: x → M tanh(x), with a random matrix M for each operation."""
     rng = torch.Generator().manual_seed(0)
     matrices = {name: torch.randn(5, 5, generator=rng, dtype=torch.float64) for name in OPERATIONS}
     nodes = [torch.randn(5, generator=rng, dtype=torch.float64)]

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from datafree.nas.drawing import STYLE, draw_candidates, draw_cell
-from datafree.zoo.genotypes.nasbench201 import OPERATIONS
+from datafree.nas.spaces.nasbench201.drawing import STYLE, draw_cell
+from datafree.nas.spaces.nasbench201.genotype import OPERATIONS
 
 MIXED = ("nor_conv_3x3", "skip_connect", "nor_conv_1x1", "none", "avg_pool_3x3", "nor_conv_3x3")
 
@@ -26,7 +26,7 @@ def test_every_operation_has_a_style():
 def test_a_picture_shows_the_operations_of_the_cell_and_no_others():
     for name, (_, colour) in STYLE.items():
         if name != "none":
-            # Six arrows, not their labels alone.
+            # Six arrows have more pixels than their labels alone.
             assert _pixels(draw_cell((name,) * 6), colour) > 2000
             assert _pixels(draw_cell(tuple("none" if o == name else o for o in MIXED)), colour) == 0
 
@@ -40,13 +40,3 @@ def test_nothing_is_cut_off_at_the_border():
     picture = np.asarray(draw_cell(("nor_conv_3x3",) * 6))
     border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
     assert (border == 255).all()
-
-
-def test_candidates_are_drawn_against_every_cost_that_was_measured():
-    rows = [{"step": n, "macs": 1e6 * n, "parameters": 10 * n, "agreement": 0.1 * n} for n in range(1, 6)]
-    plain = draw_candidates(rows, 4)
-    assert draw_candidates(rows, 4).tobytes() == plain.tobytes() != draw_candidates(rows, 1).tobytes()
-    timed = draw_candidates([{**row, "latency": 2.0} for row in rows], 4)
-    assert timed.size == (2 * plain.size[0], plain.size[1])
-    scored = draw_candidates([{"macs": row["macs"], "score": row["agreement"]} for row in rows], 4)
-    assert _pixels(scored, "#b3402c") > 200  # the front

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datafree.errors import UserError
-from datafree.zoo.genotypes.nasbench201 import EDGES, OPERATIONS, decode, encode
+from datafree.nas.spaces.nasbench201.genotype import EDGES, OPERATIONS, decode, encode
 
 genotypes = st.tuples(*[st.sampled_from(OPERATIONS)] * len(EDGES))
 
@@ -30,7 +30,7 @@ def test_encode_names_each_operation_with_its_source_node():
         "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|\n",
     ],
 )
-def test_another_form_is_refused(text):
+def test_a_malformed_string_is_refused(text):
     with pytest.raises(UserError, match="genotype: expected the form") as caught:
         decode(text)
     assert "\n" not in str(caught.value)
