@@ -101,11 +101,10 @@ def test_supernet_and_prior_have_equal_weight_in_the_mean_rank():
 
 def test_rank_correlations():
     truth = [float(value) for value in range(20)]
-    same, reversed_order = nas_ranking_table.rank_correlation(truth, truth), nas_ranking_table.rank_correlation([-value for value in truth], truth)
+    same = nas_ranking_table.rank_correlation(truth, truth)
     assert (same["tau"], same["tau_top"], same["rho"], same["pick"], same["regret"]) == pytest.approx((1, 1, 1, 19, 0))
-    assert (reversed_order["tau"], reversed_order["rho"], reversed_order["pick"], reversed_order["regret"]) == pytest.approx(
-        (-1, -1, 0, 19)
-    )
+    opposite = nas_ranking_table.rank_correlation([-value for value in truth], truth)
+    assert (opposite["tau"], opposite["rho"], opposite["pick"], opposite["regret"]) == pytest.approx((-1, -1, 0, 19))
     # Correct except for the four best, in reverse order: 6 of 190 pairs disagree.
     mixed = nas_ranking_table.rank_correlation([*truth[:16], *truth[:15:-1]], truth)
     assert mixed["tau"] == pytest.approx(1 - 2 * 6 / 190)
