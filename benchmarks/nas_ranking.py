@@ -1,18 +1,18 @@
-"""Does a search without data rank architectures as their training on real data does? Rank correlations on NAS-Bench-201.
+"""Rank correlation of data-free architecture search with the true accuracies of NAS-Bench-201.
 
     python benchmarks/unpack_mosaics.py data/cifar10 test=cifar10_test.npz
     python benchmarks/nas_ranking.py --table data/nasbench201.npz --checkpoints data/checkpoints --images data/cifar10 \\
         --output build/nas-ranking --seeds 0 1 2
 
-``--table`` holds the ground truth: ``ops`` uint8 [cells, 6] with ``op_name`` str [5], and ``--accuracy``, a float column [cells] of true
-accuracies in %. The teachers are the classifiers of ``--manifest``, all of the same classes, their files in ``--checkpoints``;
-``--images`` holds real images, ``test/<class>/<image>``, for the arms that search on them. The arms are those of ``--study``, a YAML file;
-see ``benchmarks/nas_ranking.yaml``.
+``--table`` is an npz file with the ground truth: ``ops`` uint8 [cells, 6] with ``op_name`` str [5], and ``--accuracy``, a float column
+[cells] of true accuracies in %. The teachers are the classifiers of ``--manifest``, all of the same classes, their files in
+``--checkpoints``; ``--images`` has real images, ``test/<class>/<image>``, for the arms that search on them. The arms are those of
+``--study``, a YAML file; see ``benchmarks/nas_ranking.yaml``.
 
-Every arm and seed trains a supernet on its images and its signal, and scores the same random sample of cells of the table in it;
-beside them stand the zero-cost scores, parameters and multiply-adds, and the cells that whole searches end with. Where the truth lacks
-such a cell, the accuracy is that of the search's next best one that it has, marked so. ``--output`` receives ``results.json``,
-``table.md`` and ``ranking.png``. Killed, the same command goes on.
+For every arm and seed a supernet is trained on the arm's images and signal, and scores the same random sample of the table's cells.
+Zero-cost proxies score the same cells, and whole searches are run. If the table does not have the result of a search, its accuracy is that
+of the search's best scored cell in the table, and is marked. ``--output`` receives ``results.json``, ``table.md`` and ``ranking.png``. The
+same command resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import numpy as np
 import torch
 import yaml
 from cifar10_student import SIZE, read_classifiers, recover
-from nas_ranking_table import agreement, plot, table
+from nas_ranking_table import plot, rank_correlation, table
 
 from datafree import artifacts, config, devices
 from datafree.checkpoints import Checkpoint
@@ -44,9 +44,9 @@ from datafree.errors import UserError, exit_on_user_error
 from datafree.evaluation.recovered_fraction import noise_pool, real_pool
 from datafree.nas import one_shot
 from datafree.nas.algorithms import ALGORITHMS
-from datafree.nas.spaces import Genotype
-from datafree.nas.spaces.nasbench201 import NasBench201Space
-from datafree.nas.zero_cost import standings, untrained
+from datafree.nas.proxy_scores import proxy_measures, proxy_scores
+from datafree.nas.space import Genotype
+from datafree.nas.spaces.nasbench201.space import NasBench201Space
 from datafree.progress import progress
 from datafree.tasks.pools import Pool
 from datafree.workflow import hardware
@@ -59,7 +59,7 @@ CHECKPOINT_SECONDS = 20.0
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """Which images the supernet learns from, and what is said about them.
+    """The images and the training signal of a supernet.
 
     ``signal``: ``hard`` = the images' labels; ``one`` = the teacher's probabilities; ``many`` = the mean of all classifiers' probabilities.
     """
@@ -68,20 +68,20 @@ class Arm:
     data: str
     signal: str
     inversion: config.InversionConfig
-    supernet: dict[str, Any]  # changes of the study's
+    supernet: dict[str, Any]  # changes to the study's settings
 
     @classmethod
     def read(cls, name: str, spec: dict[str, Any], common: dict[str, Any]) -> Arm:
-        """From the study's YAML; an arm's ``recovery``, ``inversion`` and ``supernet`` lie over those of all; see the study's head.
+        """From the study's YAML; an arm's ``recovery``, ``inversion`` and ``supernet`` override the common ones; see nas_ranking.yaml.
 
         Raises:
-            UserError: an unknown kind of images or signal, or settings that the configuration refuses.
+            UserError: an unknown kind of images or signal, or invalid settings.
         """
         for key, allowed in (("data", DATA), ("signal", SIGNALS)):
             if spec.get(key) not in allowed:
                 raise UserError(f"arms.{name}.{key}: got {spec.get(key)!r}; allowed: {', '.join(allowed)}")
         method = spec.get("recovery", {})
-        if "method" not in method:  # another method would not know the settings of the study's
+        if "method" not in method:  # the common settings do not apply to another method
             method = config.merge(common["recovery"], method)
         shared = config.merge(common.get("inversion", {}), spec.get("inversion", {}))
         shared |= {"images_per_class": common["images_per_class"], "methods": {"study": method}}
@@ -90,7 +90,7 @@ class Arm:
 
     @property
     def images_key(self) -> str:
-        """Names the images by all that they depend on: arms that differ in their signal alone share them."""
+        """Identifies the images by all settings that they depend on: arms that differ only in their signal share them."""
         if self.data != "recovered":
             return self.data
         text = json.dumps(config.as_tree(self.inversion), sort_keys=True)
@@ -101,7 +101,7 @@ def read_table(path: Path, column: str) -> dict[Genotype, float]:
     """The true accuracy in % of every cell of the table.
 
     Raises:
-        UserError: not such a table.
+        UserError: the file is no such table.
     """
     try:
         with np.load(path) as file:
@@ -114,32 +114,32 @@ def read_table(path: Path, column: str) -> dict[Genotype, float]:
 
 @dataclasses.dataclass
 class Study:
-    """What is measured on, and what has been found so far."""
+    """The inputs of all measurements, and the results so far."""
 
     space: NasBench201Space
     truth: dict[Genotype, float]
-    cells: list[Genotype]  # the sample that is ranked
+    cells: list[Genotype]  # the random sample to rank
     teacher: Teacher
-    classifiers: list[Teacher]  # all, the teacher among them
+    classifiers: list[Teacher]  # all, including the teacher
     images: Path | None
     supernet: dict[str, Any]
     output: Path
     device: torch.device
     results: dict[str, Any]
 
-    def missing(self, table: str, key: str, find: Callable[[], dict[str, Any]]) -> None:
-        """Find and keep the entry, with what it cost, if it is not there yet."""
+    def fill(self, table: str, key: str, compute: Callable[[], dict[str, Any]]) -> None:
+        """Compute and save an entry of the results with its cost in time, unless it exists."""
         if key in self.results[table]:
             return
         cpu, wall = time.process_time(), time.perf_counter()
-        found = find()
+        entry = compute()
         cost = {"cpu_seconds": time.process_time() - cpu, "wall_seconds": time.perf_counter() - wall}
-        self.results[table][key] = {**found, **cost}
+        self.results[table][key] = {**entry, **cost}
         artifacts.write_json(self.output / "results.json", self.results)
 
     def pool(self, arm: Arm, seed: int) -> Pool:
-        """The images of an arm with the targets of its signal as their soft labels."""
-        own = devices.derive_seed(seed, "images", arm.images_key)
+        """The images of an arm, with the targets of its signal as soft labels."""
+        images_seed = devices.derive_seed(seed, "images", arm.images_key)
         if arm.data == "real":
             if self.images is None:
                 raise UserError(f"--images: not given, but arm {arm.name} searches on real images; give them, or choose with --only")
@@ -148,103 +148,104 @@ class Study:
                 raise UserError(f"--images: {len(data.classes)} classes under test/; expected {len(self.teacher.classes)}")
             pool = real_pool(self.teacher, ImageSet(data.images, data.labels, self.teacher.classes), arm.inversion.images_per_class)
         elif arm.data == "noise":
-            pool = noise_pool(self.teacher, arm.inversion.images_per_class, SIZE, own)
+            pool = noise_pool(self.teacher, arm.inversion.images_per_class, SIZE, images_seed)
         else:
             path = self.output / "pools" / f"{arm.images_key}-{seed}.safetensors"
-            pool = recover(self.teacher, arm.inversion, arm.inversion.methods["study"], own, path)
+            pool = recover(self.teacher, arm.inversion, arm.inversion.methods["study"], images_seed, path)
         return dataclasses.replace(pool, soft_labels=self.targets(pool, arm.signal))
 
     def pools(self, arm: Arm, seed: int) -> JoinedPools:
-        """The same as what a search takes."""
+        """The pool of an arm in the form that searches take."""
         pool = self.pool(arm, seed)
-        with torch.autocast(self.device.type, enabled=False):  # which does not know float16, the type of the targets
+        with torch.autocast(self.device.type, enabled=False):  # autocast does not support float16, the type of the targets
             return JoinedPools.join([pool], self.teacher.normalise)
 
     def targets(self, pool: Pool, signal: str) -> torch.Tensor:
-        """float16 [N, K]."""
+        """The targets of a signal: float16 [N, K]."""
         if signal == "hard":
             return torch.nn.functional.one_hot(pool.labels, len(pool.classes)).half()
         if signal == "one":
             return pool.soft_labels
-        every = [logits_of(one.network, one.normalise, pool.images, self.device).softmax(1) for one in self.classifiers]
-        return torch.stack(every).mean(0).half().cpu()
+        predictions = [logits_of(each.network, each.normalise, pool.images, self.device).softmax(1) for each in self.classifiers]
+        return torch.stack(predictions).mean(0).half().cpu()
 
     def rank(self, arm: Arm, seed: int) -> None:
-        """Train a supernet for an arm and score every cell of the sample in it. Its cost does not include that of the images."""
+        """Train a supernet for an arm and score every cell of the sample in it. The cost excludes the recovery of the images."""
         if f"{arm.name}/{seed}" in self.results["arms"]:
             return
         pools = self.pools(arm, seed)
 
-        def find() -> dict[str, Any]:
+        def compute() -> dict[str, Any]:
             settings = self.settings(arm, config.SposConfig)
             path = self.output / "checkpoints" / f"{arm.name}-{seed}.pt"
             checkpoint = Checkpoint(path, "rank", CHECKPOINT_SECONDS)
             trained = one_shot.train(self.space, pools, settings, "supernet", devices.derive_seed(seed, arm.name), self.device, checkpoint)
-            found = [trained(cell) for cell in progress(self.cells, len(self.cells), f"{arm.name}, seed {seed}")]
+            measures = [trained(cell) for cell in progress(self.cells, len(self.cells), f"{arm.name}, seed {seed}")]
             checkpoint.clear()
-            scores = {"kl": [-one["kl"] for one in found], "agreement": [one["agreement"] for one in found]}
-            return {**self.judged(scores["kl"]), "by_agreement": self.judged(scores["agreement"]), "scores": scores}
+            scores = {"kl": [-measured["kl"] for measured in measures], "agreement": [measured["agreement"] for measured in measures]}
+            return {**self.correlation(scores["kl"]), "by_agreement": self.correlation(scores["agreement"]), "scores": scores}
 
-        self.missing("arms", f"{arm.name}/{seed}", find)
+        self.fill("arms", f"{arm.name}/{seed}", compute)
 
     def settings(self, arm: Arm, kind: type, changes: dict[str, Any] | None = None) -> Any:
-        """Those of a search on the study's supernet, without limits; hard labels have no temperature."""
-        known = {field.name for field in dataclasses.fields(kind)}
-        tree = {key: value for key, value in {**self.supernet, **arm.supernet, "max_macs": 0}.items() if key in known}
+        """The settings of a search with the study's supernet, without limits; with hard labels the temperature is 1."""
+        allowed = {field.name for field in dataclasses.fields(kind)}
+        tree = {key: value for key, value in {**self.supernet, **arm.supernet, "max_macs": 0}.items() if key in allowed}
         tree |= {"channels": self.space.channels, "cells": self.space.cells, **(changes or {})}
         return config.typed(kind, tree | ({"temperature": 1.0} if arm.signal == "hard" else {}))
 
-    def judged(self, scores: Sequence[float]) -> dict[str, float]:
-        return agreement(scores, [self.truth[cell] for cell in self.cells])
+    def correlation(self, scores: Sequence[float]) -> dict[str, float]:
+        """The rank correlation of the sample's scores with the true accuracies."""
+        return rank_correlation(scores, [self.truth[cell] for cell in self.cells])
 
     def zero_cost(self, name: str, seed: int, batch: int) -> None:
-        """Every cell of the sample by a score of its untrained network, on noise."""
+        """Score every cell of the sample by a zero-cost proxy."""
 
-        def find() -> dict[str, Any]:
+        def compute() -> dict[str, Any]:
             classes = len(self.teacher.classes)
-            found = {
-                cell: untrained(name, self.space, cell, classes, batch, seed, self.device)
+            measures = {
+                cell: proxy_measures(name, self.space, cell, classes, batch, seed, self.device)
                 for cell in progress(self.cells, len(self.cells), f"{name}, seed {seed}")
             }
-            scores = list(standings(name, self.space, found).values())
-            return {**self.judged(scores), "scores": scores}
+            scores = list(proxy_scores(name, self.space, measures).values())
+            return {**self.correlation(scores), "scores": scores}
 
-        self.missing("zero_cost", f"{name}/{seed}", find)
+        self.fill("zero_cost", f"{name}/{seed}", compute)
 
     def search(self, name: str, spec: dict[str, Any], arms: dict[str, Arm], seed: int) -> None:
-        """A whole search on an arm's images: the cell that it ends with, and the true accuracy of the cell of its scored ones that comes
-        first by its own measure among those whose function the table has, in that cell or in others of the same function; ``known`` says
-        whether that is the one it ends with."""
+        """Run a whole search on an arm's images. ``genotype`` is its result; ``accuracy`` is the true accuracy of the best scored cell for
+        which the table has a cell with the same canonical form; ``known``: whether that is the result itself."""
         if f"{name}/{seed}" in self.results["searches"]:
             return
         changes = dict(spec)
         arm = arms[changes.pop("arm")]
         pools = self.pools(arm, seed)
 
-        def find() -> dict[str, Any]:
+        def compute() -> dict[str, Any]:
             settings = self.settings(arm, config.ALGORITHM_TYPES[changes["method"]], changes)
             checkpoint = Checkpoint(self.output / "checkpoints" / f"search-{name}-{seed}.pt", "search", CHECKPOINT_SECONDS)
-            own = devices.derive_seed(seed, "search", name)
-            found = ALGORITHMS[settings.method](self.space, pools, settings, f"searches.{name}", own, self.device, checkpoint)
+            search_seed = devices.derive_seed(seed, "search", name)
+            result = ALGORITHMS[settings.method](self.space, pools, settings, f"searches.{name}", search_seed, self.device, checkpoint)
             checkpoint.clear()
-            twins: dict[Genotype, list[float]] = {}
+            by_form: dict[str, list[float]] = {}  # the accuracies of all cells with one canonical form
             for cell, value in self.truth.items():
-                twins.setdefault(self.space.canonical(cell), []).append(value)
-            merit = {cell: one.get("score", -one.get("kl", 0.0)) for cell, one in found.measures.items()} | {found.best: float("inf")}
-            known = (cell for cell in sorted(merit, key=merit.__getitem__, reverse=True) if self.space.canonical(cell) in twins)
-            first = next(known, None)
-            accuracy = self.truth.get(first, float(np.mean(twins[self.space.canonical(first)]))) if first else None
-            facts = {"genotype": self.space.encode(found.best), "degenerate": self.space.is_degenerate(found.best)}
-            return {**facts, "accuracy": accuracy, "known": first == found.best, "scored": len(found.measures)}
+                by_form.setdefault(self.space.canonical(cell), []).append(value)
+            scores = {cell: measures.get("score", -measures.get("kl", 0.0)) for cell, measures in result.measures.items()}
+            scores[result.best] = float("inf")
+            ranked = sorted(scores, key=scores.__getitem__, reverse=True)
+            first = next((cell for cell in ranked if self.space.canonical(cell) in by_form), None)
+            accuracy = self.truth.get(first, float(np.mean(by_form[self.space.canonical(first)]))) if first else None
+            facts = {"genotype": self.space.encode(result.best), "degenerate": self.space.is_degenerate(result.best)}
+            return {**facts, "accuracy": accuracy, "known": first == result.best, "scored": len(result.measures)}
 
-        self.missing("searches", f"{name}/{seed}", find)
+        self.fill("searches", f"{name}/{seed}", compute)
 
 
 def begin(path: Path, settings: dict[str, Any], cells: list[dict[str, Any]]) -> dict[str, Any]:
-    """Take up what the output folder has.
+    """The results in the output folder, or empty results.
 
     Raises:
-        UserError: it was made under other settings.
+        UserError: the existing results have other settings.
     """
     if path.is_file():
         results = artifacts.read_json(path, "settings", "arms", "zero_cost", "searches", "architectures")
@@ -264,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=Path, help="folder with test/<class>/<image>, for arms on real images")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--study", type=Path, default=Path(__file__).with_suffix(".yaml"))
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these arms, scores and searches of --study; default all")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="arms, proxies and searches of --study to run; default all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args(arguments)
@@ -290,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(study: Study, spec: dict[str, Any], arms: dict[str, Arm], seeds: list[int], only: set[str]) -> None:
-    """Fill in all that is missing, seed by seed: the cheap scores, the arms, then the whole searches."""
+    """Compute all missing results, seed by seed: zero-cost proxies, arms, then whole searches."""
     for seed in seeds:
         for name in spec["zero_cost"]:
             if not only or name in only:

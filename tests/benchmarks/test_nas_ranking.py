@@ -1,4 +1,4 @@
-"""The ranking study, on a table and classifiers made here."""
+"""Tests of the NAS ranking study on a small table and small classifiers."""
 
 import itertools
 import json
@@ -15,8 +15,8 @@ from PIL import Image
 from datafree.config import ALGORITHM_TYPES, PROXIES, typed
 from datafree.errors import UserError
 from datafree.nas.search_result import SearchResult
-from datafree.nas.spaces.nasbench201 import NasBench201Space
-from datafree.zoo.genotypes.nasbench201 import OPERATIONS
+from datafree.nas.spaces.nasbench201.genotype import OPERATIONS
+from datafree.nas.spaces.nasbench201.space import NasBench201Space
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -32,8 +32,8 @@ STUDY = {
         "one_hot": {"data": "recovered", "signal": "hard"},
         "many": {"data": "noise", "signal": "many"},
         "real": {"data": "real", "signal": "one"},
-        "screened": {
-            "data": "recovered", "signal": "one", "supernet": {"screened": 5, "kept": 0.4, "prior": "az_synflow"},
+        "prefiltered": {
+            "data": "recovered", "signal": "one", "supernet": {"prefilter": 5, "prefilter_share": 0.4, "prior": "az_synflow"},
             "recovery": {"method": "pixels", "steps": 2},
         },
     },
@@ -56,36 +56,36 @@ def run(places: Path, output: Path, *more: str, study=STUDY, images: bool = True
     (output / "study.yaml").write_text(yaml.safe_dump(study))
     given = ["--table", places / "table.npz", "--manifest", places / "zoo.yaml", "--checkpoints", places / "files"]
     given += ["--images", places / "images"] if images else []
-    nas_ranking.main([str(one) for one in [*given, "--output", output / "out", "--study", output / "study.yaml", *more]])
+    nas_ranking.main([str(argument) for argument in [*given, "--output", output / "out", "--study", output / "study.yaml", *more]])
     return json.loads((output / "out" / "results.json").read_text())
 
 
-def test_a_study_ranks_by_every_arm_and_goes_on_where_it_stopped(places, tmp_path):
+def test_a_study_ranks_by_every_arm_and_resumes(places, tmp_path):
     first = run(places, tmp_path, "--seeds", "0", "--only", "soft", "macs")
     assert set(first["arms"]) == {"soft/0"}
     assert len(first["architectures"]) == 6
-    found = run(places, tmp_path, "--seeds", "0")
-    assert found["arms"]["soft/0"] == first["arms"]["soft/0"]  # times included: nothing was done again
-    assert set(found["arms"]) == {f"{arm}/0" for arm in STUDY["arms"]}
-    assert set(found["zero_cost"]) == {"macs/0", "az_synflow/0"}
-    assert len(list((tmp_path / "out" / "pools").glob("*.safetensors"))) == 2  # soft and one_hot learn from the same images
+    results = run(places, tmp_path, "--seeds", "0")
+    assert results["arms"]["soft/0"] == first["arms"]["soft/0"]  # times included: nothing was computed again
+    assert set(results["arms"]) == {f"{arm}/0" for arm in STUDY["arms"]}
+    assert set(results["zero_cost"]) == {"macs/0", "az_synflow/0"}
+    assert len(list((tmp_path / "out" / "pools").glob("*.safetensors"))) == 2  # soft and one_hot share their images
     assert not list((tmp_path / "out").rglob("*.pt"))
-    for one in [*found["arms"].values(), *found["zero_cost"].values()]:
-        assert all(-1 <= one[key] <= 1 for key in ("tau", "tau_top", "rho"))
-        assert one["pick"] in {cell["accuracy"] for cell in found["architectures"]}
-    assert len(found["arms"]["soft/0"]["scores"]["kl"]) == 6
-    search = found["searches"]["spos/0"]
+    for entry in [*results["arms"].values(), *results["zero_cost"].values()]:
+        assert all(-1 <= entry[key] <= 1 for key in ("tau", "tau_top", "rho"))
+        assert entry["pick"] in {cell["accuracy"] for cell in results["architectures"]}
+    assert len(results["arms"]["soft/0"]["scores"]["kl"]) == 6
+    search = results["searches"]["spos/0"]
     assert search["scored"] == 2
     assert search["accuracy"] is None or 10 <= search["accuracy"] <= 94
     assert search["known"] is False or search["accuracy"] is not None
     with Image.open(tmp_path / "out" / "ranking.png") as picture:
         assert picture.size == (1536, 696)  # two rows of panels
     lines = (tmp_path / "out" / "table.md").read_text()
-    beside = [f"{arm} with az_synflow" for arm in STUDY["arms"]]
-    assert all(f"| {name} |" in lines for name in (*STUDY["arms"], *beside, "macs", "az_synflow", "spos"))
+    with_prior = [f"{arm} with az_synflow" for arm in STUDY["arms"]]
+    assert all(f"| {name} |" in lines for name in (*STUDY["arms"], *with_prior, "macs", "az_synflow", "spos"))
 
 
-def test_a_supernet_and_the_prior_count_alike():
+def test_supernet_and_prior_have_equal_weight_in_the_mean_rank():
     cells = [{"genotype": str(number), "accuracy": float(number)} for number in range(4)]
     prior = [0.3, 0.1, 0.9, 0.8]  # ranks 2, 1, 4, 3
     kl = [-0.4, -0.1, -0.3, -0.2]  # ranks 1, 4, 2, 3
@@ -95,20 +95,21 @@ def test_a_supernet_and_the_prior_count_alike():
         "arms": {"a/0": arm, "a/1": arm, "b/0": arm},
         "zero_cost": {"az_synflow/0": {"scores": prior, "cpu_seconds": 2.0}},
     }
-    (found,) = nas_ranking_table._with_prior(results, "a")  # the second seed has no score
-    assert found == {**nas_ranking_table.agreement([2 + 1, 1 + 4, 4 + 2, 3 + 3], [0.0, 1.0, 2.0, 3.0]), "cpu_seconds": 7.0}
+    (entry,) = nas_ranking_table._with_prior(results, "a")  # the second seed has no proxy scores
+    assert entry == {**nas_ranking_table.rank_correlation([2 + 1, 1 + 4, 4 + 2, 3 + 3], [0.0, 1.0, 2.0, 3.0]), "cpu_seconds": 7.0}
 
 
-def test_correlations_are_those_of_the_ranks():
+def test_rank_correlations():
     truth = [float(value) for value in range(20)]
-    same, turned = nas_ranking_table.agreement(truth, truth), nas_ranking_table.agreement([-value for value in truth], truth)
+    same = nas_ranking_table.rank_correlation(truth, truth)
     assert (same["tau"], same["tau_top"], same["rho"], same["pick"], same["regret"]) == pytest.approx((1, 1, 1, 19, 0))
-    assert (turned["tau"], turned["rho"], turned["pick"], turned["regret"]) == pytest.approx((-1, -1, 0, 19))
-    # Right but for the four best, whose order is turned: 6 of 190 pairs disagree.
-    mixed = nas_ranking_table.agreement([*truth[:16], *truth[:15:-1]], truth)
+    opposite = nas_ranking_table.rank_correlation([-value for value in truth], truth)
+    assert (opposite["tau"], opposite["rho"], opposite["pick"], opposite["regret"]) == pytest.approx((-1, -1, 0, 19))
+    # Correct except for the four best, in reverse order: 6 of 190 pairs disagree.
+    mixed = nas_ranking_table.rank_correlation([*truth[:16], *truth[:15:-1]], truth)
     assert mixed["tau"] == pytest.approx(1 - 2 * 6 / 190)
     assert mixed["tau_top"] == pytest.approx(-1)
-    assert nas_ranking_table.agreement([0.0] * 20, truth)["tau"] == 0
+    assert nas_ranking_table.rank_correlation([0.0] * 20, truth)["tau"] == 0
 
 
 def test_mistakes_are_one_line(places, tmp_path):
@@ -127,7 +128,7 @@ def test_mistakes_are_one_line(places, tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("nas_ranking*.yaml")), ids=lambda path: path.stem)
-def test_a_study_that_comes_with_it_names_what_there_is(path):
+def test_the_included_studies_are_valid(path):
     spec = yaml.safe_load(path.read_text(encoding="utf-8"))
     arms = {name: nas_ranking.Arm.read(name, arm, spec) for name, arm in spec["arms"].items()}
     assert set(spec["zero_cost"]) <= set(PROXIES)
@@ -146,8 +147,8 @@ def test_the_reduced_study_has_every_kind_of_images_and_signal():
 
 
 @pytest.mark.parametrize(("best", "accuracy", "known"), [("nor_conv_3x3", 90.0, True), ("nor_conv_1x1", 80.0, False)])
-def test_a_cell_that_the_table_lacks_gives_way_to_the_next_that_it_has(monkeypatch, tmp_path, best, accuracy, known):
-    """Scored: convolutions of 3 pixels, of 1 pixel, skips; the table has the first and the last, and the last scores higher."""
+def test_the_accuracy_of_a_cell_that_is_not_in_the_table_is_that_of_the_next_best_in_it(monkeypatch, tmp_path, best, accuracy, known):
+    """Three cells are scored: conv3x3, conv1x1, skip; the table has the first and the last, and the last scores higher."""
     cells = {name: (name,) * 6 for name in ("nor_conv_3x3", "nor_conv_1x1", "skip_connect")}
     measures = {cells["nor_conv_3x3"]: {"kl": 3.0}, cells["nor_conv_1x1"]: {"kl": 2.0}, cells["skip_connect"]: {"kl": 1.0}}
     monkeypatch.setitem(nas_ranking.ALGORITHMS, "spos", lambda *given: SearchResult(cells[best], measures, []))
@@ -157,5 +158,5 @@ def test_a_cell_that_the_table_lacks_gives_way_to_the_next_that_it_has(monkeypat
     study = nas_ranking.Study(space, truth, [], None, [], None, {}, tmp_path, torch.device("cpu"), empty)
     monkeypatch.setattr(study, "pools", lambda arm, seed: None)
     study.search("mine", {"arm": "a", "method": "spos"}, {"a": nas_ranking.Arm("a", "noise", "one", None, {})}, 0)
-    found = empty["searches"]["mine/0"]
-    assert (found["genotype"], found["accuracy"], found["known"]) == (space.encode(cells[best]), accuracy, known)
+    entry = empty["searches"]["mine/0"]
+    assert (entry["genotype"], entry["accuracy"], entry["known"]) == (space.encode(cells[best]), accuracy, known)

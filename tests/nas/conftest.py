@@ -7,14 +7,15 @@ import pytest
 
 from datafree.checkpoints import Checkpoint
 from datafree.config import SposConfig
+from datafree.nas.supernet import Supernet
 
 
 class Killed(Exception):
-    """Stands for whatever ends a process in the middle of its work."""
+    """Raised to simulate that the process is killed."""
 
 
 class DyingCheckpoint(Checkpoint):
-    """Saves after every step named in ``at``, and dies at the first save that is asked for once ``dies`` have been asked for."""
+    """Saves at every ``every``-th request and raises ``Killed`` at the first request after ``dies`` of them."""
 
     def __init__(self, path: Path, every: int, dies: int) -> None:
         super().__init__(path, "work", seconds_between=0)
@@ -30,7 +31,7 @@ class DyingCheckpoint(Checkpoint):
 
 @pytest.fixture
 def interrupted(tmp_path) -> Callable:
-    """Runs ``work(checkpoint)``, kills it after each of some numbers of steps, and resumes it until it is done."""
+    """Runs ``work(checkpoint)``, kills it after each number of saves in ``deaths``, and resumes it until it is done."""
 
     def run(work: Callable, deaths: list[int], every: int):
         path = tmp_path / "checkpoint.pt"
@@ -44,8 +45,21 @@ def interrupted(tmp_path) -> Callable:
 
 
 @pytest.fixture
+def recorded_paths(monkeypatch) -> list[tuple]:
+    """(path, number of images, training mode) of every forward pass of a supernet, in order."""
+    passes, original = [], Supernet.forward
+
+    def forward(self, images, path, teacher):
+        passes.append((path, len(images), self.training))
+        return original(self, images, path, teacher)
+
+    monkeypatch.setattr(Supernet, "forward", forward)
+    return passes
+
+
+@pytest.fixture
 def small() -> SposConfig:
-    """A search of a second: width 4, a few steps, a limit that leaves out about half of the cells at 16 pixels."""
+    """A search that takes a second: width 4, a few steps, a limit that excludes about half of the cells at 16 pixels."""
     return SposConfig(
         channels=4,
         supernet_steps=12,

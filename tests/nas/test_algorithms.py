@@ -1,4 +1,4 @@
-"""What holds for every search, because it is registered."""
+"""Tests of every registered search algorithm."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZES = {
 
 
 def small(method: str, **changes) -> AlgorithmConfig:
-    """A search of a second at 16 pixels."""
+    """A search that takes a second at 16 pixels."""
     config = ALGORITHM_TYPES[method](channels=4, batch_size=16, validation=0.2, retrain_steps=12)
     for name, value in {**SIZES, **changes}.items():
         if hasattr(config, name):
@@ -37,57 +37,57 @@ def method(request):
     return request.param
 
 
-def test_every_algorithm_has_its_settings():
+def test_every_algorithm_has_a_settings_class():
     assert algorithms.ALGORITHMS.keys() == ALGORITHM_TYPES.keys()
     assert all(kind().method == name for name, kind in ALGORITHM_TYPES.items())
 
 
 def test_the_result_is_one_of_the_scored_architectures(joined, method):
-    found, space = search(joined, small(method)), spaces.of(small(method), 16)
-    assert found.best in found.measures
-    assert len({tuple(measures) for measures in found.measures.values()}) == 1  # a table has the same columns in every row
-    assert all(set(row) == set(found.history[0]) for row in found.history)
-    assert [row["step"] for row in found.history] == sorted({row["step"] for row in found.history})
-    assert all(space.decode(space.encode(genotype)) == genotype for genotype in found.measures)
+    result, space = search(joined, small(method)), spaces.of(small(method), 16)
+    assert result.best in result.measures
+    assert len({tuple(measures) for measures in result.measures.values()}) == 1  # a table has the same columns in every row
+    assert all(set(row) == set(result.history[0]) for row in result.history)
+    assert [row["step"] for row in result.history] == sorted({row["step"] for row in result.history})
+    assert all(space.decode(space.encode(genotype)) == genotype for genotype in result.measures)
     if isinstance(small(method), LimitedConfig):
-        assert all(space.macs(genotype) <= 250_000 for genotype in found.measures)
+        assert all(space.macs(genotype) <= 250_000 for genotype in result.measures)
 
 
-def test_a_seed_decides_the_result(joined, method):
+def test_the_result_is_a_function_of_the_seed(joined, method):
     first, second, other = (search(joined, small(method), seed=seed) for seed in (0, 0, 1))
     assert first == second
     assert first.measures != other.measures
 
 
-def test_killed_anywhere_it_resumes_to_the_same_result(joined, method, interrupted):
+def test_a_killed_search_resumes_to_the_same_result(joined, method, interrupted):
     deaths = [3, 4] if method in ("darts", "proxyless", "zero_cost") else [5, 7, 3]
     resumed = interrupted(lambda checkpoint: search(joined, small(method), checkpoint), deaths, every=2)
     assert resumed == search(joined, small(method))
 
 
 @pytest.mark.parametrize("relaxed", [name for name, kind in ALGORITHM_TYPES.items() if issubclass(kind, RelaxedConfig)])
-def test_a_search_by_gradient_ends_before_too_many_skips(joined, monkeypatch, relaxed):
-    """An architecture of two skips, then one of five: with at most three, the first is the result."""
+def test_a_relaxed_search_stops_early_at_too_many_skip_connections(joined, monkeypatch, relaxed):
+    """An architecture with two skip connections, then one with five: with at most three allowed, the first is the result."""
     few, many = ("nor_conv_3x3",) * 4 + ("skip_connect",) * 2, ("nor_conv_3x3",) + ("skip_connect",) * 5
-    told = []
+    calls = []
 
     def architecture(self):
-        told.append(1)
-        return few if len(told) < 2 else many
+        calls.append(1)
+        return few if len(calls) < 2 else many
 
     monkeypatch.setattr(Alphas, "architecture", architecture)
     ended = search(joined, small(relaxed, max_skips=3))
     assert (ended.best, ended.facts["ended_early"], ended.facts["skips"]) == (few, 1, 2)
     assert many not in ended.measures
-    told.clear()
+    calls.clear()
     free = search(joined, small(relaxed))
     assert (free.best, free.facts["ended_early"], free.facts["skips"]) == (many, 0, 5)
     entropies = [row["entropy"] for row in ended.history]
-    assert entropies[-1] == entropies[-2] != entropies[0]  # nothing was decided after the end
+    assert entropies[-1] == entropies[-2] != entropies[0]  # the architecture weights did not change after the early stop
 
 
 @pytest.mark.parametrize("limited", [name for name, kind in ALGORITHM_TYPES.items() if issubclass(kind, LimitedConfig)])
-def test_a_limit_that_no_architecture_meets_is_refused(joined, limited):
+def test_a_limit_below_every_architecture_is_refused(joined, limited):
     with pytest.raises(UserError, match="nas.algorithms.mine.max_parameters: got 10, but the cheapest architecture"):
         search(joined, small(limited, max_parameters=10))
 
@@ -97,16 +97,16 @@ def test_a_limit_that_no_architecture_meets_is_refused(joined, limited):
     [("proxyless", {"cost": "latency", "cost_target": 1.0}), ("zero_cost", {"max_latency": 1e4}), ("spos", {"max_latency": 1e4})],
 )
 def test_measured_latency_is_a_cost_a_limit_and_a_measure(joined, name, changes):
-    found = search(joined, small(name, **changes))
-    assert found.best in found.measures
-    assert all(measures["latency"] > 0 for measures in found.measures.values())
+    result = search(joined, small(name, **changes))
+    assert result.best in result.measures
+    assert all(measures["latency"] > 0 for measures in result.measures.values())
     assert not any("latency" in measures for measures in search(joined, small(name)).measures.values())
     if name == "proxyless":
-        assert found.facts["expected_latency"] > 0
+        assert result.facts["expected_latency"] > 0
 
 
 @pytest.mark.parametrize("space", ["darts", "mbconv", "mbconv_imagenet", "slim_resnet"])
-def test_it_searches_every_space(joined, method, space):
+def test_every_algorithm_searches_every_space(joined, method, space):
     """Without limits, in a few steps."""
     config = small(
         method,
@@ -120,6 +120,6 @@ def test_it_searches_every_space(joined, method, space):
         warm_up=0.0,
         second_order=False,
     )
-    found = search(joined, config)
-    where = spaces.of(config, joined.image_size)
-    assert where.decode(where.encode(found.best)) == found.best in found.measures
+    result = search(joined, config)
+    searched = spaces.of(config, joined.image_size)
+    assert searched.decode(searched.encode(result.best)) == result.best in result.measures

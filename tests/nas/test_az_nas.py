@@ -9,8 +9,8 @@ from torch import nn
 from datafree.checkpoints import Checkpoint
 from datafree.config import PROXIES, ZeroCostConfig
 from datafree.nas import az_nas, zero_cost, zero_cost_search
-from datafree.nas.spaces.nasbench201 import NasBench201Space
-from datafree.nas.zero_cost import standings, untrained
+from datafree.nas.proxy_scores import proxy_measures, proxy_scores
+from datafree.nas.spaces.nasbench201.space import NasBench201Space
 from datafree.zoo.backbones import BlockBackbone
 
 SPACE = NasBench201Space(4, 1, 16)
@@ -33,7 +33,7 @@ class Chain(BlockBackbone):
 
 
 class Scaled(nn.Module):
-    """Its Jacobian is ``factor`` times a rotation, where ``matrix`` is one."""
+    """A linear map over channels: with a rotation ``matrix`` its Jacobian is ``factor`` times that rotation."""
 
     def __init__(self, matrix: torch.Tensor, factor: float, kept: int | None = None) -> None:
         super().__init__()
@@ -47,8 +47,8 @@ def _rotation(size: int) -> torch.Tensor:
     return torch.linalg.qr(torch.randn(size, size, generator=torch.Generator().manual_seed(0)))[0]
 
 
-def test_entropy_is_that_of_the_eigenvalues_shares():
-    """White channels have log C, one direction 0, and two directions of variances 3 : 1 the entropy of (3/4, 1/4)."""
+def test_entropy_is_that_of_the_normalised_eigenvalues():
+    """White channels give log C, one direction 0, two directions with variances 3 : 1 the entropy of (3/4, 1/4)."""
     rng = torch.Generator().manual_seed(0)
     white = torch.randn(64, 4, 16, 16, generator=rng)
     assert az_nas.entropy(white) == pytest.approx(math.log(4), abs=1e-3)
@@ -63,11 +63,10 @@ def test_entropy_is_that_of_the_eigenvalues_shares():
 @pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
 def test_the_gain_of_a_scaled_rotation_is_its_scale(factor):
     before = torch.randn(64, 8, 16, 16).requires_grad_()
-    found = az_nas.gain(before, Scaled(_rotation(8), factor)(before), 0, 0)
-    assert found == pytest.approx(factor, rel=0.05)
+    assert az_nas.gain(before, Scaled(_rotation(8), factor)(before), 0, 0) == pytest.approx(factor, rel=0.05)
 
 
-def test_a_block_that_does_nothing_or_passes_nothing_has_no_gain():
+def test_an_identity_and_a_block_without_gradient_have_no_gain():
     before = torch.randn(4, 8, 6, 6).requires_grad_()
     assert az_nas.gain(before, 1 * before, 0, 0) == 0
     assert az_nas.gain(before, torch.zeros_like(before), 0, 0) == 0
@@ -76,52 +75,51 @@ def test_a_block_that_does_nothing_or_passes_nothing_has_no_gain():
 
 @pytest.mark.parametrize("size", [8, 7])
 def test_the_gain_of_a_block_that_halves_the_resolution(size):
-    """Every other pixel, an odd size rounded up: of the four pixels that an output stands for, one has its gradient, unchanged."""
+    """Every second pixel, an odd size rounded up: of the four input pixels of an output pixel, one gets its gradient unchanged."""
     before = torch.randn(64, 4, size, size).requires_grad_()
     assert az_nas.gain(before, before[:, :, ::2, ::2], 0, 0) == pytest.approx(1, rel=0.1)
 
 
-def test_views_of_a_chain():
-    """Rotations after each other, the last to half of the channels: entropies log C of each, gains 1, 2 and 1."""
+def test_the_components_of_a_chain_of_rotations():
+    """The last rotation keeps half of the channels: entropies are log C of each map, gains are 2 and 1."""
     torch.manual_seed(0)
     stem = nn.Conv2d(4, 8, 1, bias=False)
     chain = Chain(stem, Scaled(_rotation(8), 2.0), Scaled(_rotation(8), 1.0, kept=4))
     images = torch.randn(64, 4, 16, 16)
-    found = az_nas.views(chain, images, 0)
+    components = az_nas.components(chain, images, 0)
     with torch.no_grad():
         maps = [stem(images)]
         maps += [chain.modules_in_order[1](maps[0])]
         maps += [chain.modules_in_order[2](maps[1])]
-    entropies = [az_nas.entropy(one) for one in maps]
-    assert found["expressivity"] == pytest.approx(sum(entropies))
-    assert found["progressivity"] == pytest.approx(min(entropies[1] - entropies[0], entropies[2] - entropies[1]))
-    assert found["trainability"] == pytest.approx(((2 - 2 - 1 / 2) + (2 - 1 - 1)) / 2, abs=0.1)
-    assert az_nas.views(chain, images, 0) == found
+    entropies = [az_nas.entropy(feature_map) for feature_map in maps]
+    assert components["expressivity"] == pytest.approx(sum(entropies))
+    assert components["progressivity"] == pytest.approx(min(entropies[1] - entropies[0], entropies[2] - entropies[1]))
+    assert components["trainability"] == pytest.approx(((2 - 2 - 1 / 2) + (2 - 1 - 1)) / 2, abs=0.1)
+    assert az_nas.components(chain, images, 0) == components
     assert not any(module._forward_hooks for module in chain.modules())
 
 
-def test_views_are_combined_by_rank():
+def test_components_are_combined_by_rank():
     """By hand: n = 3, ranks a = (3, 1.5), b = (1, 1.5), c = (2, 3)."""
-    found = az_nas.combined({"a": {"x": 9.0, "y": 0.0}, "b": {"x": -1e6, "y": 0.0}, "c": {"x": 8.9, "y": 0.1}})
+    combined = az_nas.combine({"a": {"x": 9.0, "y": 0.0}, "b": {"x": -1e6, "y": 0.0}, "c": {"x": 8.9, "y": 0.1}})
     expected = {"a": math.log(3 / 3 * 1.5 / 3), "b": math.log(1 / 3 * 1.5 / 3), "c": math.log(2 / 3 * 3 / 3)}
-    assert found == pytest.approx(expected)
-    assert az_nas.combined({}) == {}
+    assert combined == pytest.approx(expected)
+    assert az_nas.combine({}) == {}
 
 
-def test_it_orders_cells_as_sense_would_have_it():
-    """Convolutions of 3x3 first, a cell that learns nothing last."""
+def test_az_nas_ranks_3x3_convolutions_first_and_a_cell_without_weights_last():
     cells = [(name,) * 6 for name in ("nor_conv_3x3", "nor_conv_1x1", "skip_connect", "none")]
-    standing = standings("az_nas", SPACE, {cell: untrained("az_nas", SPACE, cell, 3, 16, 0, "cpu") for cell in cells})
-    assert sorted(cells, key=standing.__getitem__, reverse=True)[0] == cells[0]
-    assert sorted(cells, key=standing.__getitem__)[0] in cells[2:]
+    scores = proxy_scores("az_nas", SPACE, {cell: proxy_measures("az_nas", SPACE, cell, 3, 16, 0, "cpu") for cell in cells})
+    assert sorted(cells, key=scores.__getitem__, reverse=True)[0] == cells[0]
+    assert sorted(cells, key=scores.__getitem__)[0] in cells[2:]
 
 
-def test_a_search_by_it_ends_with_the_first_of_all_that_it_scored(joined):
+def test_a_search_by_az_nas_returns_the_best_of_all_scored_cells(joined):
     assert "az_nas" in PROXIES
     assert "az_nas" not in zero_cost.PROXIES
     config = ZeroCostConfig(proxy="az_nas", channels=4, batch_size=8, max_macs=0, population=4, generations=3, parents=2)
-    found = zero_cost_search.search(SPACE, joined, config, "key", 0, "cpu", Checkpoint(None))
-    scores = {cell: one["score"] for cell, one in found.measures.items()}
-    assert scores == standings("az_nas", SPACE, found.measures)
-    assert scores[found.best] == max(scores.values())
+    result = zero_cost_search.search(SPACE, joined, config, "key", 0, "cpu", Checkpoint(None))
+    scores = {cell: measures["score"] for cell, measures in result.measures.items()}
+    assert scores == proxy_scores("az_nas", SPACE, result.measures)
+    assert scores[result.best] == max(scores.values())
     assert len(scores) == 12

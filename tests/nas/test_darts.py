@@ -8,9 +8,9 @@ from torch.func import functional_call
 from datafree.checkpoints import Checkpoint
 from datafree.config import DartsConfig
 from datafree.nas import darts
-from datafree.nas.mixing import new_supernet
 from datafree.nas.relaxation import Alphas, Trajectory, halves
-from datafree.nas.spaces.nasbench201 import NasBench201Space
+from datafree.nas.spaces.nasbench201.space import NasBench201Space
+from datafree.nas.supernet import new_supernet
 
 SPACE = NasBench201Space(4, 1, 8)
 SMALL = DartsConfig(channels=4, supernet_steps=30, batch_size=16, validation=0.2, alpha_learning_rate=0.3, warm_up=0.0)
@@ -44,8 +44,8 @@ def _inner(weights, loss, rate=0.1) -> darts.InnerStep:
 
 
 def _finite_differences(alphas, objective, step: float = 1e-7) -> list[torch.Tensor]:
-    """The gradient of ``objective()`` by every architecture weight, from central differences."""
-    found = []
+    """The gradient of ``objective()`` with respect to every architecture weight, by central differences."""
+    gradients = []
     for alpha in alphas.slots:
         gradient = torch.zeros_like(alpha)
         for place in range(len(alpha)):
@@ -57,16 +57,16 @@ def _finite_differences(alphas, objective, step: float = 1e-7) -> list[torch.Ten
                 with torch.no_grad():
                     alpha[place] -= sign * step
             gradient[place] = (values[0] - values[1]) / (2 * step)
-        found.append(gradient)
-    return found
+        gradients.append(gradient)
+    return gradients
 
 
 def test_the_second_order_gradient_equals_finite_differences(double):
     alphas, weights, loss = double
     inner = _inner(weights, loss)
-    found = darts.architecture_gradient(lambda values: loss("alphas", values), weights, list(alphas.slots), inner)
+    gradients = darts.architecture_gradient(lambda values: loss("alphas", values), weights, list(alphas.slots), inner)
     expected = _finite_differences(alphas, lambda: loss("alphas", inner(weights)))
-    for got, wanted in zip(found, expected, strict=True):
+    for got, wanted in zip(gradients, expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-8)
 
 
@@ -84,21 +84,21 @@ def test_the_second_order_term_equals_the_papers_difference_of_gradients(double)
     for sign in (1, -1):
         shifted = {name: value.detach() + sign * epsilon * part for (name, value), part in zip(weights.items(), v, strict=True)}
         sides.append(torch.autograd.grad(loss("weights", shifted), slots))
-    found = darts.architecture_gradient(lambda values: loss("alphas", values), weights, slots, inner)
-    for got, first, plus, minus in zip(found, direct, *sides, strict=True):
+    gradients = darts.architecture_gradient(lambda values: loss("alphas", values), weights, slots, inner)
+    for got, first, plus, minus in zip(gradients, direct, *sides, strict=True):
         torch.testing.assert_close(got, first - inner.rate * (plus - minus) / (2 * epsilon), rtol=1e-3, atol=1e-7)
         assert not torch.allclose(got, first)
 
 
-def test_first_order_is_the_gradient_at_the_weights_as_they_are(double):
+def test_first_order_is_the_gradient_at_the_current_weights(double):
     alphas, weights, loss = double
-    found = darts.architecture_gradient(lambda values: loss("alphas", values), weights, list(alphas.slots), None)
+    gradients = darts.architecture_gradient(lambda values: loss("alphas", values), weights, list(alphas.slots), None)
     expected = _finite_differences(alphas, lambda: loss("alphas", weights))
-    for got, wanted in zip(found, expected, strict=True):
+    for got, wanted in zip(gradients, expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-8)
 
 
-def test_the_step_that_is_looked_through_is_that_of_the_optimiser(double):
+def test_the_inner_step_equals_a_step_of_sgd(double):
     _, weights, loss = double
     optimiser = torch.optim.SGD(weights.values(), 0.1, momentum=0.9, weight_decay=3e-4)
     for _ in range(2):
@@ -112,18 +112,18 @@ def test_the_step_that_is_looked_through_is_that_of_the_optimiser(double):
     assert darts.momentum_buffers(weights, optimiser)
 
 
-def test_options_lose_scale_and_shift_and_nothing_else_does():
+def test_only_scale_and_shift_of_the_options_are_frozen():
     supernet = new_supernet(SPACE, [3], 0, "cpu")
     darts.freeze_affine(supernet)
     for name, parameter in supernet.named_parameters():
         assert parameter.requires_grad == (not ("edges" in name and "norm" in name)), name
 
 
-def test_an_auxiliary_skip_adds_to_the_skip_alone():
+def test_an_auxiliary_skip_raises_the_skip_probability_only():
     options, probability = SPACE.choices[0], torch.full((5,), 0.2)
-    raised = darts.with_skip(probability, options, "skip_connect", 0.5)
+    raised = darts.add_auxiliary_skip(probability, options, "skip_connect", 0.5)
     assert raised.tolist() == pytest.approx([0.2, 0.7, 0.2, 0.2, 0.2])
-    assert darts.with_skip(probability, options, "other", 0.5) is probability
+    assert darts.add_auxiliary_skip(probability, options, "other", 0.5) is probability
 
 
 def _search(pools, config):
@@ -131,12 +131,12 @@ def _search(pools, config):
     return darts.search(space, pools, config, "key", 0, "cpu", Checkpoint(None))
 
 
-def test_the_search_decides_and_lowers_the_loss(joined):
-    found = _search(joined, SMALL)
-    assert found.history[-1]["loss"] < found.history[0]["loss"]
-    assert found.history[-1]["entropy"] < 1.5 < found.history[0]["entropy"]  # log 5 = 1.609
-    assert list(found.measures)[-1] == found.best
-    assert found.facts["skips"] == found.best.count("skip_connect")
+def test_the_search_lowers_the_entropy_and_the_loss(joined):
+    result = _search(joined, SMALL)
+    assert result.history[-1]["loss"] < result.history[0]["loss"]
+    assert result.history[-1]["entropy"] < 1.5 < result.history[0]["entropy"]  # log 5 = 1.609
+    assert list(result.measures)[-1] == result.best
+    assert result.facts["skips"] == result.best.count("skip_connect")
 
 
 def test_halves_share_no_example():
@@ -145,9 +145,9 @@ def test_halves_share_no_example():
     assert len(first) == 11
 
 
-def test_a_trajectory_survives_a_checkpoint():
+def test_a_trajectory_is_restored_from_its_state_dict():
     first, second = Trajectory(SPACE), Trajectory(SPACE)
-    first.note(3, SPACE.cheapest())
+    first.add(3, SPACE.cheapest())
     first.ended = True
     second.load_state_dict(first.state_dict())
     assert (second.steps, second.ended) == (first.steps, True)

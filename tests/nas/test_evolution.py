@@ -6,10 +6,10 @@ import pytest
 
 from datafree.config import SposConfig
 from datafree.nas.candidates import Candidates
-from datafree.nas.evolution import course, evolve
-from datafree.nas.search_result import best_of, closeness, mean_rank
-from datafree.nas.spaces import Genotype
-from datafree.nas.spaces.nasbench201 import NasBench201Space
+from datafree.nas.evolution import evolve, generation_history
+from datafree.nas.search_result import best_of, mean_rank, negative_kl
+from datafree.nas.space import Genotype
+from datafree.nas.spaces.nasbench201.space import NasBench201Space
 
 SPACE = NasBench201Space(16, 1, 32)
 EVERYTHING = Candidates(SPACE, [])
@@ -24,60 +24,57 @@ def _towards(goal: Genotype):
     return lambda genotype: {"agreement": 0.5, "kl": float(_distance(genotype, goal))}
 
 
-def _some(step: int) -> Candidates:
-    """Every so many of the cells."""
-    chosen = Candidates(SPACE, [])
-    chosen.listed = EVERYTHING.listed[::step]
-    chosen._members = set(chosen.listed)
-    return chosen
+def _every(step: int) -> Candidates:
+    """Every ``step``-th cell."""
+    return EVERYTHING.subset(EVERYTHING.listed[::step])
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_evolution_finds_the_optimum_of_a_fitness_table(seed):
-    """600 of 9,444 cells are scored: a random draw of as many meets the optimum with a chance of 6 %."""
+    """600 of 9,444 cells are scored; as many random ones contain the optimum with a probability of 6 %."""
     goal = Random(seed).choice(EVERYTHING.listed)
-    measures, generations = evolve(_towards(goal), closeness, EVERYTHING, TOY, seed)
+    measures, generations = evolve(_towards(goal), negative_kl, EVERYTHING, TOY, seed)
     assert goal in measures
     assert len(measures) == sum(map(len, generations)) == 600
 
 
-def test_the_divergence_decides_whatever_the_agreement():
+def test_fitness_is_the_kl_divergence_not_the_agreement():
     close, far = ("a",), ("b",)
     measures = {far: {"agreement": 0.9, "kl": 0.3}, close: {"agreement": 0.1, "kl": 0.2}}
-    assert closeness(measures) == {close: -0.2, far: -0.3}
-    assert best_of(measures, closeness) == close
+    assert negative_kl(measures) == {close: -0.2, far: -0.3}
+    assert best_of(measures, negative_kl) == close
 
 
 def test_every_scored_cell_is_a_candidate_and_scored_once():
-    allowed, queried = _some(7), []
+    allowed, evaluated = _every(7), []
 
     def evaluate(genotype):
-        queried.append(genotype)
+        evaluated.append(genotype)
         return {"kl": Random(str(genotype)).random()}
 
-    measures, _ = evolve(evaluate, closeness, allowed, TOY, 0)
-    assert len(queried) == len(set(queried)) == len(measures)
+    measures, _ = evolve(evaluate, negative_kl, allowed, TOY, 0)
+    assert len(evaluated) == len(set(evaluated)) == len(measures)
     assert set(measures) <= set(allowed.listed)
 
 
 def test_evolution_ends_when_every_candidate_has_a_score():
-    allowed = _some(190)
-    measures, generations = evolve(lambda genotype: {"kl": 0.0}, closeness, allowed, TOY, 0)
+    allowed = _every(190)
+    measures, generations = evolve(lambda genotype: {"kl": 0.0}, negative_kl, allowed, TOY, 0)
     assert set(measures) == set(allowed.listed)
     assert [len(cells) for cells in generations] == [40, 10]
 
 
-def test_later_generations_breed_from_the_best():
+def test_later_generations_descend_from_the_best():
     goal = EVERYTHING.listed[5000]
-    _, generations = evolve(_towards(goal), closeness, EVERYTHING, TOY, 2)
+    _, generations = evolve(_towards(goal), negative_kl, EVERYTHING, TOY, 2)
     means = [sum(_distance(genotype, goal) for genotype in cells) / len(cells) for cells in generations]
     assert means[3] < means[0] - 1
 
 
-def test_the_course_tells_of_the_best_so_far_and_the_mean():
+def test_the_history_has_the_best_so_far_and_the_mean_of_each_generation():
     first, second, third = EVERYTHING.listed[:3]
     measures = {first: {"kl": 2.0}, second: {"kl": 4.0}, third: {"kl": 3.0}}
-    rows = course(measures, [[first, second], [third]], closeness, lambda genotype: 7)
+    rows = generation_history(measures, [[first, second], [third]], negative_kl, lambda genotype: 7)
     assert rows == [
         {"step": 1, "best_kl": 2.0, "best_macs": 7, "mean_kl": 3.0},
         {"step": 2, "best_kl": 2.0, "best_macs": 7, "mean_kl": 3.0},

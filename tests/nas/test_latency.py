@@ -4,14 +4,14 @@ from random import Random
 
 from datafree.nas import latency
 from datafree.nas.latency import LatencyTable
-from datafree.nas.mixing import new_supernet
-from datafree.nas.spaces.nasbench201 import NasBench201Space
+from datafree.nas.spaces.nasbench201.space import NasBench201Space
+from datafree.nas.supernet import new_supernet
 
 SPACE = NasBench201Space(4, 1, 16)
 
 
-def test_a_networks_time_is_the_sum_over_its_slots(monkeypatch):
-    """The clock counts convolutions run: then the table must give the number of every cell."""
+def test_the_latency_of_a_network_is_the_sum_over_its_slots(monkeypatch):
+    """Time is replaced by the number of convolutions computed: the table must give this number for every cell."""
     supernet, ran = new_supernet(SPACE, [3], 0, "cpu"), []
     for name, module in supernet.named_modules():
         if name.endswith("conv"):
@@ -28,14 +28,14 @@ def test_a_networks_time_is_the_sum_over_its_slots(monkeypatch):
     assert supernet.training
     for genotype in list(SPACE.enumerate())[::977]:
         convolutions = sum(name.startswith("nor_conv") for name in genotype)
-        assert table.of(genotype) == 4 + 3 * convolutions  # reductions have four, cells are three
+        assert table.of(genotype) == 4 + 3 * convolutions  # two reductions of two each; three cells
     again = LatencyTable()
     again.load_state_dict(table.state_dict())
     assert again == table
 
 
-def test_no_noise_of_the_clock_makes_a_time_negative(monkeypatch):
-    """A busy machine: the clock's readings have nothing to do with the work."""
+def test_timing_noise_never_gives_a_negative_latency(monkeypatch):
+    """Times are random, as on a busy machine."""
     random = Random(0)
     monkeypatch.setattr(latency, "milliseconds", lambda work, device: random.lognormvariate(0, 2))
     table = LatencyTable()

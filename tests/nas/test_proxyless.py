@@ -7,15 +7,16 @@ import torch
 from torch import nn
 
 from datafree.nas import proxyless
-from datafree.nas.mixing import Slot, new_supernet
 from datafree.nas.relaxation import Alphas
-from datafree.nas.spaces.nasbench201 import NasBench201Space
+from datafree.nas.slots import Slot
+from datafree.nas.spaces.nasbench201.space import NasBench201Space
+from datafree.nas.supernet import new_supernet
 
 SPACE = NasBench201Space(4, 1, 8)
 
 
 class TwoSlots:
-    """The choices of a tiny supernet: two slots in a row."""
+    """The choices of a tiny supernet: two slots in sequence."""
 
     choices = (("a", "b", "c"), ("d", "e"))
 
@@ -41,12 +42,12 @@ def _run(slots, path, x):
 
 
 def test_a_gates_gradient_is_the_published_formula():
-    """∂L/∂α_i = Σ_j ⟨o_j, ∂L/∂out⟩ p_j (δ_ij − p_i), from every option computed by itself."""
+    """∂L/∂α_i = Σ_j ⟨o_j, ∂L/∂out⟩ p_j (δ_ij − p_i), with the output o_j of every option computed separately."""
     slots, x = _tiny()
     alphas = _alphas(TwoSlots)
     gates = proxyless.draw_gates(alphas, 3, torch.Generator().manual_seed(0))
     loss = _run(slots, gates.path, x).square().sum()
-    found = torch.autograd.grad(loss, list(alphas.slots))
+    gradients = torch.autograd.grad(loss, list(alphas.slots))
     for number, options in enumerate(TwoSlots.choices):
         active = [max(choice, key=lambda name: choice[name].item()) for choice in gates.path]
         before = _run(slots[:number], active[:number], x)
@@ -56,11 +57,11 @@ def test_a_gates_gradient_is_the_published_formula():
         by_gate = torch.stack([(outputs[name] * upstream).sum() for name in options])
         p = alphas.slots[number].detach().softmax(0)
         expected = torch.stack([sum(by_gate[j] * p[j] * ((i == j) - p[i].item()) for j in range(len(p))) for i in range(len(p))])
-        torch.testing.assert_close(found[number], expected)
+        torch.testing.assert_close(gradients[number], expected)
 
 
 def test_over_all_paths_the_gates_give_the_gradient_of_the_expected_loss():
-    """Brute force over the six paths of a tiny supernet whose loss is linear in every slot: there the estimate has no bias."""
+    """All six paths of a tiny supernet whose loss is linear in every slot, for which the estimate has no bias."""
     slots, x = _tiny()
     alphas = _alphas(TwoSlots)
 
@@ -80,9 +81,9 @@ def test_over_all_paths_the_gates_give_the_gradient_of_the_expected_loss():
             share = alpha.softmax(0)
             gates = nn.functional.one_hot(torch.tensor(opened), len(options)) + share - share.detach()
             path.append(dict(zip(options, gates.unbind(), strict=True)))
-        sampling_weights = (probabilities[0][i] * probabilities[1][j]).item()
+        probability = (probabilities[0][i] * probabilities[1][j]).item()
         for whole, part in zip(total, torch.autograd.grad(loss(path), list(alphas.slots)), strict=True):
-            whole += sampling_weights * part
+            whole += probability * part
     for got, wanted in zip(total, expected, strict=True):
         torch.testing.assert_close(got, wanted)
 
@@ -104,7 +105,7 @@ def test_options_are_opened_as_often_as_they_are_probable():
     torch.testing.assert_close(opened / 2000, alphas.probabilities()[0].detach().float(), atol=0.04, rtol=0)
 
 
-def test_an_open_gate_passes_the_image_as_that_path_alone():
+def test_open_gates_give_the_features_of_their_path():
     supernet, alphas = new_supernet(SPACE, [3], 0, "cpu").eval(), Alphas(SPACE, 0)
     gates = proxyless.draw_gates(alphas, 2, torch.Generator().manual_seed(1))
     images = torch.randn(2, 3, 8, 8)
@@ -118,14 +119,14 @@ def test_the_expected_cost_is_the_mean_over_all_cells():
     weights = [dict(zip(options, p.tolist(), strict=True)) for options, p in zip(SPACE.choices, probabilities, strict=True)]
     mean = 0.0
     for genotype in SPACE.enumerate():
-        sampling_weights = 1.0
+        probability = 1.0
         for slot, option in zip(weights, genotype, strict=True):
-            sampling_weights *= slot[option]
-        mean += sampling_weights * SPACE.macs(genotype)
+            probability *= slot[option]
+        mean += probability * SPACE.macs(genotype)
     assert proxyless.expected_cost(proxyless.cost_table(SPACE, SPACE.macs), probabilities).item() == pytest.approx(mean)
 
 
-def test_a_high_price_lowers_the_cost():
+def test_the_gradient_of_the_expected_cost_favours_cheap_options():
     alphas = _alphas(SPACE)
     table = proxyless.cost_table(SPACE, SPACE.macs)
     gates = proxyless.draw_gates(alphas, 2, torch.Generator().manual_seed(0))
@@ -138,7 +139,7 @@ def test_a_high_price_lowers_the_cost():
         assert gradient[cheap] <= 0 <= gradient[dear]
 
 
-def test_a_step_leaves_the_others_probabilities():
+def test_a_step_leaves_the_probabilities_of_other_options_unchanged():
     alphas = _alphas(SPACE)
     before = [alpha.detach().clone() for alpha in alphas.slots]
     compared = [torch.tensor([1, 3])] * 6
@@ -146,7 +147,7 @@ def test_a_step_leaves_the_others_probabilities():
         for alpha in alphas.slots:
             alpha[1] += 0.7
             alpha[3] -= 0.2
-    proxyless.keep_total(alphas, before, compared)
+    proxyless.restore_total(alphas, before, compared)
     for old, new in zip(before, alphas.probabilities(), strict=True):
         others = [0, 2, 4]
         torch.testing.assert_close(new[others], old.softmax(0)[others])

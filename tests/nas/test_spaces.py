@@ -1,4 +1,4 @@
-"""What holds for every search space, because it is registered."""
+"""Tests of every registered search space: genotypes, costs, sampling, supernets."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from datafree.config import SPACES as NAMES
 from datafree.config import SposConfig
-from datafree.config.schema import BACKBONES, WITH_GENOTYPE
 from datafree.errors import UserError
 from datafree.nas import spaces
 from datafree.nas.candidates import Candidates, Limit
 from datafree.nas.evolution import evolve
-from datafree.nas.mixing import Supernet, new_supernet
-from datafree.nas.search_result import closeness
-from datafree.nas.spaces import SPACES, Space
-from datafree.zoo.backbones import build, parameter_count
-from datafree.zoo.backbones.slim_resnet import SlimResNet
+from datafree.nas.networks import stand_alone
+from datafree.nas.search_result import negative_kl
+from datafree.nas.space import Space
+from datafree.nas.spaces import SPACES
+from datafree.nas.spaces.slim_resnet.network import SlimResNet
+from datafree.nas.supernet import Supernet, new_supernet
+from datafree.zoo.backbones import parameter_count
 from datafree.zoo.networks import multiply_adds
 
 
@@ -37,9 +37,7 @@ def some(space: Space, count: int = 8, seed: int = 0):
     return [space.sample(random) for _ in range(count)]
 
 
-def test_names_agree():
-    assert tuple(SPACES) == NAMES == WITH_GENOTYPE
-    assert set(NAMES) <= set(BACKBONES)
+def test_the_space_of_an_algorithms_settings():
     assert isinstance(spaces.of(SposConfig(space="mbconv"), 32), SPACES["mbconv"])
 
 
@@ -55,7 +53,7 @@ def test_a_malformed_string_is_refused(space, text):
     assert "\n" not in str(caught.value)
 
 
-def test_samples_mutations_and_crossovers_stay_inside(space):
+def test_samples_mutations_and_crossovers_belong_to_the_space(space):
     random = Random(1)
     for first, second in zip(some(space, 20), some(space, 20, seed=9), strict=True):
         mutant, child = space.mutate(first, 0.5, random), space.cross_over(first, second, random)
@@ -78,7 +76,7 @@ def test_evolution_stays_within_the_limit(space):
     limit = Limit("key.max_macs", int(1.5 * space.macs(space.cheapest())), space.macs)
     candidates = Candidates(space, [limit])
     config = SposConfig(population=6, generations=3, parents=3, mutation=0.3)
-    measures, _ = evolve(lambda genotype: {"kl": Random(str(genotype)).random()}, closeness, candidates, config, 0)
+    measures, _ = evolve(lambda genotype: {"kl": Random(str(genotype)).random()}, negative_kl, candidates, config, 0)
     assert len(measures) > 3
     assert all(space.macs(genotype) <= limit.value and genotype in candidates for genotype in measures)
 
@@ -94,7 +92,7 @@ def test_a_limit_below_the_cheapest_is_refused(space):
 def test_costs_are_those_of_the_built_network(space, size, channels, cells):
     space = small(space.name, size, channels, cells)
     for genotype in [*some(space, 3, seed=size), space.cheapest()]:
-        network = build(space.backbone(genotype), channels, size, seed=0)
+        network = stand_alone(space, genotype, seed=0)
         assert space.parameters(genotype) == parameter_count(network)
         assert space.macs(genotype) == multiply_adds(network, (channels, size, size))
 
@@ -107,7 +105,7 @@ def test_no_sample_is_cheaper_than_the_cheapest(space):
         assert space.parameters(genotype) >= space.parameters(cheapest)
 
 
-def test_small_spaces_are_enumerated_and_all_are_counted(space):
+def test_the_count_is_the_number_of_architectures(space):
     counts = {"nasbench201": 5**6, "darts": (180 * 7**8) ** 2, "mbconv": 7**4 * 6**2, "slim_resnet": 3**3 * 2**3}
     if space.name in counts:
         assert space.count() == counts[space.name]
@@ -115,31 +113,37 @@ def test_small_spaces_are_enumerated_and_all_are_counted(space):
         assert len(set(space.enumerate())) == space.count()
 
 
-def test_certain_probabilities_give_that_architecture(space):
+def test_the_most_probable_architecture_of_nearly_certain_options(space):
     for genotype in filter(space.is_useful, some(space, 30)):
         certain = [{o: 0.9 if o == chosen else 0.01 for o in options} for options, chosen in zip(space.choices, genotype, strict=True)]
         assert space.most_probable(certain) == genotype
 
 
-def test_whatever_the_probabilities_the_architecture_is_valid(space):
+def test_random_probabilities_give_a_valid_and_useful_architecture(space):
     random = Random(5)
     for _ in range(5):
-        found = space.most_probable([{option: random.random() for option in options} for options in space.choices])
-        assert space.decode(space.encode(found)) == found
-        assert space.is_useful(found)
+        genotype = space.most_probable([{option: random.random() for option in options} for options in space.choices])
+        assert space.decode(space.encode(genotype)) == genotype
+        assert space.is_useful(genotype)
 
 
-def test_an_architecture_that_learns_nothing_is_degenerate(space):
+def test_an_architecture_without_weights_in_its_slots_is_degenerate(space):
     assert space.is_degenerate(space.cheapest()) == (space.name != "slim_resnet")
     assert not all(map(space.is_degenerate, some(space)))
-    assert all(isinstance(line, str) for line in space.lines(space.cheapest()))
+
+
+def test_an_architecture_is_drawn(space):
+    first, second = some(space, 2)
+    picture = space.draw(first)
+    assert picture.mode == "RGB" and picture.size[0] > 300
+    assert space.draw(first).tobytes() == picture.tobytes() != space.draw(second).tobytes()
 
 
 # ---- the supernet -----------------------------------------------------------------------------------------------------------------------
 
 
 def _supernet(space: Space) -> Supernet:
-    """With statistics and affine parameters unlike those of a fresh layer."""
+    """A supernet whose statistics and affine parameters differ from their initial values."""
     supernet = new_supernet(space, [3], 0, "cpu")
     torch.manual_seed(1)
     for module in supernet.modules():
@@ -153,8 +157,8 @@ def _supernet(space: Space) -> Supernet:
 
 
 def _shared(space: Space, supernet: Supernet, genotype, network: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights that the supernet holds for a stand-alone network: the option chosen on each slot, and the first channels."""
-    held, own = supernet.backbone.state_dict(), {}
+    """The supernet's weights of a stand-alone network: those of the chosen option of each slot, and of the first channels."""
+    shared, weights = supernet.backbone.state_dict(), {}
     for key, value in network.state_dict().items():
         parts = key.split(".")
         if space.name == "nasbench201" and "edges" in parts:
@@ -167,16 +171,16 @@ def _shared(space: Space, supernet: Supernet, genotype, network: nn.Module) -> d
             parts[3:4] = [str(edge), genotype[edge + 14 * reduction]]
         elif space.name.startswith("mbconv") and parts[0] == "blocks":
             parts.insert(2, genotype[int(parts[1])])
-        found = held[".".join(parts)]
-        own[key] = found[tuple(slice(length) for length in value.shape)] if isinstance(network, SlimResNet) else found
-    return own
+        tensor = shared[".".join(parts)]
+        weights[key] = tensor[tuple(slice(length) for length in value.shape)] if isinstance(network, SlimResNet) else tensor
+    return weights
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_path_is_the_stand_alone_network_with_the_same_weights(space, training):
+def test_a_path_equals_the_stand_alone_network_with_the_same_weights(space, training):
     supernet, images = _supernet(space), torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     for genotype in some(space, 3, seed=2):
-        network = build(space.backbone(genotype), 3, 16, seed=0)
+        network = stand_alone(space, genotype, seed=0)
         network.load_state_dict(_shared(space, supernet, genotype, network))
         expected = network.train(training)(images)
         features = supernet.train(training).backbone(images, genotype)
@@ -184,7 +188,7 @@ def test_a_path_is_the_stand_alone_network_with_the_same_weights(space, training
         assert not features[:, expected.shape[1] :].any()
 
 
-def test_a_mixture_with_all_weight_on_one_path_is_that_path(space):
+def test_a_mixture_with_all_weight_on_one_path_equals_that_path(space):
     supernet, images = _supernet(space).eval(), torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     for genotype in some(space, 2, seed=3):
         certain = [

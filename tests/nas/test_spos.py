@@ -10,7 +10,6 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import SposConfig
 from datafree.errors import UserError
 from datafree.nas import one_shot, spaces, spos
-from datafree.nas.mixing import Supernet
 from datafree.nas.search_result import SearchResult
 
 
@@ -19,43 +18,35 @@ def _search(pools, config: SposConfig, checkpoint: Checkpoint | None = None, see
     return spos.search(space, pools, config, "nas.algorithms.mine", seed, "cpu", checkpoint or Checkpoint(None))
 
 
-def test_a_search_keeps_to_the_limit_and_reports_its_course(joined, small):
-    found, space = _search(joined, small), spaces.of(small, joined.image_size)
-    assert len(found.measures) == 12
-    assert all(space.macs(genotype) <= small.max_macs for genotype in found.measures)
-    assert found.measures[found.best]["kl"] == min(values["kl"] for values in found.measures.values())
-    assert [row["step"] for row in found.history] == [1, 2, 3]
-    best = [row["best_kl"] for row in found.history]
+def test_a_search_respects_the_limit_and_reports_its_history(joined, small):
+    result, space = _search(joined, small), spaces.of(small, joined.image_size)
+    assert len(result.measures) == 12
+    assert all(space.macs(genotype) <= small.max_macs for genotype in result.measures)
+    assert result.measures[result.best]["kl"] == min(values["kl"] for values in result.measures.values())
+    assert [row["step"] for row in result.history] == [1, 2, 3]
+    best = [row["best_kl"] for row in result.history]
     assert best == sorted(best, reverse=True)
-    assert best[-1] == found.measures[found.best]["kl"]
-    assert found.history[-1]["best_macs"] == space.macs(found.best)
-    assert found.facts["random_mean_kl"] == pytest.approx(found.history[0]["mean_kl"])
-    assert found.facts["random_best_kl"] == found.history[0]["best_kl"]
-    assert found.facts["distinct_cells_scored"] <= 12
+    assert best[-1] == result.measures[result.best]["kl"]
+    assert result.history[-1]["best_macs"] == space.macs(result.best)
+    assert result.facts["random_mean_kl"] == pytest.approx(result.history[0]["mean_kl"])
+    assert result.facts["random_best_kl"] == result.history[0]["best_kl"]
+    assert result.facts["distinct_cells_scored"] <= 12
 
 
 def test_training_the_supernet_lowers_the_loss(joined, small):
     short, long = (_search(joined, replace(small, supernet_steps=steps, generations=1)) for steps in (1, 60))
-    mean = [sum(values["kl"] for values in found.measures.values()) / len(found.measures) for found in (short, long)]
+    mean = [sum(values["kl"] for values in result.measures.values()) / len(result.measures) for result in (short, long)]
     assert mean[1] < 0.8 * mean[0]
 
 
-def test_paths_are_drawn_evenly_from_the_candidates(joined, small, monkeypatch):
-    drawn = Counter()
-    original = Supernet.forward
-
-    def forward(self, images, path, teacher):
-        drawn[path] += 1
-        return original(self, images, path, teacher)
-
-    monkeypatch.setattr(Supernet, "forward", forward)
+def test_paths_are_sampled_uniformly_from_the_candidates(joined, small, recorded_paths):
     space = spaces.of(small, joined.image_size)
     config = replace(small, supernet_steps=200, batch_size=2, max_macs=space.macs(space.cheapest()))
     trained = one_shot.train(space, joined, config, "key", 0, "cpu", Checkpoint(None))
-    # As many as there are cells without a convolution, save that each is drawn rarely: count by the first edge's operation.
-    edges = Counter(path[0] for path in drawn.elements())
+    # Each single cell is sampled rarely: compare the frequencies of the first edge's operation.
+    edges = Counter(path[0] for path, _, _ in recorded_paths)
     expected = Counter(genotype[0] for genotype in trained.candidates.listed)
-    assert set(drawn) <= set(trained.candidates.listed)
+    assert {path for path, _, _ in recorded_paths} <= set(trained.candidates.listed)
     for name, count in expected.items():
         assert abs(edges[name] / 200 - count / len(trained.candidates.listed)) < 0.12
 
@@ -67,7 +58,7 @@ def test_the_same_seed_gives_the_same_search(joined, small):
 
 
 @pytest.mark.parametrize(("key", "value"), [("max_macs", 1000), ("max_parameters", 100), ("max_latency", 1e-6)])
-def test_a_limit_that_no_cell_meets_is_refused_before_any_training(joined, small, monkeypatch, key, value):
+def test_a_limit_below_every_cell_is_refused_before_any_training(joined, small, monkeypatch, key, value):
     monkeypatch.setattr(one_shot, "minimise", None)
     with pytest.raises(
         UserError, match=rf"nas.algorithms.mine.{key}: got {value}, but the cheapest architecture( within the other limits)? needs"
@@ -75,13 +66,13 @@ def test_a_limit_that_no_cell_meets_is_refused_before_any_training(joined, small
         _search(joined, replace(small, **{key: value}))
 
 
-def test_a_search_killed_anywhere_resumes_to_the_same_result(joined, small, interrupted):
+def test_a_killed_search_resumes_to_the_same_result(joined, small, interrupted):
     # 12 supernet steps, then 12 cells: killed in the training, at its last step, and twice in the evolution.
     resumed = interrupted(lambda checkpoint: _search(joined, small, checkpoint), deaths=[5, 7, 6, 3], every=2)
     assert resumed == _search(joined, small)
 
 
-def test_a_resumed_search_goes_on_with_the_latencies_that_it_began_with(joined, small, interrupted, monkeypatch):
+def test_a_resumed_search_uses_the_latencies_measured_before(joined, small, interrupted, monkeypatch):
     measured = []
 
     def measure(self, space, supernet, device):
@@ -91,12 +82,12 @@ def test_a_resumed_search_goes_on_with_the_latencies_that_it_began_with(joined, 
         )
 
     monkeypatch.setattr(one_shot.LatencyTable, "measure", measure)
-    # Measured again, every cell would be too slow.
+    # A second measurement would put every cell beyond the limit.
     interrupted(lambda checkpoint: _search(joined, replace(small, max_latency=1.5), checkpoint), deaths=[5], every=1)
     assert len(measured) == 1
 
 
-def test_a_resumed_search_does_not_score_again_what_it_has_scored(joined, small, interrupted, monkeypatch):
+def test_a_resumed_search_scores_no_cell_twice(joined, small, interrupted, monkeypatch):
     scored = []
 
     def recalibrate(supernet, genotype, batches):
@@ -106,26 +97,21 @@ def test_a_resumed_search_does_not_score_again_what_it_has_scored(joined, small,
     original = one_shot.recalibrate
     monkeypatch.setattr(one_shot, "recalibrate", recalibrate)
     interrupted(lambda checkpoint: _search(joined, small, checkpoint), deaths=[18], every=1)
-    # The seventh cell was scored but not kept.
+    # The seventh cell was scored, but the process was killed before it was saved.
     assert len(scored) == 12 + 1
     assert len(set(scored)) == 12
 
 
-def test_scoring_a_candidate_takes_one_pass_over_the_held_out_images(joined, small, monkeypatch):
-    queried = Counter()
-    original = Supernet.forward
-
-    def forward(self, images, path, teacher):
-        queried[path] += len(images) if not self.training else 0
-        return original(self, images, path, teacher)
-
-    monkeypatch.setattr(Supernet, "forward", forward)
-    found = _search(joined, replace(small, generations=1))
+def test_scoring_a_candidate_takes_one_pass_over_the_held_out_images(joined, small, recorded_paths):
+    result = _search(joined, replace(small, generations=1))
     _, held_out = joined.split(small.validation, 0)
-    assert {path: count for path, count in queried.items() if count} == dict.fromkeys(found.measures, len(held_out))
+    images = Counter()
+    for path, count, training in recorded_paths:
+        images[path] += 0 if training else count
+    assert {path: count for path, count in images.items() if count} == dict.fromkeys(result.measures, len(held_out))
 
 
 def test_images_of_any_size_and_channels_are_searched(joined, small):
     grey = replace(joined, images=joined.images[:, :1, :13, :13], normalise=type(joined.normalise)([0.5], [0.25]))
-    found = _search(grey, replace(small, supernet_steps=2, generations=1))
-    assert all(torch.isfinite(torch.tensor(list(values.values()))).all() for values in found.measures.values())
+    result = _search(grey, replace(small, supernet_steps=2, generations=1))
+    assert all(torch.isfinite(torch.tensor(list(values.values()))).all() for values in result.measures.values())

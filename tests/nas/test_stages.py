@@ -1,4 +1,4 @@
-"""The stages ``search`` and ``retrain``, end to end on tiny pools."""
+"""Tests of the stages ``search`` and ``retrain`` on tiny pools."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import ALGORITHM_TYPES, SposConfig, as_tree
 from datafree.errors import UserError
 from datafree.nas.search_result import SearchResult
-from datafree.nas.spaces.nasbench201 import NasBench201Space
+from datafree.nas.spaces.nasbench201.space import NasBench201Space
 from datafree.stages import retrain, search
 from datafree.stages.files.networks import read_backbone
 from datafree.stages.search import joined_pools
@@ -59,34 +59,34 @@ def small(small):
 
 @pytest.fixture
 def eager_checkpoints(monkeypatch):
-    """Every step is kept at once; returns the files that were written."""
+    """Checkpoints are written at every step; returns their paths."""
     written = set()
     original = checkpoint_of
 
     def of_job(job):
-        found = original(job)
-        written.add(found.path)
-        return Checkpoint(found.path, found.fingerprint, seconds_between=0)
+        checkpoint = original(job)
+        written.add(checkpoint.path)
+        return Checkpoint(checkpoint.path, checkpoint.fingerprint, seconds_between=0)
 
     for module in (search, retrain):
         monkeypatch.setattr(module, "checkpoint_of", of_job)
     return written
 
 
-def test_search_then_retrain_leave_a_backbone_that_can_be_used(new_job, workspace, small, tmp_path, eager_checkpoints):
+def test_search_then_retrain_writes_a_usable_backbone(new_job, workspace, small, tmp_path, eager_checkpoints):
     job = new_job("search", workspace, small, SEARCH)
     search.run(job)
-    found = artifacts.read_json(job.output("architecture"))
+    architecture = artifacts.read_json(job.output("architecture"))
     space = NasBench201Space(4, 1, 32)
-    cell = space.decode(found["genotype"])
-    assert found["macs"] == space.macs(cell) <= small.max_macs
-    assert found["parameters"] == space.parameters(cell)
-    assert (found["algorithm"], found["space"], found["candidates_scored"]) == ("mine", "nasbench201", 12)
+    cell = space.decode(architecture["genotype"])
+    assert architecture["macs"] == space.macs(cell) <= small.max_macs
+    assert architecture["parameters"] == space.parameters(cell)
+    assert (architecture["algorithm"], architecture["space"], architecture["candidates_scored"]) == ("mine", "nasbench201", 12)
     rows = artifacts.read_history(job.output("candidates"))
     assert len(rows) == 12
     cells = [tuple(space.choices[slot][int(row[f"choice_{slot}"])] for slot in range(6)) for row in rows]
     assert [row["macs"] for row in rows] == [space.macs(genotype) for genotype in cells]
-    assert found["kl"] == pytest.approx(min(row["kl"] for row in rows), rel=1e-5)
+    assert architecture["kl"] == pytest.approx(min(row["kl"] for row in rows), rel=1e-5)
     assert len(artifacts.read_history(job.output("history"))) == 3
     with Image.open(job.output("drawing")) as picture:
         assert picture.size[0] > 300
@@ -98,14 +98,14 @@ def test_search_then_retrain_leave_a_backbone_that_can_be_used(new_job, workspac
     assert features.shape == (24, 16)
     assert features.isfinite().all()
     card, metrics = artifacts.read_json(again.output("card")), artifacts.read_json(again.output("metrics"))
-    assert (card["macs"], card["parameters"]) == (found["macs"], found["parameters"])
+    assert (card["macs"], card["parameters"]) == (architecture["macs"], architecture["parameters"])
     assert 0 <= metrics["agreement"] <= 1
     assert metrics["held_out_images"] == 19
     assert len(eager_checkpoints) == 2
-    # Nothing is left behind: neither checkpoints nor half-written files.
+    # No other files remain: neither checkpoints nor partial files.
     outputs = {*job.outputs.values(), *again.outputs.values()}
-    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == outputs | set(workspace["pools"]) | set(workspace["cards"]) | {workspace["reliability"]}
+    remaining = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert remaining == outputs | set(workspace["pools"]) | set(workspace["cards"]) | {workspace["reliability"]}
 
 
 def test_the_same_job_gives_the_same_bytes(new_job, workspace, small):
@@ -116,7 +116,7 @@ def test_the_same_job_gives_the_same_bytes(new_job, workspace, small):
         assert first.output(name).read_bytes() == second.output(name).read_bytes(), name
 
 
-def test_a_limit_that_no_cell_meets_names_the_key_of_this_algorithm(new_job, workspace, small):
+def test_a_limit_below_every_cell_names_the_key_of_this_algorithm(new_job, workspace, small):
     small.max_macs = 1000
     with pytest.raises(UserError, match="nas.algorithms.mine.max_macs: got 1000, but the cheapest architecture needs"):
         search.run(new_job("search", workspace, small, SEARCH))
@@ -129,7 +129,7 @@ def test_a_pool_whose_soft_labels_do_not_fit_its_card_is_refused(new_job, worksp
         search.run(new_job("search", workspace, small, SEARCH))
 
 
-def test_a_dropped_teachers_images_are_not_searched_on(new_job, workspace, pools):
+def test_images_of_a_teacher_with_weight_zero_are_not_used(new_job, workspace, pools):
     job = new_job("search", workspace, SposConfig(), SEARCH)
     artifacts.write_json(workspace["reliability"], {"teachers": [{"weight": 0.4}, {"weight": 0.0}, {"weight": 1.0}]})
     joined = joined_pools(job)
@@ -138,17 +138,17 @@ def test_a_dropped_teachers_images_are_not_searched_on(new_job, workspace, pools
 
 
 @pytest.mark.parametrize(("method", "space"), [("random", "slim_resnet"), ("darts", "darts"), ("zero_cost", "mbconv")])
-def test_every_kind_of_search_leaves_the_same_files_and_a_backbone(new_job, workspace, method, space):
+def test_every_kind_of_search_writes_the_same_files_and_a_backbone(new_job, workspace, method, space):
     config = ALGORITHM_TYPES[method](space=space, channels=4, batch_size=16, validation=0.2, retrain_steps=2)
     for name, value in {"supernet_steps": 2, "candidates": 2, "population": 2, "generations": 1, "max_macs": 0}.items():
         if hasattr(config, name):
             setattr(config, name, value)
     job = new_job("search", workspace, config, SEARCH)
     search.run(job)
-    found = artifacts.read_json(job.output("architecture"))
-    assert (found["space"], found["backbone"]) == (space, space)
+    architecture = artifacts.read_json(job.output("architecture"))
+    assert (architecture["space"], architecture["backbone"]) == (space, space)
     rows = artifacts.read_history(job.output("candidates"))
-    assert len(rows) == found["candidates_scored"]
+    assert len(rows) == architecture["candidates_scored"]
     assert ("score" if method == "zero_cost" else "kl") in rows[0]
     assert artifacts.read_history(job.output("history"))
     with Image.open(job.output("drawing")) as picture:
@@ -158,10 +158,10 @@ def test_every_kind_of_search_leaves_the_same_files_and_a_backbone(new_job, work
     backbone, normalise = read_backbone(again.output("network"), again.output("card"))
     assert backbone.eval()(normalise(artifacts.read_tensors(workspace["pools"][0])["images"])).isfinite().all()
     card = artifacts.read_json(again.output("card"))
-    assert (card["macs"], card["parameters"]) == (found["macs"], found["parameters"])
+    assert (card["macs"], card["parameters"]) == (architecture["macs"], architecture["parameters"])
 
 
-def test_a_search_that_collapses_says_so(new_job, workspace, small, monkeypatch, capsys):
+def test_a_degenerate_result_is_reported(new_job, workspace, small, monkeypatch, capsys):
     collapsed = ("skip_connect",) * 6
     result = SearchResult(collapsed, {collapsed: {"agreement": 0.1, "kl": 2.0}}, [{"step": 1}])
     monkeypatch.setitem(search.ALGORITHMS, "spos", lambda *_: result)

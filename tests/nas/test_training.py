@@ -22,7 +22,7 @@ def _fit(steps: int, target: float = 3.0, clip: float = 0.0):
     return weight, curve
 
 
-def test_the_minimum_is_found_and_the_curve_falls():
+def test_the_loss_falls_to_its_minimum():
     weight, curve = _fit(120)
     torch.testing.assert_close(weight.detach(), torch.full((2,), 3.0), rtol=0, atol=1e-3)
     assert curve[0] == {"step": 1, "loss": 18.0, "learning_rate": 0.1}
@@ -31,7 +31,7 @@ def test_the_minimum_is_found_and_the_curve_falls():
     assert losses == sorted(losses, reverse=True)
 
 
-def test_no_gradient_is_longer_than_the_clip():
+def test_the_gradient_norm_is_clipped():
     weight, _ = _fit(1, clip=0.5)
     assert weight.detach().norm().item() == pytest.approx(0.1 * 0.5, rel=1e-4)
     torch.testing.assert_close(_fit(1, clip=100.0)[0], _fit(1)[0])

@@ -1,4 +1,4 @@
-"""Networks whose gradients are compared between float32 and float64: every backbone, every supernet, single convolutions."""
+"""Networks whose gradients are compared between float32 and float64: backbones, searched networks, supernets, single convolutions."""
 
 from __future__ import annotations
 
@@ -10,15 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from datafree.config import BackboneConfig
-from datafree.nas.mixing import new_supernet
+from datafree.nas.networks import build
 from datafree.nas.spaces import SPACES
-from datafree.zoo.backbones import BACKBONES, build
+from datafree.nas.supernet import new_supernet
+from datafree.zoo.backbones import BACKBONES
 from datafree.zoo.backbones.memory_format import channels_last
-from tests.zoo.test_backbones import GENOTYPES
 
-Case = tuple[
-    Callable[[], nn.Module], Callable[[nn.Module, Tensor], Tensor], tuple[int, ...]
-]  # network factory, forward function, shape of the images
+Case = tuple[Callable[[], nn.Module], Callable[[nn.Module, Tensor], Tensor], tuple[int, ...]]  # factory, forward, shape of the images
+CELL = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|"
+PAIRS = "('sep_conv_3x3', 0), ('skip_connect', 1), ('dil_conv_5x5', 0), ('avg_pool_3x3', 2), ('max_pool_3x3', 1), ('skip_connect', 3)"
+PAIRS += ", ('skip_connect', 0), ('sep_conv_5x5', 4)"
+GENOTYPES = {
+    "nasbench201": CELL,
+    "darts": f"Genotype(normal=[{PAIRS}], normal_concat=range(2, 6), reduce=[{PAIRS}], reduce_concat=range(2, 6))",
+    "mbconv": "skip-k5e3-k7e6",
+    "mbconv_imagenet": "k3e3-k5e6-k7e3-k3e6-k5e3-k3e3",
+    "slim_resnet": "w0.5d1-w1d1-w0.75d1",
+}
 LIBRARIES = {"torchvision/*": "torchvision/resnet18"}  # timm is an optional extra
 
 
@@ -47,7 +55,7 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int, groups: in
 
 CASES: dict[str, Case] = {
     f"{name} of width {width}": (partial(_backbone, name, width), _call, (4, 3, 128 // width, 128 // width))
-    for name in BACKBONES
+    for name in (*BACKBONES, *SPACES)
     for width in (4, 8)
     if name != "timm/*" and (width == 8 or name != "torchvision/*")
 }

@@ -16,7 +16,8 @@ from datafree.evaluation.baselines import average_weights, backbone_features, ba
 from datafree.evaluation.classifiers import CLASSIFIERS, Classifier, nearest_centroid, vote
 from datafree.evaluation.few_shot import Concatenated, Embedding, Solver
 from datafree.meta.adaptation import describe
-from datafree.zoo.backbones import Backbone, Normalise, build, parameter_count
+from datafree.nas.networks import build
+from datafree.zoo.backbones import Backbone, Normalise, parameter_count
 from datafree.zoo.teachers import Teacher
 
 BEST = "best teacher"

@@ -1,7 +1,7 @@
-"""Searches by name. A new one is one file here, its settings in ``datafree.config.algorithms``, and one line in ``ALGORITHMS``.
+"""The registry of search algorithms. A new one: a file here, its settings in ``datafree.config.algorithms``, a line in ``ALGORITHMS``.
 
 All are called as ``search(space, pools, config, key, seed, device, checkpoint)``; ``key`` is the algorithm's dotted configuration key, for
-messages.
+error messages.
 """
 
 from collections.abc import Callable

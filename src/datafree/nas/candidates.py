@@ -1,4 +1,4 @@
-"""The architectures that a search may choose: the useful ones within its limits. Pure Python."""
+"""Candidates of a search: the useful architectures of a space within limits on multiply-adds, parameters and latency. Pure Python."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from random import Random
 
 from datafree.config import LimitedConfig
 from datafree.errors import UserError
-from datafree.nas.spaces import Genotype, Space
+from datafree.nas.space import Genotype, Space
 
-LARGEST_LIST = 50_000  # architectures of a space that are looked at one by one
-TRIES = 50  # draws from a larger space before one that is too dear is made cheaper step by step
+LARGEST_LIST = 50_000  # larger spaces are sampled, not enumerated
+TRIES = 50  # samples of a larger space before one beyond a limit is made cheaper slot by slot
 
 
 @dataclass(frozen=True)
 class Limit:
-    """The largest allowed ``cost``; ``key`` is its dotted configuration key, for messages."""
+    """The largest allowed ``cost``; ``key`` is its dotted configuration key, for error messages."""
 
     key: str
     value: float
@@ -25,16 +25,16 @@ class Limit:
 
 
 def limits_of(config: LimitedConfig, key: str, space: Space, latency: Callable[[Genotype], float]) -> list[Limit]:
-    """The limits that are set; ``key`` is the dotted key of the algorithm, ``latency`` an architecture's milliseconds."""
+    """The limits that are set; ``key`` is the algorithm's dotted configuration key, ``latency`` gives an architecture's milliseconds."""
     costs = {"max_macs": space.macs, "max_parameters": space.parameters, "max_latency": latency}
     return [Limit(f"{key}.{name}", getattr(config, name), cost) for name, cost in costs.items() if getattr(config, name)]
 
 
 class Candidates:
-    """Membership, uniform draws, and the whole list where the space is small enough.
+    """Membership, uniform sampling and, where the space is small enough, the list of all candidates (``listed``).
 
     Raises:
-        UserError: no architecture is within the limits. Of a large space the cheapest one has to be.
+        UserError: no architecture is within the limits; of a large space, the cheapest architecture is not.
     """
 
     def __init__(self, space: Space, limits: Sequence[Limit]) -> None:
@@ -46,19 +46,19 @@ class Candidates:
             costs = {genotype: limit.cost(genotype) for genotype in within}
             within = [genotype for genotype, cost in costs.items() if cost <= limit.value]
             if not within:
-                beside = " within the other limits" if len(costs) < len(useful) else ""
+                others = " within the other limits" if len(costs) < len(useful) else ""
                 raise UserError(
-                    f"{limit.key}: got {limit.value}, but the cheapest architecture{beside} needs {_number(min(costs.values()))}; "
+                    f"{limit.key}: got {limit.value}, but the cheapest architecture{others} needs {_number(min(costs.values()))}; "
                     "raise the limit, or lower `channels`"
                 )
         self.listed: list[Genotype] | None = within if small else None
         self._members = set(within) if small else None
 
-    def only(self, chosen: Sequence[Genotype]) -> Candidates:
-        """These of them alone."""
-        fewer = copy.copy(self)
-        fewer.listed, fewer._members = list(chosen), set(chosen)
-        return fewer
+    def subset(self, genotypes: Sequence[Genotype]) -> Candidates:
+        """The same candidates reduced to ``genotypes``."""
+        subset = copy.copy(self)
+        subset.listed, subset._members = list(genotypes), set(genotypes)
+        return subset
 
     def __contains__(self, genotype: Genotype) -> bool:
         if self._members is not None:
@@ -66,15 +66,19 @@ class Candidates:
         return self.space.is_useful(genotype) and all(limit.cost(genotype) <= limit.value for limit in self.limits)
 
     def sample(self, random: Random) -> Genotype:
-        """Uniform; of a large space whose draws are all too dear, one on the way from a draw to the cheapest architecture."""
+        """A random candidate, uniform over all.
+
+        If ``TRIES`` samples of a large space are all beyond a limit, groups of the last sample's slots are replaced by those of the
+        cheapest architecture until it is within the limits.
+        """
         if self.listed is not None:
             return random.choice(self.listed)
-        drawn = self.space.sample(random)
+        sampled = self.space.sample(random)
         for _ in range(TRIES):
-            if drawn in self:
-                return drawn
-            drawn = self.space.sample(random)
-        chosen, cheapest = list(drawn), self.space.cheapest()
+            if sampled in self:
+                return sampled
+            sampled = self.space.sample(random)
+        chosen, cheapest = list(sampled), self.space.cheapest()
         for group in random.sample(self.space.groups, len(self.space.groups)):
             for slot in group:
                 chosen[slot] = cheapest[slot]
@@ -82,19 +86,19 @@ class Candidates:
                 break
         return tuple(chosen)
 
-    def others(self, known: set[Genotype], count: int, random: Random) -> list[Genotype]:
-        """Up to ``count`` different ones that are not ``known``."""
+    def sample_distinct(self, excluded: set[Genotype], count: int, random: Random) -> list[Genotype]:
+        """Up to ``count`` different random candidates, none of them in ``excluded``."""
         if self.listed is not None:
-            rest = [genotype for genotype in self.listed if genotype not in known]
+            rest = [genotype for genotype in self.listed if genotype not in excluded]
             return random.sample(rest, min(count, len(rest)))
-        found: dict[Genotype, None] = {}
+        distinct: dict[Genotype, None] = {}
         for _ in range(TRIES * count):
-            if len(found) == count:
+            if len(distinct) == count:
                 break
-            drawn = self.sample(random)
-            if drawn not in known:
-                found[drawn] = None
-        return list(found)
+            genotype = self.sample(random)
+            if genotype not in excluded:
+                distinct[genotype] = None
+        return list(distinct)
 
 
 def _number(value: float) -> str:

@@ -1,7 +1,7 @@
-"""Differentiable architecture search: Liu et al., "DARTS", ICLR 2019, on synthetic images and the teachers' soft labels.
+"""DARTS, differentiable architecture search (Liu et al., ICLR 2019), on recovered images and the teachers' soft labels.
 
-Guards against its collapse to skip connections: an end before too many of them (Liang et al., "DARTS+", 2019), and an auxiliary skip
-beside every mixture, which fades out (Chu et al., "DARTS-", ICLR 2021).
+Two options against its collapse to skip connections: early stopping at too many of them (Liang et al., "DARTS+", 2019), and an auxiliary
+skip connection added to every mixture with a weight that decays to zero (Chu et al., "DARTS-", ICLR 2021).
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import DartsConfig
 from datafree.distillation.joined_pools import JoinedPools
 from datafree.distillation.losses import distillation_loss
-from datafree.nas.mixing import Path, Supernet
-from datafree.nas.relaxation import Relaxed, conclude, weight_optimiser
+from datafree.nas.relaxation import RelaxedSearch, weight_optimiser
 from datafree.nas.search_result import SearchResult
-from datafree.nas.spaces import Space
+from datafree.nas.slots import Path
+from datafree.nas.space import Space
+from datafree.nas.supernet import Supernet
 from datafree.nas.training import minimise
 
 ALPHA_BETAS, ALPHA_WEIGHT_DECAY = (0.5, 0.999), 1e-3
@@ -29,34 +30,34 @@ Weights = Mapping[str, Tensor]
 
 
 class InnerStep(NamedTuple):
-    """The step of SGD on the network's weights that second order looks through: w − rate (momentum · buffer + ∇L + decay · w)."""
+    """The virtual SGD step of second-order DARTS on the network's weights: w − rate (momentum · buffer + ∇L + decay · w)."""
 
     loss: Callable[[Weights], Tensor]
     rate: float
     momentum: float
     decay: float
-    buffers: Mapping[str, Tensor]  # momentum's, by the weight's name; absent = zero
+    buffers: Mapping[str, Tensor]  # momentum buffers by the weight's name; a missing one is zero
 
     def __call__(self, weights: Weights) -> Weights:
-        """The weights after the step, as a function of what ``loss`` depends on."""
+        """The weights after the step, differentiable with respect to everything that ``loss`` depends on."""
         gradients = torch.autograd.grad(
             self.loss(weights), list(weights.values()), create_graph=True, allow_unused=True, materialize_grads=True
         )
         moved = {}
         for (name, value), gradient in zip(weights.items(), gradients, strict=True):
-            speed = gradient + self.decay * value
+            velocity = gradient + self.decay * value
             if name in self.buffers:
-                speed = speed + self.momentum * self.buffers[name]
-            moved[name] = value - self.rate * speed
+                velocity = velocity + self.momentum * self.buffers[name]
+            moved[name] = value - self.rate * velocity
         return moved
 
 
 def architecture_gradient(
     loss: Callable[[Weights], Tensor], weights: Weights, alphas: list[nn.Parameter], inner: InnerStep | None
 ) -> tuple[Tensor, ...]:
-    """∇α of ``loss`` at the weights: first order; with ``inner``, at the weights after that step, through which it differentiates.
+    """∇α of ``loss`` at ``weights`` (first order), or, with ``inner``, through that step at the weights after it (second order).
 
-    Equations 6 and 7 of the paper; the product of the mixed second derivative with a vector is exact here, not a finite difference.
+    Equations 6 and 7 of the paper; the product of the mixed second derivative with a vector is exact, not a finite difference.
     """
     weights = inner(weights) if inner else weights
     return torch.autograd.grad(loss(weights), alphas, allow_unused=True, materialize_grads=True)
@@ -65,14 +66,14 @@ def architecture_gradient(
 def search(
     space: Space, pools: JoinedPools, config: DartsConfig, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint
 ) -> SearchResult:
-    """The architecture with the largest weights after ``config.supernet_steps`` steps, or before it has too many skip connections.
+    """The most probable architecture after ``config.supernet_steps`` steps, or the last one with at most ``config.max_skips`` skips.
 
-    Half of the training images serve the weights of the network, half those of the architecture; scores come from the held-out ones.
+    Half of the training images train the network's weights, the other half the architecture weights; held-out images give the scores.
 
     Raises:
         UserError: the training diverges.
     """
-    relaxed = Relaxed(space, pools, config, seed, device)
+    relaxed = RelaxedSearch(space, pools, config, seed, device)
     supernet, alphas, trajectory = relaxed.supernet, relaxed.alphas, relaxed.trajectory
     freeze_affine(supernet)
     weights = {name: value for name, value in supernet.named_parameters() if value.requires_grad}
@@ -82,9 +83,9 @@ def search(
     states |= {"alphas": alphas, "alpha_optimiser": alpha_optimiser, "trajectory": trajectory}
 
     def mixture(step: int) -> Path:
-        extra = 1 - step / config.supernet_steps if config.auxiliary_skip else 0.0
+        weight = 1 - step / config.supernet_steps if config.auxiliary_skip else 0.0
         slots = zip(alphas.probabilities(), space.choices, strict=True)
-        return alphas.mixture([with_skip(probability, options, space.skip, extra) for probability, options in slots])
+        return alphas.mixture([add_auxiliary_skip(probability, options, space.skip, weight) for probability, options in slots])
 
     def loss(part: str, step: int, values: Weights, path: Path) -> Tensor:
         batch = relaxed.batch(part, step)
@@ -109,21 +110,21 @@ def search(
         return loss("weights", step, weights, path)
 
     def describe(step: int) -> dict[str, float]:
-        return {"entropy": alphas.entropy(), "skips": relaxed.note(step)}
+        return {"entropy": alphas.entropy(), "skips": relaxed.record(step)}
 
     curve = minimise(loss_of, config.supernet_steps, optimiser, schedule, "DARTS", checkpoint, states, describe, config.gradient_clip)
-    return conclude(relaxed, curve, {})
+    return relaxed.result(curve)
 
 
-def with_skip(probabilities: Tensor, options: tuple[str, ...], skip: str, extra: float) -> Tensor:
-    """Probabilities [options] with ``extra`` added to that of the skip connection, where there is one."""
-    if not extra or skip not in options:
+def add_auxiliary_skip(probabilities: Tensor, options: tuple[str, ...], skip: str, weight: float) -> Tensor:
+    """Probabilities [options] with ``weight`` added to that of the skip connection, where there is one."""
+    if not weight or skip not in options:
         return probabilities
-    return probabilities + extra * torch.eye(len(options), device=probabilities.device)[options.index(skip)]
+    return probabilities + weight * torch.eye(len(options), device=probabilities.device)[options.index(skip)]
 
 
 def freeze_affine(supernet: Supernet) -> None:
-    """Take scale and shift from the BatchNorms of all options: they could undo the weights of the mixture."""
+    """Freeze the scale and shift of all options' BatchNorms: trained, they could compensate for the weights of the mixture."""
     for slot in supernet.slots:
         for module in slot.modules():
             if isinstance(module, nn.BatchNorm2d) and module.affine:
@@ -132,6 +133,6 @@ def freeze_affine(supernet: Supernet) -> None:
 
 
 def momentum_buffers(weights: Mapping[str, Tensor], optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What SGD keeps of each weight, by name; nothing for weights that it has not moved yet."""
-    found = {name: optimiser.state[value].get("momentum_buffer") for name, value in weights.items()}
-    return {name: buffer for name, buffer in found.items() if buffer is not None}
+    """SGD's momentum buffer of each weight by name; weights that it has not updated yet have none."""
+    buffers = {name: optimiser.state[value].get("momentum_buffer") for name, value in weights.items()}
+    return {name: buffer for name, buffer in buffers.items() if buffer is not None}

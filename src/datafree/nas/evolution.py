@@ -1,4 +1,4 @@
-"""Breeding architectures that score well; Guo et al., "Single Path One-Shot Neural Architecture Search", ECCV 2020, section 3.3."""
+"""Evolutionary search by mutation and crossover; Guo et al., "Single Path One-Shot Neural Architecture Search", ECCV 2020, section 3.3."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from typing import Protocol
 from datafree.devices import derive_seed
 from datafree.nas.candidates import Candidates
 from datafree.nas.search_result import Fitness, Measures, best_of
-from datafree.nas.spaces import Genotype
+from datafree.nas.space import Genotype
 from datafree.progress import progress
 
-TRIES = 10  # children bred per child wanted, before the rest is drawn at random
+TRIES = 10  # attempts at a new child, as a multiple of the population, before random candidates fill up the generation
 
 
-class Breeding(Protocol):
-    """The settings of an evolution."""
-
+class EvolutionSettings(Protocol):
     population: int
     generations: int
     parents: int
@@ -25,30 +23,30 @@ class Breeding(Protocol):
 
 
 def evolve(
-    evaluate: Callable[[Genotype], Measures], fitness: Fitness, candidates: Candidates, config: Breeding, seed: int
+    evaluate: Callable[[Genotype], Measures], fitness: Fitness, candidates: Candidates, config: EvolutionSettings, seed: int
 ) -> tuple[dict[Genotype, Measures], list[list[Genotype]]]:
-    """Evolution over ``candidates``: (measures in the order of scoring, architectures of each generation). None is scored twice.
+    """Evolve ``candidates``: returns (measures in the order of scoring, the architectures of each generation). None is scored twice.
 
-    The first generation is random; of each later one, half are mutations and half crossovers of the best ``parents`` so far, and what
-    breeding does not yield is drawn at random. Ends early when every candidate has a score. Breeding depends on seed and scores alone,
-    so a run that looks up what it scored before it was killed takes the same course.
+    The first generation is random. Half of each later generation are mutations and half are crossovers of the best ``parents`` so far;
+    random candidates fill what these do not yield. The search ends early when every candidate has a score. It depends on seed and scores
+    alone: a resumed run that looks up the scores it already has continues identically.
     """
     measures: dict[Genotype, Measures] = {}
     generations: list[list[Genotype]] = []
     for number in range(config.generations):
-        found = _breed(measures, fitness, candidates, config, Random(derive_seed(seed, "generation", number)))
-        if not found:
+        generation = _next_generation(measures, fitness, candidates, config, Random(derive_seed(seed, "generation", number)))
+        if not generation:
             break
-        for genotype in progress(found, len(found), f"generation {number + 1}/{config.generations}"):
+        for genotype in progress(generation, len(generation), f"generation {number + 1}/{config.generations}"):
             measures[genotype] = evaluate(genotype)
-        generations.append(found)
+        generations.append(generation)
     return measures, generations
 
 
-def _breed(
-    measures: dict[Genotype, Measures], fitness: Fitness, candidates: Candidates, config: Breeding, random: Random
+def _next_generation(
+    measures: dict[Genotype, Measures], fitness: Fitness, candidates: Candidates, config: EvolutionSettings, random: Random
 ) -> list[Genotype]:
-    """The next generation: up to ``population`` candidates without a score, each once."""
+    """Up to ``population`` different candidates without a score."""
     values = fitness(measures)
     parents = sorted(values, key=values.__getitem__, reverse=True)[: config.parents]
     children: dict[Genotype, None] = {}
@@ -65,21 +63,21 @@ def _breed(
     if parents:
         add(lambda: space.mutate(random.choice(parents), config.mutation, random), config.population // 2)
         add(lambda: space.cross_over(random.choice(parents), random.choice(parents), random), config.population)
-    return [*children, *candidates.others({*children, *measures}, config.population - len(children), random)]
+    return [*children, *candidates.sample_distinct({*children, *measures}, config.population - len(children), random)]
 
 
-def course(
+def generation_history(
     measures: dict[Genotype, Measures], generations: list[list[Genotype]], fitness: Fitness, macs: Callable[[Genotype], int]
 ) -> list[dict[str, float]]:
-    """One row per generation: the best architecture so far, and the mean over the generation's own."""
+    """One row per generation: measures of the best architecture so far (``best_…``) and means over the generation (``mean_…``)."""
     rows = []
-    seen: dict[Genotype, Measures] = {}
-    for number, own in enumerate(generations, 1):
-        seen |= {genotype: measures[genotype] for genotype in own}
-        best = best_of(seen, fitness)
+    scored: dict[Genotype, Measures] = {}
+    for number, generation in enumerate(generations, 1):
+        scored |= {genotype: measures[genotype] for genotype in generation}
+        best = best_of(scored, fitness)
         row: dict[str, float] = {"step": number}
         row |= {f"best_{name}": value for name, value in measures[best].items()}
         row["best_macs"] = macs(best)
-        row |= {f"mean_{name}": sum(measures[one][name] for one in own) / len(own) for name in measures[best]}
+        row |= {f"mean_{name}": sum(measures[genotype][name] for genotype in generation) / len(generation) for name in measures[best]}
         rows.append(row)
     return rows

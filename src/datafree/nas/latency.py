@@ -1,4 +1,4 @@
-"""How long every option of every slot takes on this machine; after the look-up table of Cai et al., "ProxylessNAS", ICLR 2019."""
+"""Latency look-up table: measured milliseconds of every option of every slot (Cai et al., "ProxylessNAS", ICLR 2019)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 
 import torch
 
-from datafree.nas.mixing import Supernet
-from datafree.nas.spaces import Genotype, Space
+from datafree.nas.space import Genotype, Space
+from datafree.nas.supernet import Supernet
 
-REPEATS = 5  # of which the median counts
-CALLS = 3  # timed together
+REPEATS = 5  # the result is their median
+CALLS = 3  # forward passes per repeat
 
 
 class LatencyTable(dict[str, dict[str, float]]):
-    """Milliseconds for one image: under ``fixed`` those of the network with the fastest option of every slot, and per slot, by its number
-    as text, how many more each option takes there than the fastest (none for that one, never less).
+    """Milliseconds for one image. ``fixed``: the network with the fastest option in every slot. A slot's number as text: for each of its
+    options the additional time over the fastest option, 0 for the fastest itself.
 
-    A network's time is their sum: no overlap of options is modelled. It is above 0, whatever the noise of the clock. The table depends on
-    the machine and its load.
+    The latency of a network is the sum of these, which models no overlap of options. It is above 0 whatever the timing noise. The table
+    depends on the machine and its load.
     """
 
     def state_dict(self) -> dict[str, Any]:
@@ -32,18 +32,18 @@ class LatencyTable(dict[str, dict[str, float]]):
         self.update(state_dict)
 
     def of(self, genotype: Genotype) -> float:
-        """Milliseconds of one architecture."""
+        """The latency of one architecture in milliseconds."""
         return self["fixed"][""] + sum(self[str(slot)][option] for slot, option in enumerate(genotype))
 
     def measures(self, genotype: Genotype) -> dict[str, float]:
-        """{"latency": milliseconds}, or nothing while the table is empty."""
+        """{"latency": milliseconds}, or an empty dictionary while the table is empty."""
         return {"latency": self.of(genotype)} if self else {}
 
     @torch.no_grad()
     def measure(self, space: Space, supernet: Supernet, device: torch.device | str) -> None:
-        """Fill the table: the cheapest architecture is timed with each option of each slot in turn.
+        """Fill the table by timing the cheapest architecture with each option of each slot in turn.
 
-        The supernet stays as it was, training mode included.
+        The supernet is unchanged afterwards, including its training mode.
         """
         training = supernet.training
         backbone = supernet.eval().backbone

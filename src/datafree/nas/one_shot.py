@@ -1,6 +1,6 @@
-"""A supernet trained with one uniform path per step, and the score that it gives an architecture.
+"""One-shot supernet training with uniformly sampled paths (SPOS), and the scores of architectures in the trained supernet.
 
-Guo et al., "Single Path One-Shot Neural Architecture Search with Uniform Sampling", ECCV 2020; on synthetic images and soft labels as
+Guo et al., "Single Path One-Shot Neural Architecture Search with Uniform Sampling", ECCV 2020; on recovered images and soft labels as
 in Liu et al., "Data-Free Neural Architecture Search via Recursive Label Calibration", ECCV 2022.
 """
 
@@ -22,20 +22,20 @@ from datafree.distillation.joined_pools import JoinedPools, sample_indices, trai
 from datafree.distillation.losses import distillation_loss
 from datafree.nas.candidates import Candidates, limits_of
 from datafree.nas.latency import LatencyTable
-from datafree.nas.mixing import Supernet, new_supernet, recalibrate
-from datafree.nas.prefilter import Prior, screen
-from datafree.nas.search_result import Measures, MeasureTable, closeness, mean_rank
-from datafree.nas.spaces import Genotype, Space
+from datafree.nas.prefilter import Prior, prefilter
+from datafree.nas.search_result import Measures, MeasureTable, mean_rank, negative_kl
+from datafree.nas.space import Genotype, Space
+from datafree.nas.supernet import Supernet, new_supernet, recalibrate
 from datafree.nas.training import minimise
 
 RECALIBRATION_IMAGES = 256
 WEIGHT_DECAY = 4e-5
 
 
-class Judge:
-    """Scores one path of a supernet: BatchNorm recalibrated on training images once, then one pass over the held-out ones.
+class PathEvaluator:
+    """Scores one path of a supernet: BatchNorm recalibration on training images, then one pass over the held-out images.
 
-    Beside the score stands the ``latency`` where ``latency`` has measured any.
+    The measures are ``agreement`` and ``kl``, and ``latency`` where ``latency`` holds measured times.
     """
 
     def __init__(
@@ -58,62 +58,62 @@ class Judge:
 
 @dataclass(frozen=True)
 class OneShot:
-    """A trained supernet with what can be chosen from it; calling it scores an architecture and keeps the score on disk."""
+    """A trained supernet and its candidates; a call scores an architecture, or returns its earlier score, and saves the checkpoint."""
 
     candidates: Candidates
     curve: list[dict[str, float]]
-    judge: Judge
+    evaluator: PathEvaluator
     prior: Prior | None
-    known: MeasureTable
+    scored: MeasureTable
     checkpoint: Checkpoint
     steps: int
     states: dict[str, Any]
 
     def __call__(self, genotype: Genotype) -> Measures:
-        if genotype not in self.known:
-            self.known[genotype] = self.judge(genotype)
+        if genotype not in self.scored:
+            self.scored[genotype] = self.evaluator(genotype)
             self.checkpoint.save(self.steps, self.curve, **self.states)
-        return self.known[genotype]
+        return self.scored[genotype]
 
     def fitness(self, measures: Mapping[Genotype, Measures]) -> dict[Genotype, float]:
-        """How close architectures come to the teachers; with a prior, the mean of their rank by that and their rank by the prior."""
+        """The negative KL divergence from the teachers; with a prior, the mean of an architecture's ranks by it and by the prior."""
         if self.prior is None:
-            return closeness(measures)
-        return mean_rank(closeness(measures), self.prior.standings(measures))
+            return negative_kl(measures)
+        return mean_rank(negative_kl(measures), self.prior.scores(measures))
 
-    def merits(self, measures: Mapping[Genotype, Measures]) -> dict[Genotype, Measures]:
-        """The measures as a search reports them: with a prior, the fitness is one of them."""
+    def reported_measures(self, measures: Mapping[Genotype, Measures]) -> dict[Genotype, Measures]:
+        """The measures for the search result; with a prior, the fitness is added as ``score``."""
         if self.prior is None:
             return dict(measures)
         values = self.fitness(measures)
-        return {genotype: found | {"score": values[genotype]} for genotype, found in measures.items()}
+        return {genotype: {**measures[genotype], "score": values[genotype]} for genotype in measures}
 
 
 def train(
     space: Space, pools: JoinedPools, config: OneShotConfig, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint
 ) -> OneShot:
-    """Minimise the distillation loss of one path per step, drawn uniformly from the architectures within the limits.
+    """Minimise the distillation loss of one path per step, sampled uniformly from the candidates.
 
-    Architectures beyond a limit, or that ``screen`` leaves out, are never trained: the weights they share would serve none that can be
-    chosen. A batch mixes teachers as the pools do. ``key`` is the dotted key of ``config``, for messages.
+    Architectures beyond a limit or rejected by the pre-filter are never trained: updates of shared weights for them would not help any
+    candidate. A batch mixes images of all teachers. ``key`` is the dotted key of ``config``, for error messages.
 
     Raises:
-        UserError: no architecture meets the limits (before any training), or the training diverges.
+        UserError: no architecture is within the limits (before any training), or the training diverges.
     """
     pools = pools.to(device)
     training, held_out = pools.split(config.validation, seed)
     supernet = new_supernet(space, pools.classes, derive_seed(seed, "supernet"), device)
     optimiser = torch.optim.SGD(supernet.parameters(), config.learning_rate, momentum=0.9, weight_decay=WEIGHT_DECAY, nesterov=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.supernet_steps)
-    known, untrained, latency = MeasureTable(space), MeasureTable(space), LatencyTable()
-    states = {"supernet": supernet, "optimiser": optimiser, "schedule": schedule, "known": known, "prior": untrained, "latency": latency}
-    checkpoint.restore(**states)  # a resumed search goes on with what it measured before the training
+    scored, proxies, latency = MeasureTable(space), MeasureTable(space), LatencyTable()
+    states = {"supernet": supernet, "optimiser": optimiser, "schedule": schedule, "known": scored, "prior": proxies, "latency": latency}
+    checkpoint.restore(**states)  # latencies and proxies measured before an interruption are not measured again
     if config.max_latency and not latency:
         latency.measure(space, supernet, device)
     candidates = Candidates(space, limits_of(config, key, space, latency.of))
-    prior = Prior(config.prior, untrained, max(pools.classes), seed, device) if config.prior else None
+    prior = Prior(config.prior, proxies, max(pools.classes), seed, device) if config.prior else None
     if prior is not None and config.prefilter:
-        candidates = screen(candidates, prior, config, seed)
+        candidates = prefilter(candidates, prior, config, seed)
 
     def loss_of(step: int) -> Tensor:
         path = candidates.sample(Random(derive_seed(seed, "path", step)))
@@ -121,5 +121,5 @@ def train(
         return distillation_loss(supernet(batch.images, path, batch.teacher), batch.soft_labels, config.temperature)
 
     curve = minimise(loss_of, config.supernet_steps, optimiser, schedule, "supernet", checkpoint, states)
-    judge = Judge(supernet, pools, training, held_out, config, seed, latency)
-    return OneShot(candidates, curve, judge, prior, known, checkpoint, config.supernet_steps, states)
+    evaluator = PathEvaluator(supernet, pools, training, held_out, config, seed, latency)
+    return OneShot(candidates, curve, evaluator, prior, scored, checkpoint, config.supernet_steps, states)

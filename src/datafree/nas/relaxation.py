@@ -1,4 +1,4 @@
-"""What searches by gradient share: a weight per option and slot, and the architectures that they stood for along the way."""
+"""Relaxed (gradient-based) search, shared by DARTS and ProxylessNAS: architecture weights, trajectory, early stopping, result."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from datafree.config import RelaxedConfig
 from datafree.devices import derive_seed, generator
 from datafree.distillation.joined_pools import Batch, JoinedPools, training_batch
 from datafree.nas.latency import LatencyTable
-from datafree.nas.mixing import new_supernet
-from datafree.nas.one_shot import Judge
+from datafree.nas.one_shot import PathEvaluator
 from datafree.nas.search_result import MeasureTable, SearchResult
-from datafree.nas.spaces import Genotype, Space
+from datafree.nas.space import Genotype, Space
+from datafree.nas.supernet import new_supernet
 
-INITIAL_SCALE = 1e-3  # deviation of the first weights, as in the papers
+INITIAL_SCALE = 1e-3  # standard deviation of the initial architecture weights, as in the papers
 
 
 class Alphas(nn.Module):
-    """A learnable float per option of every slot of a space; their softmax over a slot is the options' probability."""
+    """The architecture weights: a learnable float per option of every slot; their softmax over a slot gives the options' probabilities."""
 
     def __init__(self, space: Space, seed: int) -> None:
         super().__init__()
@@ -30,35 +30,35 @@ class Alphas(nn.Module):
         self.slots = nn.ParameterList(INITIAL_SCALE * torch.randn(len(options), generator=rng) for options in space.choices)
 
     def mixture(self, values: list[Tensor]) -> list[Mapping[str, Tensor]]:
-        """One value per option of every slot as the path of a supernet."""
+        """Values float [options] per slot as a path through the supernet."""
         return [dict(zip(options, value.unbind(), strict=True)) for options, value in zip(self.space.choices, values, strict=True)]
 
     def probabilities(self) -> list[Tensor]:
-        """float [options] per slot."""
+        """Float [options] per slot."""
         return [alpha.softmax(0) for alpha in self.slots]
 
     @torch.no_grad()
     def architecture(self) -> Genotype:
-        """The one that the weights stand for now."""
+        """The most probable architecture."""
         values = [probability.tolist() for probability in self.probabilities()]
         return self.space.most_probable([dict(zip(o, v, strict=True)) for o, v in zip(self.space.choices, values, strict=True)])
 
     @torch.no_grad()
     def entropy(self) -> float:
-        """Mean over slots, in nats: it falls as the search decides."""
-        each = [torch.special.entr(probability).sum() for probability in self.probabilities()]
-        return float(torch.stack(each).mean())
+        """The entropy of the options' probabilities in nats, averaged over slots."""
+        entropies = [torch.special.entr(probability).sum() for probability in self.probabilities()]
+        return float(torch.stack(entropies).mean())
 
 
 class Trajectory:
-    """The architecture after each of some steps, as a checkpoint can keep them; ``ended`` once nothing more is to be decided."""
+    """The most probable architecture after each of some steps, with a state dict for checkpoints; ``ended`` after early stopping."""
 
     def __init__(self, space: Space) -> None:
         self.space = space
         self.steps: list[tuple[int, Genotype]] = []
         self.ended = False
 
-    def note(self, step: int, genotype: Genotype) -> None:
+    def add(self, step: int, genotype: Genotype) -> None:
         self.steps.append((step, genotype))
 
     def state_dict(self) -> dict[str, Any]:
@@ -69,9 +69,11 @@ class Trajectory:
         self.ended = state_dict["ended"]
 
 
-class Relaxed:
-    """What a search by gradient works on: a supernet, a weight for each of its options, and the pools, of whose training images half serve
-    the weights of the network and half those of the architecture."""
+class RelaxedSearch:
+    """The state of a gradient-based search: supernet, architecture weights, trajectory, and pools split into training and held-out images.
+
+    One half of the training images is for the network's weights, the other half for the architecture weights.
+    """
 
     def __init__(self, space: Space, pools: JoinedPools, config: RelaxedConfig, seed: int, device: torch.device | str) -> None:
         self.space, self.config, self.seed = space, config, seed
@@ -81,51 +83,48 @@ class Relaxed:
         self.parts = {"weights": for_weights, "alphas": for_alphas}
         self.supernet = new_supernet(space, self.pools.classes, derive_seed(seed, "supernet"), device)
         self.alphas, self.trajectory = Alphas(space, seed).to(device), Trajectory(space)
-        self.latency = LatencyTable()  # for a search that charges for it
+        self.latency = LatencyTable()  # filled only by a search with latency as its cost
 
     def batch(self, part: str, step: int) -> Batch:
-        """The images of one step for ``weights`` or ``alphas``."""
+        """The training batch of one step; ``part`` is ``weights`` or ``alphas``."""
         return training_batch(self.pools, self.parts[part], self.config.batch_size, self.seed, part, step)
 
-    def note(self, step: int) -> int:
-        """Keep the present architecture as one that the search passed through; the number of its skip connections.
+    def record(self, step: int) -> int:
+        """Add the most probable architecture to the trajectory; returns the number of its skip connections.
 
-        With more of them than ``max_skips`` allows the search has ended, and this one and those after it do not count (DARTS+).
+        Early stopping (DARTS+): from the first architecture with more than ``max_skips`` skip connections on, none is added.
         """
         genotype = self.alphas.architecture()
         skips = sum(option == self.space.skip for option in genotype)
         self.trajectory.ended |= self.config.max_skips is not None and skips > self.config.max_skips
         if not self.trajectory.ended:
-            self.trajectory.note(step, genotype)
+            self.trajectory.add(step, genotype)
         return skips
 
-    def judge(self) -> Judge:
-        return Judge(self.supernet, self.pools, self.training, self.held_out, self.config, self.seed, self.latency)
+    def result(self, curve: list[dict[str, float]], facts: Mapping[str, float] | None = None) -> SearchResult:
+        """The last architecture of the trajectory, with the supernet scores of all its architectures in order."""
+        passed = [genotype for _, genotype in self.trajectory.steps] or [self.alphas.architecture()]
+        best = passed[-1]
+        measures = MeasureTable(self.space)
+        evaluate = PathEvaluator(self.supernet, self.pools, self.training, self.held_out, self.config, self.seed, self.latency)
+        for genotype in dict.fromkeys([*(genotype for genotype in passed if genotype != best), best]):
+            measures[genotype] = evaluate(genotype)
+        skips = sum(option == self.space.skip for option in best)
+        changes, ended, loss = len(measures) - 1, int(self.trajectory.ended), curve[-1]["loss"]
+        final = {"skips": skips, "changes": changes, "ended_early": ended, "supernet_final_loss": loss}
+        return SearchResult(best, dict(measures), curve, {**final, **(facts or {})})
 
 
 def halves(training: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Training examples int64 [N] in two random halves: one for the weights, one for the architecture."""
+    """Training indices int64 [N] in two random halves: (for the network's weights, for the architecture weights)."""
     shuffled = training[torch.randperm(len(training), generator=generator(seed, "halves"))]
     return shuffled[: (len(training) + 1) // 2], shuffled[(len(training) + 1) // 2 :]
-
-
-def conclude(relaxed: Relaxed, curve: list[dict[str, float]], facts: dict[str, float]) -> SearchResult:
-    """The last architecture that the search passed through, with the score in the supernet of every one of them, in order."""
-    passed = [found for _, found in relaxed.trajectory.steps] or [relaxed.alphas.architecture()]
-    best = passed[-1]
-    measures, judge = MeasureTable(relaxed.space), relaxed.judge()
-    for genotype in dict.fromkeys([*(found for found in passed if found != best), best]):
-        measures[genotype] = judge(genotype)
-    skips = sum(option == relaxed.space.skip for option in best)
-    changes, ended, loss = len(measures) - 1, int(relaxed.trajectory.ended), curve[-1]["loss"]
-    final = {"skips": skips, "changes": changes, "ended_early": ended, "supernet_final_loss": loss}
-    return SearchResult(best, dict(measures), curve, {**final, **facts})
 
 
 def weight_optimiser(
     parameters: list[nn.Parameter], config: RelaxedConfig
 ) -> tuple[torch.optim.SGD, torch.optim.lr_scheduler.CosineAnnealingLR]:
-    """SGD with momentum for the weights of the supernet, the rate along a cosine to a 25th, as DARTS has it."""
+    """SGD with momentum for the network's weights; the learning rate follows a cosine to a 25th, as in DARTS."""
     optimiser = torch.optim.SGD(parameters, config.learning_rate, momentum=0.9, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.supernet_steps, eta_min=config.learning_rate / 25)
     return optimiser, schedule

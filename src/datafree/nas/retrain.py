@@ -1,4 +1,4 @@
-"""Training a found architecture as a stand-alone network, from scratch, on the recovered images."""
+"""Retraining: distil the teachers into the stand-alone network of a searched architecture, from scratch, on recovered images."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from datafree.distillation.agreement import Score, score
 from datafree.distillation.heads import TeacherHeads, own_logits
 from datafree.distillation.joined_pools import JoinedPools, training_batch
 from datafree.distillation.losses import distillation_loss
+from datafree.nas.networks import build
 from datafree.nas.training import minimise
-from datafree.zoo.backbones import Backbone, build
+from datafree.zoo.backbones import Backbone
 
 LEARNING_RATE = 0.01  # AdamW, peak of the one-cycle schedule
 
 
 class MultiHeadClassifier(nn.Module):
-    """A backbone with one head per teacher: float [B, C, H, W] and teacher int64 [B] → logits [B, most classes], see ``own_logits``."""
+    """A backbone with one head per teacher: images float [B, C, H, W], teacher int64 [B] → logits [B, most classes], see ``own_logits``."""
 
     def __init__(self, backbone: Backbone, classes: Sequence[int]) -> None:
         super().__init__()
@@ -35,7 +36,7 @@ class MultiHeadClassifier(nn.Module):
 
 @dataclass(frozen=True)
 class Retrained:
-    """The network in evaluation mode, its training curve, and its score on ``held_out`` images that it was not trained on."""
+    """The network in evaluation mode, its training curve, and its score on the held-out images (``held_out``: their number)."""
 
     network: MultiHeadClassifier
     curve: list[dict[str, float]]
@@ -44,18 +45,23 @@ class Retrained:
 
 
 def retrain(
-    pools: JoinedPools, described: BackboneConfig, config: AlgorithmConfig, seed: int, device: torch.device | str, checkpoint: Checkpoint
+    pools: JoinedPools,
+    backbone_config: BackboneConfig,
+    config: AlgorithmConfig,
+    seed: int,
+    device: torch.device | str,
+    checkpoint: Checkpoint,
 ) -> Retrained:
-    """Distil all teachers into the stand-alone network of one architecture: the same loss and the same held-out images as in the search.
+    """Distil all teachers into one stand-alone network, with the loss and the held-out images of the search.
 
     Raises:
         UserError: a malformed genotype, or the training diverges.
     """
     pools = pools.to(device)
     training, held_out = pools.split(config.validation, seed)
-    own = derive_seed(seed, "retrain")
-    backbone = build(described, pools.image_channels, pools.image_size, own)
-    with seeded_initialisation(derive_seed(own, "heads")):
+    network_seed = derive_seed(seed, "retrain")
+    backbone = build(backbone_config, pools.image_channels, pools.image_size, network_seed)
+    with seeded_initialisation(derive_seed(network_seed, "heads")):
         network = MultiHeadClassifier(backbone, pools.classes)
     network.to(device)
     optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE)

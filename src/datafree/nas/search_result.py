@@ -1,4 +1,4 @@
-"""What a search hands back, whatever its algorithm."""
+"""Search results: the measures of all scored architectures, ranks, fitness, costs and the Pareto front."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any, TypeVar
 
 from scipy.stats import rankdata
 
-from datafree.nas.spaces import Genotype, Space
+from datafree.nas.space import Genotype, Space
 
 Key = TypeVar("Key")
-Measures = dict[str, float]  # of one architecture, by name
+Measures = dict[str, float]  # measured values of one architecture by name
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The architecture, the measures of every scored one in the order of scoring, the course of the search, and further numbers."""
+    """The result of any algorithm: the best architecture, the measures of every scored one in order, the history, further metrics."""
 
     best: Genotype
     measures: dict[Genotype, Measures]
@@ -25,7 +25,7 @@ class SearchResult:
 
 
 class MeasureTable(dict[Genotype, Measures]):
-    """Measured architectures in order, as a checkpoint can keep them."""
+    """Measures by architecture in the order of scoring, with a state dict for checkpoints."""
 
     def __init__(self, space: Space) -> None:
         super().__init__()
@@ -39,38 +39,38 @@ class MeasureTable(dict[Genotype, Measures]):
         self.update({self.space.decode(text): dict(measures) for text, measures in state_dict.items()})
 
 
-# What a search maximises: a value of each of the architectures measured so far, which may depend on the others.
+# What a search maximises: a value for each of the architectures measured so far; it may depend on the others.
 Fitness = Callable[[Mapping[Genotype, Measures]], dict[Genotype, float]]
 
 
-def closeness(measures: Mapping[Genotype, Measures]) -> dict[Genotype, float]:
-    """The divergence from the teachers, negated.
+def negative_kl(measures: Mapping[Genotype, Measures]) -> dict[Genotype, float]:
+    """The negative KL divergence from the teachers.
 
-    It orders cells more like their stand-alone training does than agreement, of which many cells share a value.
+    It ranks cells closer to their stand-alone accuracy than the agreement with the teachers, which is equal for many cells.
     """
-    return {genotype: -found["kl"] for genotype, found in measures.items()}
+    return {genotype: -measured["kl"] for genotype, measured in measures.items()}
 
 
 def relative_rank(values: Mapping[Key, float]) -> dict[Key, float]:
-    """The rank of each value divided by their number: above 0, 1 = the largest. Equal values share the mean of their ranks."""
+    """The rank of each value divided by their number, in (0, 1]: 1 = the largest. Equal values share their mean rank."""
     return dict(zip(values, (rankdata(list(values.values())) / len(values)).tolist(), strict=True)) if values else {}
 
 
 def mean_rank(*values: Mapping[Key, float]) -> dict[Key, float]:
-    """The mean over ``values``, which have the same keys, of a key's relative rank in each."""
-    ranks = [relative_rank(one) for one in values]
+    """The mean of each key's relative ranks in several mappings, which have the same keys."""
+    ranks = [relative_rank(mapping) for mapping in values]
     return {key: sum(rank[key] for rank in ranks) / len(ranks) for key in ranks[0]}
 
 
 def best_of(measures: Mapping[Genotype, Measures], fitness: Fitness) -> Genotype:
-    """The architecture of the largest fitness; of several the first."""
+    """The architecture with the largest fitness; the first of equal ones."""
     values = fitness(measures)
     return max(values, key=values.__getitem__)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a candidate architecture costs: its name, an axis's label, the unit of a value, and how many raw units make one of these."""
+    """A cost of architectures: its name, the label of an axis, its unit, and the number of raw units in one of these."""
 
     name: str
     label: str
@@ -80,11 +80,11 @@ class Cost:
 
 MACS = Cost("multiply-adds", "multiply-adds for one image, millions", "M", 1e6)
 LATENCY = Cost("latency", "milliseconds for one image", "ms", 1.0)
-COSTS = {"macs": MACS, "latency": LATENCY}  # by the column of a table of candidates; latency is there where it was measured
+COSTS = {"macs": MACS, "latency": LATENCY}  # by column of the candidates table; the latency column is optional
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The (cost, value) that no other point beats in one without losing in the other, by rising cost."""
+    """The Pareto-optimal (cost, value) pairs, lower cost and higher value being better, in order of rising cost."""
     front: list[tuple[float, float]] = []
     for cost, value in sorted(points, key=lambda point: (point[0], -point[1])):
         if not front or value > front[-1][1]:

@@ -1,4 +1,4 @@
-"""Single path one-shot search: train a supernet with uniform paths, then breed architectures that score well in it."""
+"""SPOS, single-path one-shot search: a supernet trained with uniform paths, then evolution of architectures scored in it."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import SposConfig
 from datafree.distillation.joined_pools import JoinedPools
 from datafree.nas import one_shot
-from datafree.nas.evolution import course, evolve
+from datafree.nas.evolution import evolve, generation_history
 from datafree.nas.search_result import Measures, SearchResult, best_of
-from datafree.nas.spaces import Genotype, Space
+from datafree.nas.space import Genotype, Space
 
 
 def search(
     space: Space, pools: JoinedPools, config: SposConfig, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint
 ) -> SearchResult:
-    """The architecture that best follows the teachers on held-out synthetic images, among those within the limits.
+    """The architecture within the limits that agrees best with the teachers on held-out recovered images.
 
     Raises:
-        UserError: no architecture meets the limits (before any training), or the training diverges.
+        UserError: no architecture is within the limits (before any training), or the training diverges.
     """
     trained = one_shot.train(space, pools, config, key, seed, device, checkpoint)
     measures, generations = evolve(trained, trained.fitness, trained.candidates, config, seed)
     best = best_of(measures, trained.fitness)
-    rows = course(measures, generations, trained.fitness, space.macs)
-    return SearchResult(best, trained.merits(measures), rows, comparison(space, measures, generations, trained.curve))
+    history = generation_history(measures, generations, trained.fitness, space.macs)
+    return SearchResult(best, trained.reported_measures(measures), history, random_baseline(space, measures, generations, trained.curve))
 
 
-def comparison(
+def random_baseline(
     space: Space, measures: dict[Genotype, Measures], generations: list[list[Genotype]], curve: list[dict[str, float]]
 ) -> dict[str, float]:
-    """What the search gained: the scores of the random first generation beside those of the best architecture."""
+    """Metrics of the random first generation, to compare the best architecture with, and of the search as a whole."""
     first = [measures[genotype] for genotype in generations[0]]
     return {
         "random_mean_agreement": sum(values["agreement"] for values in first) / len(first),

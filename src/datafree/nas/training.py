@@ -1,4 +1,4 @@
-"""The optimisation loop that supernet and retraining share: scheduled, logged, resumable."""
+"""The training loop of supernets and retraining: learning-rate schedule, training curve, checkpoints."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def minimise(
     describe: Callable[[int], dict[str, float]] = lambda step: {},
     gradient_clip: float = 0.0,
 ) -> list[dict[str, float]]:
-    """Step down ``loss_of(step)``; returns the curve, rows of ``step``, ``loss``, ``learning_rate`` and what ``describe(step)`` adds.
+    """Minimise ``loss_of(step)``; returns the curve: rows of ``step``, ``loss``, ``learning_rate`` and the entries of ``describe(step)``.
 
-    ``states`` is what the checkpoint keeps, by name; optimiser and schedule belong to it. The randomness of a step must follow from its
-    number alone: then a resumed run equals an uninterrupted one bit for bit on CPU. ``gradient_clip``, if not 0, is the largest norm of the
-    gradient of all that the optimiser moves.
+    ``states`` are the objects saved in the checkpoint, optimiser and schedule included. Random numbers of a step must depend only on its
+    number: then a resumed run equals an uninterrupted one bit for bit on CPU. ``gradient_clip``, if not 0, is the largest norm of the
+    gradient of all parameters of the optimiser.
 
     Raises:
         UserError: the loss is no longer finite.

@@ -17,13 +17,14 @@ from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.distillation.heads import TeacherHeads
 from datafree.meta import ARMS
 from datafree.meta.learner import Learner
+from datafree.nas.networks import build
 from datafree.stages.files.image_sets import read_image_set
 from datafree.stages.files.networks import searched_backbone
 from datafree.tasks.episodes import sample_episodes
 from datafree.tasks.pools import real_pool
 from datafree.workflow.job_checkpoints import checkpoint_of
 from datafree.workflow.provenance import Job
-from datafree.zoo.backbones import Backbone, Classifier, Normalise, build
+from datafree.zoo.backbones import Backbone, Classifier, Normalise
 from datafree.zoo.networks import network_card
 from datafree.zoo.teachers import common_normalisation
 from datafree.zoo.training import accuracy, hold_out, logits_of, train_classifier

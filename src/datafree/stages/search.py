@@ -10,9 +10,9 @@ from datafree.config import ALGORITHM_TYPES, AlgorithmConfig, typed
 from datafree.distillation.joined_pools import JoinedPools
 from datafree.nas import spaces
 from datafree.nas.algorithms import ALGORITHMS
-from datafree.nas.drawing import draw_architecture, draw_candidates
+from datafree.nas.candidate_plot import draw_candidates
 from datafree.nas.search_result import SearchResult
-from datafree.nas.spaces import Space
+from datafree.nas.space import Space
 from datafree.stages.files.pools import read_pools
 from datafree.stages.files.tasks import read_sampling_weights
 from datafree.workflow.job_checkpoints import checkpoint_of
@@ -49,7 +49,7 @@ def run(job: Job) -> None:
         "seed": job.config["seed"],
     }
     artifacts.write_json(job.output("architecture"), architecture)
-    artifacts.write_image(job.output("drawing"), draw_architecture(space, found.best))
+    artifacts.write_image(job.output("drawing"), space.draw(found.best))
     artifacts.write_history(job.output("history"), found.history)
     rows = candidate_rows(space, found)
     artifacts.write_history(job.output("candidates"), rows)

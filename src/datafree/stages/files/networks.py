@@ -7,8 +7,9 @@ from pathlib import Path
 from datafree import artifacts
 from datafree.config import BackboneConfig, typed
 from datafree.evaluation.rows import TrainedNetwork
+from datafree.nas.networks import build
 from datafree.zoo import loading
-from datafree.zoo.backbones import Backbone, Classifier, Normalise, build
+from datafree.zoo.backbones import Backbone, Classifier, Normalise
 
 CARD_KEYS = ("backbone", "input", "mean", "std")
 

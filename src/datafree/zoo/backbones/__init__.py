@@ -12,14 +12,10 @@ from datafree.errors import UserError
 from datafree.zoo.backbones.base import Backbone, BlockBackbone, Classifier, Normalise, batch_norm_layers, fitted
 from datafree.zoo.backbones.cifar_resnet import CifarResNet
 from datafree.zoo.backbones.conv4 import Conv4
-from datafree.zoo.backbones.darts import Darts
 from datafree.zoo.backbones.few_shot_resnet import FewShotResNet, ResNet12
-from datafree.zoo.backbones.mbconv import Mbconv
 from datafree.zoo.backbones.memory_format import channels_last
 from datafree.zoo.backbones.mobilenet_v2 import MobileNetV2
-from datafree.zoo.backbones.nasbench201 import NasBench201
 from datafree.zoo.backbones.resnet import ResNet8
-from datafree.zoo.backbones.slim_resnet import SlimResNet
 from datafree.zoo.backbones.timm_models import TimmModel
 from datafree.zoo.backbones.torchvision_models import TorchvisionModel
 from datafree.zoo.backbones.vgg import Vgg
@@ -30,7 +26,6 @@ BACKBONES: dict[str, Callable[[BackboneConfig, int, int], Backbone]] = {
     "conv4": lambda config, channels, size: Conv4(config.width, channels, size),
     "conv4_strided": lambda config, channels, size: Conv4(config.width, channels, size, stride_stem=True),
     "resnet8": lambda config, channels, size: ResNet8(config.width, channels),
-    "nasbench201": lambda config, channels, size: NasBench201(config.genotype, config.width, config.cells, channels),
     "resnet10": lambda config, channels, size: FewShotResNet(1, config.width, channels),
     "resnet12": lambda config, channels, size: ResNet12(config.width, channels),
     "resnet18": lambda config, channels, size: FewShotResNet(2, config.width, channels),
@@ -46,10 +41,6 @@ BACKBONES: dict[str, Callable[[BackboneConfig, int, int], Backbone]] = {
     "vgg16": lambda config, channels, size: Vgg(16, config.width, channels),
     "vgg19": lambda config, channels, size: Vgg(19, config.width, channels),
     "mobilenetv2": lambda config, channels, size: MobileNetV2(config.width, channels),
-    "darts": lambda config, channels, size: Darts(config.genotype, config.width, config.cells, channels),
-    "mbconv": lambda config, channels, size: Mbconv(config.genotype, config.width, config.cells, channels),
-    "mbconv_imagenet": lambda config, channels, size: Mbconv(config.genotype, config.width, config.cells, channels, imagenet=True),
-    "slim_resnet": lambda config, channels, size: SlimResNet(config.genotype, config.width, config.cells, channels),
     "torchvision/*": lambda config, channels, size: TorchvisionModel(config.name.partition("/")[2], channels, size),
     "timm/*": lambda config, channels, size: TimmModel(config.name.partition("/")[2], channels, size),
 }

@@ -1,0 +1,33 @@
+"""Backbones by configuration: stand-alone networks of searched architectures, and all backbones of the zoo."""
+
+from __future__ import annotations
+
+from datafree.config import BackboneConfig
+from datafree.devices import seeded_initialisation
+from datafree.nas.space import Genotype, Space
+from datafree.nas.spaces import SPACES
+from datafree.zoo import backbones
+from datafree.zoo.backbones import Backbone
+from datafree.zoo.backbones.memory_format import channels_last
+
+
+def build(config: BackboneConfig, channels: int, image_size: int, seed: int) -> Backbone:
+    """A freshly initialised backbone for images of [channels, image_size, image_size]; the same seed gives the same weights.
+
+    ``config.name`` is that of a search space or of a backbone of the zoo.
+
+    Raises:
+        UserError: no backbone of that name, one that cannot take such images, or a malformed genotype.
+    """
+    if config.name not in SPACES:
+        return backbones.build(config, channels, image_size, seed)
+    space = SPACES[config.name](config.width, config.cells, image_size, channels)
+    return stand_alone(space, space.decode(config.genotype), seed)
+
+
+def stand_alone(space: Space, genotype: Genotype, seed: int) -> Backbone:
+    """The freshly initialised network of one architecture, outside the supernet; a function of its arguments."""
+    with seeded_initialisation(seed):
+        backbone = channels_last(space.network(genotype))
+    backbone.input = (space.image_channels, space.image_size, space.image_size)
+    return backbone

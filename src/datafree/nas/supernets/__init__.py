@@ -1,1 +1,0 @@
-"""The network of each search space that holds all of its architectures, weights shared."""
