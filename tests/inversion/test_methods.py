@@ -19,7 +19,6 @@ from datafree.config import (
 )
 from datafree.inversion import METHODS
 from datafree.inversion.generator import new_generator
-from datafree.inversion.inner_loop import soft_labels
 
 SIZE = 16
 SHARED = InversionConfig(images_per_class=4, shift=1, region=0.75, loss=InversionLossConfig(total_variation=0.01, squared_norm=0.001))

@@ -10,7 +10,7 @@ from datafree import devices
 from datafree.config import InversionConfig
 from datafree.data.images import ImageSet
 from datafree.inversion.generator import new_generator
-from datafree.inversion.inner_loop import Inner, adapt, draw_pool, soft_labels
+from datafree.inversion.inner_loop import InnerLoopConfig, draw_pool, run_inner_loop
 from datafree.inversion.losses import BatchNormMatch
 from datafree.tasks import reliability as module
 from datafree.tasks.pools import Pool
