@@ -1,9 +1,8 @@
 import pytest
 import torch
+from frechet import frechet_distance, teacher_features
 from hypothesis import given
 from hypothesis import strategies as st
-
-from datafree.evaluation.frechet import frechet_distance, teacher_features
 
 
 def exactly(mean, covariance, count=40, seed=0):

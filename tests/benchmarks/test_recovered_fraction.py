@@ -4,13 +4,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from recovered_fraction import downstream_accuracies, noise_pool, recovered_fraction, smooth_noise
 
 from datafree import devices
 from datafree.config import BackboneConfig, DistillationArm, EvaluationConfig
 from datafree.data.images import ImageSet
-from datafree.evaluation.recovered_fraction import downstream_accuracies, noise_pool, real_pool, recovered_fraction, smooth_noise
-from datafree.inversion.inner_loop import soft_labels
+from datafree.tasks.pools import real_pool
 from datafree.zoo.backbones import Normalise
+from datafree.zoo.teachers import soft_labels
 
 CPU = torch.device("cpu")
 ARM = DistillationArm(backbone=BackboneConfig("conv4_strided", 8), steps=6, teachers_per_step=2, images_per_teacher=4)

@@ -19,6 +19,7 @@ from datafree.config import (
 )
 from datafree.inversion import METHODS
 from datafree.inversion.generator import new_generator
+from datafree.zoo.teachers import soft_labels
 
 SIZE = 16
 SHARED = InversionConfig(images_per_class=4, shift=1, region=0.75, loss=InversionLossConfig(total_variation=0.01, squared_norm=0.001))

@@ -31,7 +31,7 @@ class InnerLoopConfig:
 
 @dataclass(frozen=True)
 class PoolInputs:
-    """The generator's inputs for all images of a pool, and the teacher predictions to aim at: latents [N, D], labels [N], targets [N, K]."""
+    """Generator inputs and target probabilities of all images of a pool: latents [N, D], labels [N], targets [N, K]."""
 
     latents: Tensor
     labels: Tensor
@@ -40,7 +40,7 @@ class PoolInputs:
 
 @dataclass(frozen=True)
 class InnerLoopResult:
-    """The trained copy, the loss terms of every step, and the last step's batch: ``latents`` [B, D] (optimised, if set) and ``labels`` [B]."""
+    """The trained copy, its loss terms per step, and the inputs of the last step: ``latents`` [B, D] and ``labels`` [B]."""
 
     generator: Generator
     history: list[dict[str, float]]
@@ -49,7 +49,7 @@ class InnerLoopResult:
 
 
 def batch_labels(classes: int, count: int, rng: torch.Generator) -> Tensor:
-    """int64 [count]: balanced over all classes if each fits twice, else over ``count // 2`` random ones: diversity needs pairs of a class."""
+    """int64 [count]: balanced over all classes if each fits twice, else over ``count // 2`` random classes: diversity needs pairs."""
     if 2 * classes <= count:
         return balanced_labels(classes, count)
     chosen = torch.randperm(classes, generator=rng)[: max(1, count // 2)]
