@@ -29,7 +29,7 @@ def test_permuted_classes_permute_the_logits_and_permuted_shots_change_nothing(c
     assert torch.allclose(prototype_logits(support[:, shots], query), logits)
 
 
-def test_the_episodes_loss_is_the_cross_entropy_of_unit_features():
+def test_the_episode_loss_is_the_cross_entropy_of_unit_features():
     support, query, scale = normal(3, 2, 5), normal(3, 4, 5, seed=1), 7.0
     total = 0.0
     for w in range(3):
@@ -42,7 +42,7 @@ def test_the_episodes_loss_is_the_cross_entropy_of_unit_features():
     assert episode_loss(5 * support, 0.1 * query, scale).item() == pytest.approx(total / 12, rel=1e-6)
 
 
-def test_an_episode_of_well_separated_classes_costs_next_to_nothing():
+def test_well_separated_classes_have_a_loss_near_zero():
     centres = torch.eye(4)[:, None].expand(4, 3, 4)
     assert episode_loss(centres, centres, 10.0) < 1e-6
     assert episode_loss(centres, centres.roll(1, 0), 10.0) > 10

@@ -1,4 +1,4 @@
-"""The study of inversion methods, on a run of three untrained teachers."""
+"""The benchmark of inversion methods, on a run with three untrained teachers."""
 
 import json
 from pathlib import Path
@@ -27,12 +27,12 @@ METHODS = {
 
 def study(run: Path, folder: Path, *options: str, methods=METHODS) -> dict:
     (folder / "methods.yaml").write_text(yaml.safe_dump(methods, sort_keys=False))
-    given = ["--run", run, "--output", folder / "out", "--methods", folder / "methods.yaml", *options]
-    inversion_methods.main([str(one) for one in given])
+    arguments = ["--run", run, "--output", folder / "out", "--methods", folder / "methods.yaml", *options]
+    inversion_methods.main([str(argument) for argument in arguments])
     return json.loads((folder / "out" / "results.json").read_text())
 
 
-def test_a_study_measures_every_row_once_and_goes_on_where_it_stopped(run, tmp_path):
+def test_every_row_is_measured_once_and_a_second_run_adds_missing_rows(run, tmp_path):
     found = study(run, tmp_path, "--teachers", "2", "--seeds", "0", "1", "--only", "five", "pixels")
     assert found["settings"]["teachers"] == ["first", "second"]
     assert found["settings"]["zoo"] == 3
@@ -50,16 +50,16 @@ def test_a_study_measures_every_row_once_and_goes_on_where_it_stopped(run, tmp_p
 
     more = study(run, tmp_path, "--teachers", "2", "--seeds", "0", "1")
     for part in ("cells", "downstream", "generators"):
-        assert more[part].items() >= found[part].items()  # times included: nothing was done again
+        assert more[part].items() >= found[part].items()  # including times: nothing was measured again
     assert len(more["cells"]) == 2 + 4 * 2 * 2
-    assert len(more["generators"]) == 4  # five_even has a loss of its own, and so a generator
+    assert len(more["generators"]) == 4  # five_even has another loss, and so another generator
     lines = (tmp_path / "out" / "table.md").read_text().splitlines()
     assert [line.split("|")[1].strip() for line in lines if line.startswith("| ")] == [
         "method", *METHODS["rows"], "images", "real", *METHODS["rows"], "noise",
     ]  # fmt: skip
 
 
-def test_a_row_of_other_settings_is_refused(run, tmp_path):
+def test_a_row_with_other_settings_is_refused(run, tmp_path):
     options = ("--teachers", "1", "--seeds", "0", "--only", "pixels")
     study(run, tmp_path, *options)
     changed = {**METHODS, "rows": {"pixels": {"method": "pixels", "steps": 3}}}
@@ -69,7 +69,7 @@ def test_a_row_of_other_settings_is_refused(run, tmp_path):
         study(run, tmp_path, *options, methods={**METHODS, "distillation": {"steps": 3}})
 
 
-def test_the_rows_that_come_with_it_are_valid():
+def test_the_default_rows_are_valid():
     spec = yaml.safe_load((FOLDER / "inversion_methods.yaml").read_text(encoding="utf-8"))
     rows = {name: inversion_methods.Row.read(name, row, spec) for name, row in spec["rows"].items()}
     assert spec["unit"] in rows
