@@ -32,15 +32,15 @@ def run(options, output, *more):
 @pytest.mark.parametrize("method", ["{method: pixels, steps: 3}", "{method: generator, steps: 2}"])
 def test_a_student_is_trained_on_recovered_images_and_tested_on_real_images(options, tmp_path, method):
     given = ["--method", method, "--inversion", "{meta_generator: {outer_steps: 2, inner_steps: 1}}"]
-    found = run(options, tmp_path, *given)
-    assert found["recovery"]["images"] == 12
-    assert found["recovery"]["cost"]["cpu_seconds"] > 0
-    assert {key for key in found["recovery"] if key.startswith("transfer")} == {"transfer_net-1", "transfer_net-2"}
-    assert found["recovery"]["frechet"] > 0
-    assert found["student"]["images"] == 18
+    result = run(options, tmp_path, *given)
+    assert result["recovery"]["images"] == 12
+    assert result["recovery"]["cost"]["cpu_seconds"] > 0
+    assert {key for key in result["recovery"] if key.startswith("transfer")} == {"transfer_net-1", "transfer_net-2"}
+    assert result["recovery"]["frechet"] > 0
+    assert result["student"]["images"] == 18
     pool = artifacts.read_tensors(tmp_path / "pool.safetensors")
     assert torch.bincount(pool["labels"]).tolist() == [4, 4, 4]
-    assert run(options, tmp_path, *given) == found  # nothing is computed again
+    assert run(options, tmp_path, *given) == result  # nothing is computed again
 
 
 def test_an_interrupted_training_resumes_to_the_same_student(options, tmp_path, monkeypatch):
@@ -68,10 +68,10 @@ def test_an_interrupted_training_resumes_to_the_same_student(options, tmp_path, 
 
 
 def test_the_noise_baseline_recovers_no_pool(options, tmp_path):
-    found = run(options, tmp_path, "--source", "noise")
-    assert found["recovery"]["cost"] is None
+    result = run(options, tmp_path, "--source", "noise")
+    assert result["recovery"]["cost"] is None
     assert not (tmp_path / "pool.safetensors").exists()
-    assert "accuracy" in found["student"]
+    assert "accuracy" in result["student"]
 
 
 def test_wrong_options_raise_user_errors(options, tmp_path):

@@ -21,16 +21,16 @@ POSITIVE = st.lists(st.floats(0.1, 3), min_size=3, max_size=3)
 def test_with_diagonal_covariances_the_distance_is_a_sum_over_features(means, others, deviations, other_deviations):
     first, second, one, two = (torch.tensor(values, dtype=torch.float64) for values in (means, others, deviations, other_deviations))
     expected = ((first - second) ** 2 + (one - two) ** 2).sum().item()
-    found = frechet_distance(points_with(first, torch.diag(one**2)), points_with(second, torch.diag(two**2), count=60, seed=1))
-    assert found == pytest.approx(expected, abs=1e-6)
+    distance = frechet_distance(points_with(first, torch.diag(one**2)), points_with(second, torch.diag(two**2), count=60, seed=1))
+    assert distance == pytest.approx(expected, abs=1e-6)
 
 
 def test_with_commuting_covariances_the_distance_is_that_of_their_eigenvalues():
     turn, _ = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64))
     one, two = torch.tensor([1.0, 2.0, 3.0, 4.0]).double(), torch.tensor([4.0, 0.5, 3.0, 1.0]).double()
     zero = torch.zeros(4, dtype=torch.float64)
-    found = frechet_distance(points_with(zero, turn @ torch.diag(one) @ turn.T), points_with(zero, turn @ torch.diag(two) @ turn.T))
-    assert found == pytest.approx((one.sqrt() - two.sqrt()).square().sum().item(), abs=1e-8)
+    distance = frechet_distance(points_with(zero, turn @ torch.diag(one) @ turn.T), points_with(zero, turn @ torch.diag(two) @ turn.T))
+    assert distance == pytest.approx((one.sqrt() - two.sqrt()).square().sum().item(), abs=1e-8)
 
 
 def test_the_distance_in_two_dimensions_is_the_closed_form():
@@ -54,6 +54,6 @@ def test_the_distance_is_0_for_equal_sets_symmetric_and_not_negative():
 
 def test_features_are_the_teachers(teachers, make_images):
     images, _ = make_images(2, 4, 32, seed=1)
-    found = teacher_features(teachers[0], images, torch.device("cpu"), batch_size=3)
-    assert torch.allclose(found, teachers[0].features(images), atol=1e-5)
-    assert not found.requires_grad
+    features = teacher_features(teachers[0], images, torch.device("cpu"), batch_size=3)
+    assert torch.allclose(features, teachers[0].features(images), atol=1e-5)
+    assert not features.requires_grad

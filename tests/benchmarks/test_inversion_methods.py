@@ -33,24 +33,24 @@ def study(run: Path, folder: Path, *options: str, methods=METHODS) -> dict:
 
 
 def test_every_row_is_measured_once_and_a_second_run_adds_missing_rows(run, tmp_path):
-    found = study(run, tmp_path, "--teachers", "2", "--seeds", "0", "1", "--only", "five", "pixels")
-    assert found["settings"]["teachers"] == ["first", "second"]
-    assert found["settings"]["zoo"] == 3
+    results = study(run, tmp_path, "--teachers", "2", "--seeds", "0", "1", "--only", "five", "pixels")
+    assert results["settings"]["teachers"] == ["first", "second"]
+    assert results["settings"]["zoo"] == 3
     names = {f"{row}/{seed}/{teacher}" for row in ("five", "pixels") for seed in (0, 1) for teacher in ("first", "second")}
-    assert found["cells"].keys() == names | {"real/0/first", "real/0/second"}
-    assert found["downstream"].keys() == {f"{row}/{seed}" for row in ("five", "pixels", "noise", "real") for seed in (0, 1)}
-    assert len(found["generators"]) == 2  # one per seed
-    cell = found["cells"]["pixels/1/second"]
+    assert results["cells"].keys() == names | {"real/0/first", "real/0/second"}
+    assert results["downstream"].keys() == {f"{row}/{seed}" for row in ("five", "pixels", "noise", "real") for seed in (0, 1)}
+    assert len(results["generators"]) == 2  # one per seed
+    cell = results["cells"]["pixels/1/second"]
     assert cell["images"] == 16
     assert cell["cpu_seconds"] > 0
     assert cell["frechet"] > 0
     assert 0 <= cell["jury_unanimous"] <= cell["judge_accuracy"] <= 1
-    assert found["cells"]["real/0/first"]["within_class_ratio"] == pytest.approx(1)
-    assert set(found["downstream"]["real/0"]["accuracy"]) == {"1", "2"}
+    assert results["cells"]["real/0/first"]["within_class_ratio"] == pytest.approx(1)
+    assert set(results["downstream"]["real/0"]["accuracy"]) == {"1", "2"}
 
     more = study(run, tmp_path, "--teachers", "2", "--seeds", "0", "1")
     for part in ("cells", "downstream", "generators"):
-        assert more[part].items() >= found[part].items()  # including times: nothing was measured again
+        assert more[part].items() >= results[part].items()  # including times: nothing was measured again
     assert len(more["cells"]) == 2 + 4 * 2 * 2
     assert len(more["generators"]) == 4  # five_even has another loss, and so another generator
     lines = (tmp_path / "out" / "table.md").read_text().splitlines()

@@ -21,12 +21,12 @@ RESULTS = {
 def lines(text, first):
     rows = [[part.strip() for part in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     start = next(place for place, row in enumerate(rows) if row[0] == first)
-    found = {}
+    named = {}
     for row in rows[start + 2 :]:
         if row[0] in ("method", "images"):
             break
-        found[row[0]] = dict(zip(rows[start][1:], row[1:], strict=True))
-    return found
+        named[row[0]] = dict(zip(rows[start][1:], row[1:], strict=True))
+    return named
 
 
 def test_costs_are_per_hundred_images_and_relative_to_the_unit():

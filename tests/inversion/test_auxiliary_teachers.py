@@ -16,7 +16,7 @@ def trained(teacher):
     return teacher
 
 
-def fresh(architecture, name):
+def untrained_as(architecture, name):
     def make(teacher):
         entry = Entry(name=name, architecture=Architecture(architecture), input=[3, 32, 32])
         return dataclasses.replace(teacher, name=name, network=freeze(empty_network(entry, 3)))
@@ -27,7 +27,7 @@ def fresh(architecture, name):
 def test_auxiliary_teachers_are_the_others_with_trained_statistics(make_teacher):
     first, second = (trained(make_teacher(name, ("a", "b", "c"), seed)) for seed, name in enumerate(("first", "second")))
     untrained = make_teacher("untrained", ("a", "b", "c"), 2)  # running statistics of images, but the scales of a new network
-    without = fresh("torchvision/vgg11", "without BatchNorm")(first)
+    without = untrained_as("torchvision/vgg11", "without BatchNorm")(first)
     assert [has_trained_statistics(teacher) for teacher in (first, second, untrained, without)] == [True, True, False, False]
     zoo = [first, untrained, second, without]
     assert auxiliary_teachers_of(first, zoo) == [second]

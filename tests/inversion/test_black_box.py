@@ -65,11 +65,11 @@ def pictures(size=4):
 
 def test_the_estimate_has_the_gradient_as_its_expectation():
     images = pictures()
-    values, found = estimate(images)
+    values, estimated = estimate(images)
     truth = true_gradient(images)
     assert torch.equal(values, smooth(images))
-    assert F.cosine_similarity(found.flatten(1), truth.flatten(1)).min() > 0.98
-    assert torch.allclose(found.flatten(1).norm(dim=1), truth.flatten(1).norm(dim=1), rtol=0.1)
+    assert F.cosine_similarity(estimated.flatten(1), truth.flatten(1)).min() > 0.98
+    assert torch.allclose(estimated.flatten(1).norm(dim=1), truth.flatten(1).norm(dim=1), rtol=0.1)
 
 
 def test_the_error_falls_with_the_number_of_directions():
@@ -82,36 +82,36 @@ def test_the_error_falls_with_the_number_of_directions():
 @pytest.mark.parametrize("size", [4, 5])
 def test_with_blocks_the_expectation_is_the_gradient_averaged_over_each_block(size):
     images = pictures(size)
-    found = estimate(images, block=2)[1]
+    estimated = estimate(images, block=2)[1]
     truth = true_gradient(images)
     for down in range(0, size, 2):
         for right in range(0, size, 2):
-            part = found[..., down : down + 2, right : right + 2]
+            part = estimated[..., down : down + 2, right : right + 2]
             assert (part - part[..., :1, :1]).abs().max() < 1e-9  # constant within a block
     if size % 2 == 0:
         expected = F.avg_pool2d(truth, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
-        assert F.cosine_similarity(found.flatten(1), expected.flatten(1)).min() > 0.98
-        assert torch.allclose(found.flatten(1).norm(dim=1), expected.flatten(1).norm(dim=1), rtol=0.1)
+        assert F.cosine_similarity(estimated.flatten(1), expected.flatten(1)).min() > 0.98
+        assert torch.allclose(estimated.flatten(1).norm(dim=1), expected.flatten(1).norm(dim=1), rtol=0.1)
 
 
 def test_for_a_linear_function_one_direction_is_exact_along_itself():
     images = torch.zeros(1, 3, 2, 2, dtype=torch.float64)
     slopes = torch.arange(12, dtype=torch.float64).view(1, 3, 2, 2)
     settings = {"directions": 1, "smoothing": 0.7, "block": 1, "rng": devices.generator(0, "one")}
-    _, found = zero_order_gradient(lambda x: (x * slopes).flatten(1).sum(1), images, **settings)
-    direction = found / found.norm()
-    assert torch.allclose(found, 12 * (slopes * direction).sum() * direction)
+    _, estimated = zero_order_gradient(lambda x: (x * slopes).flatten(1).sum(1), images, **settings)
+    direction = estimated / estimated.norm()
+    assert torch.allclose(estimated, 12 * (slopes * direction).sum() * direction)
 
 
 # ---- recovery ---------------------------------------------------------------------------------------------------------------------------
 
 
 def test_images_are_recovered_from_a_function_without_a_graph():
-    found = from_predictions(colour_api, method(steps=60, batch_size=18, directions=8))
-    strength = found.images.float().mean((2, 3))
-    assert (strength.argmax(1) == found.labels).all()
-    assert torch.allclose(found.soft_labels.float(), colour_api(found.images.float()).float(), atol=1e-3)
-    assert found.history[-1]["cross_entropy"] < 0.1 * found.history[0]["cross_entropy"]
+    recovered = from_predictions(colour_api, method(steps=60, batch_size=18, directions=8))
+    strength = recovered.images.float().mean((2, 3))
+    assert (strength.argmax(1) == recovered.labels).all()
+    assert torch.allclose(recovered.soft_labels.float(), colour_api(recovered.images.float()).float(), atol=1e-3)
+    assert recovered.history[-1]["cross_entropy"] < 0.1 * recovered.history[0]["cross_entropy"]
 
 
 def test_the_history_counts_all_queried_images():
@@ -121,8 +121,8 @@ def test_the_history_counts_all_queried_images():
         queried.append(len(images))
         return colour_api(images)
 
-    found = from_predictions(counted, method(steps=3, batch_size=6, directions=3))
-    assert [row["queries"] for row in found.history] == [24, 48, 72 + 12]
+    recovered = from_predictions(counted, method(steps=3, batch_size=6, directions=3))
+    assert [row["queries"] for row in recovered.history] == [24, 48, 72 + 12]
     assert sum(queried) == 84
 
 
@@ -136,7 +136,7 @@ def test_neither_gradient_nor_statistics_of_the_teacher_are_used(teachers, monke
 
     monkeypatch.setattr(torch.nn.Module, "register_forward_pre_hook", refuse)
     monkeypatch.setattr(torch.nn.Module, "register_forward_hook", refuse)
-    found = pool(teacher)
+    recovered = pool(teacher)
     handle.remove()
     assert graphs and not any(graphs)
     assert_same_state(state_of(teacher.network), before)
@@ -146,7 +146,7 @@ def test_neither_gradient_nor_statistics_of_the_teacher_are_used(teachers, monke
             return teacher.network(teacher.normalise(images)).softmax(1)
 
     again = recover_from_predictions(predictions, 3, method(), SHARED, size=32, seed=0, checkpoint=Checkpoint(None), device=CPU)
-    assert torch.equal(found.images, again.images)  # the function of images suffices
+    assert torch.equal(recovered.images, again.images)  # the function of images suffices
 
 
 def test_predictions_are_float32_under_autocast(teachers):
@@ -192,8 +192,8 @@ def test_a_predicted_probability_of_zero_gives_a_finite_loss():
     def certain(images):
         return torch.eye(3)[torch.zeros(len(images), dtype=torch.int64)]
 
-    found = from_predictions(certain, method(steps=2))
-    assert found.history[-1]["cross_entropy"] == pytest.approx(-2 / 3 * np.log(black_box.SMALLEST_PROBABILITY), rel=1e-4)
+    recovered = from_predictions(certain, method(steps=2))
+    assert recovered.history[-1]["cross_entropy"] == pytest.approx(-2 / 3 * np.log(black_box.SMALLEST_PROBABILITY), rel=1e-4)
 
 
 def test_a_nan_prediction_raises_an_error():
@@ -206,11 +206,11 @@ def test_the_diversity_term_acts_without_teacher_gradients():
     distances = []
     for weight in (0.0, 20.0):
         shared = InversionConfig(images_per_class=4, loss=InversionLossConfig(diversity=weight, diversity_margin=2.0))
-        found = recover_from_predictions(
+        recovered = recover_from_predictions(
             lambda images: same.expand(len(images), 3), 3, method(steps=40, batch_size=12, directions=1), shared,
             size=16, seed=0, checkpoint=Checkpoint(None), device=CPU,
         )  # fmt: skip
-        distances.append(found.history[-1]["diversity"])
+        distances.append(recovered.history[-1]["diversity"])
     assert distances[1] < distances[0]
 
 

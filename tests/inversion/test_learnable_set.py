@@ -5,7 +5,7 @@ from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import InversionConfig, LearnableSetInversion
 from datafree.errors import UserError
-from datafree.inversion.learnable_set import EpisodeLearner, draw_episode, episode_loss_and_accuracy, recover
+from datafree.inversion.learnable_set import EpisodeLearner, episode_loss_and_accuracy, recover, sample_episode
 
 SHARED = InversionConfig(images_per_class=4, shift=1)
 
@@ -25,12 +25,12 @@ def rng(name="draw"):
 def test_an_episode_has_distinct_images_of_distinct_classes():
     source = rng()
     for _ in range(20):
-        chosen, rows = draw_episode(6, 4, 10, 7, source)
+        chosen, rows = sample_episode(6, 4, 10, 7, source)
         assert len(set(chosen.tolist())) == 4
         assert rows.shape == (4, 7)
         assert torch.equal(rows // 10, chosen[:, None].expand(4, 7))
         assert all(len(set(row.tolist())) == 7 for row in rows)
-    assert draw_episode(3, 5, 2, 2, source)[1].shape == (3, 2)  # fewer classes than the way
+    assert sample_episode(3, 5, 2, 2, source)[1].shape == (3, 2)  # fewer classes than the way
 
 
 def test_loss_and_accuracy_of_an_episode_equal_a_plain_loop():
@@ -62,11 +62,11 @@ def test_the_learner_fits_a_repeated_episode(make_images):
 def test_difficulty_is_the_loss_with_a_gradient_for_the_images():
     images = torch.rand(9, 3, 16, 16, generator=rng(), requires_grad=True)  # half the resolution
     learner = learner_of()
-    found = learner.difficulty(images)
+    loss = learner.difficulty(images)
     enlarged = torch.nn.functional.interpolate(images, size=(32, 32), mode="bilinear", antialias=True)
     expected, accuracy = episode_loss_and_accuracy(learner.network((enlarged - 0.5) / 0.25).unflatten(0, (3, 3)), 1)
-    assert torch.allclose(found, expected)
-    found.backward()
+    assert torch.allclose(loss, expected)
+    loss.backward()
     assert images.grad.abs().sum() > 0
     new_learner = learner_of().learn(images, hard=False)
     assert new_learner == {"episode_loss": pytest.approx(expected.item(), rel=1e-4), "episode_accuracy": accuracy}
@@ -124,17 +124,17 @@ def test_hard_steps_make_episodes_harder(teachers):
 def test_a_teacher_of_many_classes_has_several_sets(teachers):
     sizes = []
     handle = teachers[2].network.register_forward_hook(lambda _, arguments, logits: sizes.append(len(logits)))
-    found = pool(teachers[2], method(classes=2, coarse=0.5))  # five classes in sets of 2, 2 and 1
+    recovered = pool(teachers[2], method(classes=2, coarse=0.5))  # five classes in sets of 2, 2 and 1
     handle.remove()
     assert sizes == [6] * 12 + [3] * 6 + [20]  # episodes of 3 images per class, and the soft labels
-    assert found.labels.tolist() == [label for label in range(5) for _ in range(4)]
-    assert found.images.shape == (20, 3, 16, 16)
-    assert len(found.history) == 18
+    assert recovered.labels.tolist() == [label for label in range(5) for _ in range(4)]
+    assert recovered.images.shape == (20, 3, 16, 16)
+    assert len(recovered.history) == 18
 
 
 def test_the_teacher_predicts_the_labels(teachers):
-    found = pool(teachers[1], method(steps=80, classes=2, way=2, shot=1, query=2))
-    assert (found.soft_labels.float().argmax(1) == found.labels).float().mean() > 0.9
+    recovered = pool(teachers[1], method(steps=80, classes=2, way=2, shot=1, query=2))
+    assert (recovered.soft_labels.float().argmax(1) == recovered.labels).float().mean() > 0.9
 
 
 def test_an_episode_larger_than_a_class_is_refused(teachers):

@@ -69,15 +69,15 @@ def test_a_match_is_the_mean_distance_over_the_layers_inputs():
     images = torch.randn(6, 3, 8, 8)
     with BatchNormMatch(net) as match:
         net(images)
-        found = match.distance()
+        distance = match.distance()
         net(2 * images)
         other = match.distance()
     expected = []
     for layer, inputs in ((net[1], net[:1](images)), (net[4], net[:4](images))):
         flat = inputs.transpose(0, 1).flatten(1)
         expected.append(batch_norm_distance(flat.mean(1), flat.var(1, unbiased=False), layer.running_mean, layer.running_var))
-    assert torch.allclose(found, sum(expected) / 2, rtol=1e-5)
-    assert not torch.allclose(other, found)  # only the second pass counts
+    assert torch.allclose(distance, sum(expected) / 2, rtol=1e-5)
+    assert not torch.allclose(other, distance)  # only the second pass counts
 
 
 def test_a_match_is_differentiable_with_respect_to_the_images():

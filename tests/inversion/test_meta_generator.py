@@ -63,7 +63,7 @@ def test_a_seed_determines_the_result_and_the_teachers_do_not_change(teachers, u
 def test_one_outer_step_is_its_formula(teachers, update, per_step):
     rate = 0.5 if update is OuterUpdate.reptile else 0.01
     settings = config(update, outer_steps=1, inner_steps=1, teachers_per_step=per_step)
-    found, history = train(teachers, settings)
+    trained, history = train(teachers, settings)
     start = fresh()
     gradients, losses = [], []
     for index in meta_generator._teachers_of_step(3, per_step, 0, 0):
@@ -81,7 +81,7 @@ def test_one_outer_step_is_its_formula(teachers, update, per_step):
         return learning_rate * slope / (slope.abs() + 1e-8)
 
     compared = []
-    for slot, (before, after) in enumerate(zip(start.parameters(), found.parameters(), strict=True)):
+    for slot, (before, after) in enumerate(zip(start.parameters(), trained.parameters(), strict=True)):
         slopes = [gradient[slot] for gradient in gradients]
         if update is OuterUpdate.reptile:
             inner = torch.stack([before - adam_step(slope, 0.01) for slope in slopes])
@@ -112,9 +112,9 @@ class Interrupting(Checkpoint):
             raise Interrupted
 
     def restore(self, **objects):
-        found = super().restore(**objects)
-        self.restored = found[0]
-        return found
+        resumed = super().restore(**objects)
+        self.restored = resumed[0]
+        return resumed
 
 
 @pytest.mark.parametrize("after", [1, 5, 6])
@@ -134,9 +134,9 @@ def test_an_interrupted_training_resumes_to_the_same_result(teachers, update, af
 def test_teachers_are_visited_evenly_and_in_random_order(count, per_step):
     visits = [index for step in range(20) for index in meta_generator._teachers_of_step(count, per_step, step, seed=7)]
     rounds = [visits[start : start + count] for start in range(0, len(visits) - count + 1, count)]
-    assert all(sorted(one) == list(range(count)) for one in rounds)
+    assert all(sorted(permutation) == list(range(count)) for permutation in rounds)
     if count > 2:
-        assert len({tuple(one) for one in rounds}) > 1
+        assert len({tuple(permutation) for permutation in rounds}) > 1
     assert meta_generator._teachers_of_step(count, per_step, 11, 7) == visits[11 * per_step : 12 * per_step]
 
 

@@ -64,18 +64,18 @@ def recover(teacher, method, seed=0, checkpoint=None, shared=SHARED):
     return METHODS[method.method](teacher, method, shared, size=SIZE, start=start, seed=seed, checkpoint=checkpoint or Checkpoint(None))
 
 
-def check(found, teacher, shared=SHARED):
+def check(recovered, teacher, shared=SHARED):
     count = len(teacher.classes)
-    assert found.images.dtype == torch.uint8
-    assert found.images.shape == (shared.images_per_class * count, 3, SIZE, SIZE)
-    assert found.images.float().std() > 5
-    assert found.labels.dtype == torch.int64
-    assert torch.bincount(found.labels).tolist() == [shared.images_per_class] * count
-    assert found.soft_labels.dtype == torch.float16
-    assert torch.equal(found.soft_labels, soft_labels(teacher, found.images))
-    assert [row["step"] for row in found.history] == list(range(1, len(found.history) + 1))
-    assert all(row.keys() == found.history[0].keys() for row in found.history)
-    assert len(found.images.flatten(1).unique(dim=0)) == len(found.images)
+    assert recovered.images.dtype == torch.uint8
+    assert recovered.images.shape == (shared.images_per_class * count, 3, SIZE, SIZE)
+    assert recovered.images.float().std() > 5
+    assert recovered.labels.dtype == torch.int64
+    assert torch.bincount(recovered.labels).tolist() == [shared.images_per_class] * count
+    assert recovered.soft_labels.dtype == torch.float16
+    assert torch.equal(recovered.soft_labels, soft_labels(teacher, recovered.images))
+    assert [row["step"] for row in recovered.history] == list(range(1, len(recovered.history) + 1))
+    assert all(row.keys() == recovered.history[0].keys() for row in recovered.history)
+    assert len(recovered.images.flatten(1).unique(dim=0)) == len(recovered.images)
 
 
 def same(first, second):
@@ -115,10 +115,10 @@ def test_global_randomness_is_neither_read_nor_changed(method, teachers):
 @pytest.mark.parametrize("kind", ["grey", "plain", "many"])
 def test_unusual_teachers_are_supported(method, odd_teachers, kind):
     teacher = odd_teachers[kind]
-    found = recover(teacher, method)
-    check(found, teacher)
+    recovered = recover(teacher, method)
+    check(recovered, teacher)
     if kind == "plain":
-        assert all(row.get("batch_norm", 0.0) == 0 for row in found.history)
+        assert all(row.get("batch_norm", 0.0) == 0 for row in recovered.history)
 
 
 def test_more_steps_lower_the_cross_entropy(method, teachers):
@@ -151,9 +151,9 @@ class Interrupting(Checkpoint):
                 raise Interrupted
 
     def restore(self, **objects):
-        found = super().restore(**objects)
-        self.resumed_at.append(found[0])
-        return found
+        resumed = super().restore(**objects)
+        self.resumed_at.append(resumed[0])
+        return resumed
 
 
 @pytest.mark.parametrize("saves", [1, 3])
@@ -173,6 +173,6 @@ def test_diversity_off_equals_a_weight_of_zero(case, teachers):
     wide, none = (
         dataclasses.replace(SHARED, loss=dataclasses.replace(SHARED.loss, diversity_margin=9.0, diversity=weight)) for weight in (5.0, 0.0)
     )
-    found = recover(teachers[1], dataclasses.replace(CASES[case], diversity=False), shared=wide)
-    assert same(found, recover(teachers[1], CASES[case], shared=none))
-    assert not torch.equal(found.images, recover(teachers[1], CASES[case], shared=wide).images)
+    recovered = recover(teachers[1], dataclasses.replace(CASES[case], diversity=False), shared=wide)
+    assert same(recovered, recover(teachers[1], CASES[case], shared=none))
+    assert not torch.equal(recovered.images, recover(teachers[1], CASES[case], shared=wide).images)

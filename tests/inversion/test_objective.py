@@ -81,9 +81,9 @@ def test_only_the_region_is_used_resized_to_the_teachers_input(images, teachers)
 
 def test_targets_replace_the_labels(images, teachers):
     labels, targets = torch.arange(8) % 4, torch.full((8, 4), 0.25)
-    found = image_terms(images, teachers[1], labels, WEIGHTS, targets=targets)["cross_entropy"]
+    cross_entropy = image_terms(images, teachers[1], labels, WEIGHTS, targets=targets)["cross_entropy"]
     logits = teachers[1].network(teachers[1].normalise(255 * images))
-    assert torch.allclose(found, -0.25 * logits.log_softmax(1).sum(1).mean(), atol=1e-5)
+    assert torch.allclose(cross_entropy, -0.25 * logits.log_softmax(1).sum(1).mean(), atol=1e-5)
 
 
 def test_augmentation_affects_the_networks_input_but_not_the_priors(images, teachers):
@@ -104,10 +104,10 @@ def test_a_random_view_follows_the_settings(images):
     assert view(region=0.5)["region"].height == 16
     moves = [random_view(32, InversionConfig(shift=2), devices.generator(seed, "view"))["move"] for seed in range(60)]
     assert {place for move in moves for place in move} == {-2, -1, 0, 1, 2}
-    found = view(augmentation=2.0)["augment"](images)
+    augmented = view(augmentation=2.0)["augment"](images)
     rng = devices.generator(0, "view")
     torch.randint(0, 1, (2,), generator=rng)
-    assert torch.equal(found, random_affine(images, rng, degrees=30.0, scale=0.3, shift=0.2))
+    assert torch.equal(augmented, random_affine(images, rng, degrees=30.0, scale=0.3, shift=0.2))
 
 
 def test_auxiliary_teachers_compare_the_images_statistics(teachers):

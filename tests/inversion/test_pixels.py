@@ -42,12 +42,12 @@ def test_a_pool_is_complete_and_determined_by_its_seed(teachers, settings, state
 
 def test_the_teachers_confidence_in_the_labels_rises(teachers):
     teacher = teachers[2]
-    found = pool(teacher, method(steps=40, batch_size=20))
+    recovered = pool(teacher, method(steps=40, batch_size=20))
     chance = pool(teacher, method(steps=1, batch_size=20))
-    confidences = [result.soft_labels.float().gather(1, result.labels[:, None]).mean().item() for result in (found, chance)]
+    confidences = [result.soft_labels.float().gather(1, result.labels[:, None]).mean().item() for result in (recovered, chance)]
     assert confidences[0] > 0.9
     assert confidences[0] > confidences[1] + 0.3
-    assert found.history[-1]["batch_norm"] < 0.5 * chance.history[-1]["batch_norm"]
+    assert recovered.history[-1]["batch_norm"] < 0.5 * chance.history[-1]["batch_norm"]
 
 
 def test_images_of_another_size_than_the_teachers_input_are_supported(make_teacher):
@@ -125,8 +125,8 @@ def test_later_rounds_targets_are_the_predictions_for_the_previous_images(teache
     targets = [view["targets"] for _, _, view in calls]
     assert targets[:16] == [None] * 16
     expected = calibrated_targets(once.labels, once.soft_labels, 3).split(6)
-    for step, found in enumerate(targets[16:]):
-        assert torch.allclose(found, expected[step // 4], atol=2e-3)
+    for step, target in enumerate(targets[16:]):
+        assert torch.allclose(target, expected[step // 4], atol=2e-3)
     assert len(targets) == 24
     assert not torch.equal(calls[8][0], calls[16][0])  # new noise
     assert twice.images.shape == once.images.shape
@@ -136,12 +136,12 @@ def test_later_rounds_targets_are_the_predictions_for_the_previous_images(teache
 def test_the_competition_term_is_one_minus_the_divergence(teachers):
     teacher, images = teachers[0], torch.rand(12, 3, 32, 32, generator=devices.generator(0, "images"))
     student = CompetitionStudent([teacher], 1.0, 32, 0)
-    found = student.term(images, torch.zeros(12), teacher, torch.Generator())
+    term = student.term(images, torch.zeros(12), teacher, torch.Generator())
     logits = teacher.network(teacher.normalise(255 * images))
-    assert torch.allclose(found, 1 - jensen_shannon(logits / 3, student(images, teacher) / 3))
+    assert torch.allclose(term, 1 - jensen_shannon(logits / 3, student(images, teacher) / 3))
     for _ in range(60):
         student.learn(images, teacher)
-    assert student.term(images, torch.zeros(12), teacher, torch.Generator()) > found
+    assert student.term(images, torch.zeros(12), teacher, torch.Generator()) > term
     assert student.term(images[..., ::2, ::2], torch.zeros(12), teacher, torch.Generator()).isfinite()  # at half the resolution as well
 
 

@@ -52,8 +52,8 @@ def recover(
     if not method.diversity:
         shared = replace(shared, loss=replace(shared.loss, diversity=0.0))
     extras = _extra_terms(teacher, method, size, devices.derive_seed(seed, "extras"))
-    draw_pool = _recover_in_batches if method.latent_learning_rate else _recover_whole_pool
-    images, labels, history = draw_pool(start, teacher, auxiliary_teachers, method, shared, extras, seed, checkpoint)
+    recover_pool = _recover_in_batches if method.latent_learning_rate else _recover_whole_pool
+    images, labels, history = recover_pool(start, teacher, auxiliary_teachers, method, shared, extras, seed, checkpoint)
     return Recovered(images, labels, soft_labels(teacher, images), history)
 
 
@@ -80,8 +80,10 @@ def _recover_whole_pool(
     seed: int,
     checkpoint: Checkpoint,
 ) -> tuple[Tensor, Tensor, list[dict[str, float]]]:
-    """One generator for the whole pool. With several calibration rounds, each trains a new copy of ``start`` with the teacher predictions
-    for the previous round's images as targets."""
+    """One generator for the whole pool; its labels in the order of ``balanced_labels``.
+
+    With several calibration rounds, each trains a new copy of ``start`` towards the teacher predictions for the previous round's images.
+    """
     config = InnerLoopConfig(method.steps, method.learning_rate, method.batch_size)
     labels = balanced_labels(len(teacher.classes), shared.images_per_class * len(teacher.classes))
     done = TensorState()
@@ -114,7 +116,7 @@ def _recover_in_batches(
     seed: int,
     checkpoint: Checkpoint,
 ) -> tuple[Tensor, Tensor, list[dict[str, float]]]:
-    """As in FREE: every batch of images has a generator and latents of its own, both optimised."""
+    """As in FREE: every batch of images has its own generator and latents, both optimised."""
     config = InnerLoopConfig(method.steps, method.learning_rate, method.batch_size, method.latent_learning_rate)
     labels = balanced_labels(len(teacher.classes), shared.images_per_class * len(teacher.classes))
     parts = labels.tensor_split(max(1, round(len(labels) / method.batch_size)))

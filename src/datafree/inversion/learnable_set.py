@@ -76,7 +76,7 @@ def recover(
             learner.reset_progress()
         if step == coarse > 0:
             parameters.enlarge(size)
-        chosen, rows = draw_episode(len(groups[part]), method.way, per_class, per_episode, rng)
+        chosen, rows = sample_episode(len(groups[part]), method.way, per_class, per_episode, rng)
         labels = groups[part][chosen].repeat_interleave(per_episode).to(parameters.device)
         images = parameters.images(rows.flatten())
         view = random_view(images.shape[-1], shared, rng, auxiliary_teachers)
@@ -95,7 +95,7 @@ def recover(
     return Recovered(images, labels, soft_labels(teacher, images), history)
 
 
-def draw_episode(classes: int, way: int, per_class: int, per_episode: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def sample_episode(classes: int, way: int, per_class: int, per_episode: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Random classes int64 [W] of a set, W at most ``way``, and distinct rows int64 [W, per_episode] of their images.
 
     The set has ``per_class`` images of each of ``classes`` classes, sorted by class.
