@@ -1,4 +1,4 @@
-"""The table of ``benchmarks/inversion_methods.py``: one line per method, means over teachers and seeds."""
+"""Markdown tables of ``benchmarks/inversion_methods.py``: cost and quality, one line per method, means over teachers and seeds."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from datafree.evaluation.intervals import mean_interval
-from datafree.evaluation.recovered_fraction import recovered_fraction
+from recovered_fraction import recovered_fraction
 
-Cells = dict[str, list[dict[str, float]]]  # a row's measures, one for each of its teachers and seeds
+from datafree.evaluation.intervals import mean_interval
+
+Cells = dict[str, list[dict[str, float]]]  # row → its measures, one dictionary per teacher and seed
 
 QUALITY = {  # measure → (heading, factor, digits)
     "teacher_accuracy": ("teacher %", 100, 1),
@@ -23,7 +24,7 @@ QUALITY = {  # measure → (heading, factor, digits)
 
 
 def of_seeds(results: dict[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
-    """The results as far as they belong to these seeds; real images, which no seed changes, belong to all."""
+    """The results of these seeds, and those of real images, which do not depend on a seed."""
     wanted = {str(seed) for seed in seeds}
     kept = {
         part: {key: value for key, value in results[part].items() if key.split("/")[1] in wanted or key.startswith("real/0/")}
@@ -33,22 +34,22 @@ def of_seeds(results: dict[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any], order: Sequence[str], unit: str, reference: str) -> str:
-    """Markdown: a table of cost and one of quality; rows as far as there are results, in the ``order`` given.
+    """Markdown: a table of cost and one of quality, with the rows of ``order`` that have results.
 
-    Costs are means over teachers and seeds; ``unit`` names the row that others are a multiple of. Break-even: from how many teachers on
-    a meta-generator's training is paid back, against the row ``reference``. Intervals are the half-widths of 95 % intervals: over
-    teachers and seeds, and for what a learner gets over seeds.
+    Costs are means over teachers and seeds, also as multiples of the row ``unit``. Break-even: the number of teachers from which a
+    meta-generator's training costs less than it saves against the row ``reference``. Intervals are half-widths of 95 % intervals: over
+    teachers and seeds, for downstream accuracies over seeds.
     """
     cells, rows = _cells(results), [name for name in order if name in results["rows"]]
-    shots = sorted({shot for found in results["downstream"].values() for shot in found["accuracy"]}, key=int)
+    shots = sorted({shot for result in results["downstream"].values() for shot in result["accuracy"]}, key=int)
     return "\n".join([*_cost_lines(results, rows, cells, unit, reference), "", *_quality_lines(results, rows, cells, shots), ""])
 
 
 def _cells(results: dict[str, Any]) -> Cells:
-    found = defaultdict(list)
+    cells = defaultdict(list)
     for key, cell in results["cells"].items():
-        found[key.split("/")[0]].append(cell)
-    return found
+        cells[key.split("/")[0]].append(cell)
+    return cells
 
 
 def per_hundred(cell: dict[str, float], clock: str = "cpu_seconds") -> float:
@@ -57,14 +58,14 @@ def per_hundred(cell: dict[str, float], clock: str = "cpu_seconds") -> float:
 
 
 def meta_cost(results: dict[str, Any], name: str) -> float | None:
-    """CPU seconds of training the meta-generator that a row starts from, the mean over seeds; None for a row without one."""
+    """CPU seconds of training a row's meta-generator, the mean over seeds; None for a row without one."""
     key = results["rows"][name]["generator"]
     costs = [cost["cpu_seconds"] for other, cost in results["generators"].items() if other.split("/")[0] == key]
     return sum(costs) / len(costs) if key and costs else None
 
 
 def break_even(training: float, own: float, other: float) -> float | None:
-    """Teachers from which on ``training`` once and ``own`` per teacher is cheaper than ``other`` per teacher; None = never."""
+    """Number of teachers from which ``training`` once plus ``own`` per teacher costs less than ``other`` per teacher; None = never."""
     return training / (other - own) if other > own else None
 
 
@@ -90,7 +91,7 @@ def _cost_lines(results: dict[str, Any], rows: list[str], cells: Cells, unit: st
 
 
 def _quality_lines(results: dict[str, Any], rows: list[str], cells: Cells, shots: list[str]) -> list[str]:
-    shown = {key: value for key, value in QUALITY.items() if any(key in cell for found in cells.values() for cell in found)}
+    shown = {key: value for key, value in QUALITY.items() if any(key in cell for row in cells.values() for cell in row)}
     heads = [heading for heading, _, _ in shown.values()]
     heads += [f"{shot}-shot %" for shot in shots] + [f"recovered {shot}-shot %" for shot in shots]
     lines = [f"| images | {' | '.join(heads)} |", "|---" + "|---:" * len(heads) + "|"]
@@ -107,22 +108,22 @@ def _quality_lines(results: dict[str, Any], rows: list[str], cells: Cells, shots
 
 
 def _accuracies(results: dict[str, Any], name: str, shot: str) -> dict[str, float]:
-    """Accuracy by seed."""
+    """Accuracy in [0, 1] by seed."""
     entries = {key.split("/")[1]: value["accuracy"][shot] for key, value in results["downstream"].items() if key.split("/")[0] == name}
     return dict(sorted(entries.items()))
 
 
 def _fractions(results: dict[str, Any], name: str, shot: str) -> list[float]:
     noise, real = _accuracies(results, "noise", shot), _accuracies(results, "real", shot)
-    found = _accuracies(results, name, shot)
-    return [recovered_fraction(noise[seed], found[seed], real[seed]) for seed in found if real[seed] > noise[seed]]
+    recovered = _accuracies(results, name, shot)
+    return [recovered_fraction(noise[seed], recovered[seed], real[seed]) for seed in recovered if real[seed] > noise[seed]]
 
 
 def _interval(values: list[float], digits: int) -> str:
     if not values:
         return ""
-    found = mean_interval(values)
-    return f"{found['mean']:.{digits}f}" + (f" ± {found['interval']:.{digits}f}" if found["n"] > 1 else "")
+    summary = mean_interval(values)
+    return f"{summary['mean']:.{digits}f}" + (f" ± {summary['interval']:.{digits}f}" if summary["n"] > 1 else "")
 
 
 def _mean(values: list[float]) -> float:

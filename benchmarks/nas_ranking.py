@@ -34,6 +34,7 @@ import torch
 import yaml
 from cifar10_student import SIZE, read_classifiers, recover
 from nas_ranking_table import plot, rank_correlation, table
+from recovered_fraction import noise_pool, with_soft_labels
 
 from datafree import artifacts, config, devices
 from datafree.checkpoints import Checkpoint
@@ -41,14 +42,13 @@ from datafree.data.folder import folder_images
 from datafree.data.images import ImageSet
 from datafree.distillation.joined_pools import JoinedPools
 from datafree.errors import UserError, exit_on_user_error
-from datafree.evaluation.recovered_fraction import noise_pool, real_pool
 from datafree.nas import one_shot
 from datafree.nas.algorithms import ALGORITHMS
 from datafree.nas.proxy_scores import proxy_measures, proxy_scores
 from datafree.nas.space import Genotype
 from datafree.nas.spaces.nasbench201.space import NasBench201Space
 from datafree.progress import progress
-from datafree.tasks.pools import Pool
+from datafree.tasks.pools import Pool, real_pool
 from datafree.workflow import hardware
 from datafree.zoo.teachers import Teacher
 from datafree.zoo.training import logits_of
@@ -146,7 +146,8 @@ class Study:
             data = folder_images(self.images, "test", SIZE)
             if len(data.classes) != len(self.teacher.classes):
                 raise UserError(f"--images: {len(data.classes)} classes under test/; expected {len(self.teacher.classes)}")
-            pool = real_pool(self.teacher, ImageSet(data.images, data.labels, self.teacher.classes), arm.inversion.images_per_class)
+            data = ImageSet(data.images, data.labels, self.teacher.classes)
+            pool = with_soft_labels(real_pool(data, per_class=arm.inversion.images_per_class), self.teacher)
         elif arm.data == "noise":
             pool = noise_pool(self.teacher, arm.inversion.images_per_class, SIZE, images_seed)
         else:

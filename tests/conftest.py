@@ -16,11 +16,10 @@ from hypothesis import settings
 from datafree import devices
 from datafree.data.images import ImageSet
 from datafree.distillation.joined_pools import JoinedPools
-from datafree.inversion.inner_loop import soft_labels
 from datafree.tasks.pools import Pool
 from datafree.zoo.backbones import Normalise
 from datafree.zoo.manifest import Architecture, Entry
-from datafree.zoo.teachers import Teacher, empty_network, freeze
+from datafree.zoo.teachers import Teacher, empty_network, freeze, soft_labels
 from tests import shapes
 
 shapes.install()  # before any test module imports what it checks

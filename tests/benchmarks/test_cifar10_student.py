@@ -1,4 +1,4 @@
-"""Data-free distillation of published classifiers, on three small ones made here."""
+"""The benchmark of data-free distillation, on three small classifiers."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def options(tmp_path_factory, publish) -> list[str]:
     publish(root, CLASSES, count=3, per_class=6)
     small = ["--teacher", "net-0", "--images-per-class", "4", "--student", "conv4", "--student-steps", "3", "--student-batch", "8"]
     places = ["--manifest", root / "zoo.yaml", "--checkpoints", root / "files", "--images", root / "images"]
-    return [str(one) for one in places] + small
+    return [str(argument) for argument in places] + small
 
 
 def run(options, output, *more):
@@ -30,51 +30,51 @@ def run(options, output, *more):
 
 
 @pytest.mark.parametrize("method", ["{method: pixels, steps: 3}", "{method: generator, steps: 2}"])
-def test_a_student_is_trained_on_recovered_images_and_tested_on_real_ones(options, tmp_path, method):
+def test_a_student_is_trained_on_recovered_images_and_tested_on_real_images(options, tmp_path, method):
     given = ["--method", method, "--inversion", "{meta_generator: {outer_steps: 2, inner_steps: 1}}"]
-    found = run(options, tmp_path, *given)
-    assert found["recovery"]["images"] == 12
-    assert found["recovery"]["cost"]["cpu_seconds"] > 0
-    assert {key for key in found["recovery"] if key.startswith("transfer")} == {"transfer_net-1", "transfer_net-2"}
-    assert found["recovery"]["frechet"] > 0
-    assert found["student"]["images"] == 18
+    result = run(options, tmp_path, *given)
+    assert result["recovery"]["images"] == 12
+    assert result["recovery"]["cost"]["cpu_seconds"] > 0
+    assert {key for key in result["recovery"] if key.startswith("transfer")} == {"transfer_net-1", "transfer_net-2"}
+    assert result["recovery"]["frechet"] > 0
+    assert result["student"]["images"] == 18
     pool = artifacts.read_tensors(tmp_path / "pool.safetensors")
     assert torch.bincount(pool["labels"]).tolist() == [4, 4, 4]
-    assert run(options, tmp_path, *given) == found  # nothing is done again
+    assert run(options, tmp_path, *given) == result  # nothing is computed again
 
 
-def test_killed_it_goes_on_to_the_same_student(options, tmp_path, monkeypatch):
+def test_an_interrupted_training_resumes_to_the_same_student(options, tmp_path, monkeypatch):
     monkeypatch.setattr(cifar10_student, "CHECKPOINT_SECONDS", 0.0)
     given = ["--method", "{method: pixels, steps: 2}"]
     whole = run(options, tmp_path / "whole", *given)
     artifacts.write_tensors(
         tmp_path / "killed" / "pool.safetensors", artifacts.read_tensors(tmp_path / "whole" / "pool.safetensors"), cost=None
     )
-    original, asked = cifar10_student.distillation_loss, []
+    original, calls = cifar10_student.distillation_loss, []
 
-    def dies(*losses):
-        asked.append(losses)
-        if len(asked) == 3:
+    def interrupting(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
             raise KeyboardInterrupt
-        return original(*losses)
+        return original(*arguments)
 
-    monkeypatch.setattr(cifar10_student, "distillation_loss", dies)
+    monkeypatch.setattr(cifar10_student, "distillation_loss", interrupting)
     with pytest.raises(KeyboardInterrupt):
         run(options, tmp_path / "killed", *given)
-    again = run(options, tmp_path / "killed", *given)
-    assert len(asked) == 4  # the third step was done again, the first two were not
-    assert again["student"] == whole["student"]
-    assert again["recovery"] == {**whole["recovery"], "cost": None}
+    resumed = run(options, tmp_path / "killed", *given)
+    assert len(calls) == 4  # the third step was repeated, the first two were not
+    assert resumed["student"] == whole["student"]
+    assert resumed["recovery"] == {**whole["recovery"], "cost": None}
 
 
-def test_noise_needs_no_recovery(options, tmp_path):
-    found = run(options, tmp_path, "--source", "noise")
-    assert found["recovery"]["cost"] is None
+def test_the_noise_baseline_recovers_no_pool(options, tmp_path):
+    result = run(options, tmp_path, "--source", "noise")
+    assert result["recovery"]["cost"] is None
     assert not (tmp_path / "pool.safetensors").exists()
-    assert "accuracy" in found["student"]
+    assert "accuracy" in result["student"]
 
 
-def test_mistakes_are_one_line(options, tmp_path):
+def test_wrong_options_raise_user_errors(options, tmp_path):
     with pytest.raises(UserError, match="--teacher: got 'net-9'; the manifest has net-0, net-1, net-2"):
         run(options, tmp_path, "--teacher", "net-9")
     run(options, tmp_path / "a", "--source", "noise")

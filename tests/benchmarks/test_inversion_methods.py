@@ -1,4 +1,4 @@
-"""The study of inversion methods, on a run of three untrained teachers."""
+"""The benchmark of inversion methods, on a run with three untrained teachers."""
 
 import json
 from pathlib import Path
@@ -27,39 +27,39 @@ METHODS = {
 
 def study(run: Path, folder: Path, *options: str, methods=METHODS) -> dict:
     (folder / "methods.yaml").write_text(yaml.safe_dump(methods, sort_keys=False))
-    given = ["--run", run, "--output", folder / "out", "--methods", folder / "methods.yaml", *options]
-    inversion_methods.main([str(one) for one in given])
+    arguments = ["--run", run, "--output", folder / "out", "--methods", folder / "methods.yaml", *options]
+    inversion_methods.main([str(argument) for argument in arguments])
     return json.loads((folder / "out" / "results.json").read_text())
 
 
-def test_a_study_measures_every_row_once_and_goes_on_where_it_stopped(run, tmp_path):
-    found = study(run, tmp_path, "--teachers", "2", "--seeds", "0", "1", "--only", "five", "pixels")
-    assert found["settings"]["teachers"] == ["first", "second"]
-    assert found["settings"]["zoo"] == 3
+def test_every_row_is_measured_once_and_a_second_run_adds_missing_rows(run, tmp_path):
+    results = study(run, tmp_path, "--teachers", "2", "--seeds", "0", "1", "--only", "five", "pixels")
+    assert results["settings"]["teachers"] == ["first", "second"]
+    assert results["settings"]["zoo"] == 3
     names = {f"{row}/{seed}/{teacher}" for row in ("five", "pixels") for seed in (0, 1) for teacher in ("first", "second")}
-    assert found["cells"].keys() == names | {"real/0/first", "real/0/second"}
-    assert found["downstream"].keys() == {f"{row}/{seed}" for row in ("five", "pixels", "noise", "real") for seed in (0, 1)}
-    assert len(found["generators"]) == 2  # one per seed
-    cell = found["cells"]["pixels/1/second"]
+    assert results["cells"].keys() == names | {"real/0/first", "real/0/second"}
+    assert results["downstream"].keys() == {f"{row}/{seed}" for row in ("five", "pixels", "noise", "real") for seed in (0, 1)}
+    assert len(results["generators"]) == 2  # one per seed
+    cell = results["cells"]["pixels/1/second"]
     assert cell["images"] == 16
     assert cell["cpu_seconds"] > 0
     assert cell["frechet"] > 0
     assert 0 <= cell["jury_unanimous"] <= cell["judge_accuracy"] <= 1
-    assert found["cells"]["real/0/first"]["within_class_ratio"] == pytest.approx(1)
-    assert set(found["downstream"]["real/0"]["accuracy"]) == {"1", "2"}
+    assert results["cells"]["real/0/first"]["within_class_ratio"] == pytest.approx(1)
+    assert set(results["downstream"]["real/0"]["accuracy"]) == {"1", "2"}
 
     more = study(run, tmp_path, "--teachers", "2", "--seeds", "0", "1")
     for part in ("cells", "downstream", "generators"):
-        assert more[part].items() >= found[part].items()  # times included: nothing was done again
+        assert more[part].items() >= results[part].items()  # including times: nothing was measured again
     assert len(more["cells"]) == 2 + 4 * 2 * 2
-    assert len(more["generators"]) == 4  # five_even has a loss of its own, and so a generator
+    assert len(more["generators"]) == 4  # five_even has another loss, and so another generator
     lines = (tmp_path / "out" / "table.md").read_text().splitlines()
     assert [line.split("|")[1].strip() for line in lines if line.startswith("| ")] == [
         "method", *METHODS["rows"], "images", "real", *METHODS["rows"], "noise",
     ]  # fmt: skip
 
 
-def test_a_row_of_other_settings_is_refused(run, tmp_path):
+def test_a_row_with_other_settings_is_refused(run, tmp_path):
     options = ("--teachers", "1", "--seeds", "0", "--only", "pixels")
     study(run, tmp_path, *options)
     changed = {**METHODS, "rows": {"pixels": {"method": "pixels", "steps": 3}}}
@@ -69,7 +69,7 @@ def test_a_row_of_other_settings_is_refused(run, tmp_path):
         study(run, tmp_path, *options, methods={**METHODS, "distillation": {"steps": 3}})
 
 
-def test_the_rows_that_come_with_it_are_valid():
+def test_the_default_rows_are_valid():
     spec = yaml.safe_load((FOLDER / "inversion_methods.yaml").read_text(encoding="utf-8"))
     rows = {name: inversion_methods.Row.read(name, row, spec) for name, row in spec["rows"].items()}
     assert spec["unit"] in rows

@@ -21,12 +21,12 @@ RESULTS = {
 def lines(text, first):
     rows = [[part.strip() for part in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     start = next(place for place, row in enumerate(rows) if row[0] == first)
-    found = {}
+    named = {}
     for row in rows[start + 2 :]:
         if row[0] in ("method", "images"):
             break
-        found[row[0]] = dict(zip(rows[start][1:], row[1:], strict=True))
-    return found
+        named[row[0]] = dict(zip(rows[start][1:], row[1:], strict=True))
+    return named
 
 
 def test_costs_are_per_hundred_images_and_relative_to_the_unit():
@@ -40,11 +40,11 @@ def test_costs_are_per_hundred_images_and_relative_to_the_unit():
     assert "real" not in costs
 
 
-def test_quality_is_that_of_every_row_with_real_images_and_noise_around():
+def test_the_quality_table_has_real_images_every_row_and_noise():
     quality = lines(table(RESULTS, ["five", "own", "not yet"], "five", "own"), "images")
     assert list(quality) == ["real", "five", "own", "noise"]
     assert quality["five"]["teacher %"] == "100.0 ± 0.0"
-    assert "judge %" not in quality["five"]  # no judge knew the classes
+    assert "judge %" not in quality["five"]  # no judge was trained on the classes
     assert quality["real"]["Fréchet"] == "3.0"
     assert quality["noise"]["Fréchet"] == ""
     assert quality["own"]["recovered 1-shot %"] == "75 ± 0"
@@ -53,7 +53,7 @@ def test_quality_is_that_of_every_row_with_real_images_and_noise_around():
     assert quality["five"]["1-shot %"].startswith("40.5 ± ")
 
 
-def test_seeds_that_were_not_asked_for_do_not_count():
+def test_results_of_other_seeds_are_left_out():
     first = of_seeds(RESULTS, [0])
     assert set(first["cells"]) == {"five/0/a", "own/0/a", "real/0/a"}
     assert set(first["generators"]) == {"abc/0", "other/0"}
@@ -67,7 +67,7 @@ def test_without_the_unit_or_the_reference_their_columns_are_empty():
     assert costs["own"]["× missing"] == costs["five"]["paid back after, against missing"] == ""
 
 
-def test_training_is_paid_back_by_what_each_teacher_saves():
+def test_the_break_even_is_training_over_the_saving_per_teacher():
     assert break_even(30.0, 1.0, 4.0) == pytest.approx(10)
     assert break_even(30.0, 4.0, 4.0) is None
     assert meta_cost(RESULTS, "own") is None

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-OWN = {"inversion_table", "nas_ranking_table", "unpack_mosaics"}  # parts of others, and a script without datafree
+MODULES = {"frechet", "inversion_table", "jury", "nas_ranking_table", "recovered_fraction"}  # imported by scripts
+OWN = {*MODULES, "unpack_mosaics"}  # a script without datafree
 
 
 def test_a_mistake_is_one_line_and_status_2(tmp_path):

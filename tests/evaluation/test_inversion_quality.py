@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from datafree.evaluation.inversion_quality import Judge, jury, measure, quality_row, spread, teacher_belief, transfer
+from datafree.evaluation.inversion_quality import Judge, measure, quality_row, spread, teacher_belief, transfer
 from datafree.tasks.pools import Pool
 from datafree.zoo.backbones import Backbone, Classifier, Normalise
 from datafree.zoo.teachers import Teacher
@@ -115,17 +115,3 @@ def test_real_classes_of_a_single_image_have_no_distance_to_compare_with():
     found = {"a": {"within_class_distance": 10.0}, "b": {"within_class_distance": 10.0}}
     real = {"a": {"within_class_distance": 0.0}, "b": {"within_class_distance": 20.0}}
     assert quality_row("five", found, real)["metrics"]["within_class_ratio"]["mean"] == 0.5
-
-
-def test_a_jury_counts_who_is_right_who_all_agree_on_and_which_pairs_agree():
-    wrong = Judge(sees_colours((1, 0, 2)), AS_IT_IS, COLOURS)  # takes red for green and green for red
-    pool = coloured(50)
-    one = jury([JUDGE], COLOURS, pool.images, pool.labels, CPU)
-    assert one == {"jury_accuracy": 1.0, "jury_unanimous": 1.0, "jury_agreement": 1.0}
-    two = jury([JUDGE, wrong], COLOURS, pool.images, pool.labels, CPU)
-    assert two["jury_accuracy"] == pytest.approx(4 / 6)
-    assert two["jury_unanimous"] == two["jury_agreement"] == pytest.approx(1 / 3)
-    three = jury([JUDGE, wrong, wrong], COLOURS, pool.images, pool.labels, CPU)
-    assert three["jury_accuracy"] == pytest.approx((1 + 2 / 3) / 3)
-    assert three["jury_unanimous"] == pytest.approx(1 / 3)
-    assert three["jury_agreement"] == pytest.approx((1 / 3 + 1 / 3 + 1) / 3)

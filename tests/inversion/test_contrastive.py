@@ -21,21 +21,21 @@ def test_the_loss_is_its_formula():
     views, others = torch.randn(3, 4, generator=rng, dtype=torch.float64), torch.randn(5, 4, generator=rng, dtype=torch.float64)
     expected = 0.0
     for number, view in enumerate(views):
-        likeness = [math.exp(torch.nn.functional.cosine_similarity(view, other, dim=0).item() / 0.3) for other in others]
-        expected -= math.log(likeness[number] / sum(likeness)) / 3
+        similarity = [math.exp(torch.nn.functional.cosine_similarity(view, other, dim=0).item() / 0.3) for other in others]
+        expected -= math.log(similarity[number] / sum(similarity)) / 3
     assert contrastive_loss(views, others, 0.3).item() == pytest.approx(expected, rel=1e-5)
-    assert contrastive_loss(torch.eye(4), torch.eye(4), 0.01).item() == pytest.approx(0, abs=1e-6)  # all told apart
+    assert contrastive_loss(torch.eye(4), torch.eye(4), 0.01).item() == pytest.approx(0, abs=1e-6)  # all views distinguished
 
 
-def test_the_memory_keeps_the_latest_features(images, teachers):
+def test_the_memory_bank_holds_the_latest_features(images, teachers):
     memory, rng = memory_of(teachers[0]), devices.generator(0, "views")
-    assert len(memory.remembered()) == 0
+    assert len(memory.memory_features()) == 0
     memory.term(images, torch.zeros(6), teachers[0], rng)
-    first = memory.remembered()
+    first = memory.memory_features()
     assert len(first) == 6
     assert not first.requires_grad
     memory.term(images.flip(0), torch.zeros(6), teachers[0], rng)
-    second = memory.remembered()
+    second = memory.memory_features()
     assert len(second) == 8
     assert torch.equal(second[4:6], first[4:6])  # not yet overwritten
     assert not torch.equal(second[:4], first[:4])
@@ -44,32 +44,32 @@ def test_the_memory_keeps_the_latest_features(images, teachers):
 def test_a_batch_larger_than_the_memory_is_allowed(images, teachers):
     memory = memory_of(teachers[0], size=4)
     memory.term(images, torch.zeros(6), teachers[0], devices.generator(0, "views"))
-    assert len(memory.remembered()) == 4
+    assert len(memory.memory_features()) == 4
 
 
-def test_images_that_are_alike_cost_more_and_the_gradient_parts_them(images, teachers):
-    def cost(some):
-        return memory_of(teachers[0]).term(some, torch.zeros(6), teachers[0], devices.generator(0, "views"))
+def test_similar_images_have_a_higher_loss_with_a_gradient(images, teachers):
+    def loss(batch):
+        return memory_of(teachers[0]).term(batch, torch.zeros(6), teachers[0], devices.generator(0, "views"))
 
-    alike = images[:1] + 0.001 * images
-    assert cost(alike) > cost(images)
-    alike = alike.requires_grad_()
-    (slope,) = torch.autograd.grad(cost(alike), alike)
-    assert slope.abs().sum() > 0
+    similar = images[:1] + 0.001 * images
+    assert loss(similar) > loss(images)
+    similar = similar.requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(similar), similar)
+    assert gradient.abs().sum() > 0
 
 
-def test_the_projection_learns_and_its_state_comes_back(images, teachers):
+def test_the_projection_is_trained_and_its_state_restored(images, teachers):
     memory, rng = memory_of(teachers[0]), devices.generator(0, "views")
     before = memory.projection[0].weight.clone()
     memory.term(images, torch.zeros(6), teachers[0], rng).backward()
     memory.learn(images, teachers[0])
     assert not torch.equal(memory.projection[0].weight, before)
-    again = memory_of(teachers[0])
-    again.load_state_dict(memory.state_dict())
+    restored = memory_of(teachers[0])
+    restored.load_state_dict(memory.state_dict())
     results = []
-    for one in (memory, again):
+    for instance in (memory, restored):
         rng = devices.generator(1, "views")
-        one.term(images, torch.zeros(6), teachers[0], rng).backward()
-        one.learn(images, teachers[0])
-        results.append(one.term(images, torch.zeros(6), teachers[0], rng).item())
+        instance.term(images, torch.zeros(6), teachers[0], rng).backward()
+        instance.learn(images, teachers[0])
+        results.append(instance.term(images, torch.zeros(6), teachers[0], rng).item())
     assert results[0] == results[1]

@@ -24,7 +24,7 @@ def statistics(seed, channels=5):
     return [torch.randn(channels, generator=rng, dtype=torch.float64), torch.rand(channels, generator=rng, dtype=torch.float64) + 0.1]
 
 
-def test_equal_statistics_have_no_distance_and_no_gradient():
+def test_equal_statistics_have_distance_and_gradient_zero():
     mean, variance = (value.requires_grad_() for value in statistics(0))
     distance = batch_norm_distance(mean, variance, mean.detach(), variance.detach())
     assert distance == 0
@@ -34,7 +34,7 @@ def test_equal_statistics_have_no_distance_and_no_gradient():
 
 
 @given(st.integers(0, 99))
-def test_the_distance_is_its_formula(seed):
+def test_the_batch_norm_distance_is_its_formula(seed):
     (mean, variance), (running_mean, running_variance) = statistics(seed), statistics(seed + 100)
     expected = 0.0
     for m, v, rm, rv in zip(mean.tolist(), variance.tolist(), running_mean.tolist(), running_variance.tolist(), strict=True):
@@ -42,7 +42,7 @@ def test_the_distance_is_its_formula(seed):
     distance = batch_norm_distance(mean, variance, running_mean, running_variance).item()
     assert distance == pytest.approx(expected, rel=1e-12)
     scaled = batch_norm_distance(7 * mean, 49 * variance, 7 * running_mean, 49 * running_variance).item()
-    assert scaled == pytest.approx(expected, rel=1e-12)  # of activations in other units
+    assert scaled == pytest.approx(expected, rel=1e-12)  # invariant to the activations' scale
 
 
 def test_a_dead_channel_gives_a_finite_distance_and_gradient():
@@ -61,7 +61,7 @@ def network():
     ).eval()
 
 
-def test_a_match_is_the_mean_over_the_layers_and_watches_their_inputs():
+def test_a_match_is_the_mean_distance_over_the_layers_inputs():
     net = network()
     for layer in (net[1], net[4]):
         layer.running_mean.uniform_(-1, 1)
@@ -69,22 +69,22 @@ def test_a_match_is_the_mean_over_the_layers_and_watches_their_inputs():
     images = torch.randn(6, 3, 8, 8)
     with BatchNormMatch(net) as match:
         net(images)
-        found = match.distance()
+        distance = match.distance()
         net(2 * images)
         other = match.distance()
     expected = []
     for layer, inputs in ((net[1], net[:1](images)), (net[4], net[:4](images))):
         flat = inputs.transpose(0, 1).flatten(1)
         expected.append(batch_norm_distance(flat.mean(1), flat.var(1, unbiased=False), layer.running_mean, layer.running_var))
-    assert torch.allclose(found, sum(expected) / 2, rtol=1e-5)
-    assert not torch.allclose(other, found)  # of the second pass alone
+    assert torch.allclose(distance, sum(expected) / 2, rtol=1e-5)
+    assert not torch.allclose(other, distance)  # only the second pass counts
 
 
-def test_a_match_passes_gradients_to_the_images():
+def test_a_match_is_differentiable_with_respect_to_the_images():
     images = torch.randn(4, 3, 8, 8, requires_grad=True)
     with BatchNormMatch(network()) as match:
         network()(images)
-        assert match.distance() == 0  # another network's layers are not watched
+        assert match.distance() == 0  # hooks are on another network's layers
     net = network()
     with BatchNormMatch(net) as match:
         net(images)
@@ -104,14 +104,14 @@ def test_batch_statistics_are_mean_and_variance_over_all_but_the_channels(shape,
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_the_gradient_of_batch_statistics_is_that_of_differences(memory_format):
+def test_the_gradient_of_batch_statistics_equals_finite_differences(memory_format):
     inputs = torch.randn(3, 2, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).contiguous(
         memory_format=memory_format
     )
     assert torch.autograd.gradcheck(BatchStatistics.apply, inputs.requires_grad_())
 
 
-def test_no_hook_outlives_the_block_whatever_happens_in_it():
+def test_hooks_are_removed_at_the_end_of_the_block_after_errors_too():
     net = network()
 
     def hooks():
@@ -125,13 +125,13 @@ def test_no_hook_outlives_the_block_whatever_happens_in_it():
     with pytest.raises(ZeroDivisionError), match:
         raise ZeroDivisionError
     with pytest.raises(RuntimeError), match:
-        net(torch.zeros(1, 1, 8, 8))  # fails in the middle of a pass
+        net(torch.zeros(1, 1, 8, 8))  # fails within a forward pass
     assert hooks() == 0
     with match:
-        assert match.distance() == 0  # nothing is left over from the failed pass
+        assert match.distance() == 0  # distances of the failed pass are discarded
 
 
-def test_a_network_without_running_statistics_matches_anything():
+def test_a_network_without_running_statistics_has_distance_zero():
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4, track_running_stats=False))
     with BatchNormMatch(net) as match:
         net(torch.randn(2, 3, 8, 8))
@@ -142,7 +142,7 @@ labelled = st.lists(st.integers(0, 3), min_size=1, max_size=9)
 
 
 @given(labelled, st.integers(0, 99))
-def test_the_distance_within_classes_is_that_of_a_double_loop(labels, seed):
+def test_the_distance_within_classes_equals_a_double_loop(labels, seed):
     images = torch.randn(len(labels), 2, 3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     pairs = [
         (images[i] - images[j]).abs().mean().item() for i in range(len(labels)) for j in range(i) if labels[i] == labels[j]
@@ -159,7 +159,7 @@ def test_the_order_of_the_images_does_not_matter(labels, order, seed):
     assert torch.allclose(within_class_distance(images, labels), within_class_distance(images[order], labels[order]))
 
 
-def test_the_hinge_is_zero_beyond_the_margin_and_rises_with_likeness():
+def test_the_hinge_is_zero_beyond_the_margin_and_rises_with_similarity():
     images, labels = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 2
     distance = within_class_distance(images, labels).item()
     assert diversity_hinge(images, labels, distance * 0.99) == 0
@@ -169,7 +169,7 @@ def test_the_hinge_is_zero_beyond_the_margin_and_rises_with_likeness():
     assert diversity_hinge(images[:2], labels[:2], 0.6).item() == pytest.approx(0.6)  # no pair within a class
 
 
-def test_following_the_hinge_drives_images_apart():
+def test_a_gradient_step_on_the_hinge_increases_the_distance():
     images = (0.01 * torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))).requires_grad_()
     labels = torch.arange(6) % 2
     before = diversity_hinge(images, labels, 0.6)
@@ -181,7 +181,7 @@ def test_following_the_hinge_drives_images_apart():
     assert torch.isfinite(identical.grad).all()
 
 
-def test_soft_cross_entropy_is_its_formula_and_least_at_equality():
+def test_soft_cross_entropy_is_its_formula_and_minimal_at_equality():
     rng = torch.Generator().manual_seed(0)
     logits, targets = torch.randn(4, 3, generator=rng), torch.rand(4, 3, generator=rng)
     targets = targets / targets.sum(1, keepdim=True)
@@ -210,7 +210,7 @@ def test_total_variation_is_its_formula():
     assert total_variation(images).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_priors_do_not_depend_on_the_number_of_images_and_are_zero_where_they_should_be():
+def test_priors_do_not_depend_on_the_number_of_images_and_have_known_values():
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     for prior in (total_variation, squared_norm):
         assert prior(images.repeat(3, 1, 1, 1)).item() == pytest.approx(prior(images).item(), rel=1e-5)
@@ -220,7 +220,7 @@ def test_priors_do_not_depend_on_the_number_of_images_and_are_zero_where_they_sh
     assert squared_norm(torch.full((2, 3, 8, 8), 0.5)) == 0.25
 
 
-def test_the_boundary_term_is_the_divergence_where_both_agree():
+def test_the_boundary_term_is_the_divergence_where_predicted_classes_agree():
     rng = torch.Generator().manual_seed(2)
     teacher, student = torch.randn(20, 3, generator=rng), torch.randn(20, 3, generator=rng)
     expected, agreed = 0.0, 0
@@ -232,16 +232,16 @@ def test_the_boundary_term_is_the_divergence_where_both_agree():
     assert boundary(teacher, student).item() == pytest.approx(expected, rel=1e-4)
     assert boundary(teacher, teacher).item() == pytest.approx(0, abs=1e-6)
     student = torch.tensor([[1.0, 0.0]], requires_grad=True)
-    boundary(torch.tensor([[0.0, 1.0]]), student).backward()  # they name different classes: the image is as hard as it should be
+    boundary(torch.tensor([[0.0, 1.0]]), student).backward()  # different predicted classes: no gradient
     assert torch.equal(student.grad, torch.zeros(1, 2))
 
 
-def test_the_divergence_is_0_at_equality_1_at_exclusion_and_symmetric():
+def test_jensen_shannon_is_0_at_equality_1_when_disjoint_and_symmetric():
     rng = torch.Generator().manual_seed(0)
     one, two = torch.randn(5, 4, generator=rng), torch.randn(5, 4, generator=rng)
     assert jensen_shannon(one, one + 3).item() == pytest.approx(0, abs=1e-6)
-    sure = torch.tensor([[50.0, 0.0, 0.0]])
-    assert jensen_shannon(sure, sure.roll(1, 1)).item() == pytest.approx(1)
+    certain = torch.tensor([[50.0, 0.0, 0.0]])
+    assert jensen_shannon(certain, certain.roll(1, 1)).item() == pytest.approx(1)
     assert jensen_shannon(one, two).item() == pytest.approx(jensen_shannon(two, one).item())
     p, q = one.softmax(1).double(), two.softmax(1).double()
     middle = (p + q) / 2

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import functools
 import itertools
@@ -11,8 +12,8 @@ from datafree.config import InversionConfig, InversionLossConfig, MetaGeneratorC
 from datafree.inversion import meta_generator
 from datafree.inversion.auxiliary_teachers import auxiliary_teachers_of
 from datafree.inversion.generator import new_generator
-from datafree.inversion.inner_loop import Inner, adapt, balanced_labels
-from datafree.inversion.meta_generator import Gradients, train_meta_generator
+from datafree.inversion.inner_loop import InnerLoopConfig, balanced_labels, run_inner_loop
+from datafree.inversion.meta_generator import OuterGradient, train_meta_generator
 from datafree.inversion.objective import image_terms, weighted
 
 UPDATES = list(OuterUpdate)
@@ -44,7 +45,7 @@ def same(first, second):
 
 
 @pytest.mark.parametrize("update", UPDATES)
-def test_a_seed_decides_the_result_and_the_teachers_are_left_alone(teachers, update, state_of, assert_same_state):
+def test_a_seed_determines_the_result_and_the_teachers_do_not_change(teachers, update, state_of, assert_same_state):
     before = [state_of(teacher.network) for teacher in teachers]
     first, history = train(teachers, config(update))
     second, again = train(teachers, config(update))
@@ -62,7 +63,7 @@ def test_a_seed_decides_the_result_and_the_teachers_are_left_alone(teachers, upd
 def test_one_outer_step_is_its_formula(teachers, update, per_step):
     rate = 0.5 if update is OuterUpdate.reptile else 0.01
     settings = config(update, outer_steps=1, inner_steps=1, teachers_per_step=per_step)
-    found, history = train(teachers, settings)
+    trained, history = train(teachers, settings)
     start = fresh()
     gradients, losses = [], []
     for index in meta_generator._teachers_of_step(3, per_step, 0, 0):
@@ -76,21 +77,21 @@ def test_one_outer_step_is_its_formula(teachers, update, per_step):
         losses.append(terms["cross_entropy"].item())
     assert history[0]["cross_entropy"] == pytest.approx(sum(losses) / per_step, rel=1e-5)
 
-    def adam_step(slope, learning_rate):  # the first step of Adam moves every weight by the rate, whatever the betas
+    def adam_step(slope, learning_rate):  # Adam's first step does not depend on the betas
         return learning_rate * slope / (slope.abs() + 1e-8)
 
     compared = []
-    for slot, (before, after) in enumerate(zip(start.parameters(), found.parameters(), strict=True)):
+    for slot, (before, after) in enumerate(zip(start.parameters(), trained.parameters(), strict=True)):
         slopes = [gradient[slot] for gradient in gradients]
         if update is OuterUpdate.reptile:
-            adapted = torch.stack([before - adam_step(slope, 0.01) for slope in slopes])
-            expected = before + rate * (adapted.mean(0) - before)
+            inner = torch.stack([before - adam_step(slope, 0.01) for slope in slopes])
+            expected = before + rate * (inner.mean(0) - before)
         else:
             expected = before - adam_step(torch.stack(slopes).mean(0), rate)
-        # Where a gradient is all but zero its sign is a matter of rounding, and so is the step.
-        sure = torch.stack(slopes).abs().min(0).values > 1e-5
-        assert torch.allclose(after[sure], expected[sure], atol=1e-5)
-        compared.append(sure.float().flatten())
+        # Where a gradient is nearly zero, rounding decides its sign and so Adam's step.
+        reliable = torch.stack(slopes).abs().min(0).values > 1e-5
+        assert torch.allclose(after[reliable], expected[reliable], atol=1e-5)
+        compared.append(reliable.float().flatten())
     assert torch.cat(compared).mean() > 0.9
 
 
@@ -99,7 +100,7 @@ class Interrupted(Exception):
 
 
 class Interrupting(Checkpoint):
-    """Saves every step, breaks off after so many, and tells where a training went on."""
+    """Saves every step and raises after ``steps``; ``restored`` is the step at which a training resumed."""
 
     def __init__(self, path, steps=None):
         super().__init__(path, "work", seconds_between=0)
@@ -111,14 +112,14 @@ class Interrupting(Checkpoint):
             raise Interrupted
 
     def restore(self, **objects):
-        found = super().restore(**objects)
-        self.restored = found[0]
-        return found
+        resumed = super().restore(**objects)
+        self.restored = resumed[0]
+        return resumed
 
 
 @pytest.mark.parametrize("after", [1, 5, 6])
 @pytest.mark.parametrize("update", UPDATES)
-def test_a_killed_training_goes_on_to_the_same_result(teachers, update, after, tmp_path):
+def test_an_interrupted_training_resumes_to_the_same_result(teachers, update, after, tmp_path):
     whole, history = train(teachers, config(update))
     with pytest.raises(Interrupted):
         train(teachers, config(update), checkpoint=Interrupting(tmp_path / "c.pt", after))
@@ -133,61 +134,74 @@ def test_a_killed_training_goes_on_to_the_same_result(teachers, update, after, t
 def test_teachers_are_visited_evenly_and_in_random_order(count, per_step):
     visits = [index for step in range(20) for index in meta_generator._teachers_of_step(count, per_step, step, seed=7)]
     rounds = [visits[start : start + count] for start in range(0, len(visits) - count + 1, count)]
-    assert all(sorted(one) == list(range(count)) for one in rounds)
+    assert all(sorted(permutation) == list(range(count)) for permutation in rounds)
     if count > 2:
-        assert len({tuple(one) for one in rounds}) > 1
+        assert len({tuple(permutation) for permutation in rounds}) > 1
     assert meta_generator._teachers_of_step(count, per_step, 11, 7) == visits[11 * per_step : 12 * per_step]
 
 
 @pytest.mark.parametrize("update", UPDATES)
-def test_training_makes_a_better_start(teachers, update):
+def test_training_improves_the_initialisation(teachers, update):
     settings = config(update, outer_steps=30, inner_steps=2)
 
-    def loss_after_adapting(start):
-        found = []
+    def loss_after_inner_loop(start):
+        losses = []
         for seed, teacher in itertools.product(range(4), teachers):
-            history = adapt(start, teacher, Inner(2, 0.01, 20), settings, seed=seed).history
-            found.append(sum(getattr(settings.loss, name) * value for name, value in history[-1].items() if name != "step"))
-        return sum(found) / len(found)
+            history = run_inner_loop(start, teacher, InnerLoopConfig(2, 0.01, 20), settings, seed=seed).history
+            losses.append(sum(getattr(settings.loss, name) * value for name, value in history[-1].items() if name != "step"))
+        return sum(losses) / len(losses)
 
-    assert loss_after_adapting(train(teachers, settings)[0]) < 0.9 * loss_after_adapting(fresh())
-
-
-def test_reptiles_rate_falls_linearly_to_a_tenth(teachers, monkeypatch):
-    rates = []
-    monkeypatch.setattr(meta_generator, "_interpolate", lambda generator, displacement, rate: rates.append(rate))
-    train(teachers, config(outer_steps=4, inner_steps=1))
-    assert rates == pytest.approx([0.5, 0.35, 0.2, 0.05])
-    rates.clear()
-    train(teachers, config(outer_steps=1, inner_steps=1))
-    assert rates == [0.5]
+    assert loss_after_inner_loop(train(teachers, settings)[0]) < 0.9 * loss_after_inner_loop(fresh())
 
 
-def test_maml_follows_the_last_inner_gradient_or_the_mean_of_all(teachers):
-    start, inner = fresh(), Inner(3, 0.01, 10)
-    found = {}
+class Recording(Checkpoint):
+    """Keeps a copy of the generator after every outer step."""
+
+    def __init__(self):
+        super().__init__(None)
+        self.generators = []
+
+    def save(self, step, history, **objects):
+        self.generators.append(copy.deepcopy(objects["generator"]))
+
+
+@pytest.mark.parametrize(("steps", "rates"), [(4, [0.5, 0.35, 0.2, 0.05]), (1, [0.5])])
+def test_reptiles_rate_falls_linearly_to_a_tenth(teachers, steps, rates):
+    settings, recording = config(outer_steps=steps, inner_steps=1), Recording()
+    train(teachers, settings, checkpoint=recording)
+    for step, (before, after) in enumerate(itertools.pairwise([fresh(), *recording.generators])):
+        (index,) = meta_generator._teachers_of_step(3, 1, step, 0)
+        seed, others = devices.derive_seed(0, "meta_generator", step, index), auxiliary_teachers_of(teachers[index], teachers)
+        trained = run_inner_loop(before, teachers[index], InnerLoopConfig(1, 0.01, 10), settings, seed=seed, auxiliary_teachers=others)
+        weights = [module.expand.weight.detach() for module in (before, after, trained.generator)]
+        assert torch.allclose(weights[1] - weights[0], rates[step] * (weights[2] - weights[0]), atol=1e-6)
+
+
+def test_first_order_maml_uses_the_last_inner_gradient_or_the_mean(teachers):
+    start, inner = fresh(), InnerLoopConfig(3, 0.01, 10)
+    totals = {}
     for update in (OuterUpdate.fomaml, OuterUpdate.fomaml_mean):
         settings = config(update, teachers_per_step=2)
-        gradients, noted = Gradients(start, update), []
+        gradient, recorded = OuterGradient(start, update), []
         for index in (0, 2):
             steps = []
 
-            def note(adapted, gradients=gradients, steps=steps):
-                gradients.note(adapted)
-                steps.append([parameter.grad.clone() for parameter in adapted.parameters()])
+            def record(trained, gradient=gradient, steps=steps):
+                gradient.add_step(trained)
+                steps.append([parameter.grad.clone() for parameter in trained.parameters()])
 
-            adapt(start, teachers[index], inner, settings, seed=index, each_step=note)
-            gradients.close()
-            noted.append(steps)
-        chosen = [[steps[-1]] if update is OuterUpdate.fomaml else steps for steps in noted]
-        for slot, total in enumerate(gradients.total):
-            expected = sum(torch.stack([step[slot] for step in steps]).mean(0) for steps in chosen)
+            run_inner_loop(start, teachers[index], inner, settings, seed=index, each_step=record)
+            gradient.finish_teacher()
+            recorded.append(steps)
+        chosen = [[steps[-1]] if update is OuterUpdate.fomaml else steps for steps in recorded]
+        for place, total in enumerate(gradient.total):
+            expected = sum(torch.stack([step[place] for step in steps]).mean(0) for steps in chosen)
             assert torch.allclose(total, expected, atol=1e-6)
-        found[update] = gradients.total[0]
-    assert not torch.allclose(*found.values())
+        totals[update] = gradient.total[0]
+    assert not torch.allclose(*totals.values())
 
 
-def test_a_fresh_outer_optimiser_moves_every_weight_by_its_rate(teachers):
+def test_a_fresh_outer_optimiser_moves_weights_by_its_learning_rate(teachers):
     moved = {}
     for fresh_optimiser in (True, False):
         settings = config(OuterUpdate.fomaml, outer_steps=3, fresh_optimiser=fresh_optimiser)

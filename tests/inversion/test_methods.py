@@ -1,4 +1,4 @@
-"""What every inversion method must do. A new one is registered in ``METHODS`` and gets its settings for these tests in ``CASES``."""
+"""Requirements of every inversion method in ``METHODS``; a new method adds its settings for these tests to ``CASES``."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ from datafree.config import (
 )
 from datafree.inversion import METHODS
 from datafree.inversion.generator import new_generator
-from datafree.inversion.inner_loop import soft_labels
+from datafree.zoo.teachers import soft_labels
 
 SIZE = 16
 SHARED = InversionConfig(images_per_class=4, shift=1, region=0.75, loss=InversionLossConfig(total_variation=0.01, squared_norm=0.001))
@@ -29,14 +29,14 @@ CASES = {
     "generator": GeneratorInversion(**SMALL),
     "pixels": PixelInversion(**SMALL),
     "calibrated pixels": PixelInversion(steps=3, batch_size=8, calibration_rounds=2),
-    "pixels ahead of a student": PixelInversion(**SMALL, flip=True, competition=1.0),
+    "pixels with competition": PixelInversion(**SMALL, flip=True, competition=1.0),
     "learnable set": LearnableSetInversion(steps=4, classes=3, shot=2, query=2, learner_width=8, patience=1, warm_up=0.0),
     "black box": BlackBoxInversion(**SMALL, directions=4, latent=6, width=8),
-    "generator of its own": GeneratorInversion(**SMALL, **OWN),
+    "new generator": GeneratorInversion(**SMALL, **OWN),
     "latents of each batch": GeneratorInversion(**{**SMALL, "batch_size": 4}, latent_learning_rate=0.05),
     "unconditional": GeneratorInversion(**{**SMALL, "batch_size": 4}, **OWN, conditional=False, latent_learning_rate=0.1),
     "calibration": GeneratorInversion(steps=3, batch_size=8, calibration_rounds=4),
-    "contrast": GeneratorInversion(**SMALL, contrastive=0.5, contrastive_memory=12),
+    "contrastive": GeneratorInversion(**SMALL, contrastive=0.5, contrastive_memory=12),
     "student": GeneratorInversion(**SMALL, adversarial=0.5),
 }
 
@@ -48,7 +48,7 @@ def method(request):
 
 @pytest.fixture(scope="module")
 def odd_teachers(make_teacher):
-    """What a zoo may hold beside the usual: grey and larger images, no BatchNorm layer, more classes than a batch has images."""
+    """Teachers with grey and larger images, without BatchNorm layers, and with more classes than a batch has images."""
     grey = make_teacher("grey", ("ant", "bee"), 4, size=24, channels=1)
     plain = make_teacher("plain", ("ant", "bee", "cat"), 5, size=SIZE)
     for module in plain.network.modules():
@@ -64,18 +64,18 @@ def recover(teacher, method, seed=0, checkpoint=None, shared=SHARED):
     return METHODS[method.method](teacher, method, shared, size=SIZE, start=start, seed=seed, checkpoint=checkpoint or Checkpoint(None))
 
 
-def check(found, teacher, shared=SHARED):
+def check(recovered, teacher, shared=SHARED):
     count = len(teacher.classes)
-    assert found.images.dtype == torch.uint8
-    assert found.images.shape == (shared.images_per_class * count, 3, SIZE, SIZE)
-    assert found.images.float().std() > 5
-    assert found.labels.dtype == torch.int64
-    assert torch.bincount(found.labels).tolist() == [shared.images_per_class] * count
-    assert found.soft_labels.dtype == torch.float16
-    assert torch.equal(found.soft_labels, soft_labels(teacher, found.images))
-    assert [row["step"] for row in found.history] == list(range(1, len(found.history) + 1))
-    assert all(row.keys() == found.history[0].keys() for row in found.history)
-    assert len(found.images.flatten(1).unique(dim=0)) == len(found.images)
+    assert recovered.images.dtype == torch.uint8
+    assert recovered.images.shape == (shared.images_per_class * count, 3, SIZE, SIZE)
+    assert recovered.images.float().std() > 5
+    assert recovered.labels.dtype == torch.int64
+    assert torch.bincount(recovered.labels).tolist() == [shared.images_per_class] * count
+    assert recovered.soft_labels.dtype == torch.float16
+    assert torch.equal(recovered.soft_labels, soft_labels(teacher, recovered.images))
+    assert [row["step"] for row in recovered.history] == list(range(1, len(recovered.history) + 1))
+    assert all(row.keys() == recovered.history[0].keys() for row in recovered.history)
+    assert len(recovered.images.flatten(1).unique(dim=0)) == len(recovered.images)
 
 
 def same(first, second):
@@ -88,14 +88,14 @@ def test_every_registered_method_has_settings_and_is_tested():
         assert kind().method == name
 
 
-def test_a_pool_is_whole_balanced_and_what_the_teacher_says_and_the_teacher_stays(method, teachers, state_of, assert_same_state):
+def test_a_pool_is_complete_and_the_teacher_does_not_change(method, teachers, state_of, assert_same_state):
     teacher = teachers[0]
     before = state_of(teacher.network)
     check(recover(teacher, method), teacher)
     assert_same_state(state_of(teacher.network), before)
 
 
-def test_the_seed_decides_the_images(method, teachers):
+def test_a_seed_determines_the_images(method, teachers):
     first, second, other = (recover(teachers[1], method, seed) for seed in (0, 0, 1))
     assert same(first, second)
     assert first.history == second.history
@@ -113,30 +113,30 @@ def test_global_randomness_is_neither_read_nor_changed(method, teachers):
 
 
 @pytest.mark.parametrize("kind", ["grey", "plain", "many"])
-def test_any_teacher_will_do(method, odd_teachers, kind):
+def test_unusual_teachers_are_supported(method, odd_teachers, kind):
     teacher = odd_teachers[kind]
-    found = recover(teacher, method)
-    check(found, teacher)
+    recovered = recover(teacher, method)
+    check(recovered, teacher)
     if kind == "plain":
-        assert all(row.get("batch_norm", 0.0) == 0 for row in found.history)
+        assert all(row.get("batch_norm", 0.0) == 0 for row in recovered.history)
 
 
 def test_more_steps_lower_the_cross_entropy(method, teachers):
     method = dataclasses.replace(method, steps=25)
     plain = dataclasses.replace(SHARED, shift=0, augmentation=0.0, region=1.0)
     first, last = 0.0, 0.0
-    for seed in range(2):  # a single run is noisy: every step has other latents and images
+    for seed in range(2):  # a single run is noisy, as every step has other latents and images
         losses = [row["cross_entropy"] for row in recover(teachers[2], method, seed, shared=plain).history[:25]]  # of the first batch
         first, last = first + sum(losses[:8]), last + sum(losses[-8:])
     assert last < 0.95 * first
 
 
-class Killed(Exception):
+class Interrupted(Exception):
     pass
 
 
-class Fragile(Checkpoint):
-    """Saves at every occasion, dies after so many, and tells where the work went on."""
+class Interrupting(Checkpoint):
+    """Saves at every call and raises after ``saves`` of them; ``resumed_at`` are the steps at which work resumed."""
 
     def __init__(self, path, saves=None):
         super().__init__(path, "work", seconds_between=0)
@@ -148,20 +148,20 @@ class Fragile(Checkpoint):
         if self.saves is not None:
             self.saves -= 1
             if self.saves == 0:
-                raise Killed
+                raise Interrupted
 
     def restore(self, **objects):
-        found = super().restore(**objects)
-        self.resumed_at.append(found[0])
-        return found
+        resumed = super().restore(**objects)
+        self.resumed_at.append(resumed[0])
+        return resumed
 
 
 @pytest.mark.parametrize("saves", [1, 3])
-def test_a_killed_recovery_goes_on_to_the_same_bytes(method, teachers, tmp_path, saves):
+def test_an_interrupted_recovery_resumes_to_the_same_bytes(method, teachers, tmp_path, saves):
     whole = recover(teachers[0], method)
-    with pytest.raises(Killed):
-        recover(teachers[0], method, checkpoint=Fragile(tmp_path / "c.pt", saves))
-    checkpoint = Fragile(tmp_path / "c.pt")
+    with pytest.raises(Interrupted):
+        recover(teachers[0], method, checkpoint=Interrupting(tmp_path / "c.pt", saves))
+    checkpoint = Interrupting(tmp_path / "c.pt")
     resumed = recover(teachers[0], method, checkpoint=checkpoint)
     assert any(checkpoint.resumed_at)
     assert same(whole, resumed)
@@ -169,10 +169,10 @@ def test_a_killed_recovery_goes_on_to_the_same_bytes(method, teachers, tmp_path,
 
 
 @pytest.mark.parametrize("case", ["generator", "pixels", "calibration"])
-def test_without_diversity_is_with_a_weight_of_zero(case, teachers):
+def test_diversity_off_equals_a_weight_of_zero(case, teachers):
     wide, none = (
         dataclasses.replace(SHARED, loss=dataclasses.replace(SHARED.loss, diversity_margin=9.0, diversity=weight)) for weight in (5.0, 0.0)
     )
-    found = recover(teachers[1], dataclasses.replace(CASES[case], diversity=False), shared=wide)
-    assert same(found, recover(teachers[1], CASES[case], shared=none))
-    assert not torch.equal(found.images, recover(teachers[1], CASES[case], shared=wide).images)
+    recovered = recover(teachers[1], dataclasses.replace(CASES[case], diversity=False), shared=wide)
+    assert same(recovered, recover(teachers[1], CASES[case], shared=none))
+    assert not torch.equal(recovered.images, recover(teachers[1], CASES[case], shared=wide).images)

@@ -7,7 +7,7 @@ from datafree.inversion.regions import Region, crop, random_region, region_mask
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.floats(0.01, 1), st.integers(0, 5))
-def test_a_region_lies_inside_and_has_its_share(height, width, share, seed):
+def test_a_region_lies_inside_the_image_and_has_its_share(height, width, share, seed):
     region = random_region(height, width, share, devices.generator(seed, "region"))
     assert 0 <= region.top <= height - region.height
     assert 0 <= region.left <= width - region.width
@@ -15,16 +15,16 @@ def test_a_region_lies_inside_and_has_its_share(height, width, share, seed):
     assert abs(region.width - share * width) <= 0.5 or region.width == 1
 
 
-def test_regions_reach_every_place_and_the_published_one_is_224_of_256():
+def test_regions_reach_every_offset_and_the_published_size_is_224_of_256():
     rng = devices.generator(0, "region")
-    found = [random_region(256, 256, 0.875, rng) for _ in range(600)]
-    assert {(one.height, one.width) for one in found} == {(224, 224)}
-    for sides in ({one.top for one in found}, {one.left for one in found}):
-        assert sides == set(range(33))
+    regions = [random_region(256, 256, 0.875, rng) for _ in range(600)]
+    assert {(region.height, region.width) for region in regions} == {(224, 224)}
+    for offsets in ({region.top for region in regions}, {region.left for region in regions}):
+        assert offsets == set(range(33))
     assert random_region(32, 32, 1.0, rng) == Region(0, 0, 32, 32)
 
 
-def test_a_gradient_stays_inside_the_region_as_the_mask_says():
+def test_the_gradient_is_zero_outside_the_region_like_the_mask():
     images, region = torch.randn(2, 3, 8, 6, requires_grad=True), Region(2, 1, 4, 3)
     part = crop(images, region)
     assert torch.equal(part, images[:, :, 2:6, 1:4])

@@ -5,7 +5,8 @@ import torch
 
 from datafree import devices
 from datafree.config import BellArm, BellUpdate, Divergence, ReplayConfig
-from datafree.distillation.losses import EPISODE_SCALE, distillation_loss
+from datafree.distillation.losses import distillation_loss
+from datafree.episode_loss import EPISODE_SCALE
 from datafree.meta import bell
 
 BELL = BellArm(steps=1, tasks_per_step=1, outer_learning_rate=1.0, inner_learning_rate=0.01, augment=True)

@@ -5,7 +5,7 @@ import torch
 
 from datafree import devices
 from datafree.config import ProtoNetArm
-from datafree.distillation.losses import EPISODE_SCALE, episode_loss
+from datafree.episode_loss import EPISODE_SCALE, episode_loss
 from datafree.meta import protonet
 from datafree.meta.protonet import mix_tasks
 

@@ -10,7 +10,7 @@ from datafree import devices
 from datafree.config import InversionConfig
 from datafree.data.images import ImageSet
 from datafree.inversion.generator import new_generator
-from datafree.inversion.inner_loop import Inner, adapt, draw_pool, soft_labels
+from datafree.inversion.inner_loop import InnerLoopConfig, draw_pool, run_inner_loop
 from datafree.inversion.losses import BatchNormMatch
 from datafree.tasks import reliability as module
 from datafree.tasks.pools import Pool
@@ -32,7 +32,7 @@ from datafree.tasks.reliability import (
 )
 from datafree.zoo.backbones import Normalise
 from datafree.zoo.manifest import Architecture, Entry
-from datafree.zoo.teachers import Teacher, empty_network, freeze
+from datafree.zoo.teachers import Teacher, empty_network, freeze, soft_labels
 from datafree.zoo.training import train_classifier
 
 
@@ -281,7 +281,8 @@ def zoo(make_images):
             )
         teacher = Teacher(entry.name, freeze(network), normalise, own.classes, (3, 16, 16))
         rng = devices.generator(number, "draw")
-        adapted = adapt(start, teacher, Inner(40, 0.01, 32), InversionConfig(shift=1, augmentation=0.0), seed=number).generator
+        shared = InversionConfig(shift=1, augmentation=0.0)
+        adapted = run_inner_loop(start, teacher, InnerLoopConfig(40, 0.01, 32), shared, seed=number).generator
         found, names = draw_pool(adapted, teacher, 20, 40, rng)
         teachers.append(teacher)
         pools.append(Pool(found, names, soft_labels(teacher, found), own.classes))

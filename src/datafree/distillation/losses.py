@@ -1,4 +1,4 @@
-"""Losses of learners that are taught by teachers or by episodes."""
+"""Distillation losses: how far a student's predictions are from its teacher's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 ABSENT = -1e4  # logit of a class that a teacher does not have: probability zero, and no NaN in a loss
-EPISODE_SCALE = 10.0  # inverse temperature of distances between unit-length features
 SMALLEST_PROBABILITY = 2.0**-24  # the smallest positive float16: what a stored probability of zero may have been
 
 
@@ -43,23 +42,3 @@ def released_divergence(logits: Tensor, teacher_probabilities: Tensor) -> Tensor
     comparison only.
     """
     return F.kl_div(logits.softmax(-1), teacher_probabilities.to(logits.dtype), reduction="none").mean()
-
-
-def prototype_logits(support: Tensor, query: Tensor) -> Tensor:
-    """Negative squared distances of queries to class means; Snell et al., "Prototypical Networks", NeurIPS 2017, eq. 2.
-
-    ``support`` [way, shot, D], ``query`` [Q, D] → [Q, way].
-    """
-    # Plain differences: `torch.cdist` has no second derivative.
-    return -(query[:, None] - support.mean(1)).square().sum(-1)
-
-
-def episode_loss(support: Tensor, query: Tensor, scale: float) -> Tensor:
-    """Cross-entropy of the queries under ``prototype_logits`` of unit-length features, times ``scale``.
-
-    ``support`` [way, shot, D], ``query`` [way, queries, D]: query q of class w belongs to class w.
-    """
-    way, queries = query.shape[:2]
-    unit_support, unit_query = F.normalize(support, dim=-1), F.normalize(query, dim=-1).flatten(0, 1)
-    target = torch.arange(way, device=query.device).repeat_interleave(queries)
-    return F.cross_entropy(scale * prototype_logits(unit_support, unit_query), target)

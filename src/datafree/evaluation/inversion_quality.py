@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,26 +38,10 @@ class Judge:
 
 def transfer(judge: Judge, classes: Sequence[str], images: Tensor, labels: Tensor, device: torch.device) -> dict[str, float]:
     """The judge's accuracy and confidence when it may choose among ``classes`` only, all of which it knows."""
-    return _belief(_verdict(judge, classes, images, device), labels, "transfer")
+    return _belief(judge_logits(judge, classes, images, device), labels, "transfer")
 
 
-def jury(judges: Sequence[Judge], classes: Sequence[str], images: Tensor, labels: Tensor, device: torch.device) -> dict[str, float]:
-    """What several independent judges, all of whom know ``classes``, say together; shares of the images in [0, 1].
-
-    ``jury_accuracy``: the judges' mean accuracy; ``jury_unanimous``: images that every judge gives their label; ``jury_agreement``: images
-    to which two judges give one class, right or wrong, as the mean over pairs of judges (1 for a single judge).
-    """
-    said = torch.stack([_verdict(judge, classes, images, device).argmax(1) for judge in judges])
-    right = said == labels
-    pairs = [(said[i] == said[j]).float().mean().item() for i, j in itertools.combinations(range(len(judges)), 2)]
-    return {
-        "jury_accuracy": right.float().mean().item(),
-        "jury_unanimous": right.all(0).float().mean().item(),
-        "jury_agreement": sum(pairs) / len(pairs) if pairs else 1.0,
-    }
-
-
-def _verdict(judge: Judge, classes: Sequence[str], images: Tensor, device: torch.device) -> Tensor:
+def judge_logits(judge: Judge, classes: Sequence[str], images: Tensor, device: torch.device) -> Tensor:
     """The judge's logits [N, len(classes)] for these classes, in their order."""
     columns = torch.tensor([judge.classes.index(name) for name in classes])
     return logits_of(judge.network, judge.normalise, images, device)[:, columns]

@@ -1,10 +1,22 @@
-"""Inversion methods by name: each recovers one teacher's training images.
+"""Inversion methods by name: each recovers images of one teacher's training distribution as a labelled pool.
 
-A new one is one file here with a function ``recover``, its settings in ``datafree.config.schema``, and one line in ``METHODS``. All are
-called as ``recover(teacher, method, shared, *, size, start, seed, checkpoint, auxiliary_teachers)``: the teacher is on the device to use and
-stays as it is; ``method`` holds the method's own settings and ``shared`` those of all methods (``loss``, ``shift``, ``augmentation``,
-``auxiliary_teachers``, ``region``, ``images_per_class``); images are ``size`` pixels square; ``start`` is the meta-generator where the settings
-ask for it (``starts_from_meta``), otherwise None; ``auxiliary_teachers`` are the other teachers of the zoo, on the same device.
+A method is one module here with a function ``recover``, a settings dataclass in ``datafree.config.schema``, and one line in ``METHODS``.
+Every method has the signature
+
+    recover(teacher, method, shared, *, size, start, seed, checkpoint, auxiliary_teachers=()) -> Recovered
+
+- ``teacher``: frozen, on the device to compute on; never changed.
+- ``method``: the method's own settings.
+- ``shared``: ``InversionConfig``, the settings of all methods (``loss``, ``shift``, ``augmentation``, ``auxiliary_teachers``, ``region``,
+  ``images_per_class``).
+- ``size``: height and width of the recovered images, in pixels.
+- ``start``: the meta-generator if ``starts_from_meta(method)``, otherwise None.
+- ``seed``: determines every random number; global random state is neither read nor changed.
+- ``checkpoint``: saves and restores progress; an interrupted recovery continues to the same result.
+- ``auxiliary_teachers``: other teachers of the zoo whose BatchNorm statistics regularise the images, on the same device; see
+  ``auxiliary_teachers_of``.
+
+A method raises ``UserError`` if its loss becomes NaN or infinite.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Which other teachers say what images of a domain are like."""
+"""Auxiliary teachers: other teachers whose BatchNorm statistics regularise the recovery of a teacher's images."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from datafree.zoo.teachers import Teacher
 
 
 def auxiliary_teachers_of(teacher: Teacher, zoo: Sequence[Teacher]) -> list[Teacher]:
-    """The other teachers of the zoo that remember statistics: with BatchNorm layers, and neither untrained nor never updated."""
-    return [other for other in zoo if other.name != teacher.name and remembers(other)]
+    """The other teachers of the zoo with trained BatchNorm statistics, in the zoo's order."""
+    return [other for other in zoo if other.name != teacher.name and has_trained_statistics(other)]
 
 
-def remembers(teacher: Teacher) -> bool:
-    """Whether the BatchNorm layers of a teacher hold statistics of images that it was trained on, as far as the weights tell."""
+def has_trained_statistics(teacher: Teacher) -> bool:
+    """Whether a teacher has BatchNorm layers whose weights and statistics show signs of training."""
     network = teacher.network
     return bool(batch_norm_layers(network)) and not (never_trained(network) or never_updated(network))

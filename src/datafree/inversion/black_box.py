@@ -1,8 +1,8 @@
-"""Recovery from a teacher that is only an interface: images go in, probabilities come out.
+"""Method ``black_box``: recovery from a teacher that only returns probabilities, by zero-order gradient estimation.
 
-BiDf-MKD (Hu et al., "Learning to Learn from APIs: Black-Box Data-Free Meta-Learning", ICML 2023): a generator of fresh weights per
-interface, whose gradient is estimated from the answers to slightly changed images. Neither the teacher's gradient nor its BatchNorm
-statistics are used, so the loss is cross-entropy and what can be told of images without the teacher.
+BiDf-MKD (Hu et al., "Learning to Learn from APIs: Black-Box Data-Free Meta-Learning", ICML 2023): a newly initialised generator per
+teacher, trained with gradients that are estimated from the predictions for perturbed images. The teacher's gradients and BatchNorm
+statistics are not used, so the loss consists of cross-entropy and the image priors.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from datafree.progress import progress, require_finite
 from datafree.zoo.backbones import fitted
 from datafree.zoo.teachers import Teacher
 
-SMALLEST_PROBABILITY = 1e-7  # of an answer, so that its logarithm is finite
+SMALLEST_PROBABILITY = 1e-7  # lower bound of a predicted probability, so that its logarithm is finite
 
 Probabilities = Callable[[Tensor], Tensor]  # float [B, 3, S, S] in [0, 255] → [B, K], non-negative, summing to 1
 
@@ -43,18 +43,18 @@ def recover(
     checkpoint: Checkpoint,
     auxiliary_teachers: Sequence[Teacher] = (),
 ) -> Recovered:
-    """As ``recover_from_answers``, of a teacher that is asked for probabilities and nothing else; ``start`` is not used."""
+    """``recover_from_predictions`` of a teacher network; its probabilities alone are used. ``start`` is not used."""
     device = teacher.normalise.mean.device
 
-    def answer(images: Tensor) -> Tensor:
-        # In bfloat16 the answers to two images that hardly differ would be the same.
+    def query(images: Tensor) -> Tensor:
+        # In bfloat16 the predictions for two images that differ slightly would be equal.
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             return teacher.network(teacher.normalise(images)).softmax(1)
 
-    return recover_from_answers(answer, len(teacher.classes), method, shared, size=size, seed=seed, checkpoint=checkpoint, device=device)
+    return recover_from_predictions(query, len(teacher.classes), method, shared, size=size, seed=seed, checkpoint=checkpoint, device=device)
 
 
-def recover_from_answers(
+def recover_from_predictions(
     probabilities: Probabilities,
     classes: int,
     method: BlackBoxInversion,
@@ -67,8 +67,11 @@ def recover_from_answers(
 ) -> Recovered:
     """A pool of ``shared.images_per_class`` images for each of ``classes`` classes, ``size`` pixels square.
 
-    Every step asks about ``batch_size`` · (1 + ``directions``) images. The history counts the images asked about so far as ``queries``;
-    its last row includes those of the soft labels.
+    Every step queries ``batch_size`` · (1 + ``directions``) images. ``queries`` in the history is the number of images queried so far; in
+    the last row it includes those of the soft labels.
+
+    Raises:
+        UserError: the loss became NaN or infinite.
     """
     shape: dict[str, Any] = {"latent": method.latent, "width": method.width, "classes": classes, "channels": 3}
     generator = new_generator(**shape, size=size, seed=devices.derive_seed(seed, "black_box")).to(device)
@@ -79,16 +82,16 @@ def recover_from_answers(
         rng = devices.generator(seed, "black_box", step)
         labels = batch_labels(classes, method.batch_size, rng).to(device)
         images = generator(torch.randn(len(labels), generator.latent, generator=rng).to(device), labels)
-        views = look(images, random_view(size, shared, rng))
+        views = augmented_view(images, random_view(size, shared, rng))
         losses, gradient = zero_order_gradient(
-            _surprise(probabilities, labels), views.detach(), directions=method.directions, smoothing=method.smoothing,
+            _label_losses(probabilities, labels), views.detach(), directions=method.directions, smoothing=method.smoothing,
             block=method.block, rng=rng,
         )  # fmt: skip
         priors = prior_terms((images - GREY) / CONTRAST, labels, shared.loss)
-        # A sum whose gradient by the views is the estimate.
-        recognition = shared.loss.cross_entropy * (views * gradient).sum() / len(labels)
+        # A scalar whose gradient with respect to the views is the estimated gradient.
+        cross_entropy = shared.loss.cross_entropy * (views * gradient).sum() / len(labels)
         optimiser.zero_grad(set_to_none=True)
-        (recognition + weighted(priors, shared.loss)).backward()
+        (cross_entropy + weighted(priors, shared.loss)).backward()
         optimiser.step()
         queries += len(labels) * (1 + method.directions)
         history.append({**as_row(step + 1, {"cross_entropy": losses.mean(), **priors}), "queries": queries})
@@ -97,8 +100,8 @@ def recover_from_answers(
     return _pool(generator, probabilities, classes, method, shared, history, seed)
 
 
-def look(images: Tensor, view: dict[str, Any]) -> Tensor:
-    """What is shown of images [B, C, S, S] by a ``random_view``: its region, enlarged, moved and augmented; differentiable."""
+def augmented_view(images: Tensor, view: dict[str, Any]) -> Tensor:
+    """A ``random_view`` of images [B, C, S, S]: its region, resized to S pixels, shifted and augmented; differentiable."""
     part = images if view["region"] is None else fitted(crop(images, view["region"]), images.shape[1:])
     moved = torch.roll(part, view["move"], dims=(2, 3))
     return moved if view["augment"] is None else view["augment"](moved)
@@ -107,14 +110,14 @@ def look(images: Tensor, view: dict[str, Any]) -> Tensor:
 def zero_order_gradient(
     function: Callable[[Tensor], Tensor], images: Tensor, *, directions: int, smoothing: float, block: int, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Values [B] of ``function`` at images [B, C, H, W], and an estimate of its gradient there, from its values alone.
+    """Values [B] of ``function`` at images [B, C, H, W], and an estimate of its gradient there, from function values alone.
 
     (d / q) Σ_i u_i (f(x + μ u_i) − f(x)) / μ with q = ``directions`` random unit vectors u_i per image, d dimensions and μ =
-    ``smoothing``: the gradient's expectation for a smooth function and a small μ. The error falls with q / d. A ``block`` above 1 draws
-    directions in which squares of so many pixels move together: d falls by the square of ``block``, and what is estimated is the part of
-    the gradient that such directions span.
+    ``smoothing``. For a smooth function and small μ its expectation is the gradient; the error falls with q / d. With ``block`` > 1 the
+    directions are constant on squares of ``block`` pixels: d falls by ``block``², and the estimate is of the gradient's projection onto
+    such directions.
 
-    Every image must have a value of its own: ``function`` treats the images of a batch independently.
+    ``function`` must treat the images of a batch independently.
     """
     values = function(images)
     batch, channels, height, width = images.shape
@@ -129,14 +132,14 @@ def zero_order_gradient(
     return values, gradient * (channels * coarse[1] * coarse[2] / directions)
 
 
-def _surprise(probabilities: Probabilities, labels: Tensor) -> Callable[[Tensor], Tensor]:
-    """−log of the probability of each image's label, of images in [0, 1]; what is asked about stays within black and white."""
+def _label_losses(probabilities: Probabilities, labels: Tensor) -> Callable[[Tensor], Tensor]:
+    """A function of images in [0, 1] that gives −log of each label's probability, [B]; images are clamped to [0, 1] for the query."""
 
-    def of(images: Tensor) -> Tensor:
+    def losses(images: Tensor) -> Tensor:
         predictions = probabilities(255 * images.clamp(0, 1)).float()
         return -predictions.gather(1, labels[:, None])[:, 0].clamp_min(SMALLEST_PROBABILITY).log()
 
-    return of
+    return losses
 
 
 @torch.no_grad()
@@ -149,12 +152,13 @@ def _pool(
     history: list[dict[str, float]],
     seed: int,
 ) -> Recovered:
+    """Draw the pool from the trained generator and query its soft labels."""
     rng, device = devices.generator(seed, "black_box", "pool"), next(generator.parameters()).device
     labels = balanced_labels(classes, classes * shared.images_per_class)
     images, predictions = [], []
     for part in labels.tensor_split(max(1, round(len(labels) / method.batch_size))):
-        made = generator(torch.randn(len(part), generator.latent, generator=rng).to(device), part.to(device))
-        images.append((255 * made).round().to(torch.uint8))
+        drawn = generator(torch.randn(len(part), generator.latent, generator=rng).to(device), part.to(device))
+        images.append((255 * drawn).round().to(torch.uint8))
         predictions.append(probabilities(images[-1].float()))
     last = {**history[-1], "queries": history[-1]["queries"] + len(labels)}
     soft = torch.cat(predictions).cpu().to(torch.float16)

@@ -1,4 +1,4 @@
-"""A label-conditional image generator, small enough to adapt in a few steps on a CPU."""
+"""Label-conditional image generator (convolutional), small enough to train for a few steps on a CPU."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from datafree.zoo.backbones.memory_format import channels_last
 class Generator(nn.Module):
     """(latent [B, latent], label [B]) → images float [B, channels, size, size] in [0, 1].
 
-    The label enters through an embedding of its own position, so that one class of one teacher has a consistent place while the
-    classes of different teachers may share it; which class that is, the adaptation has to find out. Always in training mode: its
-    BatchNorm uses batch statistics, as in FREE's generator.
+    The label selects an embedding by its index. Classes of different teachers share embeddings; the inner loop trains what an index means
+    for one teacher. BatchNorm always uses batch statistics, as in FREE's generator.
 
-    Not ``conditional`` it ignores the label, as FREE's does: only latents that are optimised along can tell the classes apart.
+    If not ``conditional`` the label is ignored, as in FREE's generator: only optimised latents can then distinguish classes.
+
+    Raises:
+        UserError: ``size`` is not a multiple of 8.
     """
 
     def __init__(self, latent: int, width: int, classes: int, channels: int, size: int, conditional: bool = True) -> None:
@@ -29,10 +31,10 @@ class Generator(nn.Module):
         self.latent = latent
         self.size = size
         self.classes = classes
-        self.start = size // 8
+        self.initial_size = size // 8
         self.width = width
         self.embedding = nn.Embedding(classes, latent) if conditional else None
-        self.expand = nn.Linear(2 * latent if conditional else latent, width * self.start**2)
+        self.expand = nn.Linear(2 * latent if conditional else latent, width * self.initial_size**2)
         widths = [width, width, 3 * width // 4, 3 * width // 8]
         self.normalise = nn.BatchNorm2d(width, track_running_stats=False)
         self.blocks = nn.ModuleList(UpBlock(i, o) for i, o in pairwise(widths))
@@ -41,7 +43,7 @@ class Generator(nn.Module):
 
     def forward(self, latent: Tensor, labels: Tensor) -> Tensor:
         code = latent if self.embedding is None else torch.cat([latent, self.embedding(labels)], dim=1)
-        maps = self.normalise(self.expand(code).view(-1, self.width, self.start, self.start))
+        maps = self.normalise(self.expand(code).view(-1, self.width, self.initial_size, self.initial_size))
         maps = maps.contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             maps = block(maps)
@@ -49,7 +51,7 @@ class Generator(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Double the resolution by repetition, then conv3x3 → BatchNorm → LeakyReLU."""
+    """Double the resolution (nearest neighbour), then conv3x3 → BatchNorm → LeakyReLU."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -62,6 +64,6 @@ class UpBlock(nn.Module):
 
 
 def new_generator(latent: int, width: int, classes: int, channels: int, size: int, seed: int, conditional: bool = True) -> Generator:
-    """A freshly initialised generator for teachers with at most ``classes`` classes."""
+    """A newly initialised generator for teachers with at most ``classes`` classes, in channels-last memory format."""
     with seeded_initialisation(seed):
         return channels_last(Generator(latent, width, classes, channels, size, conditional))

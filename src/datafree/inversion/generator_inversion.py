@@ -1,4 +1,4 @@
-"""Method ``generator``: one generator per teacher, adapted from the meta-generator (FIVE) or from weights of its own, draws the pool."""
+"""Method ``generator``: train a generator on one teacher, from the meta-generator (FIVE) or random weights, and draw the pool from it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import GeneratorInversion, Initialisation, InversionConfig
 from datafree.inversion.contrastive import ContrastiveMemory
 from datafree.inversion.generator import Generator, new_generator
-from datafree.inversion.inner_loop import QUIET, Inner, Slots, adapt, balanced_labels, draw_images, soft_labels
+from datafree.inversion.inner_loop import InnerLoopConfig, PoolInputs, balanced_labels, draw_images, run_inner_loop
 from datafree.inversion.label_calibration import calibrated_targets
 from datafree.inversion.objective import ExtraTerm
 from datafree.inversion.recovered import Recovered
 from datafree.inversion.student import Student
-from datafree.zoo.teachers import Teacher
+from datafree.zoo.teachers import Teacher, soft_labels
 
-CHANNELS = 3  # teachers of grey images see the average
+CHANNELS = 3  # teachers of grey images get the channels' average
 
 
 def recover(
@@ -35,31 +35,30 @@ def recover(
     checkpoint: Checkpoint,
     auxiliary_teachers: Sequence[Teacher] = (),
 ) -> Recovered:
-    """Adapt a generator in ``method.steps`` steps, then draw ``shared.images_per_class`` images of every class from it.
+    """Train a generator for ``method.steps`` steps, then draw ``shared.images_per_class`` images of every class from it.
 
-    Args:
-        size: pixels of the square images.
-        start: the meta-generator, for ``initialisation: meta``.
+    ``start`` is the meta-generator; it is used with ``initialisation: meta``. With ``latent_learning_rate`` every batch of images has a
+    generator and latents of its own.
 
     Raises:
         UserError: the loss became NaN or infinite.
     """
     if method.initialisation is Initialisation.random:
         shape = {"latent": method.latent, "width": method.width, "classes": len(teacher.classes), "channels": CHANNELS}
-        own = devices.derive_seed(seed, "initialisation")
-        start = new_generator(**shape, size=size, conditional=method.conditional, seed=own)
+        weights_seed = devices.derive_seed(seed, "initialisation")
+        start = new_generator(**shape, size=size, conditional=method.conditional, seed=weights_seed)
     assert start is not None
     start = start.to(teacher.normalise.mean.device)
     if not method.diversity:
         shared = replace(shared, loss=replace(shared.loss, diversity=0.0))
     extras = _extra_terms(teacher, method, size, devices.derive_seed(seed, "extras"))
-    way = _batch_by_batch if method.latent_learning_rate else _round_by_round
-    images, labels, history = way(start, teacher, auxiliary_teachers, method, shared, extras, seed, checkpoint)
+    recover_pool = _recover_in_batches if method.latent_learning_rate else _recover_whole_pool
+    images, labels, history = recover_pool(start, teacher, auxiliary_teachers, method, shared, extras, seed, checkpoint)
     return Recovered(images, labels, soft_labels(teacher, images), history)
 
 
-class Kept:
-    """Tensors of the parts of a recovery that are done, for its checkpoint."""
+class TensorState:
+    """Tensors by name as an object that a checkpoint can save."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
@@ -71,7 +70,7 @@ class Kept:
         self.tensors = dict(state)
 
 
-def _round_by_round(
+def _recover_whole_pool(
     start: Generator,
     teacher: Teacher,
     auxiliary_teachers: Sequence[Teacher],
@@ -81,30 +80,33 @@ def _round_by_round(
     seed: int,
     checkpoint: Checkpoint,
 ) -> tuple[Tensor, Tensor, list[dict[str, float]]]:
-    """One generator draws the whole pool; with several rounds, each starts anew and aims at the answers to the last one's images."""
-    inner = Inner(method.steps, method.learning_rate, method.batch_size)
+    """One generator for the whole pool; its labels in the order of ``balanced_labels``.
+
+    With several calibration rounds, each trains a new copy of ``start`` towards the teacher predictions for the previous round's images.
+    """
+    config = InnerLoopConfig(method.steps, method.learning_rate, method.batch_size)
     labels = balanced_labels(len(teacher.classes), shared.images_per_class * len(teacher.classes))
-    kept, history = Kept(), []
-    objects = {"kept": kept, **{extra.name: extra for extra in extras}}
+    done = TensorState()
+    state = {"done": done, **{extra.name: extra for extra in extras}}
     several = method.calibration_rounds > 1
-    first, history = checkpoint.restore(**objects) if several else (0, [])
-    for turn in range(first, method.calibration_rounds):
-        name = devices.derive_seed(seed, "round", turn)
-        latents = torch.randn(len(labels), start.latent, generator=devices.generator(name, "pool"))
-        targets = calibrated_targets(labels, kept.tensors.get("answers"), len(teacher.classes))
-        adapted = adapt(
-            start, teacher, inner, shared, seed=name, auxiliary_teachers=auxiliary_teachers, extras=extras,
-            slots=Slots(latents, labels, targets) if turn else None, checkpoint=QUIET if several else checkpoint,
+    first, history = checkpoint.restore(**state) if several else (0, [])
+    for number in range(first, method.calibration_rounds):
+        round_seed = devices.derive_seed(seed, "round", number)
+        latents = torch.randn(len(labels), start.latent, generator=devices.generator(round_seed, "pool"))
+        targets = calibrated_targets(labels, done.tensors.get("predictions"), len(teacher.classes))
+        result = run_inner_loop(
+            start, teacher, config, shared, seed=round_seed, auxiliary_teachers=auxiliary_teachers, extras=extras,
+            inputs=PoolInputs(latents, labels, targets) if number else None, checkpoint=None if several else checkpoint,
         )  # fmt: skip
-        images = draw_images(adapted.generator, latents, labels, method.batch_size)
-        history += _continued(adapted.history, len(history))
-        kept.tensors = {"images": images, "answers": soft_labels(teacher, images)}
+        images = draw_images(result.generator, latents, labels, method.batch_size)
+        history += _numbered_from(len(history), result.history)
+        done.tensors = {"images": images, "predictions": soft_labels(teacher, images)}
         if several:
-            checkpoint.save(turn + 1, history, **objects)
-    return kept.tensors["images"], labels, history
+            checkpoint.save(number + 1, history, **state)
+    return done.tensors["images"], labels, history
 
 
-def _batch_by_batch(
+def _recover_in_batches(
     start: Generator,
     teacher: Teacher,
     auxiliary_teachers: Sequence[Teacher],
@@ -114,26 +116,26 @@ def _batch_by_batch(
     seed: int,
     checkpoint: Checkpoint,
 ) -> tuple[Tensor, Tensor, list[dict[str, float]]]:
-    """FREE's way: a batch of images is recovered by a generator and latents of its own, both optimised."""
-    inner = Inner(method.steps, method.learning_rate, method.batch_size, method.latent_learning_rate)
+    """As in FREE: every batch of images has its own generator and latents, both optimised."""
+    config = InnerLoopConfig(method.steps, method.learning_rate, method.batch_size, method.latent_learning_rate)
     labels = balanced_labels(len(teacher.classes), shared.images_per_class * len(teacher.classes))
     parts = labels.tensor_split(max(1, round(len(labels) / method.batch_size)))
-    kept = Kept()
-    objects = {"kept": kept, **{extra.name: extra for extra in extras}}
-    first, history = checkpoint.restore(**objects)
+    done = TensorState()
+    state = {"done": done, **{extra.name: extra for extra in extras}}
+    first, history = checkpoint.restore(**state)
     for number in range(first, len(parts)):
-        name = devices.derive_seed(seed, "part", number)
-        adapted = adapt(
-            start, teacher, inner, shared, seed=name, auxiliary_teachers=auxiliary_teachers, labels=parts[number], extras=extras
-        )
-        kept.tensors[str(number)] = draw_images(adapted.generator, adapted.latents, adapted.labels, len(adapted.labels))
-        history += _continued(adapted.history, len(history))
-        checkpoint.save(number + 1, history, **objects)
-    return torch.cat([kept.tensors[str(number)] for number in range(len(parts))]), labels, history
+        result = run_inner_loop(
+            start, teacher, config, shared, seed=devices.derive_seed(seed, "part", number), auxiliary_teachers=auxiliary_teachers,
+            labels=parts[number], extras=extras,
+        )  # fmt: skip
+        done.tensors[str(number)] = draw_images(result.generator, result.latents, result.labels, len(result.labels))
+        history += _numbered_from(len(history), result.history)
+        checkpoint.save(number + 1, history, **state)
+    return torch.cat([done.tensors[str(number)] for number in range(len(parts))]), labels, history
 
 
-def _continued(history: list[dict[str, float]], done: int) -> list[dict[str, float]]:
-    return [{**row, "step": row["step"] + done} for row in history]
+def _numbered_from(offset: int, history: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{**row, "step": row["step"] + offset} for row in history]
 
 
 def _extra_terms(teacher: Teacher, method: GeneratorInversion, size: int, seed: int) -> list[ExtraTerm]:

@@ -1,12 +1,14 @@
-"""PURER's learnable data set: free images whose episodes become harder as a learner masters them.
+"""Method ``learnable_set``: PURER's learnable data set, pixel parameters whose episodes become harder as a few-shot learner improves.
 
-Hu et al., "Architecture, Dataset and Model-Scale Agnostic Data-free Meta-Learning", CVPR 2023. What of it applies here is episode
-curriculum inversion: the images of a teacher's classes are the parameters of one data set; every step draws an episode from it, moves the
-episode's images down the inversion loss, and trains a few-shot learner on the episode; where the learner has not improved for some
-steps, one step also moves the images up the learner's own loss. Three things differ. A set belongs to one teacher, and so does its
-learner, as every pool is recovered by itself; the paper's learner is the final one, trained over all teachers at once. The learner
-classifies by prototypes, the metric-based variant, which learns within hundreds of steps. Inversion calibration following the inner
-loop, the paper's other half, acts when a new task is learned and is no part of recovery.
+Hu et al., "Architecture, Dataset and Model-Scale Agnostic Data-free Meta-Learning", CVPR 2023, episode curriculum inversion: the images of
+a teacher's classes are the parameters of one data set. Every step samples an episode from it, minimises the inversion loss over the
+episode's images, and trains a few-shot learner on the episode. If the learner has not improved for some steps, one step also maximises the
+learner's loss over the images.
+
+Three differences from the paper. Every teacher has its own set and learner, as pools are recovered independently; the paper's learner is
+the final one, trained over all teachers at once. The learner is a prototypical network (the metric-based variant), which learns within
+hundreds of steps. The paper's inversion calibration following the inner loop (ICFIL) acts when a new task is learned, so it is not part
+of recovery.
 """
 
 from __future__ import annotations
@@ -23,17 +25,15 @@ from torch.nn import functional as F
 from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import BackboneConfig, InversionConfig, LearnableSetInversion
+from datafree.episode_loss import EPISODE_SCALE, episode_loss, prototype_logits
 from datafree.errors import UserError
 from datafree.inversion.generator import Generator
-from datafree.inversion.inner_loop import soft_labels
 from datafree.inversion.objective import as_row, image_terms, random_view, weighted
 from datafree.inversion.pixel_parameters import CONTRAST, GREY, PixelParameters, coarse_steps, stage_share
 from datafree.inversion.recovered import Recovered
 from datafree.progress import progress, require_finite
 from datafree.zoo.backbones import build, fitted
-from datafree.zoo.teachers import Teacher
-
-SCALE = 10.0  # inverse temperature of distances between unit-length features
+from datafree.zoo.teachers import Teacher, soft_labels
 
 
 def recover(
@@ -49,8 +49,8 @@ def recover(
 ) -> Recovered:
     """A pool of ``shared.images_per_class`` images per class, ``size`` pixels square; ``start`` is not used.
 
-    The history tells of every step the terms of the loss, whether it was a ``hard`` one (1) or not (0), and the learner's ``episode_loss``
-    and ``episode_accuracy``.
+    The history has for every step the terms of the loss, ``hard`` (1 if the step also maximised the learner's loss, else 0), and the
+    learner's ``episode_loss`` and ``episode_accuracy``.
 
     Raises:
         UserError: an episode needs more images than a class has, or the loss became NaN or infinite.
@@ -63,59 +63,63 @@ def recover(
         )
     weights = replace(shared.loss, total_variation=method.total_variation, squared_norm=method.squared_norm)
     groups = torch.arange(len(teacher.classes)).tensor_split(math.ceil(len(teacher.classes) / method.classes))
-    canvas = PixelParameters(teacher.normalise.mean.device, method.learning_rate, betas=(0.9, 0.999))
-    learner = EpisodeLearner(method, size, canvas.device, devices.derive_seed(seed, "learner"))
-    first, history = checkpoint.restore(canvas=canvas, learner=learner)
+    parameters = PixelParameters(teacher.normalise.mean.device, method.learning_rate, betas=(0.9, 0.999))
+    learner = EpisodeLearner(method, size, parameters.device, devices.derive_seed(seed, "learner"))
+    first, history = checkpoint.restore(parameters=parameters, learner=learner)
     coarse = coarse_steps(method.coarse, method.steps)
     total = len(groups) * method.steps
-    for turn in progress(range(first, total), total - first, f"learnable set of {teacher.name}"):
-        part, step = divmod(turn, method.steps)
+    for iteration in progress(range(first, total), total - first, f"learnable set of {teacher.name}"):
+        part, step = divmod(iteration, method.steps)
         rng = devices.generator(seed, "learnable_set", part, step)
         if step == 0:
-            canvas.start(len(groups[part]) * per_class, size // 2 if coarse else size, rng)
-            learner.forget()
+            parameters.start(len(groups[part]) * per_class, size // 2 if coarse else size, rng)
+            learner.reset_progress()
         if step == coarse > 0:
-            canvas.enlarge(size)
-        chosen, rows = draw_episode(len(groups[part]), method.way, per_class, per_episode, rng)
-        labels = groups[part][chosen].repeat_interleave(per_episode).to(canvas.device)
-        images = canvas.images(rows.flatten())
+            parameters.enlarge(size)
+        chosen, rows = sample_episode(len(groups[part]), method.way, per_class, per_episode, rng)
+        labels = groups[part][chosen].repeat_interleave(per_episode).to(parameters.device)
+        images = parameters.images(rows.flatten())
         view = random_view(images.shape[-1], shared, rng, auxiliary_teachers)
         terms = image_terms(images, teacher, labels, weights, **view)
         loss = weighted(terms, weights)
-        hard = method.adversarial > 0 and step >= method.warm_up * method.steps and learner.waited >= method.patience
+        hard = method.adversarial > 0 and step >= method.warm_up * method.steps and learner.stalled_steps >= method.patience
         if hard:
             loss = loss - method.adversarial * learner.difficulty(images)
-        canvas.step(loss, stage_share(step, coarse, method.steps), view["region"])
-        history.append({**as_row(turn + 1, terms), "hard": float(hard), **learner.learn(images, hard)})
+        parameters.step(loss, stage_share(step, coarse, method.steps), view["region"])
+        history.append({**as_row(iteration + 1, terms), "hard": float(hard), **learner.learn(images, hard)})
         require_finite(f"learnable set of {teacher.name}", **history[-1])
         if step == method.steps - 1:
-            canvas.finish(part)
-        checkpoint.save(turn + 1, history, canvas=canvas, learner=learner)
-    images, labels = torch.cat(canvas.finished), torch.arange(len(teacher.classes)).repeat_interleave(per_class)
+            parameters.finish(part)
+        checkpoint.save(iteration + 1, history, parameters=parameters, learner=learner)
+    images, labels = torch.cat(parameters.finished), torch.arange(len(teacher.classes)).repeat_interleave(per_class)
     return Recovered(images, labels, soft_labels(teacher, images), history)
 
 
-def draw_episode(classes: int, way: int, per_class: int, per_episode: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Classes int64 [at most way] of a set, and rows int64 [way, per_episode] of their images in it; a class's rows are consecutive."""
+def sample_episode(classes: int, way: int, per_class: int, per_episode: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Random classes int64 [W] of a set, W at most ``way``, and distinct rows int64 [W, per_episode] of their images.
+
+    The set has ``per_class`` images of each of ``classes`` classes, sorted by class.
+    """
     chosen = torch.randperm(classes, generator=rng)[:way]
     rows = [torch.randperm(per_class, generator=rng)[:per_episode] + per_class * label for label in chosen.tolist()]
     return chosen, torch.stack(rows)
 
 
-def episode_loss(features: Tensor, shot: int) -> tuple[Tensor, float]:
-    """Loss and accuracy of the queries of one episode by the distance to class means; Snell et al., "Prototypical Networks", 2017.
-
-    ``features`` [way, shot + query, D]; the first ``shot`` of a class are its support.
-    """
-    unit = F.normalize(features.float(), dim=-1)
-    prototypes, queries = unit[:, :shot].mean(1), unit[:, shot:].flatten(0, 1)
-    logits = -SCALE * torch.cdist(queries, prototypes).square()
-    target = torch.arange(len(features), device=features.device).repeat_interleave(features.shape[1] - shot)
-    return F.cross_entropy(logits, target), (logits.argmax(1) == target).float().mean().item()
+def episode_loss_and_accuracy(features: Tensor, shot: int) -> tuple[Tensor, float]:
+    """``episode_loss`` and accuracy of the queries of one episode; ``features`` [way, shot + query, D], support first."""
+    support, query = features[:, :shot].float(), features[:, shot:].float()
+    with torch.no_grad():
+        logits = prototype_logits(F.normalize(support, dim=-1), F.normalize(query, dim=-1).flatten(0, 1))
+        target = torch.arange(len(query), device=query.device).repeat_interleave(query.shape[1])
+        accuracy = (logits.argmax(1) == target).float().mean().item()
+    return episode_loss(support, query, EPISODE_SCALE), accuracy
 
 
 class EpisodeLearner:
-    """The few-shot learner whose progress sets the curriculum. Its images are of any size, float in [0, 1], and in order of class."""
+    """The few-shot learner whose progress controls the curriculum.
+
+    Episodes are images float [way · (shot + query), 3, S, S] in [0, 1], sorted by class, of any size.
+    """
 
     def __init__(self, method: LearnableSetInversion, size: int, device: torch.device, seed: int) -> None:
         self.method = method
@@ -123,36 +127,36 @@ class EpisodeLearner:
         self.network = build(BackboneConfig("conv4_strided", method.learner_width), 3, size, seed).to(device)
         self.network.train()
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=method.learner_learning_rate)
-        self.forget()
+        self.reset_progress()
 
-    def forget(self) -> None:
-        """A new set begins: how well the learner did on the last one says nothing of this one."""
+    def reset_progress(self) -> None:
+        """Clear the best accuracy, for a new set: accuracies on different sets are not comparable."""
         self.best = 0.0
-        self.waited = 0  # steps without a better accuracy
+        self.stalled_steps = 0  # since the last new best accuracy or hard step
 
     def difficulty(self, images: Tensor) -> Tensor:
-        """The loss on an episode [way · images per class, 3, S, S], differentiable in the images."""
+        """The loss on an episode, a scalar; differentiable with respect to the images."""
         return self._loss(images)[0]
 
     def learn(self, images: Tensor, hard: bool) -> dict[str, float]:
-        """One step on an episode; ``episode_loss`` and ``episode_accuracy`` on it before the step. After a hard step the wait is over."""
+        """One optimiser step on an episode; returns ``episode_loss`` and ``episode_accuracy`` before it. A hard step ends the stall."""
         loss, accuracy = self._loss(images.detach())
-        self.optimiser.zero_grad(set_to_none=True)  # what ``difficulty`` has left
+        self.optimiser.zero_grad(set_to_none=True)  # the gradients of ``difficulty``
         loss.backward()
         self.optimiser.step()
-        self.waited = 0 if hard or accuracy > self.best else self.waited + 1
+        self.stalled_steps = 0 if hard or accuracy > self.best else self.stalled_steps + 1
         self.best = max(self.best, accuracy)
         return {"episode_loss": loss.item(), "episode_accuracy": accuracy}
 
     def _loss(self, images: Tensor) -> tuple[Tensor, float]:
         features = self.network((fitted(images, (3, self.size, self.size)) - GREY) / CONTRAST)
-        return episode_loss(features.unflatten(0, (-1, self.method.shot + self.method.query)), self.method.shot)
+        return episode_loss_and_accuracy(features.unflatten(0, (-1, self.method.shot + self.method.query)), self.method.shot)
 
     def state_dict(self) -> dict[str, Any]:
         state = {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict()}
-        return {**state, "best": self.best, "waited": self.waited}
+        return {**state, "best": self.best, "stalled_steps": self.stalled_steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.network.load_state_dict(state_dict["network"])
         self.optimiser.load_state_dict(state_dict["optimiser"])
-        self.best, self.waited = state_dict["best"], state_dict["waited"]
+        self.best, self.stalled_steps = state_dict["best"], state_dict["stalled_steps"]

@@ -1,4 +1,4 @@
-"""What a recovered image should satisfy, each term a function of tensors."""
+"""Inversion losses: BatchNorm statistics, diversity, total variation, adversarial boundary, Jensen-Shannon; functions of tensors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from datafree.zoo.hooks import LayerHooks
 
 
 def batch_norm_distance(mean: Tensor, variance: Tensor, running_mean: Tensor, running_variance: Tensor) -> Tensor:
@@ -27,8 +29,8 @@ def batch_norm_distance(mean: Tensor, variance: Tensor, running_mean: Tensor, ru
 class BatchStatistics(torch.autograd.Function):
     """``apply(inputs)``: mean and uncorrected variance, float [C] each, over all but the second dimension of ``inputs`` [B, C, ...].
 
-    What ``torch.var_mean`` says, in a form that a CPU computes about six times faster, gradient included: it was a third of the time
-    of an inversion. The gradient is a multiple of the inputs plus a constant per channel.
+    Equals ``torch.var_mean(..., correction=0)``, but is about six times faster on a CPU including the gradient; it was a third of an
+    inversion's time. The gradient is a multiple of the inputs plus a constant per channel.
     """
 
     @staticmethod
@@ -51,44 +53,43 @@ class BatchStatistics(torch.autograd.Function):
 
 
 class BatchNormMatch:
-    """Watches the inputs of every BatchNorm2d of a network inside a ``with`` block; the hooks never outlive it.
+    """Compares the inputs of a network's BatchNorm2d layers with their running statistics, inside a ``with`` block.
 
-    After a forward pass ``distance()`` is the mean of ``batch_norm_distance`` over layers, and differentiable.
+    After a forward pass ``distance()`` is the mean of ``batch_norm_distance`` over ``layers``; it is differentiable. Leaving the block
+    removes the hooks.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self.layers = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d) and module.track_running_stats]
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._hooks = LayerHooks(self.layers, self._compare)
         self._distances: list[Tensor] = []
 
     def __enter__(self) -> BatchNormMatch:
-        self._handles = [layer.register_forward_pre_hook(self._watch) for layer in self.layers]
+        self._hooks.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._hooks.__exit__(kind, error, trace)
         self._distances = []
 
-    def _watch(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _compare(self, layer: nn.Module, inputs: Tensor) -> None:
         assert isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None and layer.running_var is not None
-        mean, variance = BatchStatistics.apply(inputs[0])
+        mean, variance = BatchStatistics.apply(inputs)
         self._distances.append(batch_norm_distance(mean, variance, layer.running_mean, layer.running_var))
 
     def distance(self) -> Tensor:
-        """Mean over the layers seen since the last call; zero for a network without BatchNorm."""
+        """Mean over the layers that ran since the last call, a scalar; zero for a network without BatchNorm."""
         distances, self._distances = self._distances, []
         return torch.stack(distances).mean() if distances else torch.zeros(())
 
 
 def within_class_distance(images: Tensor, labels: Tensor) -> Tensor:
-    """Mean absolute difference between images of one class, over all such pairs; images float [B, C, H, W], labels [B].
+    """Mean absolute difference of two images of the same class, over all such pairs; images float [B, C, H, W], labels [B].
 
-    Zero when no class has two images.
+    Zero if no class has two images.
     """
     flat = images.flatten(1)
-    # Class by class: of all pairs of a batch most are of two classes.
+    # Class by class: most pairs of a batch are of different classes, and computing them would be wasted.
     distances = torch.cat([torch.pdist(flat[labels == label], p=1) for label in labels.unique().tolist()])
     return distances.mean() / flat.shape[1] if len(distances) else images.new_zeros(())
 
@@ -96,7 +97,7 @@ def within_class_distance(images: Tensor, labels: Tensor) -> Tensor:
 def diversity_hinge(images: Tensor, labels: Tensor, margin: float) -> Tensor:
     """max(0, margin − ``within_class_distance``): images of one class must differ by ``margin`` on average.
 
-    Without it cross-entropy and batch statistics are satisfied by one image per class: the dominant failure of generators.
+    Without it a generator can minimise cross-entropy and the statistics term with one image per class (mode collapse).
     """
     return (margin - within_class_distance(images, labels)).clamp_min(0)
 
@@ -110,7 +111,7 @@ def total_variation(images: Tensor) -> Tensor:
     """Squared differences of neighbouring pixels, averaged over images, channels and places, summed over the four directions.
 
     The input-level prior of DeepInversion (Yin et al., CVPR 2020, eq. 3) in a form that does not depend on the number or size of the
-    images [B, C, H, W]; zero for images of one colour.
+    images [B, C, H, W]; zero for constant images.
     """
     down, right = images[:, :, 1:] - images[:, :, :-1], images[:, :, :, 1:] - images[:, :, :, :-1]
     diagonal = images[:, :, 1:, 1:] - images[:, :, :-1, :-1]
@@ -124,9 +125,10 @@ def squared_norm(images: Tensor) -> Tensor:
 
 
 def boundary(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
-    """−mean_b 1[both name the same class] · KL(teacher ‖ student) of logits [B, K]: images move to where the student is still wrong.
+    """Adversarial term −mean_b 1[same predicted class] · KL(teacher ‖ student) of logits [B, K], a scalar.
 
-    The term of CMI and Fast-Datafree. FREE's released code feeds probabilities where log-probabilities belong, which makes it another one.
+    It moves images to where the student still differs from the teacher; CMI and Fast-Datafree use it. FREE's released code computes another
+    quantity: it passes probabilities to ``kl_div`` where log-probabilities belong.
     """
     teacher, student = F.log_softmax(teacher_logits.float(), dim=1), F.log_softmax(student_logits.float(), dim=1)
     agreed = teacher.argmax(1) == student.argmax(1)
@@ -134,8 +136,8 @@ def boundary(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
 
 
 def jensen_shannon(first: Tensor, second: Tensor) -> Tensor:
-    """Mean Jensen–Shannon divergence of two sets of logits [B, K], in bits: 0 where they agree, 1 where they exclude each other."""
-    one, two = F.log_softmax(first.float(), dim=1), F.log_softmax(second.float(), dim=1)
-    middle = torch.logaddexp(one, two) - math.log(2)
-    divergences = [F.kl_div(middle, side, reduction="none", log_target=True).sum(1) for side in (one, two)]
+    """Mean Jensen–Shannon divergence of two sets of logits [B, K], in bits: 0 for equal distributions, 1 for disjoint ones."""
+    log_first, log_second = F.log_softmax(first.float(), dim=1), F.log_softmax(second.float(), dim=1)
+    log_mean = torch.logaddexp(log_first, log_second) - math.log(2)
+    divergences = [F.kl_div(log_mean, side, reduction="none", log_target=True).sum(1) for side in (log_first, log_second)]
     return (divergences[0] + divergences[1]).mean() / (2 * math.log(2))

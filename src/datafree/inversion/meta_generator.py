@@ -1,7 +1,7 @@
-"""FIVE: train one generator so that a few steps adapt it to any teacher of a zoo.
+"""Meta-generator (FIVE): train one generator so that a few inner-loop steps fit it to any teacher of a zoo.
 
 FREE, "Faster and Better Data-Free Meta-Learning", CVPR 2024. The outer update is Reptile by default (the shared weights move towards
-the adapted ones) or first-order MAML: along the gradient of the last inner step, as in FREE's released code, or the mean over all
+those of the inner loop) or first-order MAML: with the gradient of the last inner step, as in FREE's released code, or the mean over all
 inner steps, as in Fast-Datafree (Fang et al., AAAI 2022).
 """
 
@@ -14,9 +14,9 @@ import torch
 from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import InversionConfig, MetaGeneratorConfig, OuterUpdate
-from datafree.inversion.auxiliary_teachers import remembers
+from datafree.inversion.auxiliary_teachers import has_trained_statistics
 from datafree.inversion.generator import Generator
-from datafree.inversion.inner_loop import Inner, adapt
+from datafree.inversion.inner_loop import InnerLoopConfig, run_inner_loop
 from datafree.inversion.student import Student
 from datafree.progress import progress
 from datafree.zoo.teachers import Teacher
@@ -25,16 +25,17 @@ from datafree.zoo.teachers import Teacher
 def train_meta_generator(
     generator: Generator, teachers: Sequence[Teacher], config: InversionConfig, seed: int, checkpoint: Checkpoint
 ) -> list[dict[str, float]]:
-    """Train ``generator`` in place across the teachers; returns the curve of the last inner step's terms.
+    """Train ``generator`` in place over the teachers.
 
-    The teachers are visited in random order, each once before any comes again.
+    Returns one row per outer step: the loss terms of the last inner step, the mean over the step's teachers. The teachers are visited in
+    random order, each once before any is repeated.
 
     Raises:
         UserError: the loss became NaN or infinite.
     """
     settings = config.meta_generator
-    remembering = [teacher for teacher in teachers if remembers(teacher)]
-    inner = Inner(settings.inner_steps, settings.inner_learning_rate, settings.batch_size, settings.latent_learning_rate)
+    candidates = [teacher for teacher in teachers if has_trained_statistics(teacher)]
+    inner = InnerLoopConfig(settings.inner_steps, settings.inner_learning_rate, settings.batch_size, settings.latent_learning_rate)
     outer = _outer_optimiser(generator, settings)
     extras = []
     if settings.adversarial:
@@ -42,25 +43,25 @@ def train_meta_generator(
     start, history = checkpoint.restore(generator=generator, outer=outer, **{extra.name: extra for extra in extras})
     for step in progress(range(start, settings.outer_steps), settings.outer_steps - start, "meta-generator"):
         displacement = [torch.zeros_like(parameter) for parameter in generator.parameters()]
-        gradients = Gradients(generator, settings.update)
+        gradient = OuterGradient(generator, settings.update)
         chosen = _teachers_of_step(len(teachers), settings.teachers_per_step, step, seed)
         rows = []
         for index in chosen:
-            name = devices.derive_seed(seed, "meta_generator", step, index)
-            others = [other for other in remembering if other is not teachers[index]]
-            adapted = adapt(
-                generator, teachers[index], inner, config, seed=name, auxiliary_teachers=others, extras=extras, each_step=gradients.note
-            )
-            gradients.close()
-            for slot, old, new in zip(displacement, generator.parameters(), adapted.generator.parameters(), strict=True):
-                slot += (new.detach() - old.detach()) / len(chosen)
-            rows.append(adapted.history[-1])
+            result = run_inner_loop(
+                generator, teachers[index], inner, config, seed=devices.derive_seed(seed, "meta_generator", step, index),
+                auxiliary_teachers=[other for other in candidates if other is not teachers[index]],
+                extras=extras, each_step=gradient.add_step,
+            )  # fmt: skip
+            gradient.finish_teacher()
+            for total, before, after in zip(displacement, generator.parameters(), result.generator.parameters(), strict=True):
+                total += (after.detach() - before.detach()) / len(chosen)
+            rows.append(result.history[-1])
         if settings.update is OuterUpdate.reptile:
             _interpolate(generator, displacement, settings.outer_learning_rate * (1 - 0.9 * step / max(1, settings.outer_steps - 1)))
         else:
             if settings.fresh_optimiser:
                 outer = _outer_optimiser(generator, settings)
-            for parameter, total in zip(generator.parameters(), gradients.total, strict=True):
+            for parameter, total in zip(generator.parameters(), gradient.total, strict=True):
                 parameter.grad = total / len(chosen)
             outer.step()
         history.append({name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} | {"step": step + 1})
@@ -68,26 +69,29 @@ def train_meta_generator(
     return history
 
 
-class Gradients:
-    """Sums first-order MAML's gradient over the teachers of an outer step: of each one's last inner step, or its mean over all."""
+class OuterGradient:
+    """First-order MAML's gradient, summed over the teachers of an outer step: that of a teacher's last inner step, or the mean over all.
+
+    ``total`` has one tensor per parameter; it stays zero for Reptile.
+    """
 
     def __init__(self, generator: Generator, update: OuterUpdate) -> None:
         self.update = update
         self.total = [torch.zeros_like(parameter) for parameter in generator.parameters()]
         self._steps: list[list[torch.Tensor]] = []
 
-    def note(self, adapted: Generator) -> None:
-        """Take in the gradients of one inner step."""
+    def add_step(self, trained: Generator) -> None:
+        """Record the gradients of one inner step."""
         if self.update is OuterUpdate.reptile:
             return
-        found = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in adapted.parameters()]
-        self._steps = [*self._steps, found] if self.update is OuterUpdate.fomaml_mean else [found]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in trained.parameters()]
+        self._steps = [*self._steps, gradients] if self.update is OuterUpdate.fomaml_mean else [gradients]
 
-    def close(self) -> None:
-        """The teacher's inner steps are over."""
+    def finish_teacher(self) -> None:
+        """Add one teacher's gradient to the total, after its inner loop."""
         for gradients in self._steps:
-            for slot, gradient in zip(self.total, gradients, strict=True):
-                slot += gradient / len(self._steps)
+            for total, gradient in zip(self.total, gradients, strict=True):
+                total += gradient / len(self._steps)
         self._steps = []
 
 
@@ -98,12 +102,12 @@ def _outer_optimiser(generator: Generator, settings: MetaGeneratorConfig) -> tor
 @torch.no_grad()
 def _interpolate(generator: Generator, displacement: list[torch.Tensor], rate: float) -> None:
     """Reptile (Nichol et al., 2018): θ ← θ + rate · (θ′ − θ)."""
-    for parameter, way in zip(generator.parameters(), displacement, strict=True):
-        parameter += rate * way
+    for parameter, difference in zip(generator.parameters(), displacement, strict=True):
+        parameter += rate * difference
 
 
 def _teachers_of_step(count: int, per_step: int, step: int, seed: int) -> list[int]:
-    """Indices of the teachers of one outer step: consecutive places in an endless sequence of random permutations."""
+    """Indices of the teachers of one outer step: consecutive elements of an endless sequence of random permutations."""
     chosen = []
     for place in range(step * per_step, (step + 1) * per_step):
         order = torch.randperm(count, generator=devices.generator(seed, "order", place // count))

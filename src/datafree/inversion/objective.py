@@ -1,4 +1,4 @@
-"""The loss that all engines share: what one teacher says of a batch of images, and what the images should be like by themselves."""
+"""Inversion objective: loss terms of a batch of images under one teacher, image priors, random views, and the weighted sum."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from datafree.config import InversionConfig, InversionLossConfig
 from datafree.inversion.losses import BatchNormMatch, diversity_hinge, soft_cross_entropy, squared_norm, total_variation
 from datafree.inversion.regions import Region, crop, random_region
 from datafree.zoo.augmentation import random_affine
+from datafree.zoo.backbones import Classifier
 from datafree.zoo.teachers import Teacher
 
-# Largest rotation, relative change of size, and move as a share of the side, at `inversion.augmentation` = 1.
+# Largest rotation, relative change of scale, and shift as a share of the side, at `inversion.augmentation` = 1.
 DEGREES, SCALE, SHIFT = 15.0, 0.15, 0.1
 
 
 class ExtraTerm(Protocol):
-    """A term that learns along with the images, such as a memory or a student; its state is part of a checkpoint.
+    """A loss term with a trainable state of its own, such as a student network; the state is saved in checkpoints.
 
-    ``term`` gives a scalar for images float [B, 3, S, S] in [0, 1] before a step, ``learn`` follows the step.
+    ``term`` gives a scalar for images float [B, 3, S, S] in [0, 1] before a step; ``learn`` trains the state after the step.
     """
 
     name: str
@@ -50,37 +51,39 @@ def image_terms(
     auxiliary_teachers: Sequence[Teacher] = (),
     targets: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """The terms of the loss, scalars before weighting, by their names in ``InversionLossConfig``; those of weight 0 may be absent.
+    """The terms of the loss, scalars before weighting, under their names in ``InversionLossConfig``; a term of weight 0 may be absent.
 
     Args:
         images: float [B, C, S, S] in [0, 1], of any size.
         labels: int64 [B] in the teacher's order.
-        move: the images are rolled by so many pixels (down, right) of the teacher's input before it sees them.
-        region: the part of the images that counts at this step; None for all of them.
-        augment: what else happens to the normalised images before the teacher sees them.
-        auxiliary_teachers: other teachers that see the images at this step, and whose statistics should fit them, too.
-        targets: float [B, K], probabilities to aim at instead of the labels.
+        move: circular shift (down, right) of the normalised images in pixels, before every teacher's network.
+        region: the part of the images that this step uses; None for the whole images.
+        augment: applied to the normalised, shifted images before the networks.
+        auxiliary_teachers: other teachers whose BatchNorm statistics the images should match at this step.
+        targets: float [B, K], target probabilities that replace the labels.
     """
-    shown = 255 * (images if region is None else crop(images, region))
-    seen = teacher.normalise(shown)
+    visible = 255 * (images if region is None else crop(images, region))
+    normalised = teacher.normalise(visible)
 
-    def ask(one: Teacher, normalised: Tensor) -> tuple[Tensor, Tensor]:
-        with BatchNormMatch(one.network) as match:
-            view = torch.roll(normalised, move, dims=(2, 3))
-            logits = one.network(view if augment is None else augment(view))
+    def query(network: Classifier, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, K] of an augmented view, and the distance of its statistics to the network's BatchNorm statistics."""
+        with BatchNormMatch(network) as match:
+            view = torch.roll(inputs, move, dims=(2, 3))
+            logits = network(view if augment is None else augment(view))
             return logits, match.distance().to(logits.device)
 
-    logits, statistics = ask(teacher, seen)
+    logits, statistics = query(teacher.network, normalised)
     entropy = F.cross_entropy(logits.float(), labels) if targets is None else soft_cross_entropy(logits, targets)
     terms = {"cross_entropy": entropy, "batch_norm": statistics}
     if auxiliary_teachers:
-        # Teachers of one domain remember the same kind of images: what all of them remember is what such images are like.
-        terms["auxiliary_teachers"] = torch.stack([ask(one, one.normalise(shown))[1] for one in auxiliary_teachers]).mean()
-    return terms | prior_terms(seen, labels, weights)
+        # Teachers of one domain were trained on similar images: statistics that all of them share describe such images.
+        distances = [query(other.network, other.normalise(visible))[1] for other in auxiliary_teachers]
+        terms["auxiliary_teachers"] = torch.stack(distances).mean()
+    return terms | prior_terms(normalised, labels, weights)
 
 
 def prior_terms(images: Tensor, labels: Tensor, weights: InversionLossConfig) -> dict[str, Tensor]:
-    """What images float [B, C, H, W], about normalised, should be like by themselves; terms of weight 0 may be absent."""
+    """Terms of (roughly) normalised images float [B, C, H, W] that need no teacher; a term of weight 0 may be absent."""
     terms = {"diversity": diversity_hinge(images, labels, weights.diversity_margin)}
     if weights.total_variation:
         terms["total_variation"] = total_variation(images)
@@ -90,29 +93,33 @@ def prior_terms(images: Tensor, labels: Tensor, weights: InversionLossConfig) ->
 
 
 def random_view(size: int, shared: InversionConfig, rng: torch.Generator, auxiliary_teachers: Sequence[Teacher] = ()) -> dict[str, Any]:
-    """``move``, ``region``, ``augment`` and ``auxiliary_teachers`` for one step on square images of ``size`` pixels, as ``inversion`` says."""
+    """Random ``move``, ``region``, ``augment`` and ``auxiliary_teachers`` for one step, as ``image_terms`` takes them.
+
+    ``size``: height and width of the images; ``shared`` sets the ranges; at most ``shared.auxiliary_teachers`` teachers are chosen.
+    """
     down, right = torch.randint(-shared.shift, shared.shift + 1, (2,), generator=rng).tolist()
     region = random_region(size, size, shared.region, rng) if shared.region < 1 else None
     strength = shared.augmentation
     warp = {"degrees": strength * DEGREES, "scale": strength * SCALE, "shift": strength * SHIFT}
     augment = functools.partial(random_affine, rng=rng, **warp) if strength else None
-    asked = auxiliary_teachers if shared.auxiliary_teachers else ()  # who is not asked must not change what else is drawn
-    places = torch.randperm(len(asked), generator=rng)[: shared.auxiliary_teachers].tolist()
+    count = len(auxiliary_teachers) if shared.auxiliary_teachers else 0  # teachers without use must not change later random draws
+    chosen = torch.randperm(count, generator=rng)[: shared.auxiliary_teachers].tolist()
     return {
         "move": (down, right),
         "region": region,
         "augment": augment,
-        "auxiliary_teachers": [auxiliary_teachers[place] for place in places],
+        "auxiliary_teachers": [auxiliary_teachers[index] for index in chosen],
     }
 
 
 def weighted(terms: Mapping[str, Tensor], weights: InversionLossConfig, extras: Sequence[ExtraTerm] = ()) -> Tensor:
-    """The sum of the terms, each times its weight: of ``weights``, or its own for an extra term."""
-    own = {extra.name: extra.weight for extra in extras}
-    return torch.stack([(own[name] if name in own else getattr(weights, name)) * value.float() for name, value in terms.items()]).sum()
+    """The weighted sum of the terms, a scalar; an extra term has its own weight, the others that of ``weights``."""
+    extra_weights = {extra.name: extra.weight for extra in extras}
+    parts = [(extra_weights[name] if name in extra_weights else getattr(weights, name)) * value.float() for name, value in terms.items()]
+    return torch.stack(parts).sum()
 
 
 def as_row(step: int, terms: Mapping[str, Tensor]) -> dict[str, float]:
-    """A line of the history; ``step`` counts from 1."""
-    values = torch.stack([value.detach().float() for value in terms.values()]).tolist()  # a GPU is waited for once
+    """One row of the history; ``step`` counts from 1."""
+    values = torch.stack([value.detach().float() for value in terms.values()]).tolist()  # one synchronisation with a GPU, not one per term
     return {"step": step, **dict(zip(terms, values, strict=True))}

@@ -1,7 +1,7 @@
-"""DeepInversion: images as free pixels that a teacher recognises and whose statistics are those it remembers.
+"""Method ``pixels``: pixel inversion (DeepInversion), images as free parameters under Adam.
 
 Yin et al., "Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion", CVPR 2020: cross-entropy, BatchNorm statistics
-(eq. 4), total variation and ℓ2 (eq. 3); with a competing student it is Adaptive DeepInversion (eq. 5 and 6).
+(eq. 4), total variation and ℓ2 (eq. 3); with a student (``competition``) it is Adaptive DeepInversion (eq. 5 and 6).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import InversionConfig, PixelInversion
 from datafree.inversion.generator import Generator
-from datafree.inversion.inner_loop import balanced_labels, soft_labels
+from datafree.inversion.inner_loop import balanced_labels
 from datafree.inversion.label_calibration import calibrated_targets
 from datafree.inversion.losses import jensen_shannon
 from datafree.inversion.objective import as_row, image_terms, random_view, weighted
@@ -25,9 +25,9 @@ from datafree.inversion.pixel_parameters import PixelParameters, coarse_steps, s
 from datafree.inversion.recovered import Recovered
 from datafree.inversion.student import Student
 from datafree.progress import progress, require_finite
-from datafree.zoo.teachers import Teacher
+from datafree.zoo.teachers import Teacher, soft_labels
 
-TEMPERATURE = 3.0  # at which teacher and student are compared, as in the authors' code
+TEMPERATURE = 3.0  # of teacher and student logits in the competition term, as in the authors' code
 
 
 def recover(
@@ -43,10 +43,10 @@ def recover(
 ) -> Recovered:
     """A pool of ``shared.images_per_class`` images per class, ``size`` pixels square; ``start`` is not used.
 
-    The images are made in batches of about ``method.batch_size``, each from noise of its own. The first ``method.coarse`` of a batch's
-    steps work on images of half the size, which the teacher sees enlarged; then the images are enlarged themselves. The authors show the
-    teacher smaller images instead, which networks of a fixed input size cannot take. With ``method.calibration_rounds`` the whole pool is
-    made so many times, from new noise; see ``calibrated_targets``.
+    The images are optimised in batches of about ``method.batch_size``, each starting from its own noise. For the first ``method.coarse`` of
+    a batch's steps the images have half the size and are resized to the teacher's input; then they are enlarged. (The authors' code passes
+    smaller images to the teacher, which networks of a fixed input size do not accept.) With ``method.calibration_rounds`` > 1 the whole
+    pool is optimised that many times, from new noise; see ``calibrated_targets``.
 
     Raises:
         UserError: the loss became NaN or infinite.
@@ -58,39 +58,39 @@ def recover(
         diversity=shared.loss.diversity if method.diversity else 0.0,
     )
     labels = balanced_labels(len(teacher.classes), len(teacher.classes) * shared.images_per_class)
-    # Equal parts: statistics are those of a batch, and a short last batch would match them worse.
+    # Equal parts: the loss compares batch statistics, which a short last batch would match worse.
     parts = labels.tensor_split(math.ceil(len(labels) / method.batch_size))
-    canvas = PixelParameters(teacher.normalise.mean.device, method.learning_rate, betas=(0.5, 0.9))
-    extras = [Competitor([teacher], method.competition, size, devices.derive_seed(seed, "student"))] if method.competition else []
-    kept = {"canvas": canvas, **{extra.name: extra for extra in extras}}
-    first, history = checkpoint.restore(**kept)
+    parameters = PixelParameters(teacher.normalise.mean.device, method.learning_rate, betas=(0.5, 0.9))
+    extras = [CompetitionStudent([teacher], method.competition, size, devices.derive_seed(seed, "student"))] if method.competition else []
+    state = {"parameters": parameters, **{extra.name: extra for extra in extras}}
+    first, history = checkpoint.restore(**state)
     coarse = coarse_steps(method.coarse, method.steps)
     total = method.calibration_rounds * len(parts) * method.steps
-    target, targets = labels, None
-    for turn in progress(range(first, total), total - first, f"pixels of {teacher.name}"):
-        (calibration, part), step = divmod(turn // method.steps, len(parts)), turn % method.steps
+    batch_labels, targets = labels, None
+    for iteration in progress(range(first, total), total - first, f"pixels of {teacher.name}"):
+        (calibration, part), step = divmod(iteration // method.steps, len(parts)), iteration % method.steps
         rng = devices.generator(seed, "pixels", calibration, part, step)
         if step == 0:
-            canvas.start(len(parts[part]), size // 2 if coarse else size, rng)
+            parameters.start(len(parts[part]), size // 2 if coarse else size, rng)
         if step == coarse > 0:
-            canvas.enlarge(size)
-        if step == 0 or turn == first:
-            target = parts[part].to(canvas.device)
-            targets = None if calibration == 0 else _calibrated(teacher, parts[part], canvas.finished[part]).to(canvas.device)
-        images, view = canvas.images(), random_view(canvas.pixels.shape[-1], shared, rng, auxiliary_teachers)
+            parameters.enlarge(size)
+        if step == 0 or iteration == first:
+            batch_labels = parts[part].to(parameters.device)
+            targets = None if calibration == 0 else _calibrated(teacher, parts[part], parameters.finished[part]).to(parameters.device)
+        images, view = parameters.images(), random_view(parameters.pixels.shape[-1], shared, rng, auxiliary_teachers)
         mirrored = method.flip and bool(torch.rand((), generator=rng) < 0.5)
         images = images.flip(3) if mirrored else images
-        terms = image_terms(images, teacher, target, weights, targets=targets, **view)
-        terms |= {extra.name: extra.term(images, target, teacher, rng) for extra in extras}
-        canvas.step(weighted(terms, weights, extras), stage_share(step, coarse, method.steps), view["region"], mirrored)
+        terms = image_terms(images, teacher, batch_labels, weights, targets=targets, **view)
+        terms |= {extra.name: extra.term(images, batch_labels, teacher, rng) for extra in extras}
+        parameters.step(weighted(terms, weights, extras), stage_share(step, coarse, method.steps), view["region"], mirrored)
         for extra in extras:
             extra.learn(images, teacher)
-        history.append(as_row(turn + 1, terms))
+        history.append(as_row(iteration + 1, terms))
         require_finite(f"pixels of {teacher.name}", **history[-1])
         if step == method.steps - 1:
-            canvas.finish(part)
-        checkpoint.save(turn + 1, history, **kept)
-    images = torch.cat(canvas.finished)
+            parameters.finish(part)
+        checkpoint.save(iteration + 1, history, **state)
+    images = torch.cat(parameters.finished)
     return Recovered(images, labels, soft_labels(teacher, images), history)
 
 
@@ -98,12 +98,12 @@ def _calibrated(teacher: Teacher, labels: Tensor, images: Tensor) -> Tensor:
     return calibrated_targets(labels, soft_labels(teacher, images), len(teacher.classes))
 
 
-class Competitor(Student):
-    """Adaptive DeepInversion's student: what it does not yet see as the teacher does is worth showing to it."""
+class CompetitionStudent(Student):
+    """Adaptive DeepInversion's student: its term moves images to where its predictions differ from the teacher's."""
 
     name = "competition"
 
     def term(self, images: Tensor, labels: Tensor, teacher: Teacher, rng: torch.Generator) -> Tensor:
-        """1 − JS(teacher ‖ student) in [0, 1], of images float [B, 3, S, S] in [0, 1]."""
+        """1 − JS(teacher ‖ student), a scalar in [0, 1], of images float [B, 3, S, S] in [0, 1]."""
         predictions = teacher.network(teacher.normalise(255 * images))
         return 1 - jensen_shannon(predictions / TEMPERATURE, self(images, teacher) / TEMPERATURE)

@@ -1,4 +1,4 @@
-"""What every inversion method gives back."""
+"""Result of an inversion method: recovered images, labels, soft labels and loss history."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Recovered:
     Attributes:
         images: uint8 [N, 3, S, S] in 0..255.
         labels: int64 [N] in the teacher's order, every class equally often.
-        soft_labels: float16 [N, K], the teacher's probabilities of just these images.
-        history: the curve of the recovery, one row per step: ``step`` from 1 and the terms of the loss before weighting.
+        soft_labels: float16 [N, K], the teacher's probabilities for these uint8 images.
+        history: one row per step: ``step`` from 1, and the terms of the loss before weighting.
     """
 
     images: Tensor

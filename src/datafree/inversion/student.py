@@ -1,4 +1,4 @@
-"""A student that is taught along with the inversion, so that images go where it still disagrees with the teachers."""
+"""Adversarial term: a student network is distilled during the inversion, and images move to where it differs from the teacher."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ LEARNING_RATE = 1e-3
 
 
 class Student(nn.Module):
-    """A small network with a head per teacher, distilled on the images of every step; its disagreement is the adversarial term.
+    """A small network with a head per teacher, distilled on the images of every step; ``term`` is the adversarial loss on it.
 
-    DeepInversion's competition, CMI's and FREE's boundary term in one form: on images that teacher and student name alike, push their
-    answers apart.
+    The boundary term of CMI and FREE: on images where teacher and student predict the same class, increase their divergence.
     """
 
     name = "adversarial"
@@ -44,15 +43,15 @@ class Student(nn.Module):
         return self.heads[teacher.name](self.backbone(self.normalise(255 * images)))
 
     def term(self, images: Tensor, labels: Tensor, teacher: Teacher, rng: torch.Generator) -> Tensor:
-        """The loss of images float [B, 3, S, S] in [0, 1]: negative, the lower the more the student disagrees."""
+        """The ``boundary`` loss of images float [B, 3, S, S] in [0, 1], a scalar, at most 0."""
         return boundary(teacher.network(teacher.normalise(255 * images)), self(images, teacher))
 
     def learn(self, images: Tensor, teacher: Teacher) -> None:
-        """One step of distillation on these images."""
+        """One step of distillation on images float [B, 3, S, S] in [0, 1]."""
         images = images.detach()
         with torch.no_grad():
             predictions = teacher.network(teacher.normalise(255 * images)).float().softmax(1)
-        self.optimiser.zero_grad(set_to_none=True)  # what the term has left
+        self.optimiser.zero_grad(set_to_none=True)  # the gradients of ``term``
         F.kl_div(F.log_softmax(self(images, teacher).float(), dim=1), predictions, reduction="batchmean").backward()
         self.optimiser.step()
 
@@ -60,4 +59,4 @@ class Student(nn.Module):
         return self.optimiser.state_dict()
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        self.optimiser.load_state_dict(copy.deepcopy(dict(state)))  # it would keep the given tensors
+        self.optimiser.load_state_dict(copy.deepcopy(dict(state)))  # the optimiser would keep the given tensors

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from datafree.config import BellArm, Divergence, IgrArm
 from datafree.distillation.ensemble import TeacherEnsemble
-from datafree.distillation.losses import EPISODE_SCALE, at_least_float32, distillation_loss, episode_loss, released_divergence
+from datafree.distillation.losses import at_least_float32, distillation_loss, released_divergence
+from datafree.episode_loss import EPISODE_SCALE, episode_loss
 from datafree.tasks.episodes import Episodes, episode_images
 
 # Normalised images [B, C, H, W] and the teachers asked → features [B, D] and their heads' logits [B, asked, most classes]: a Learner.

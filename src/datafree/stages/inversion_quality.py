@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-import torch
-
 from datafree import artifacts, devices
 from datafree.data.images import ImageSet, class_sheet
 from datafree.evaluation.inversion_quality import Judge, measure, quality_row
@@ -13,7 +11,7 @@ from datafree.stages.files.image_sets import read_image_set
 from datafree.stages.files.networks import read_classifier
 from datafree.stages.files.pools import read_pool
 from datafree.stages.files.teachers import read_teachers
-from datafree.tasks.pools import Pool
+from datafree.tasks.pools import Pool, real_pool
 from datafree.workflow.provenance import Job
 from datafree.zoo.teachers import Teacher, move
 from datafree.zoo.training import hold_out
@@ -54,8 +52,7 @@ def _read_judge(job: Job) -> Judge | None:
 
 
 def _real_pool(held: ImageSet, teacher: Teacher) -> Pool | None:
-    """Held-out real images of a teacher's classes, labelled in its order, without soft labels; None unless all its classes are there."""
+    """Held-out real images of a teacher's classes, labelled in its order; None unless ``held`` has all of them."""
     if not set(teacher.classes) <= set(held.classes):
         return None
-    own = held.of_classes([held.classes.index(name) for name in teacher.classes])
-    return Pool(own.images, own.labels, torch.empty(0), teacher.classes)
+    return real_pool(held, teacher.classes)

@@ -1,7 +1,8 @@
-"""Recovered pools: the images of one teacher with the labels and soft labels that it gives them."""
+"""Pools: the recovered images of one teacher with labels and soft labels, or real images in the same form."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +21,23 @@ class Pool:
     classes: tuple[str, ...]
 
 
-def real_pool(data: ImageSet) -> Pool:
-    """Real images in place of recovered ones, for oracles; their soft labels are certain."""
-    return Pool(data.images, data.labels, torch.nn.functional.one_hot(data.labels, len(data.classes)).half(), data.classes)
+def real_pool(data: ImageSet, classes: Sequence[str] | None = None, per_class: int | None = None) -> Pool:
+    """Real images as a pool, for oracles and references, with one-hot soft labels.
+
+    Args:
+        classes: names of the classes to take, for instance a teacher's; labels follow this order. None takes all in the order of ``data``.
+        per_class: take the first so many images of each class, sorted by class; None takes all, in the order of ``data``.
+
+    Raises:
+        ValueError: ``data`` lacks one of ``classes``.
+    """
+    if classes is not None:
+        data = data.of_classes([data.classes.index(name) for name in classes])
+    images, labels = data.images, data.labels
+    if per_class is not None:
+        rows = torch.cat([torch.nonzero(labels == label).flatten()[:per_class] for label in range(len(data.classes))])
+        images, labels = images[rows], labels[rows]
+    return Pool(images, labels, torch.nn.functional.one_hot(labels, len(data.classes)).half(), data.classes)
 
 
 def class_rows(pool: Pool) -> list[Tensor]:

@@ -127,3 +127,11 @@ def freeze(network: Classifier) -> Classifier:
 def move(teacher: Teacher, device: Any) -> Teacher:
     """The teacher on another device; its modules are moved in place."""
     return Teacher(teacher.name, teacher.network.to(device), teacher.normalise.to(device), teacher.classes, teacher.input)
+
+
+@torch.no_grad()
+def soft_labels(teacher: Teacher, images: Tensor, batch_size: int = 500) -> Tensor:
+    """The teacher's probabilities float16 [N, classes] for uint8 images [N, C, H, W] of any size, on the CPU."""
+    device = teacher.normalise.mean.device
+    parts = [teacher.network(teacher.normalise(part.to(device))).float().softmax(1).cpu() for part in images.split(batch_size)]
+    return torch.cat(parts).to(torch.float16)
