@@ -29,7 +29,7 @@ from datafree.checkpoints import Checkpoint
 from datafree.config.schema import starts_from_meta
 from datafree.data.folder import folder_images
 from datafree.data.images import ImageSet, class_sheet
-from datafree.distillation.ensemble import mix
+from datafree.distillation.ensemble import mixup
 from datafree.distillation.losses import distillation_loss
 from datafree.errors import UserError, told_in_one_line
 from datafree.evaluation.frechet import frechet_distance, teacher_features
@@ -130,7 +130,7 @@ def train_student(teacher: Teacher, pool: Pool, given: argparse.Namespace, devic
         views = teacher.normalise(pool.images[rows].to(device))
         mirrored = torch.rand(len(rows), 1, 1, 1, generator=rng).to(device) < 0.5
         views = random_affine(torch.where(mirrored, views.flip(3), views), rng, degrees=10, scale=0.1, shift=0.12)
-        views = mix(views, rng) if step % 2 else views
+        views = mixup(views, rng) if step % 2 else views
         with torch.no_grad():
             answers = teacher.network(views).float().softmax(1)
         loss = distillation_loss(student(views).float(), answers, given.temperature)

@@ -34,7 +34,7 @@ from datafree.config.schema import starts_from_meta
 from datafree.data.images import ImageSet
 from datafree.errors import UserError, told_in_one_line
 from datafree.evaluation.frechet import frechet_distance, teacher_features
-from datafree.evaluation.inversion_quality import Judge, jury, spread, teacher_belief, transfer
+from datafree.evaluation.inversion_quality import Judge, jury, spread, teacher_confidence, transfer
 from datafree.evaluation.recovered_fraction import downstream_accuracies, noise_pool, real_pool
 from datafree.inversion import METHODS
 from datafree.inversion.auxiliary_teachers import auxiliary_teachers_of
@@ -181,12 +181,12 @@ class Study:
     def quality(self, teacher: Teacher, pool: Pool, real: ImageSet | None = None) -> dict[str, float]:
         """Measures of one pool beside real images: of the held-out ones its distance, of as many it was trained on its features."""
         images, labels = pool.images, pool.labels
-        found = teacher_belief(teacher, images, labels, self.device)
-        judges = [judge for judge in self.judges.values() if judge.knows(teacher.classes)]
+        found = teacher_confidence(teacher, images, labels, self.device)
+        judges = [judge for judge in self.judges.values() if judge.covers(teacher.classes)]
         if judges:
             found |= jury(judges, teacher.classes, images, labels, self.device)
         for name, judge in self.judges.items():
-            if judge.knows(teacher.classes):
+            if judge.covers(teacher.classes):
                 found[f"{name}_accuracy"] = transfer(judge, teacher.classes, images, labels, self.device)["transfer_accuracy"]
         held = real_pool(teacher, self.held, len(self.held.labels))
         distance = spread(teacher, images, labels)["within_class_distance"]

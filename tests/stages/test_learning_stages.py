@@ -38,7 +38,7 @@ def test_a_teacher_that_is_not_trusted_takes_no_part(project, tmp_path, monkeypa
             for teacher, weight in zip(teachers, weights, strict=True)
         ]
 
-    monkeypatch.setattr(episodes, "teacher_weights", verdicts)
+    monkeypatch.setattr(episodes, "teacher_reliability", verdicts)
     job = project.job_of("episodes", "five")
     outputs = {name: str(tmp_path / name) for name in job.outputs}
     tasks = {**job.config["tasks"], "check_teachers": check, "episodes": 60}

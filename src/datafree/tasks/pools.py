@@ -1,4 +1,4 @@
-"""Recovered pools: the images of one teacher with the labels and soft labels that it gives them."""
+"""Recovered pools: images recovered from one teacher with their labels and its soft labels."""
 
 from __future__ import annotations
 
@@ -21,10 +21,21 @@ class Pool:
 
 
 def real_pool(data: ImageSet) -> Pool:
-    """Real images in place of recovered ones, for oracles; their soft labels are certain."""
+    """Real images as a pool, for oracles; the soft labels are one-hot."""
     return Pool(data.images, data.labels, torch.nn.functional.one_hot(data.labels, len(data.classes)).half(), data.classes)
 
 
 def class_rows(pool: Pool) -> list[Tensor]:
-    """For each class the positions of its images in the pool."""
+    """The positions of each class's images in the pool."""
     return [torch.nonzero(pool.labels == label).flatten() for label in range(len(pool.classes))]
+
+
+def balanced_rows(labels: Tensor, count: int, rng: torch.Generator) -> Tensor:
+    """At most ``count`` random positions in ``labels`` [N], as evenly over the classes as possible."""
+    shuffled = torch.randperm(len(labels), generator=rng)
+    order = torch.empty(len(labels))
+    for label in labels.unique():
+        members = labels[shuffled] == label
+        order[members] = torch.arange(int(members.sum()), dtype=order.dtype)
+    order += torch.rand(len(labels), generator=rng)  # within a round over the classes their order is random
+    return shuffled[order.argsort()[:count]]
