@@ -11,8 +11,6 @@ from torch import Tensor
 from datafree.distillation.joined_pools import Batch, JoinedPools
 from datafree.distillation.losses import divergence
 
-BATCH_SIZE = 256
-
 
 class Fidelity(NamedTuple):
     """The fidelity metrics of Stanton et al., "Does Knowledge Distillation Really Work?", NeurIPS 2021."""
@@ -22,10 +20,12 @@ class Fidelity(NamedTuple):
 
 
 @torch.no_grad()
-def student_fidelity(predict: Callable[[Batch], Tensor], pools: JoinedPools, index: Tensor, temperature: float) -> Fidelity:
+def student_fidelity(
+    predict: Callable[[Batch], Tensor], pools: JoinedPools, index: Tensor, temperature: float, batch_size: int = 256
+) -> Fidelity:
     """Fidelity of ``predict`` (a batch → logits [B, K]) on the images at ``index``, each to the teacher it was recovered from."""
     agreed = divergences = 0.0
-    for part in index.split(BATCH_SIZE):
+    for part in index.split(batch_size):
         batch = pools.batch(part)
         logits = predict(batch)
         agreed += (logits.argmax(1) == batch.soft_labels.argmax(1)).sum().item()

@@ -1,4 +1,4 @@
-"""Distillation losses: temperature-scaled KL divergence, and the one that the released code of FREE computes."""
+"""Distillation losses: how far a student's predictions are from its teacher's."""
 
 from __future__ import annotations
 

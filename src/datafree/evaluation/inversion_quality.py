@@ -40,7 +40,7 @@ class Judge:
 
 def transfer(judge: Judge, classes: Sequence[str], images: Tensor, labels: Tensor, device: torch.device) -> dict[str, float]:
     """The judge's accuracy and mean probability of the label among ``classes``, all of which it covers."""
-    return _accuracy_and_confidence(_verdict(judge, classes, images, device), labels, "transfer")
+    return _accuracy_and_confidence(judge_logits(judge, classes, images, device), labels, "transfer")
 
 
 def jury(judges: Sequence[Judge], classes: Sequence[str], images: Tensor, labels: Tensor, device: torch.device) -> dict[str, float]:
@@ -49,7 +49,7 @@ def jury(judges: Sequence[Judge], classes: Sequence[str], images: Tensor, labels
     ``jury_accuracy``: the judges' mean accuracy; ``jury_unanimous``: images that every judge gives their label; ``jury_agreement``: images
     to which two judges give one class, right or wrong, as the mean over pairs of judges (1 for a single judge).
     """
-    said = torch.stack([_verdict(judge, classes, images, device).argmax(1) for judge in judges])
+    said = torch.stack([judge_logits(judge, classes, images, device).argmax(1) for judge in judges])
     right = said == labels
     pairs = [(said[i] == said[j]).float().mean().item() for i, j in itertools.combinations(range(len(judges)), 2)]
     return {
@@ -59,7 +59,7 @@ def jury(judges: Sequence[Judge], classes: Sequence[str], images: Tensor, labels
     }
 
 
-def _verdict(judge: Judge, classes: Sequence[str], images: Tensor, device: torch.device) -> Tensor:
+def judge_logits(judge: Judge, classes: Sequence[str], images: Tensor, device: torch.device) -> Tensor:
     """The judge's logits [N, len(classes)] for these classes, in their order."""
     columns = torch.tensor([judge.classes.index(name) for name in classes])
     return logits_of(judge.network, judge.normalise, images, device)[:, columns]

@@ -82,24 +82,24 @@ def _evaluations(
     """One model per inference and, for a network that does not adapt, per classifier."""
     backbone, normalise = network.backbone, network.normalise
     features = backbone_features(backbone, normalise, device)
-    plain = EvaluatedModel(name, kind, description, features, 1, parameter_count(backbone), seed)
+    base = EvaluatedModel(name, kind, description, features, 1, parameter_count(backbone), seed)
     rule = typed(AdaptationConfig, network.card.get("adaptation", {}))
     models = []
     for inference in config.inference:
         transductive = inference == "transductive"
-        words = ["transductive"] if transductive else []
+        variant = ["transductive"] if transductive else []
         if rule.part is AdaptedPart.nothing:
             extractor = without_running_statistics(backbone) if transductive else backbone
             for classifier in config.classifiers:
                 solve = transductive_solver(extractor, normalise, CLASSIFIERS[classifier]) if transductive else None
-                model = _with_classifier(plain, classifier, CLASSIFIERS[classifier])
-                models.append(dataclasses.replace(model, variant=" ".join([*words, model.variant]).strip(), solve=solve))
+                model = _with_classifier(base, classifier, CLASSIFIERS[classifier])
+                models.append(dataclasses.replace(model, variant=" ".join([*variant, model.variant]).strip(), solve=solve))
         else:
             from_features = rule.part is AdaptedPart.head and not transductive
             solve = None if from_features else adaptation_solver(backbone, normalise, rule, transductive=transductive)
             adapted = f"{description}; {describe(rule)}"
             models.append(
-                dataclasses.replace(plain, description=adapted, variant=" ".join(words), classify=head_classifier(rule), solve=solve)
+                dataclasses.replace(base, description=adapted, variant=" ".join(variant), classify=head_classifier(rule), solve=solve)
             )
     return models
 

@@ -65,7 +65,7 @@ def train(
         if released:
             released_step(learner, before, outer)
         else:
-            outer_step(learner, before, arm.outer_learning_rate * (1 - 0.9 * step / max(1, arm.steps - 1)))
+            outer_step(learner, before, outer_learning_rate(arm, step))
         if arm.replay.episodes:
             row |= replay(learner, ensemble, episodes, arm, outer, rng)
         require_finite("BELL", step + 1, **{name: row[name] for name in row if name != "step"})
@@ -84,6 +84,11 @@ def task_losses(
 def tasks_of_one_teacher(episodes: Episodes) -> Tensor:
     """The indices of the episodes whose classes are of one teacher, int64."""
     return torch.nonzero((episodes.teacher == episodes.teacher[:, :1]).all(1)).flatten()
+
+
+def outer_learning_rate(arm: BellArm, step: int) -> float:
+    """The share of the displacement that is kept at a step (0 to ``arm.steps`` − 1): falls linearly to a tenth."""
+    return arm.outer_learning_rate * (1 - 0.9 * step / max(1, arm.steps - 1))
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Recovered pools: images recovered from one teacher with their labels and its soft labels."""
+"""Pools: the recovered images of one teacher with labels and soft labels, or real images in the same form."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Pool:
 
 
 def real_pool(data: ImageSet) -> Pool:
-    """Real images as a pool, for oracles; the soft labels are one-hot."""
+    """Real images in place of recovered ones, for oracles; their soft labels are certain."""
     return Pool(data.images, data.labels, torch.nn.functional.one_hot(data.labels, len(data.classes)).half(), data.classes)
 
 

@@ -14,7 +14,7 @@ statistics are close to its running statistics. A sound teacher of another domai
 proportion to the distance of the statistics. In a small zoo the deviation is estimated from few teachers: agreement alone must then be as
 improbable under Student's t distribution as the thresholds are under a normal one. Where agreement alone does not decide, compactness or
 recovery must be low, too; by themselves they prove nothing, because compactness is low for teachers of few classes and recovery for weak
-ones. A teacher that does not recognise its own pool is dropped in any case, because that pool teaches nothing; unless this holds for most
+ones. A teacher that does not recognise its own pool is dropped in any case, because that pool cannot train a learner; unless this holds for most
 of the zoo, which points to the inversion.
 """
 
@@ -39,11 +39,11 @@ PER_TEACHER = (4, 64)  # of these, at least and at most
 OWN_IMAGES = 240  # of a teacher's own pool
 FOLDS = 4  # of the held-out prediction
 SMALLEST_DEVIATION = 0.03  # of a measure: in a uniform zoo small differences are not suspicious
-FEWEST_TEACHERS = 4  # with fewer, medians say nothing
+FEWEST_TEACHERS = 4  # with fewer, no comparison
 DOMAIN_TOLERANCE = 0.55  # of agreement, per factor of ten by which a teacher's statistics distance exceeds the median
 REFERENCE_SCORE = -2.0  # teachers of a higher score determine the median and the deviation
 FULL_WEIGHT_SCORE, ZERO_WEIGHT_SCORE = -2.5, -3.5  # weight 1 from the first up, 0 from the second down, linear between
-LOWEST_RECOVERY = 0.25  # below it a pool teaches nothing
+LOWEST_RECOVERY = 0.25  # below it a pool is useless for training
 
 
 @dataclass(frozen=True)
