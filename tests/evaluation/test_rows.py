@@ -38,8 +38,8 @@ def test_an_average_of_different_architectures_has_no_row(teachers, make_teacher
 # ---- learners and oracles ---------------------------------------------------------------------------------------------------------------
 
 
-def trained(seed=0, **card) -> TrainedNetwork:
-    backbone = build(BackboneConfig("conv4_strided", 8), 3, 32, seed)
+def trained(weights_seed=0, **card) -> TrainedNetwork:
+    backbone = build(BackboneConfig("conv4_strided", 8), 3, 32, weights_seed)
     return TrainedNetwork({"backbone": {"name": "conv4_strided"}, **card}, backbone, Normalise([0.5] * 3, [0.25] * 3))
 
 

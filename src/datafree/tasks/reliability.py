@@ -116,7 +116,7 @@ def teacher_reliability(
 
 def assess(
     names: Sequence[str], measures: Mapping[str, list[float]], statistics_distances: Sequence[float | None]
-) -> list[TeacherReliability]:  # fmt: skip
+) -> list[TeacherReliability]:
     """The decision from ``agreement``, ``compactness``, ``recovery`` and statistics distances, each a list in the order of ``names``.
 
     Medians and deviations are those of the reference teachers: initially all that recognise their pools, then, repeatedly, those whose
