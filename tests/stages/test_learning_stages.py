@@ -117,7 +117,7 @@ def test_a_killed_learner_goes_on_to_the_same_bytes(project, monkeypatch):
     assert not list((project.root / ".datafree/checkpoints").iterdir())
 
 
-def test_the_arm_is_given_the_learner_the_classroom_and_the_tasks_of_the_job(project, tmp_path, monkeypatch):
+def test_the_arm_is_given_the_learner_the_ensemble_and_the_tasks_of_the_job(project, tmp_path, monkeypatch):
     given = {}
 
     def pretend(learner, ensemble, episodes, arm, seed, checkpoint):
@@ -128,7 +128,7 @@ def test_the_arm_is_given_the_learner_the_classroom_and_the_tasks_of_the_job(pro
     job = project.job_of("learner", "bell", 0)
     project.run(dataclasses.replace(job, outputs={name: str(tmp_path / name) for name in job.outputs}))
     card = artifacts.read_json(tmp_path / "card")
-    learner, ensemble = given["learner"], given["classroom"]
+    learner, ensemble = given["learner"], given["ensemble"]
     assert learner.normalise.mean.flatten().tolist() == pytest.approx(card["mean"])
     assert learner.normalise.std.flatten().tolist() == pytest.approx(card["std"])
     assert ensemble.normalise is learner.normalise

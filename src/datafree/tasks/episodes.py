@@ -53,15 +53,15 @@ def sample_episodes(pools: Sequence[Pool], weights: Sequence[float], config: Tas
     rng = devices.generator(seed, "episodes")
     sampling_weights = torch.tensor(weights, dtype=torch.float64)
     mixed_count = round(config.mixed * config.episodes) if (sampling_weights > 0).sum() > 1 else 0
-    chosen = [
+    classes = [
         _mixed_classes(pools, sampling_weights, config.way, rng)
         if episode < mixed_count
         else _classes_of_one_teacher(pools, sampling_weights, config.way, rng)
         for episode in torch.randperm(config.episodes, generator=rng).tolist()
     ]
-    teacher = torch.tensor([[t for t, _ in pairs] for pairs in chosen])
-    label = torch.tensor([[c for _, c in pairs] for pairs in chosen])
-    index = torch.stack([torch.stack([_images(rows[t][c], config.shot + config.query, rng) for t, c in pairs]) for pairs in chosen])
+    teacher = torch.tensor([[t for t, _ in pairs] for pairs in classes])
+    label = torch.tensor([[c for _, c in pairs] for pairs in classes])
+    index = torch.stack([torch.stack([_images(rows[t][c], config.shot + config.query, rng) for t, c in pairs]) for pairs in classes])
     return Episodes(index, teacher, label, config.shot)
 
 

@@ -14,8 +14,8 @@ statistics are close to its running statistics. A sound teacher of another domai
 proportion to the distance of the statistics. In a small zoo the deviation is estimated from few teachers: agreement alone must then be as
 improbable under Student's t distribution as the thresholds are under a normal one. Where agreement alone does not decide, compactness or
 recovery must be low, too; by themselves they prove nothing, because compactness is low for teachers of few classes and recovery for weak
-ones. A teacher that does not recognise its own pool is dropped in any case, because that pool cannot train a learner; unless this holds for most
-of the zoo, which points to the inversion.
+ones. A teacher that does not recognise its own pool is dropped in any case, because that pool cannot train a learner; unless this holds
+for most of the zoo, which points to the inversion.
 """
 
 from __future__ import annotations
