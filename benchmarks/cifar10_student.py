@@ -31,7 +31,7 @@ from datafree.checkpoints import Checkpoint
 from datafree.config.schema import starts_from_meta
 from datafree.data.folder import folder_images
 from datafree.data.images import ImageSet, class_sheet
-from datafree.distillation.ensemble import mix
+from datafree.distillation.ensemble import mixup
 from datafree.distillation.losses import distillation_loss
 from datafree.errors import UserError, exit_on_user_error
 from datafree.evaluation.inversion_quality import spread
@@ -132,7 +132,7 @@ def train_student(teacher: Teacher, pool: Pool, options: argparse.Namespace, dev
         views = teacher.normalise(pool.images[rows].to(device))
         mirrored = torch.rand(len(rows), 1, 1, 1, generator=rng).to(device) < 0.5
         views = random_affine(torch.where(mirrored, views.flip(3), views), rng, degrees=10, scale=0.1, shift=0.12)
-        views = mix(views, rng) if step % 2 else views
+        views = mixup(views, rng) if step % 2 else views
         with torch.no_grad():
             predictions = teacher.network(views).float().softmax(1)
         loss = distillation_loss(student(views).float(), predictions, options.temperature)

@@ -37,7 +37,7 @@ from datafree.checkpoints import Checkpoint
 from datafree.config.schema import starts_from_meta
 from datafree.data.images import ImageSet
 from datafree.errors import UserError, exit_on_user_error
-from datafree.evaluation.inversion_quality import Judge, spread, teacher_belief, transfer
+from datafree.evaluation.inversion_quality import Judge, spread, teacher_confidence, transfer
 from datafree.inversion import METHODS
 from datafree.inversion.auxiliary_teachers import auxiliary_teachers_of
 from datafree.inversion.generator import Generator, new_generator
@@ -188,12 +188,12 @@ class Study:
     def quality(self, teacher: Teacher, pool: Pool, real: ImageSet | None = None) -> dict[str, float]:
         """Measures of one pool: distances within classes relative to held-out images, features relative to as many training images."""
         images, labels = pool.images, pool.labels
-        measures = teacher_belief(teacher, images, labels, self.device)
-        judges = [judge for judge in self.judges.values() if judge.knows(teacher.classes)]
+        measures = teacher_confidence(teacher, images, labels, self.device)
+        judges = [judge for judge in self.judges.values() if judge.covers(teacher.classes)]
         if judges:
             measures |= jury(judges, teacher.classes, images, labels, self.device)
         for name, judge in self.judges.items():
-            if judge.knows(teacher.classes):
+            if judge.covers(teacher.classes):
                 measures[f"{name}_accuracy"] = transfer(judge, teacher.classes, images, labels, self.device)["transfer_accuracy"]
         held = real_pool(self.held, teacher.classes)
         distance = spread(teacher, images, labels)["within_class_distance"]

@@ -1,9 +1,9 @@
-"""The few-shot table of a finished run with what each arm costs: Markdown, arms and baselines by falling accuracy at the most shots.
+"""Few-shot table of a finished run with the cost of each arm: Markdown, sorted by accuracy at the most shots.
 
     python benchmarks/study_table.py --run .
 
-``--run`` is a folder in which the pipeline has run. CPU seconds are those of its jobs: *synthesis* of an arm's pools, all teachers and the
-meta-generator where the method starts from it, *training* of one learner, mean over the seeds. Starting Python is in neither.
+``--run`` is a folder in which the pipeline has run. CPU seconds are those of its jobs: *synthesis* of an arm's pools, over all teachers
+and with the meta-generator if the method starts from it; *training* of one learner, the mean over the seeds. Both exclude Python's start.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def seconds(run: Path, stage: str, job: str) -> float:
 
 @functools.cache
 def synthesis(run: Path, method: str) -> float:
-    """CPU seconds of all pools of a method, the meta-generator included where they start from it."""
+    """CPU seconds of all pools of a method, and of the meta-generator if they start from it."""
     folders = sorted(path.parent for path in (run / "artifacts/inversion" / method).glob("*/provenance.json"))
     from_meta = any("generator" in artifacts.read_json(folder / "provenance.json", "inputs")["inputs"] for folder in folders)
     shared = seconds(run, "meta_generator", "meta_generator") if from_meta else 0.0
@@ -36,23 +36,23 @@ def synthesis(run: Path, method: str) -> float:
 
 
 def cosine(run: Path, arm: str, seeds: Sequence[int]) -> float | None:
-    """Mean of all ``gradient_cosine`` of an arm's histories but the first, which is that of the untrained network; None without any."""
+    """Mean ``gradient_cosine`` of an arm's histories, without the first value, that of the untrained network; None if there is none."""
     curves = [artifacts.read_history(run / f"artifacts/meta/{arm}/seed{seed}/history.csv") for seed in seeds]
     values = [value for curve in curves for value in [row["gradient_cosine"] for row in curve if "gradient_cosine" in row][1:]]
     return sum(values) / len(values) if values else None
 
 
 def line(run: Path, row: dict[str, Any], names: Sequence[str]) -> str:
-    measured = [accuracy(row["shots"][shot]) for shot in names]
-    pools, agreement, costs = "–", "", ["", ""]
+    accuracies = [accuracy(row["shots"][shot]) for shot in names]
+    pools, alignment, costs = "–", "", ["", ""]
     if row["kind"] == "arm":
         arm = row["name"].removesuffix(row["variant"]).strip()
         card = artifacts.read_json(run / f"artifacts/meta/{arm}/seed{row['seeds'][0]}/card.json", "inversion")
-        pools, found = card["inversion"], cosine(run, arm, row["seeds"])
-        agreement = "" if found is None else f"{found:.3f}"
+        pools, mean_cosine = card["inversion"], cosine(run, arm, row["seeds"])
+        alignment = "" if mean_cosine is None else f"{mean_cosine:.3f}"
         training = [seconds(run, "learner", f"{arm}.{seed}") for seed in row["seeds"]]
         costs = [f"{synthesis(run, pools):.0f}", f"{sum(training) / len(training):.0f}"]
-    return f"| {' | '.join([row['name'], pools, str(row['networks']), str(len(row['seeds'])), *measured, agreement, *costs])} |"
+    return f"| {' | '.join([row['name'], pools, str(row['networks']), str(len(row['seeds'])), *accuracies, alignment, *costs])} |"
 
 
 def table(run: Path) -> str:

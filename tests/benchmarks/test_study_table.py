@@ -1,4 +1,4 @@
-"""The study's table from a folder as the pipeline leaves it."""
+"""The study table from the folder of a finished run."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from datafree.errors import UserError
 
 
 def row(name: str, kind: str, means: tuple[float, float], seeds: tuple[int, ...] = (0,), variant: str = "") -> dict:
-    found = {shot: {"mean": mean, "interval": 0.01, "n": 600} for shot, mean in zip(("1", "5"), means, strict=True)}
-    return {"name": name, "kind": kind, "variant": variant, "networks": 1, "seeds": list(seeds), "shots": found}
+    accuracies = {shot: {"mean": mean, "interval": 0.01, "n": 600} for shot, mean in zip(("1", "5"), means, strict=True)}
+    return {"name": name, "kind": kind, "variant": variant, "networks": 1, "seeds": list(seeds), "shots": accuracies}
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def finished(tmp_path) -> Path:
     return tmp_path
 
 
-def test_rows_hold_accuracy_and_cost_and_fall_by_accuracy(finished, capsys):
+def test_rows_hold_accuracy_and_cost_and_are_sorted_by_accuracy(finished, capsys):
     study_table.main(["--run", str(finished)])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == [

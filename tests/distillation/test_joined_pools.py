@@ -44,30 +44,30 @@ def test_the_split_is_complete_disjoint_and_the_same_share_of_every_teacher(join
         assert (joined.teacher[held_out] == number).sum() == min(max(round(share * size), 1), size - 1)
 
 
-def test_the_split_follows_from_the_seed(joined):
+def test_the_split_depends_on_the_seed(joined):
     assert torch.equal(joined.split(0.25, 3)[1], joined.split(0.25, 3)[1])
     assert not torch.equal(joined.split(0.25, 3)[1], joined.split(0.25, 4)[1])
 
 
-def test_draws_are_without_replacement_and_follow_from_their_name():
+def test_samples_are_without_replacement_and_depend_on_seed_and_names():
     index = torch.arange(100, 150)
-    drawn = sample_indices(index, 20, 0, "a", 1)
-    assert len(set(drawn.tolist())) == 20
-    assert set(drawn.tolist()) <= set(index.tolist())
-    assert torch.equal(drawn, sample_indices(index, 20, 0, "a", 1))
-    assert not torch.equal(drawn, sample_indices(index, 20, 0, "a", 2))
+    sampled = sample_indices(index, 20, 0, "a", 1)
+    assert len(set(sampled.tolist())) == 20
+    assert set(sampled.tolist()) <= set(index.tolist())
+    assert torch.equal(sampled, sample_indices(index, 20, 0, "a", 1))
+    assert not torch.equal(sampled, sample_indices(index, 20, 0, "a", 2))
     assert sorted(sample_indices(index, 1000, 0).tolist()) == index.tolist()
 
 
-def test_a_training_batch_mixes_teachers_and_moves_images_but_not_labels(joined):
+def test_a_training_batch_has_images_of_all_teachers_and_augments_images_but_not_labels(joined):
     training, _ = joined.split(0.25, 0)
     batch = training_batch(joined, training, 32, 0, "here", 5)
-    still = joined.batch(sample_indices(training, 32, 0, "here", 5))
+    plain = joined.batch(sample_indices(training, 32, 0, "here", 5))
     assert len(batch.teacher.unique()) == 3
-    assert torch.equal(batch.teacher, still.teacher)
-    assert torch.equal(batch.soft_labels, still.soft_labels)
-    assert batch.images.shape == still.images.shape
-    assert all(not torch.allclose(a, b) for a, b in zip(batch.images, still.images, strict=True))
+    assert torch.equal(batch.teacher, plain.teacher)
+    assert torch.equal(batch.soft_labels, plain.soft_labels)
+    assert batch.images.shape == plain.images.shape
+    assert all(not torch.allclose(a, b) for a, b in zip(batch.images, plain.images, strict=True))
     assert torch.equal(batch.images, training_batch(joined, training, 32, 0, "here", 5).images)
 
 
@@ -82,6 +82,6 @@ def test_soft_labels_that_do_not_fit_the_classes_are_refused(pools):
 
 
 def test_a_pool_of_one_image_is_refused(pools):
-    one = replace(pools[0], images=pools[0].images[:1], soft_labels=pools[0].soft_labels[:1], labels=pools[0].labels[:1])
+    single = replace(pools[0], images=pools[0].images[:1], soft_labels=pools[0].soft_labels[:1], labels=pools[0].labels[:1])
     with pytest.raises(UserError, match="at least 2 images, got 1"):
-        JoinedPools.join([one], NORMALISE)
+        JoinedPools.join([single], NORMALISE)

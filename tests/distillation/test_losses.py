@@ -19,7 +19,7 @@ def normal(*shape, seed=0, scale=1.0, dtype=torch.float64):
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("shape", [(6, 5), (4, 3, 5)])
-def test_agreement_costs_nothing_and_pulls_nowhere(shape, temperature):
+def test_loss_and_gradient_are_zero_at_equality(shape, temperature):
     logits = normal(*shape, scale=2.0, dtype=torch.float32).requires_grad_()
     loss = distillation_loss(logits, logits.detach().softmax(-1), temperature)
     loss.backward()
@@ -28,7 +28,7 @@ def test_agreement_costs_nothing_and_pulls_nowhere(shape, temperature):
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_agreement_costs_nothing_where_teachers_have_different_numbers_of_classes(temperature):
+def test_loss_and_gradient_are_zero_at_equality_with_different_numbers_of_classes(temperature):
     logits = normal(6, 2, 5, dtype=torch.float32)
     logits[:, 0, 3:] = ABSENT
     logits.requires_grad_()
@@ -39,7 +39,7 @@ def test_agreement_costs_nothing_where_teachers_have_different_numbers_of_classe
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_a_class_that_a_teacher_lacks_changes_nothing(temperature):
+def test_an_absent_class_does_not_affect_the_loss(temperature):
     student, teacher = normal(4, 3, dtype=torch.float32), normal(4, 3, seed=1, dtype=torch.float32).softmax(-1)
     wide_student = torch.cat([student, torch.full((4, 2), ABSENT)], 1).requires_grad_()
     wide_teacher = torch.cat([teacher, torch.zeros(4, 2)], 1)
@@ -62,18 +62,18 @@ def test_the_loss_is_the_divergence_of_the_tempered_distributions(seed, temperat
         q = [math.exp(value / temperature) for value in student_row]
         p, q = [value / sum(p) for value in p], [value / sum(q) for value in q]
         expected += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)) / len(student)
-    found = distillation_loss(student, teacher.softmax(-1), temperature).item()
-    assert found == pytest.approx(temperature**2 * expected, rel=1e-3, abs=1e-5)
-    assert found > -1e-6
+    loss = distillation_loss(student, teacher.softmax(-1), temperature).item()
+    assert loss == pytest.approx(temperature**2 * expected, rel=1e-3, abs=1e-5)
+    assert loss > -1e-6
 
 
-def test_every_teachers_answer_weighs_the_same():
+def test_every_teacher_has_the_same_weight():
     student, teacher = normal(4, 3, 5), normal(4, 3, 5, seed=1).softmax(-1)
     apart = [distillation_loss(student[:, place], teacher[:, place], 2.0) for place in range(3)]
     assert distillation_loss(student, teacher, 2.0).item() == pytest.approx(sum(loss.item() for loss in apart) / 3)
 
 
-def test_following_the_gradient_brings_the_student_to_the_teacher():
+def test_minimising_the_loss_brings_the_student_to_the_teacher():
     teacher = normal(5, 4, seed=1, scale=2).softmax(-1)
     student = normal(5, 4).requires_grad_()
     optimiser = torch.optim.Adam([student], lr=0.1)
@@ -84,7 +84,7 @@ def test_following_the_gradient_brings_the_student_to_the_teacher():
     assert torch.allclose(student.softmax(-1), teacher, atol=0.01)
 
 
-def test_certainty_on_either_side_is_finite():
+def test_probabilities_of_0_and_1_give_finite_losses_and_gradients():
     logits = torch.tensor([[500.0, 0, 0], [0.0, 0, 0]], requires_grad=True)
     loss = distillation_loss(logits, torch.tensor([[0.0, 1, 0], [1, 0, 0]]), 4.0)
     loss.backward()
@@ -95,13 +95,13 @@ def test_certainty_on_either_side_is_finite():
 # ---- the released code's divergence -----------------------------------------------------------------------------------------------------
 
 
-def test_the_released_divergence_pulls_towards_certainty_not_agreement():
+def test_the_released_divergence_is_minimal_at_certainty_not_at_equality():
     logits, teacher = normal(6, 4).requires_grad_(), normal(6, 4, seed=1).softmax(-1)
     (gradient,) = torch.autograd.grad(released_divergence(logits, teacher), logits)
     (overlap,) = torch.autograd.grad(-(logits.softmax(-1) * teacher).mean(), logits)
     assert torch.allclose(gradient, overlap)
-    agreed = teacher.log().requires_grad_()
-    (pull,) = torch.autograd.grad(released_divergence(agreed, teacher), agreed)
-    assert pull.abs().max() > 1e-3  # a divergence would be at its minimum
+    equal = teacher.log().requires_grad_()
+    (gradient,) = torch.autograd.grad(released_divergence(equal, teacher), equal)
+    assert gradient.abs().max() > 1e-3  # a divergence has its minimum here
     certain = torch.nn.functional.one_hot(teacher.argmax(1), 4).double() * 50
     assert released_divergence(certain, teacher) < released_divergence(teacher.log(), teacher)

@@ -8,13 +8,13 @@ from datafree.zoo.backbones import Normalise, build
 CPU = torch.device("cpu")
 
 
-def test_one_teachers_average_is_itself(teachers):
+def test_the_average_of_one_teacher_is_that_teacher(teachers):
     average = average_weights(teachers[:1])
     for first, second in zip(average.network.state_dict().values(), teachers[0].network.state_dict().values(), strict=True):
         assert torch.equal(first, second)
 
 
-def test_the_average_is_of_every_weight_and_leaves_the_teachers_alone(teachers, state_of, assert_same_state):
+def test_the_average_is_of_every_weight_and_does_not_change_the_teachers(teachers, state_of, assert_same_state):
     before = [state_of(teacher.network) for teacher in teachers]
     average = average_weights(teachers).network.backbone.state_dict()
     states = [teacher.network.backbone.state_dict() for teacher in teachers]

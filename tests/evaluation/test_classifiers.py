@@ -16,7 +16,7 @@ def normal(*shape, seed=0):
 
 
 @given(st.integers(2, 5), st.integers(1, 4), st.integers(0, 99))
-def test_predictions_are_those_of_a_plain_loop(way, shot, seed):
+def test_predictions_are_those_of_a_loop_over_queries_and_classes(way, shot, seed):
     support, query = normal(way, shot, 4, seed=seed) + 2, normal(9, 4, seed=seed + 100) + 2
     centre = sum(support[w, s] for w in range(way) for s in range(shot)) / (way * shot)
 
@@ -37,7 +37,7 @@ def test_predictions_are_those_of_a_plain_loop(way, shot, seed):
 
 
 @EVERY
-def test_separable_classes_are_told_apart(classify):
+def test_separable_classes_are_classified_correctly(classify):
     centres = 5 * torch.eye(6, dtype=torch.float64)
     support = centres[:, None] + 0.1 * normal(6, 3, 6)
     query = centres.repeat_interleave(4, 0) + 0.1 * normal(24, 6, seed=1)
@@ -52,29 +52,29 @@ def test_scale_shift_and_the_order_of_classes_do_not_matter(classify, order, sca
     assert torch.equal(classify(scale * support, scale * query), plain)
     assert torch.equal(classify(support + scale, query + scale), plain)
     permuted = classify(support[order], query)
-    assert [order[place] for place in permuted.tolist()] == plain.tolist()
+    assert [order[label] for label in permuted.tolist()] == plain.tolist()
 
 
 @EVERY
-def test_a_query_is_classified_without_regard_to_the_others(classify):
+def test_a_prediction_does_not_depend_on_the_other_queries(classify):
     support, query = normal(4, 3, 5), normal(12, 5, seed=1)
-    alone = torch.cat([classify(support, one[None]) for one in query])
-    assert torch.equal(classify(support, query), alone)
+    singly = torch.cat([classify(support, features[None]) for features in query])
+    assert torch.equal(classify(support, query), singly)
 
 
 @EVERY
-def test_the_precision_of_the_products_does_not_decide(classify):
+def test_autocast_does_not_change_the_predictions(classify):
     support, query = normal(5, 5, 64).float() * 0.2, normal(400, 64, seed=1).float() * 0.2
     with torch.autocast("cpu", torch.bfloat16):
-        found = classify(support, query)
-    assert torch.equal(found, classify(support, query))
+        predicted = classify(support, query)
+    assert torch.equal(predicted, classify(support, query))
 
 
 # ---- logistic regression ----------------------------------------------------------------------------------------------------------------
 
 
 @given(way=st.integers(2, 6), shot=st.integers(1, 8), seed=st.integers(0, 99))
-def test_the_weights_are_where_the_objectives_gradient_vanishes(way, shot, seed):
+def test_the_gradient_of_the_objective_is_zero_at_the_weights(way, shot, seed):
     support = torch.nn.functional.normalize(normal(way, shot, 7, seed=seed), dim=-1)
     weights = logistic_weights(support).requires_grad_()
     target = torch.arange(way).repeat_interleave(shot)
@@ -83,10 +83,10 @@ def test_the_weights_are_where_the_objectives_gradient_vanishes(way, shot, seed)
     assert gradient.abs().max() < 1e-6
 
 
-def test_the_decision_is_that_of_the_weights():
+def test_logistic_predictions_are_those_of_the_weights():
     support, query = normal(3, 4, 5), normal(20, 5, seed=1)
     centre = support.flatten(0, 1).mean(0)
     unit = torch.nn.functional.normalize
     scores = unit(query - centre, dim=-1) @ logistic_weights(unit(support - centre, dim=-1)).T
     assert torch.equal(logistic(support, query), scores.argmax(1))
-    assert not torch.equal(logistic(support, query), nearest_centroid(support, query))  # another classifier indeed
+    assert not torch.equal(logistic(support, query), nearest_centroid(support, query))  # the two differ on these data

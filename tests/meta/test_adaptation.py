@@ -42,7 +42,7 @@ def test_the_second_order_gradient_is_that_of_finite_differences_with_batch_norm
     rng = torch.Generator().manual_seed(1)
     for _ in range(4):
         direction = [torch.randn(p.shape, generator=rng, dtype=torch.float64) for p in network.parameters()]
-        width = 1e-8  # rectifiers and pooling have kinks everywhere: no further than to the next one
+        width = 1e-8  # small, because ReLU and pooling have kinks everywhere
 
         def at(distance, direction=direction):
             moved = backbone(name)
@@ -61,15 +61,15 @@ def test_the_first_order_gradient_differs_and_is_the_same_at_an_inner_step_of_ze
     network = backbone()
     first, second = (meta_gradient(network, rule, second_order=order) for order in (False, True))
     assert max((a - b).abs().max().item() for a, b in zip(first, second, strict=True)) > 1e-4
-    # The head must be moved first: one of zeros tells the backbone nothing, and every gradient would vanish.
-    still = AdaptationConfig(rule.part, 10, 0.0)
+    # The head must not be zero: with zero weights every gradient of the backbone would vanish.
+    no_steps = AdaptationConfig(rule.part, 10, 0.0)
     head = (torch.randn(WAY, network.feature_size).double(), torch.zeros(WAY).double())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "datafree.meta.adaptation.zero_head",
             lambda way, features, like: (head[0].clone().requires_grad_(), head[1].clone().requires_grad_()),
         )
-        first, second = (meta_gradient(network, still, second_order=order) for order in (False, True))
+        first, second = (meta_gradient(network, no_steps, second_order=order) for order in (False, True))
     assert max(g.abs().max().item() for g in first) > 1e-3
     assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-15) for a, b in zip(first, second, strict=True))
 
@@ -80,8 +80,8 @@ def test_the_first_order_gradient_is_that_at_the_adapted_weights():
     weights = {name: value.detach().requires_grad_() for name, value in adapted.weights.items()}
     logits = linear(torch.func.functional_call(network, weights, (views[:, SHOT:].flatten(0, 1),)), adapted.head)
     expected = torch.autograd.grad(F.cross_entropy(logits, labels(QUERY)), list(weights.values()))
-    for found, gradient in zip(meta_gradient(network, rule, second_order=False), expected, strict=True):
-        assert torch.allclose(found, gradient, rtol=1e-9, atol=1e-14)
+    for result, gradient in zip(meta_gradient(network, rule, second_order=False), expected, strict=True):
+        assert torch.allclose(result, gradient, rtol=1e-9, atol=1e-14)
 
 
 # ---- the steps themselves ---------------------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def adapted_network(network, rule, views, steps=2, order=None, way=WAY):
 
 def test_steps_are_those_of_plain_gradient_descent_on_a_network_with_a_head():
     network, views, rule = backbone(), task(), RULES[0]
-    found = adapted_network(network, rule, views, steps=3).logits(network, views[:, SHOT:].flatten(0, 1))
+    logits = adapted_network(network, rule, views, steps=3).logits(network, views[:, SHOT:].flatten(0, 1))
     plain = backbone()
     head = torch.nn.Linear(plain.feature_size, WAY).double()
     torch.nn.init.zeros_(head.weight)
@@ -109,17 +109,17 @@ def test_steps_are_those_of_plain_gradient_descent_on_a_network_with_a_head():
         optimiser.zero_grad()
         F.cross_entropy(head(plain(views[:, :SHOT].flatten(0, 1))), labels(SHOT)).backward()
         optimiser.step()
-    assert torch.allclose(found, head(plain(views[:, SHOT:].flatten(0, 1))), rtol=1e-9)
+    assert torch.allclose(logits, head(plain(views[:, SHOT:].flatten(0, 1))), rtol=1e-9)
 
 
-def test_a_head_that_adapts_alone_leaves_the_backbone():
+def test_head_adaptation_does_not_change_the_backbone():
     network, views = backbone(), task()
-    found = adapted_network(network, RULES[1], views, steps=5)
-    assert all(found.weights[name] is parameter for name, parameter in network.named_parameters())
+    adapted = adapted_network(network, RULES[1], views, steps=5)
+    assert all(adapted.weights[name] is parameter for name, parameter in network.named_parameters())
     features = network(views[:, :SHOT].flatten(0, 1)).detach()
     weight, bias = fit_head(features, labels(SHOT), WAY, RULES[1].learning_rate, 5)
-    assert torch.allclose(weight, found.head[0])
-    assert torch.allclose(bias, found.head[1])
+    assert torch.allclose(weight, adapted.head[0])
+    assert torch.allclose(bias, adapted.head[1])
 
 
 @BOTH
@@ -134,7 +134,7 @@ def test_permuted_labels_permute_the_predictions(rule):
 
 
 @BOTH
-def test_more_steps_fit_the_support_better_and_none_is_undecided(rule):
+def test_more_steps_fit_the_support_better_and_none_is_at_chance(rule):
     network, views = backbone(), task()
     support = views[:, :SHOT].flatten(0, 1)
     losses = [
@@ -152,7 +152,7 @@ def test_half_precision_features_are_classified_in_float32():
         assert linear(features, (weight, torch.zeros(WAY))).dtype == torch.float32
 
 
-def test_a_card_tells_how_a_learner_classifies():
+def test_the_description_names_the_steps_and_the_adapted_part():
     assert describe(AdaptationConfig()) == "nearest centroid"
     assert describe(RULES[0]) == "10 gradient steps of 0.1 on the whole network"
     assert describe(AdaptationConfig(AdaptedPart.head, 5, 0.01)) == "5 gradient steps of 0.01 on the head"

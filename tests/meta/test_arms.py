@@ -1,4 +1,4 @@
-"""One suite for every meta-learning arm, because it is registered."""
+"""One suite for every registered meta-learning arm."""
 
 import copy
 import dataclasses
@@ -15,7 +15,7 @@ from datafree.meta import ARMS
 
 @pytest.fixture(params=ARMS)
 def arm(request):
-    """The arm's own settings with little work."""
+    """The arm's default settings, with few steps and tasks."""
     settings = ARM_TYPES[request.param](steps=6)
     small = {"tasks_per_step": 2, "teachers_per_step": 2, "images_per_teacher": 8, "inner_steps": 2}
     return dataclasses.replace(settings, **{name: value for name, value in small.items() if hasattr(settings, name)})
@@ -25,12 +25,12 @@ def same(first, second):
     return all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
 
 
-def test_every_arm_has_settings_that_name_it():
+def test_every_arm_has_settings_with_its_name():
     assert set(ARMS) == set(ARM_TYPES)
     assert all(settings().method == name for name, settings in ARM_TYPES.items())
 
 
-def test_a_seed_decides_the_result_and_the_teachers_are_left_alone(arm, train, teachers, pools, state_of, assert_same_state):
+def test_the_seed_determines_the_result_and_teachers_and_pools_do_not_change(arm, train, teachers, pools, state_of, assert_same_state):
     before = [state_of(teacher.network) for teacher in teachers]
     images = [pool.images.clone() for pool in pools]
     first, history = train(arm)
@@ -43,7 +43,7 @@ def test_a_seed_decides_the_result_and_the_teachers_are_left_alone(arm, train, t
     assert all(torch.equal(pool.images, image) for pool, image in zip(pools, images, strict=True))
 
 
-def test_the_global_random_state_plays_no_part(arm, train):
+def test_the_global_random_state_is_neither_used_nor_changed(arm, train):
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
     first, _ = train(arm)
@@ -52,41 +52,41 @@ def test_the_global_random_state_plays_no_part(arm, train):
     assert same(first, train(arm)[0])
 
 
-def test_the_curve_ends_with_the_last_step_and_is_finite(arm, train):
+def test_the_history_ends_with_the_last_step_and_is_finite(arm, train):
     _, history = train(arm)
     assert [row["step"] for row in history] == sorted({row["step"] for row in history})
     assert history[-1]["step"] == 6
     assert all(value == value and abs(value) < 1e6 for row in history for value in row.values())
 
 
-def teachers_loss(learner, classroom_of, pools) -> float:
-    """How far the learner is from all teachers on the plain images of all pools."""
+def distance_to_teachers(learner, ensemble_of, pools) -> float:
+    """Distillation loss over all teachers on the unaugmented images of all pools."""
     learner = copy.deepcopy(learner).train()
-    ensemble = classroom_of(learner)
+    ensemble = ensemble_of(learner)
     with torch.no_grad():
         views = ensemble.views(torch.cat([pool.images for pool in pools]), devices.generator(0), augment=False)
         logits = learner.heads(learner.backbone(views), [0, 1, 2])
         return distillation_loss(logits, ensemble.predict(views, [0, 1, 2]), 4.0).item()
 
 
-# Arms whose heads learn from teachers; the others have none, or learn from episodes alone.
-TAUGHT = [name for name, settings in ARM_TYPES.items() if hasattr(settings(), "temperature") and getattr(settings(), "distillation", 1)]
+# Arms that train the heads by distillation; the others train on episodes alone.
+DISTILLING = [name for name, settings in ARM_TYPES.items() if hasattr(settings(), "temperature") and getattr(settings(), "distillation", 1)]
 
 
-@pytest.mark.parametrize("arm", TAUGHT, indirect=True)
-def test_a_learner_that_is_taught_comes_closer_to_its_teachers(arm, train, fresh_learner, classroom_of, pools):
+@pytest.mark.parametrize("arm", DISTILLING, indirect=True)
+def test_a_distilling_arm_comes_closer_to_its_teachers(arm, train, fresh_learner, ensemble_of, pools):
     longer = dataclasses.replace(arm, steps=30)
     learner, _ = train(longer)
-    assert teachers_loss(learner, classroom_of, pools) < 0.8 * teachers_loss(fresh_learner(), classroom_of, pools)
+    assert distance_to_teachers(learner, ensemble_of, pools) < 0.8 * distance_to_teachers(fresh_learner(), ensemble_of, pools)
 
 
-def test_the_backbone_learns_all_the_way_down(arm, train, fresh_learner):
+def test_every_layer_of_the_backbone_is_trained(arm, train, fresh_learner):
     learner, _ = train(dataclasses.replace(arm, steps=2))
     start = fresh_learner(arm.method)
     for (name, after), before in zip(learner.backbone.named_parameters(), start.backbone.parameters(), strict=True):
-        if not name.endswith("conv.bias") and not (arm.method == "dro" and "norm" in name):  # before a normalisation; alike in all teachers
+        if not name.endswith("conv.bias") and not (arm.method == "dro" and "norm" in name):  # before a normalisation; equal in all teachers
             assert not torch.equal(after, before), name
-    assert torch.equal(learner.heads.weight, start.heads.weight) != (arm.method in TAUGHT)
+    assert torch.equal(learner.heads.weight, start.heads.weight) != (arm.method in DISTILLING)
     assert all(torch.isfinite(value).all() for value in learner.state_dict().values())
     assert not torch.equal(learner.backbone.blocks[0].norm.running_mean, start.backbone.blocks[0].norm.running_mean)
 
@@ -99,20 +99,20 @@ def test_training_lowers_the_loss(arm, train):
     assert sum(values[-third:]) < 0.9 * sum(values[:third])
 
 
-def test_the_agreement_of_gradients_is_measured_and_changes_nothing(arm, train, monkeypatch):
+def test_the_gradient_cosine_is_measured_and_does_not_affect_training(arm, train, monkeypatch):
     if arm.method == "dro":
-        pytest.skip("learns from no task")
+        pytest.skip("does not train on tasks")
     learner, history = train(arm)
     measured = [row for row in history if "gradient_cosine" in row]
     assert [row["step"] for row in measured] == [1, 3, 5, 6]
     assert all(-1 <= row["gradient_cosine"] <= 1 for row in measured)
-    monkeypatch.setattr("datafree.meta.alignment.due", lambda step, steps: step == steps - 1)
-    monkeypatch.setattr("datafree.meta.alignment.of_tasks", lambda *_: {})
+    monkeypatch.setattr("datafree.meta.alignment.is_measured", lambda step, steps: step == steps - 1)
+    monkeypatch.setattr("datafree.meta.alignment.task_gradient_cosine", lambda *_: {})
     assert same(learner, train(arm)[0])
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_few_steps_are_steps_too(arm, train, steps):
+def test_an_arm_trains_with_few_steps(arm, train, steps):
     _, history = train(dataclasses.replace(arm, steps=steps))
     assert history[-1]["step"] == steps
 
@@ -122,7 +122,7 @@ class Interrupted(Exception):
 
 
 class Interrupting(Checkpoint):
-    """Saves every step, breaks off after so many, and tells where a training went on."""
+    """Saves every step, raises after ``steps``, and records at which step a training resumed."""
 
     def __init__(self, path, steps=None):
         super().__init__(path, "work", seconds_between=0)
@@ -134,24 +134,24 @@ class Interrupting(Checkpoint):
             raise Interrupted
 
     def restore(self, **objects):
-        found = super().restore(**objects)
-        self.restored = found[0]
-        return found
+        step, history = super().restore(**objects)
+        self.restored = step
+        return step, history
 
 
 @pytest.mark.parametrize("after", [1, 4, 6])
-def test_a_killed_training_goes_on_to_the_same_result(arm, train, after, tmp_path):
+def test_an_interrupted_training_resumes_to_the_same_result(arm, train, after, tmp_path):
     whole, history = train(arm)
     with pytest.raises(Interrupted):
         train(arm, checkpoint=Interrupting(tmp_path / "c.pt", after))
     checkpoint = Interrupting(tmp_path / "c.pt")
-    resumed, curve = train(arm, checkpoint=checkpoint)
+    resumed, resumed_history = train(arm, checkpoint=checkpoint)
     assert checkpoint.restored == after
     assert same(whole, resumed)
-    assert curve == history
+    assert resumed_history == history
 
 
-def test_more_teachers_than_there_are_may_be_asked_for(train, fresh_learner):
+def test_teachers_per_step_may_exceed_the_number_of_teachers(train, fresh_learner):
     learner, _ = train(dataclasses.replace(ARM_TYPES["distillation"](steps=2), teachers_per_step=50, images_per_teacher=4))
     start = fresh_learner()
     changed = [not torch.equal(after, before) for after, before in zip(learner.heads.weight, start.heads.weight, strict=True)]

@@ -1,4 +1,4 @@
-"""Meta knowledge distillation; the derivatives of the inner loops are checked in test_adaptation.py."""
+"""MAML with distillation; the derivatives of the inner loops are checked in test_adaptation.py."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from datafree.config import AdaptationConfig, AdaptedPart, BackboneConfig, MamlArm
 from datafree.distillation.losses import distillation_loss
-from datafree.meta.maml import SoftLabels, query_loss, soft_labels
+from datafree.meta.maml import TaskSoftLabels, query_loss, task_soft_labels
 from datafree.tasks.episodes import episode_images
 from datafree.zoo.backbones import build
 
@@ -21,7 +21,7 @@ def normal(*shape, seed=0):
 
 
 def soft(share, seed=1):
-    return SoftLabels(normal(WAY, SHOT + 2, WAY, seed=seed).softmax(-1), share, 4.0)
+    return TaskSoftLabels(normal(WAY, SHOT + 2, WAY, seed=seed).softmax(-1), share, 4.0)
 
 
 def network():
@@ -31,35 +31,35 @@ def network():
 @pytest.fixture(scope="module")
 def by_kind(episodes):
     """The tasks of one teacher, and those of several."""
-    own = (episodes.teacher == episodes.teacher[:, :1]).all(1)
-    return torch.nonzero(own).flatten().tolist(), torch.nonzero(~own).flatten().tolist()
+    single = (episodes.teacher == episodes.teacher[:, :1]).all(1)
+    return torch.nonzero(single).flatten().tolist(), torch.nonzero(~single).flatten().tolist()
 
 
-def test_a_tasks_own_teacher_is_asked_about_its_classes_in_their_order(classroom_of, fresh_learner, episodes, by_kind, pools):
-    ensemble = classroom_of(fresh_learner())
+def test_soft_labels_are_the_teachers_softmax_over_the_tasks_classes(ensemble_of, fresh_learner, episodes, by_kind, pools):
+    ensemble = ensemble_of(fresh_learner())
     for task in by_kind[0]:
         images = episode_images(pools, episodes, task)
-        found = soft_labels(ensemble, episodes, task, ensemble.normalise(images), MamlArm(distillation=0.3, temperature=2.0))
+        result = task_soft_labels(ensemble, episodes, task, ensemble.normalise(images), MamlArm(distillation=0.3, temperature=2.0))
         teacher = ensemble.teachers[int(episodes.teacher[task, 0])]
         with torch.no_grad():
             logits = teacher.network(teacher.normalise(images.float()))[:, episodes.label[task]]
-        assert (found.share, found.temperature) == (0.3, 2.0)
-        assert torch.allclose(found.probabilities.flatten(0, 1), logits.softmax(1), atol=1e-3)
-        assert torch.allclose(found.probabilities.sum(-1), torch.ones(WAY, SHOT + 2))
+        assert (result.share, result.temperature) == (0.3, 2.0)
+        assert torch.allclose(result.probabilities.flatten(0, 1), logits.softmax(1), atol=1e-3)
+        assert torch.allclose(result.probabilities.sum(-1), torch.ones(WAY, SHOT + 2))
 
 
-def test_a_task_of_several_teachers_keeps_to_its_labels(classroom_of, fresh_learner, episodes, by_kind, pools):
-    ensemble = classroom_of(fresh_learner())
+def test_a_task_of_several_teachers_has_no_soft_labels(ensemble_of, fresh_learner, episodes, by_kind, pools):
+    ensemble = ensemble_of(fresh_learner())
     for task in by_kind[1]:
         views = ensemble.normalise(episode_images(pools, episodes, task))
-        assert soft_labels(ensemble, episodes, task, views, MamlArm(distillation=0.3)) is None
+        assert task_soft_labels(ensemble, episodes, task, views, MamlArm(distillation=0.3)) is None
 
 
 @pytest.mark.parametrize("rule", RULES, ids=["network", "head"])
-def test_both_loops_distil(rule):
-    """Against plain gradient descent on a network with a head, as a user of PyTorch would write it."""
-    views, labels, teaching = normal(WAY, SHOT + 2, 3, 16, 16), torch.arange(WAY), soft(0.4)
-    found, _ = query_loss(network(), views, SHOT, rule, 2, False, teaching)
+def test_inner_and_outer_loss_include_distillation(rule):
+    """Compared with plain gradient descent on a network with a head."""
+    views, labels, task_labels = normal(WAY, SHOT + 2, 3, 16, 16), torch.arange(WAY), soft(0.4)
+    result, _ = query_loss(network(), views, SHOT, rule, 2, False, task_labels)
     plain = network()
     head = torch.nn.Linear(plain.feature_size, WAY).double()
     torch.nn.init.zeros_(head.weight)
@@ -73,17 +73,17 @@ def test_both_loops_distil(rule):
     optimiser = torch.optim.SGD(everything, lr=rule.learning_rate)
     for _ in range(2):
         optimiser.zero_grad()
-        loss(views[:, :SHOT], teaching.probabilities[:, :SHOT]).backward()
+        loss(views[:, :SHOT], task_labels.probabilities[:, :SHOT]).backward()
         optimiser.step()
-    assert found.item() == pytest.approx(loss(views[:, SHOT:], teaching.probabilities[:, SHOT:]).item(), rel=1e-9)
+    assert result.item() == pytest.approx(loss(views[:, SHOT:], task_labels.probabilities[:, SHOT:]).item(), rel=1e-9)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=["network", "head"])
 def test_the_second_order_gradient_through_distillation_is_that_of_finite_differences(rule):
-    views, here = normal(WAY, SHOT + 2, 3, 16, 16), network()
-    loss, _ = query_loss(here, views, SHOT, rule, 2, True, soft(0.7))
-    gradients = torch.autograd.grad(loss, list(here.parameters()))
-    direction = [normal(*p.shape, seed=2) for p in here.parameters()]
+    views, start = normal(WAY, SHOT + 2, 3, 16, 16), network()
+    loss, _ = query_loss(start, views, SHOT, rule, 2, True, soft(0.7))
+    gradients = torch.autograd.grad(loss, list(start.parameters()))
+    direction = [normal(*p.shape, seed=2) for p in start.parameters()]
 
     def at(distance):
         moved = network()
@@ -92,22 +92,23 @@ def test_the_second_order_gradient_through_distillation_is_that_of_finite_differ
                 parameter += distance * part
         return query_loss(moved, views, SHOT, rule, 2, True, soft(0.7))[0].item()
 
-    width = 1e-8  # rectifiers and pooling have kinks everywhere: no further than to the next one
+    width = 1e-8  # small, because ReLU and pooling have kinks everywhere
     claimed = sum((g * d).sum().item() for g, d in zip(gradients, direction, strict=True))
     assert claimed == pytest.approx((at(width) - at(-width)) / (2 * width), rel=1e-4, abs=1e-6)
 
 
-def test_soft_labels_without_weight_change_nothing():
+def test_soft_labels_of_share_0_do_not_change_the_loss():
     views = normal(WAY, SHOT + 2, 3, 16, 16)
-    plain, silent, heard = (query_loss(network(), views, SHOT, RULES[0], 2, True, one)[0].item() for one in (None, soft(0.0), soft(0.5)))
-    assert silent == pytest.approx(plain, rel=1e-9)
-    assert heard != pytest.approx(plain, rel=1e-3)
+    labels = (None, soft(0.0), soft(0.5))
+    without, unused, used = (query_loss(network(), views, SHOT, RULES[0], 2, True, given)[0].item() for given in labels)
+    assert unused == pytest.approx(without, rel=1e-9)
+    assert used != pytest.approx(without, rel=1e-3)
 
 
-def test_an_arm_with_distillation_trains_on_what_teachers_say(train):
+def test_an_arm_with_distillation_trains_on_soft_labels(train):
     arm = MamlArm(steps=30, tasks_per_step=2, inner_steps=2)
     plain, _ = train(arm)
-    taught, history = train(dataclasses.replace(arm, distillation=1.0))
-    assert not torch.equal(plain.backbone.blocks[0].conv.weight, taught.backbone.blocks[0].conv.weight)
+    distilled, history = train(dataclasses.replace(arm, distillation=1.0))
+    assert not torch.equal(plain.backbone.blocks[0].conv.weight, distilled.backbone.blocks[0].conv.weight)
     losses = [row["query_loss"] for row in history]
     assert sum(losses[-10:]) < sum(losses[:10])

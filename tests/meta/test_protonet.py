@@ -10,7 +10,7 @@ from datafree.meta import protonet
 from datafree.meta.protonet import mix_tasks
 
 
-def test_a_mixed_task_lies_between_two_class_by_class_with_one_share():
+def test_a_mixed_task_interpolates_two_tasks_with_one_share():
     first, second = torch.zeros(3, 4, 5), torch.arange(1.0, 61.0).view(3, 4, 5)
     shares = []
     for seed in range(400):
@@ -20,7 +20,7 @@ def test_a_mixed_task_lies_between_two_class_by_class_with_one_share():
         shares.append(1 - ratio[0].item())
     shares = torch.tensor(shares)
     assert ((shares >= 0) & (shares <= 1)).all()
-    # Beta(½, ½): mean ½, variance ⅛, and a third of the mass within the outer quarters of the first quarter.
+    # Beta(½, ½): mean ½, variance ⅛.
     assert shares.mean().item() == pytest.approx(0.5, abs=0.05)
     assert shares.var().item() == pytest.approx(0.125, abs=0.015)
 
@@ -33,13 +33,13 @@ def test_a_share_of_the_tasks_is_mixed(train, monkeypatch, share, times):
     assert len(calls) == times
 
 
-def test_one_task_is_a_plain_step_on_its_loss(train, fresh_learner, classroom_of, episodes):
+def test_one_task_is_a_plain_step_on_its_loss(train, fresh_learner, ensemble_of, episodes):
     arm = ProtoNetArm(steps=1, tasks_per_step=1, augment=False)
     learner, history = train(arm)
     start = fresh_learner().train()
     rng = devices.generator(0, "protonet", 0)
     task = int(torch.randint(len(episodes), (1,), generator=rng))
-    images = protonet.episode_images(classroom_of(start).pools, episodes, task)
+    images = protonet.episode_images(ensemble_of(start).pools, episodes, task)
     features = start.features(images).unflatten(0, (3, 4))
     loss = episode_loss(features[:, :2], features[:, 2:], EPISODE_SCALE)
     assert history[0]["episode"] == pytest.approx(loss.item(), rel=1e-5)

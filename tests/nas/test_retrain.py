@@ -7,7 +7,7 @@ import torch
 
 from datafree.checkpoints import Checkpoint
 from datafree.config import BackboneConfig
-from datafree.distillation.agreement import score
+from datafree.distillation.fidelity import student_fidelity
 from datafree.errors import UserError
 from datafree.nas.retrain import retrain
 from datafree.nas.spaces.nasbench201.genotype import decode
@@ -34,7 +34,7 @@ def test_the_score_is_on_the_images_held_out_in_the_search(joined, small):
     _, held_out = joined.split(small.validation, 0)
     assert not result.network.training
     assert result.held_out == len(held_out)
-    again = score(lambda batch: result.network(batch.images, batch.teacher), joined, held_out, small.temperature)
+    again = student_fidelity(lambda batch: result.network(batch.images, batch.teacher), joined, held_out, small.temperature)
     assert again == result.score
 
 

@@ -38,7 +38,7 @@ def test_a_teacher_that_is_not_trusted_takes_no_part(project, tmp_path, monkeypa
             for teacher, weight in zip(teachers, weights, strict=True)
         ]
 
-    monkeypatch.setattr(episodes, "teacher_weights", verdicts)
+    monkeypatch.setattr(episodes, "teacher_reliability", verdicts)
     job = project.job_of("episodes", "five")
     outputs = {name: str(tmp_path / name) for name in job.outputs}
     tasks = {**job.config["tasks"], "check_teachers": check, "episodes": 60}
@@ -117,7 +117,7 @@ def test_a_killed_learner_goes_on_to_the_same_bytes(project, monkeypatch):
     assert not list((project.root / ".datafree/checkpoints").iterdir())
 
 
-def test_the_arm_is_given_the_learner_the_classroom_and_the_tasks_of_the_job(project, tmp_path, monkeypatch):
+def test_the_arm_is_given_the_learner_the_ensemble_and_the_tasks_of_the_job(project, tmp_path, monkeypatch):
     given = {}
 
     def pretend(learner, ensemble, episodes, arm, seed, checkpoint):
@@ -128,7 +128,7 @@ def test_the_arm_is_given_the_learner_the_classroom_and_the_tasks_of_the_job(pro
     job = project.job_of("learner", "bell", 0)
     project.run(dataclasses.replace(job, outputs={name: str(tmp_path / name) for name in job.outputs}))
     card = artifacts.read_json(tmp_path / "card")
-    learner, ensemble = given["learner"], given["classroom"]
+    learner, ensemble = given["learner"], given["ensemble"]
     assert learner.normalise.mean.flatten().tolist() == pytest.approx(card["mean"])
     assert learner.normalise.std.flatten().tolist() == pytest.approx(card["std"])
     assert ensemble.normalise is learner.normalise

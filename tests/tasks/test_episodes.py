@@ -5,12 +5,12 @@ from hypothesis import strategies as st
 
 from datafree.config import TasksConfig
 from datafree.errors import UserError
-from datafree.tasks.episodes import random_teachers, sample_episodes
+from datafree.tasks.episodes import sample_episodes, sample_teachers
 from datafree.tasks.pools import Pool
 
 
 def pool(classes, per_class, seed=0) -> Pool:
-    """A pool in random order whose images hold their place."""
+    """A pool in random order; the pixels of each image are its position."""
     labels = torch.arange(len(classes)).repeat_interleave(per_class)
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
     images = torch.arange(len(labels), dtype=torch.uint8)[:, None, None, None]
@@ -37,18 +37,18 @@ def check(episodes, pools, config):
     assert {part.dtype for part in (episodes.index, episodes.teacher, episodes.label)} == {torch.int64}
     for index, teacher, label in zip(episodes.index, episodes.teacher.tolist(), episodes.label.tolist(), strict=True):
         images = set()
-        for places, t, c in zip(index.tolist(), teacher, label, strict=True):
-            assert {int(pools[t].labels[place]) for place in places} == {c}  # every image is of the class of that teacher
-            images |= {(t, place) for place in places}
-        assert len(images) == config.way * (config.shot + config.query)  # support and query share none
+        for rows, t, c in zip(index.tolist(), teacher, label, strict=True):
+            assert {int(pools[t].labels[row]) for row in rows} == {c}  # every image is of that class of that teacher
+            images |= {(t, row) for row in rows}
+        assert len(images) == config.way * (config.shot + config.query)  # support and query share no image
         names = [pools[t].classes[c] for t, c in zip(teacher, label, strict=True)]
-        assert len(set(names)) == config.way  # a shared class never stands for two
+        assert len(set(names)) == config.way  # a class that teachers share occurs once
 
 
 @given(
     st.integers(2, 3), st.integers(1, 3), st.integers(1, 2), st.integers(1, 30), st.sampled_from([0.0, 0.3, 0.5, 1.0]), st.integers(0, 99)
 )
-def test_episodes_are_what_they_claim(way, shot, query, count, mixed, seed):
+def test_episodes_hold_distinct_images_of_distinct_classes(way, shot, query, count, mixed, seed):
     config = TasksConfig(way=way, shot=shot, query=query, episodes=count, mixed=mixed)
     episodes = sample_episodes(POOLS, equal(POOLS), config, seed)
     check(episodes, POOLS, config)
@@ -64,35 +64,35 @@ def test_the_mixed_share_is_exact_even_where_teachers_share_all_their_classes(se
     assert int(is_mixed(episodes).sum()) == 60
 
 
-def test_mixed_and_plain_episodes_take_turns_at_random():
+def test_mixed_and_single_teacher_episodes_are_in_random_order():
     mixed = is_mixed(sample_episodes(POOLS, equal(POOLS), CONFIG, 0)).tolist()
     assert mixed != sorted(mixed)
     assert mixed != sorted(mixed, reverse=True)
 
 
-def test_a_single_teacher_cannot_be_mixed():
+def test_with_a_single_teacher_no_episode_is_mixed():
     assert not is_mixed(sample_episodes(POOLS[2:], equal(POOLS[2:]), CONFIG, 0)).any()
 
 
-def test_a_seed_decides_the_episodes():
+def test_the_seed_determines_the_episodes():
     first, second, other = (sample_episodes(POOLS, equal(POOLS), CONFIG, seed) for seed in (1, 1, 2))
     for part in ("index", "teacher", "label"):
         assert torch.equal(getattr(first, part), getattr(second, part))
     assert not torch.equal(first.index, other.index)
 
 
-def test_teachers_classes_and_images_all_get_their_turn():
+def test_all_teachers_classes_and_images_are_sampled():
     config = TasksConfig(way=3, shot=2, query=3, episodes=400, mixed=0.5)
     episodes = sample_episodes(POOLS, equal(POOLS), config, 0)
-    plain = ~is_mixed(episodes)
-    counts = torch.bincount(episodes.teacher[plain][:, 0], minlength=3)
+    single = ~is_mixed(episodes)
+    counts = torch.bincount(episodes.teacher[single][:, 0], minlength=3)
     assert counts.min() > 0.2 * counts.sum()
-    for number, one in enumerate(POOLS):
-        mine = episodes.teacher == number
-        assert set(episodes.label[mine].tolist()) == set(range(len(one.classes)))
-        assert set(episodes.index[mine].flatten().tolist()) == set(range(len(one.labels)))
-        support = torch.bincount(episodes.index[mine][:, :2].flatten(), minlength=len(one.labels))
-        assert support.min() > 0  # no image serves as query only
+    for number, recovered in enumerate(POOLS):
+        of_teacher = episodes.teacher == number
+        assert set(episodes.label[of_teacher].tolist()) == set(range(len(recovered.classes)))
+        assert set(episodes.index[of_teacher].flatten().tolist()) == set(range(len(recovered.labels)))
+        support = torch.bincount(episodes.index[of_teacher][:, :2].flatten(), minlength=len(recovered.labels))
+        assert support.min() > 0  # no image is a query only
 
 
 @pytest.mark.parametrize(
@@ -102,27 +102,27 @@ def test_teachers_classes_and_images_all_get_their_turn():
         ({"way": 4}, "tasks.way: got 4; allowed: at most 3, the classes of the smallest teacher"),
     ],
 )
-def test_what_the_pools_cannot_serve_is_refused(changes, message):
+def test_settings_that_the_pools_are_too_small_for_are_refused(changes, message):
     settings = {"way": 3, "shot": 2, "query": 3, "episodes": 4, "mixed": 0.5, **changes}
     with pytest.raises(UserError, match=f"^{message}$"):
         sample_episodes(POOLS, equal(POOLS), TasksConfig(**settings), 0)
 
 
-def test_weights_decide_how_often_a_teacher_comes_up():
+def test_teachers_are_sampled_in_proportion_to_their_weights():
     config = TasksConfig(way=2, shot=1, query=1, episodes=400, mixed=0.5)
     episodes = sample_episodes(POOLS, [1.0, 0.0, 0.25], config, 0)
     assert not (episodes.teacher == 1).any()
-    one = episodes.teacher[~is_mixed(episodes), 0].bincount(minlength=3) / 200
-    assert one[2] == pytest.approx(0.2, abs=0.06)
+    shares = episodes.teacher[~is_mixed(episodes), 0].bincount(minlength=3) / 200
+    assert shares[2] == pytest.approx(0.2, abs=0.06)
     assert int(is_mixed(episodes).sum()) == 200
     assert not is_mixed(sample_episodes(POOLS, [1.0, 0.0, 0.0], config, 0)).any()
 
 
-def test_teachers_are_drawn_by_their_odds_and_each_once():
+def test_teachers_are_sampled_by_weight_without_replacement():
     rng = torch.Generator().manual_seed(0)
     first = torch.zeros(3)
     for _ in range(600):
-        drawn = random_teachers(torch.tensor([3.0, 1.0, 0.0]), 3, rng)
-        assert sorted(drawn) == [0, 1]
-        first[drawn[0]] += 1
+        sampled = sample_teachers(torch.tensor([3.0, 1.0, 0.0]), 3, rng)
+        assert sorted(sampled) == [0, 1]
+        first[sampled[0]] += 1
     assert first[0] / 600 == pytest.approx(0.75, abs=0.06)

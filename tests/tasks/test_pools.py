@@ -1,42 +1,24 @@
-import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from datafree import artifacts
-from datafree.errors import UserError
-from datafree.stages.files.pools import read_pool, read_pools
-from datafree.tasks.pools import class_rows
-
-
-@pytest.fixture
-def written(tmp_path, pools, teachers):
-    for number, pool in enumerate(pools):
-        tensors = {"images": pool.images, "labels": pool.labels, "soft_labels": pool.soft_labels}
-        artifacts.write_tensors(tmp_path / f"{number}.safetensors", tensors, teacher="x")
-        artifacts.write_json(tmp_path / f"{number}.json", {"classes": list(pool.classes)})
-    return tmp_path
+from datafree.tasks.pools import balanced_rows, class_rows
 
 
-def test_pools_come_back_in_order(written, pools):
-    found = read_pools([written / f"{n}.safetensors" for n in range(3)], [written / f"{n}.json" for n in range(3)])
-    for read, pool in zip(found, pools, strict=True):
-        assert read.classes == pool.classes
-        assert (read.images.dtype, read.labels.dtype, read.soft_labels.dtype) == (torch.uint8, torch.int64, torch.float16)
-        assert all(torch.equal(getattr(read, part), getattr(pool, part)) for part in ("images", "labels", "soft_labels"))
-
-
-def test_a_pool_needs_its_card_and_all_its_tensors(written):
-    with pytest.raises(UserError, match=r"9.json: the file is missing"):
-        read_pool(written / "0.safetensors", written / "9.json")
-    artifacts.write_tensors(written / "0.safetensors", {"images": torch.zeros(1, 3, 4, 4, dtype=torch.uint8)})
-    with pytest.raises(UserError, match="expected a tensor `labels`"):
-        read_pool(written / "0.safetensors", written / "0.json")
-    with pytest.raises(ValueError, match="shorter"):
-        read_pools([written / "1.safetensors"], [])
-
-
-def test_rows_are_the_places_of_each_class(pools):
+def test_class_rows_are_the_positions_of_each_class(pools):
     rows = class_rows(pools[1])
     assert len(rows) == 4
-    for label, places in enumerate(rows):
-        assert (pools[1].labels[places] == label).all()
+    for label, positions in enumerate(rows):
+        assert (pools[1].labels[positions] == label).all()
     assert sorted(torch.cat(rows).tolist()) == list(range(len(pools[1].labels)))
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.integers(1, 50))
+def test_balanced_rows_are_distinct_and_even_over_the_classes(labels, count):
+    labels = torch.tensor(labels)
+    rows = balanced_rows(labels, count, torch.Generator().manual_seed(0))
+    assert len(rows) == min(count, len(labels)) == len(rows.unique())
+    taken = {int(label): int((labels[rows] == label).sum()) for label in labels.unique()}
+    for label, number in taken.items():
+        if number < int((labels == label).sum()):  # images are left: no other class has more than one image more
+            assert number >= max(taken.values()) - 1

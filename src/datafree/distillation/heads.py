@@ -1,4 +1,4 @@
-"""Linear heads over shared features, one per teacher."""
+"""Teacher heads: one linear head per teacher over shared features."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from datafree.distillation.losses import ABSENT, at_least_float32
 
 
 class TeacherHeads(nn.Module):
-    """One linear head per teacher over shared features; or one for all, class k of every teacher at its output k (``shared``)."""
+    """One linear head per teacher over shared features; with ``shared`` a single head, whose output k is class k of every teacher."""
 
     absent: Tensor
 
@@ -26,12 +26,12 @@ class TeacherHeads(nn.Module):
         self.register_buffer("absent", absent, persistent=False)
 
     def forward(self, features: Tensor, queried: Sequence[int]) -> Tensor:
-        """features [B, D] → logits [B, asked, most classes] of the asked teachers' heads; ``ABSENT`` where a teacher has fewer."""
+        """features [B, D] → logits [B, queried, most classes] of the queried teachers' heads; ``ABSENT`` beyond a teacher's classes."""
         heads = [0] * len(queried) if self.shared else list(queried)
         logits = at_least_float32(torch.einsum("bd,tkd->btk", features, self.weight[heads])) + self.bias[heads]
         return logits.masked_fill(self.absent[list(queried)], ABSENT)
 
 
 def own_logits(heads: TeacherHeads, features: Tensor, teacher: Tensor) -> Tensor:
-    """What the head of each image's own teacher says: features [B, D], teacher int64 [B] → logits [B, most classes]."""
+    """Logits of each image's own teacher's head: features [B, D], teacher int64 [B] → [B, most classes]."""
     return heads(features, range(len(heads.bias)))[torch.arange(len(teacher), device=teacher.device), teacher]

@@ -1,4 +1,4 @@
-"""The recovered images of all teachers as one set of training data."""
+"""Joined pools: the recovered images of all teachers as one training set, with training batches and a held-out split."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class JoinedPools:
-    """Several teachers' pools end to end; K is the largest number of classes that a teacher has.
+    """Several teachers' pools, concatenated; K is the largest number of classes of a teacher.
 
     ``images`` uint8 [N, C, H, W], ``soft_labels`` float16 [N, K], ``teacher`` int64 [N], ``classes`` the number per teacher.
-    ``normalise`` is that of the network which learns from them.
+    ``normalise`` is the student's.
     """
 
     images: Tensor
@@ -43,7 +43,7 @@ class JoinedPools:
 
     @classmethod
     def join(cls, pools: Sequence[Pool], normalise: Normalise) -> JoinedPools:
-        """Lay the pools end to end, in order.
+        """Concatenate the pools, in order.
 
         Raises:
             UserError: images of different shapes, fewer than two images, or soft labels that do not fit a teacher's classes.
@@ -51,9 +51,9 @@ class JoinedPools:
         shape = list(pools[0].images.shape[1:])
         for number, pool in enumerate(pools, 1):
             here = f"recovered pool {number} of {len(pools)}"
-            own, labels = list(pool.images.shape[1:]), list(pool.soft_labels.shape)
-            if own != shape:
-                raise UserError(f"{here}: expected images {shape} as in the first, got {own}; use one input size per zoo")
+            image_shape, labels = list(pool.images.shape[1:]), list(pool.soft_labels.shape)
+            if image_shape != shape:
+                raise UserError(f"{here}: expected images {shape} as in the first, got {image_shape}; use one input size per zoo")
             if len(pool.images) < 2:
                 raise UserError(f"{here}: expected at least 2 images, got {len(pool.images)}; raise inversion.images_per_class")
             wanted = [len(pool.images), len(pool.classes)]
@@ -79,7 +79,7 @@ class JoinedPools:
         return self.images.shape[-1]
 
     def to(self, device: torch.device | str) -> JoinedPools:
-        """The same pools in the memory of a device; these stay where they are."""
+        """A copy on a device."""
         moved = {name: getattr(self, name).to(device) for name in ("images", "soft_labels", "teacher")}
         return replace(self, **moved, normalise=copy.deepcopy(self.normalise).to(device))
 
@@ -90,26 +90,26 @@ class JoinedPools:
         return Batch(images, self.soft_labels[index].float(), self.teacher[index])
 
     def split(self, share: float, seed: int) -> tuple[Tensor, Tensor]:
-        """Indices (training, held out), int64: ``share`` of every teacher's images, at least one and not all, is held out."""
+        """Indices (training, held out), int64; ``share`` of every teacher's images is held out, at least one and never all."""
         training, held_out = [], []
         for number in range(len(self.classes)):
-            own = torch.nonzero(self.teacher.cpu() == number).flatten()
-            own = own[torch.randperm(len(own), generator=generator(seed, "held out", number))]
-            count = min(max(round(share * len(own)), 1), len(own) - 1)
-            held_out.append(own[:count])
-            training.append(own[count:])
+            rows = torch.nonzero(self.teacher.cpu() == number).flatten()
+            rows = rows[torch.randperm(len(rows), generator=generator(seed, "held out", number))]
+            count = min(max(round(share * len(rows)), 1), len(rows) - 1)
+            held_out.append(rows[:count])
+            training.append(rows[count:])
         return torch.cat(training), torch.cat(held_out)
 
 
 def training_batch(pools: JoinedPools, training: Tensor, size: int, seed: int, *names: str | int) -> Batch:
-    """``size`` of the examples at ``training`` int64 [N], their images turned, scaled and shifted at random.
+    """A random batch of ``size`` of the examples at ``training`` int64 [N], under random affine changes.
 
-    A function of seed and names alone. The soft labels stay those of the image as it was recovered.
+    It depends on seed and names alone. The soft labels are those of the recovered images, without the changes.
     """
     batch = pools.batch(sample_indices(training, size, seed, *names))
     return replace(batch, images=random_affine(batch.images, generator(seed, *names, "views")))
 
 
 def sample_indices(index: Tensor, size: int, seed: int, *names: str | int) -> Tensor:
-    """``size`` entries of ``index`` (all, if there are fewer) without replacement; a function of seed and names alone."""
+    """``size`` random entries of ``index`` (or all, if fewer) without replacement; depends on seed and names alone."""
     return index[torch.randperm(len(index), generator=generator(seed, *names))[:size]]

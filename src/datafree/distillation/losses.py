@@ -6,20 +6,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-ABSENT = -1e4  # logit of a class that a teacher does not have: probability zero, and no NaN in a loss
-SMALLEST_PROBABILITY = 2.0**-24  # the smallest positive float16: what a stored probability of zero may have been
+ABSENT = -1e4  # logit of a class that a teacher does not have: probability zero without a NaN in the loss
+SMALLEST_PROBABILITY = 2.0**-24  # the smallest positive float16: a stored probability of zero may have been up to this
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """What autocast made half precision as float32; float64 stays."""
+    """Half precision, such as autocast gives, as float32; float64 is left as it is."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def divergence(logits: Tensor, teacher_probabilities: Tensor, temperature: float) -> Tensor:
-    """KL(teacher ‖ student) at a temperature, in nats: [...] for logits and probabilities [..., K]. Zero when the two agree.
+    """KL(teacher ‖ student) at a temperature, in nats: [...] for logits and probabilities [..., K]. Zero when the two are equal.
 
     ``logits`` are the student's, ``ABSENT`` where the teacher has no class; ``teacher_probabilities`` are the teacher's softmax at
-    temperature 1, brought to the temperature here (p^(1/T), renormalised).
+    temperature 1, from which the one at the temperature is computed here (p^(1/T), renormalised).
     """
     absent = logits <= ABSENT
     log_teacher = (at_least_float32(teacher_probabilities).clamp_min(SMALLEST_PROBABILITY).log() / temperature).masked_fill(absent, ABSENT)
@@ -30,15 +30,15 @@ def divergence(logits: Tensor, teacher_probabilities: Tensor, temperature: float
 def distillation_loss(logits: Tensor, teacher_probabilities: Tensor, temperature: float) -> Tensor:
     """T² times the mean ``divergence``, a scalar; Hinton et al., "Distilling the Knowledge in a Neural Network", 2015.
 
-    The factor keeps the gradient's size independent of the temperature.
+    The factor T² makes the gradient's size independent of the temperature.
     """
     return temperature**2 * divergence(logits, teacher_probabilities, temperature).mean()
 
 
 def released_divergence(logits: Tensor, teacher_probabilities: Tensor) -> Tensor:
-    """What the released code of FREE minimises for a KL divergence, a scalar: its ``kl_div`` is given probabilities, not their logarithms.
+    """What the released code of FREE minimises as KL divergence, a scalar: it passes probabilities, not log-probabilities, to ``kl_div``.
 
-    Its gradient is that of −mean p_student · p_teacher. The minimum is certainty in the teacher's first choice, not agreement. For
-    comparison only.
+    Its gradient is that of −mean p_student · p_teacher. The minimum is probability 1 for the teacher's most probable class, not equality.
+    For comparison only.
     """
     return F.kl_div(logits.softmax(-1), teacher_probabilities.to(logits.dtype), reduction="none").mean()

@@ -1,0 +1,1 @@
+"""Evaluation: few-shot accuracy with intervals, baselines and oracles, quality of recovered images."""

@@ -1,4 +1,4 @@
-"""Few-shot accuracy on real episodes of classes that nothing has seen."""
+"""Few-shot accuracy on real episodes of held-out classes."""
 
 from __future__ import annotations
 
@@ -14,54 +14,53 @@ from datafree.evaluation.classifiers import Classifier, nearest_centroid
 
 Embedding = Callable[[Tensor], Tensor]  # uint8 [B, C, H, W] → float [B, D]
 Solver = Callable[[Tensor, Tensor], Tensor]  # support uint8 [way, shot, C, H, W], query uint8 [Q, C, H, W] → int64 [Q]
-LARGEST_BATCH = 2**20  # values of the features of the episodes that are classified together
+LARGEST_BATCH = 2**20  # feature values of the episodes that are classified together
 
 
 @torch.no_grad()
 def embed(embedding: Embedding, images: Tensor, device: torch.device, batch_size: int = 100) -> Tensor:
-    """Features float [N, D] on the CPU."""
+    """Features float32 [N, D] on the CPU of uint8 images [N, C, H, W]."""
     return torch.cat([embedding(part.to(device)).float().cpu() for part in images.split(batch_size)])
 
 
 def episode_rows(labels: Tensor, *, way: int, shot: int, query: int, episodes: int, seed: int) -> Tensor:
     """The images of every episode, int64 [episodes, way, shot + query], as positions in ``labels`` [N]: the first ``shot`` are support.
 
-    The episodes depend on the labels, the counts and the seed alone, so every method meets the same ones.
+    The episodes depend on the labels, the counts and the seed alone, so every method is evaluated on the same ones.
     """
     members = [torch.nonzero(labels == label).flatten() for label in labels.unique().tolist()]
     rng = devices.generator(seed, "evaluation", way, shot, query)
-    chosen = []
+    rows = []
     for _ in range(episodes):
         classes = torch.randperm(len(members), generator=rng)[:way].tolist()
-        chosen.append(torch.stack([members[c][torch.randperm(len(members[c]), generator=rng)[: shot + query]] for c in classes]))
-    return torch.stack(chosen)
+        rows.append(torch.stack([members[c][torch.randperm(len(members[c]), generator=rng)[: shot + query]] for c in classes]))
+    return torch.stack(rows)
 
 
 def episode_accuracies(features: Tensor, rows: Tensor, shot: int, classify: Classifier = nearest_centroid) -> list[float]:
-    """Accuracy in [0, 1] of every episode, from features [N, D] of the split's images and the episodes' ``episode_rows``."""
+    """Accuracy in [0, 1] of every episode, from features [N, D] of the split's images and the ``episode_rows``."""
     way, images = rows.shape[1:]
     target = torch.arange(way).repeat_interleave(images - shot)
-    found = []
-    for chosen in rows.split(max(1, LARGEST_BATCH // (way * images * features.shape[1]))):
-        predicted = classify(features[chosen[:, :, :shot]], features[chosen[:, :, shot:].flatten(1)])
-        found += (predicted == target).float().mean(1).tolist()
-    return found
+    accuracies = []
+    for part in rows.split(max(1, LARGEST_BATCH // (way * images * features.shape[1]))):
+        predicted = classify(features[part[:, :, :shot]], features[part[:, :, shot:].flatten(1)])
+        accuracies += (predicted == target).float().mean(1).tolist()
+    return accuracies
 
 
-def solved_episodes(solve: Solver, images: Tensor, rows: Tensor, shot: int, device: torch.device) -> list[float]:
-    """As ``episode_accuracies`` from images uint8 [N, C, H, W], for a method that must see an episode's images together: it adapts to them,
-    or takes their statistics."""
+def solver_accuracies(solve: Solver, images: Tensor, rows: Tensor, shot: int, device: torch.device) -> list[float]:
+    """As ``episode_accuracies`` from images uint8 [N, C, H, W], for a solver that adapts to an episode or uses its statistics."""
     target = torch.arange(rows.shape[1]).repeat_interleave(rows.shape[2] - shot)
-    found = []
-    for chosen in rows:
-        shown = images[chosen].to(device)
-        predicted = solve(shown[:, :shot], shown[:, shot:].flatten(0, 1)).cpu()
-        found.append((predicted == target).float().mean().item())
-    return found
+    accuracies = []
+    for episode in rows:
+        of_episode = images[episode].to(device)
+        predicted = solve(of_episode[:, :shot], of_episode[:, shot:].flatten(0, 1)).cpu()
+        accuracies.append((predicted == target).float().mean().item())
+    return accuracies
 
 
 class Concatenated:
-    """The unit-length features of several embeddings, side by side: an embedding itself."""
+    """An embedding: the unit-length features of several embeddings, concatenated."""
 
     def __init__(self, parts: Sequence[Embedding]) -> None:
         self.parts = tuple(parts)
@@ -71,12 +70,12 @@ class Concatenated:
 
     @staticmethod
     def join(features: Sequence[Tensor]) -> Tensor:
-        """Of the parts' features [B, D_i] for the same images: [B, Σ D_i]."""
-        return torch.cat([F.normalize(one, dim=1) for one in features], dim=1)
+        """The parts' features [B, D_i] of the same images → [B, Σ D_i]."""
+        return torch.cat([F.normalize(part, dim=1) for part in features], dim=1)
 
 
-def enough_images(images: ImageSet, split: str, way: int, shot: int, query: int) -> str:
-    """Why the split cannot serve the episodes, in one line; empty when it can."""
+def episodes_error(images: ImageSet, split: str, way: int, shot: int, query: int) -> str:
+    """Why the split is too small for the episodes, in one line; empty if it is not."""
     smallest = int(torch.bincount(images.labels, minlength=len(images.classes)).min())
     if way > len(images.classes):
         return f"evaluation.way: got {way}; allowed: at most {len(images.classes)}, the classes of the {split} split"

@@ -1,4 +1,4 @@
-"""Means with 95 % confidence intervals."""
+"""Means with 95 % confidence intervals, of episodes and over seeds."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def mean_interval(values: Sequence[float]) -> dict[str, Any]:
 def over_seeds(per_seed: Sequence[Sequence[float]]) -> dict[str, Any]:
     """{mean, interval, n} of several seeds' episode accuracies.
 
-    The interval covers both sources of noise: with at least two seeds it is Student's t over the seeds' means, unless the episodes alone
-    are wider; with one seed it is that of the episodes. ``n`` counts episodes.
+    With one seed the interval is that of the episodes. With more it is that of the seeds' means (Student's t), or of all episodes if that
+    is wider: both sources of noise are covered. ``n`` counts episodes.
     """
-    together = mean_interval([value for values in per_seed for value in values])
+    pooled = mean_interval([value for values in per_seed for value in values])
     if len(per_seed) < 2:
-        return together
+        return pooled
     between = mean_interval([math.fsum(values) / len(values) for values in per_seed])
-    return {**together, "interval": max(together["interval"], between["interval"])}
+    return {**pooled, "interval": max(pooled["interval"], between["interval"])}

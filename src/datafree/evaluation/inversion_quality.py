@@ -1,4 +1,4 @@
-"""How good recovered images are, by measures that a collapsed pool cannot please."""
+"""Quality of recovered images: teacher accuracy, transfer to an independent classifier, within-class distance."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from datafree.zoo.backbones import Classifier, Normalise
 from datafree.zoo.teachers import Teacher
 from datafree.zoo.training import logits_of
 
-PER_CLASS = 20  # images per class that enter the distance: its cost grows with the square
+PER_CLASS = 20  # images per class for the within-class distance, whose cost is quadratic
 
 
-def teacher_belief(teacher: Teacher, images: Tensor, labels: Tensor, device: torch.device) -> dict[str, float]:
-    """The teacher's own accuracy and mean confidence in the label. Not a measure of quality: a collapsed pool scores near 1."""
-    return _belief(logits_of(teacher.network, teacher.normalise, images, device), labels, "teacher")
+def teacher_confidence(teacher: Teacher, images: Tensor, labels: Tensor, device: torch.device) -> dict[str, float]:
+    """The teacher's accuracy and mean probability of the label. Not a measure of quality: a collapsed pool scores near 1."""
+    return _accuracy_and_confidence(logits_of(teacher.network, teacher.normalise, images, device), labels, "teacher")
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,14 @@ class Judge:
     normalise: Normalise
     classes: tuple[str, ...]
 
-    def knows(self, classes: Sequence[str]) -> bool:
+    def covers(self, classes: Sequence[str]) -> bool:
+        """Whether it was trained on all of ``classes``."""
         return set(classes) <= set(self.classes)
 
 
 def transfer(judge: Judge, classes: Sequence[str], images: Tensor, labels: Tensor, device: torch.device) -> dict[str, float]:
-    """The judge's accuracy and confidence when it may choose among ``classes`` only, all of which it knows."""
-    return _belief(judge_logits(judge, classes, images, device), labels, "transfer")
+    """The judge's accuracy and mean probability of the label among ``classes``, all of which it covers."""
+    return _accuracy_and_confidence(judge_logits(judge, classes, images, device), labels, "transfer")
 
 
 def judge_logits(judge: Judge, classes: Sequence[str], images: Tensor, device: torch.device) -> Tensor:
@@ -48,31 +49,34 @@ def judge_logits(judge: Judge, classes: Sequence[str], images: Tensor, device: t
 
 
 def spread(teacher: Teacher, images: Tensor, labels: Tensor) -> dict[str, float]:
-    """Mean absolute distance between images of one class, in grey values (0 to 255)."""
+    """Mean absolute distance between images of one class, in pixel values (0 to 255)."""
     chosen = torch.cat([torch.nonzero(labels == label).flatten()[:PER_CLASS] for label in range(len(teacher.classes))])
     return {"within_class_distance": within_class_distance(images[chosen].float(), labels[chosen]).item()}
 
 
-def _belief(logits: Tensor, labels: Tensor, name: str) -> dict[str, float]:
+def _accuracy_and_confidence(logits: Tensor, labels: Tensor, name: str) -> dict[str, float]:
     confidence = logits.softmax(1).gather(1, labels[:, None]).mean().item()
     return {f"{name}_accuracy": (logits.argmax(1) == labels).float().mean().item(), f"{name}_confidence": confidence}
 
 
 def measure(teacher: Teacher, judge: Judge | None, pool: Pool, device: torch.device) -> dict[str, float]:
-    """All measures of one teacher's pool; those of the judge only if it knows the teacher's classes."""
-    found = {**teacher_belief(teacher, pool.images, pool.labels, device), **spread(teacher, pool.images, pool.labels)}
-    if judge is not None and judge.knows(teacher.classes):
-        found |= transfer(judge, teacher.classes, pool.images, pool.labels, device)
-    return found
+    """All measures of one teacher's pool; those of the judge only if it covers the teacher's classes."""
+    measures = {**teacher_confidence(teacher, pool.images, pool.labels, device), **spread(teacher, pool.images, pool.labels)}
+    if judge is not None and judge.covers(teacher.classes):
+        measures |= transfer(judge, teacher.classes, pool.images, pool.labels, device)
+    return measures
 
 
-def quality_row(method: str, found: Mapping[str, dict[str, float]], real: Mapping[str, dict[str, float]]) -> dict[str, Any]:
-    """One method's measures over teachers (by name): {mean, interval, n} each, and the within-class distance relative to real images."""
+def quality_row(method: str, recovered: Mapping[str, dict[str, float]], real: Mapping[str, dict[str, float]]) -> dict[str, Any]:
+    """One method's measures over teachers: {mean, interval, n} each, and the within-class distance relative to real images.
+
+    ``recovered`` and ``real`` map a teacher's name to its measures.
+    """
     metrics = {}
-    for name in sorted({name for one in found.values() for name in one}):
-        metrics[name] = mean_interval([one[name] for one in found.values() if name in one])
-    references = {name: one["within_class_distance"] for name, one in real.items() if one["within_class_distance"] > 0}
-    ratios = [one["within_class_distance"] / references[name] for name, one in found.items() if name in references]
+    for name in sorted({name for measures in recovered.values() for name in measures}):
+        metrics[name] = mean_interval([measures[name] for measures in recovered.values() if name in measures])
+    distances = {teacher: measures["within_class_distance"] for teacher, measures in real.items() if measures["within_class_distance"] > 0}
+    ratios = [measures["within_class_distance"] / distances[teacher] for teacher, measures in recovered.items() if teacher in distances]
     if ratios:
         metrics["within_class_ratio"] = mean_interval(ratios)
     return {"method": method, "metrics": metrics}

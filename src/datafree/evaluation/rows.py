@@ -1,4 +1,4 @@
-"""Who enters the few-shot table: the learners, what is to be had without them, and what real data gives."""
+"""Rows of the few-shot table: the models of the meta-learning arms, the baselines and the real-data oracles."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 
 from datafree import devices
 from datafree.config import AdaptationConfig, AdaptedPart, EvaluationConfig, typed
-from datafree.evaluation.adapting import adapting_head, adapting_solver, batch_statistics, transductive_solver
 from datafree.evaluation.baselines import average_weights, backbone_features, batch_statistics_features, pixels
 from datafree.evaluation.classifiers import CLASSIFIERS, Classifier, nearest_centroid, vote
 from datafree.evaluation.few_shot import Concatenated, Embedding, Solver
+from datafree.evaluation.task_adaptation import adaptation_solver, head_classifier, transductive_solver, without_running_statistics
 from datafree.meta.adaptation import describe
 from datafree.nas.networks import build
 from datafree.zoo.backbones import Backbone, Normalise, parameter_count
@@ -34,11 +34,11 @@ class TrainedNetwork:
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """Something that solves episodes. Several entrants of one name are its seeds.
+    """A model to be evaluated on few-shot episodes; models of one name and variant are seeds of one row.
 
-    ``kind`` is arm, baseline or oracle; ``networks`` counts the networks that one image passes through. Features (``embedding``) are
-    classified by ``classify``, unless there is a ``solve``, which takes the images of an episode together.
-    ``variant`` tells apart the rows of one learner: how it was evaluated, where that is not the plain way.
+    ``kind`` is arm, baseline or oracle; ``networks`` counts the networks that an image passes through. ``classify`` classifies the
+    features of ``embedding``; a ``solve``, if given, classifies from the images of an episode instead. ``variant`` distinguishes rows of
+    one learner: the inference and the classifier, unless they are inductive and nearest centroid.
     """
 
     name: str
@@ -54,7 +54,7 @@ class EvaluatedModel:
 
 
 def learners(networks: Sequence[TrainedNetwork], config: EvaluationConfig, device: torch.device) -> list[EvaluatedModel]:
-    """The meta-learners: per arm and seed one model for each combination of inference and classifier in ``config``."""
+    """The trained arms: for each network one model per combination of inference and classifier in ``config``."""
     models = []
     for network in networks:
         card = network.card
@@ -64,7 +64,7 @@ def learners(networks: Sequence[TrainedNetwork], config: EvaluationConfig, devic
 
 
 def oracles(networks: Sequence[TrainedNetwork], config: EvaluationConfig, device: torch.device) -> list[EvaluatedModel]:
-    """The upper bounds: classifiers and learners trained on real images of all teachers' classes."""
+    """The upper bounds: classifiers and meta-learners trained on real images of all teachers' classes."""
     models = []
     for network in networks:
         method = network.card.get("method")
@@ -80,27 +80,27 @@ def oracles(networks: Sequence[TrainedNetwork], config: EvaluationConfig, device
 def _evaluations(
     network: TrainedNetwork, name: str, kind: str, description: str, seed: int, config: EvaluationConfig, device: torch.device
 ) -> list[EvaluatedModel]:
-    """One model per inference, and per classifier where the network is a feature extractor."""
+    """One model per inference and, for a network that does not adapt, per classifier."""
     backbone, normalise = network.backbone, network.normalise
     features = backbone_features(backbone, normalise, device)
-    plain = EvaluatedModel(name, kind, description, features, 1, parameter_count(backbone), seed)
+    base = EvaluatedModel(name, kind, description, features, 1, parameter_count(backbone), seed)
     rule = typed(AdaptationConfig, network.card.get("adaptation", {}))
     models = []
     for inference in config.inference:
         transductive = inference == "transductive"
-        words = ["transductive"] if transductive else []
+        variant = ["transductive"] if transductive else []
         if rule.part is AdaptedPart.nothing:
-            extractor = batch_statistics(backbone) if transductive else backbone
+            extractor = without_running_statistics(backbone) if transductive else backbone
             for classifier in config.classifiers:
                 solve = transductive_solver(extractor, normalise, CLASSIFIERS[classifier]) if transductive else None
-                one = _classified(plain, classifier, CLASSIFIERS[classifier])
-                models.append(dataclasses.replace(one, variant=" ".join([*words, one.variant]).strip(), solve=solve))
+                model = _with_classifier(base, classifier, CLASSIFIERS[classifier])
+                models.append(dataclasses.replace(model, variant=" ".join([*variant, model.variant]).strip(), solve=solve))
         else:
-            by_features = rule.part is AdaptedPart.head and not transductive
-            solve = None if by_features else adapting_solver(backbone, normalise, rule, transductive=transductive)
+            from_features = rule.part is AdaptedPart.head and not transductive
+            solve = None if from_features else adaptation_solver(backbone, normalise, rule, transductive=transductive)
             adapted = f"{description}; {describe(rule)}"
             models.append(
-                dataclasses.replace(plain, description=adapted, variant=" ".join(words), classify=adapting_head(rule), solve=solve)
+                dataclasses.replace(base, description=adapted, variant=" ".join(variant), classify=head_classifier(rule), solve=solve)
             )
     return models
 
@@ -108,21 +108,21 @@ def _evaluations(
 def baselines(
     teachers: Sequence[Teacher], shape: Sequence[int], config: EvaluationConfig, seed: int, device: torch.device
 ) -> list[EvaluatedModel]:
-    """What needs no recovered image, for images of ``shape`` [C, H, W], with each classifier that ``config`` asks for.
+    """The baselines, which need no recovered image, for images of ``shape`` [C, H, W], with each of ``config.classifiers``; all inductive.
 
-    Every teacher is an entrant; ``compare`` keeps the best. All are inductive.
+    Every teacher is a model; ``accuracy_table`` keeps the best.
     """
     random = build(config.oracle_backbone, shape[0], shape[1], devices.derive_seed(seed, "random"))
     normalise = Normalise([0.5] * shape[0], [0.25] * shape[0])
     sizes = [parameter_count(teacher.network.backbone) for teacher in teachers]
     singles = [backbone_features(t.network.backbone, t.normalise, device) for t in teachers]
     models = [
-        EvaluatedModel("pixels", "baseline", "the image itself", pixels, 0, 0),
+        EvaluatedModel("pixels", "baseline", "pixel values as features", pixels, 0, 0),
         EvaluatedModel(
             "random", "baseline", "untrained network", batch_statistics_features(random, normalise, device), 1, parameter_count(random)
         ),
         *(
-            EvaluatedModel(f"{BEST}/{teacher.name}", "baseline", "one teacher's features", features, 1, size)
+            EvaluatedModel(f"{BEST}/{teacher.name}", "baseline", "features of one teacher", features, 1, size)
             for teacher, features, size in zip(teachers, singles, sizes, strict=True)
         ),
     ]
@@ -130,14 +130,14 @@ def baselines(
     if average is not None:
         features = backbone_features(average.network.backbone, average.normalise, device)
         models.append(EvaluatedModel("averaged teachers", "baseline", "mean of all teachers' weights", features, 1, sizes[0]))
-    together = EvaluatedModel(
-        "all teachers", "baseline", "features of all teachers side by side", Concatenated(singles), len(teachers), sum(sizes)
+    concatenated = EvaluatedModel(
+        "all teachers", "baseline", "concatenated features of all teachers", Concatenated(singles), len(teachers), sum(sizes)
     )
-    voting = dataclasses.replace(together, name="teachers' vote", description="each teacher's features name a class, and most votes win")
-    lengths = [teacher.network.backbone.feature_size for teacher in teachers]
-    found = [_classified(model, name, CLASSIFIERS[name]) for model in [*models, together] for name in config.classifiers]
-    return found + [_classified(voting, name, vote(lengths, CLASSIFIERS[name])) for name in config.classifiers]
+    voting = dataclasses.replace(concatenated, name="teachers' vote", description="majority vote of classifiers on each teacher's features")
+    feature_sizes = [teacher.network.backbone.feature_size for teacher in teachers]
+    classified = [_with_classifier(model, name, CLASSIFIERS[name]) for model in [*models, concatenated] for name in config.classifiers]
+    return classified + [_with_classifier(voting, name, vote(feature_sizes, CLASSIFIERS[name])) for name in config.classifiers]
 
 
-def _classified(model: EvaluatedModel, name: str, classify: Classifier) -> EvaluatedModel:
+def _with_classifier(model: EvaluatedModel, name: str, classify: Classifier) -> EvaluatedModel:
     return dataclasses.replace(model, classify=classify, variant="" if name == "nearest_centroid" else name)

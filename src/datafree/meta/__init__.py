@@ -1,4 +1,4 @@
-"""Meta-learning arms by name. A new one is one file here, its settings in ``datafree.config.schema``, and one line in ``ARMS``."""
+"""Meta-learning arms by method name. A new method is one file here, its settings in ``datafree.config.arms``, and one line in ``ARMS``."""
 
 from datafree.meta import bell, distillation, dro, igr, maml, protonet
 

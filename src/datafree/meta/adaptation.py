@@ -1,4 +1,4 @@
-"""How a network takes in a new task: gradient steps on its support images, from a head of zeros; Finn et al., "MAML", ICML 2017."""
+"""Task adaptation (inner loop of MAML and ANIL): gradient steps on the support from a head of zeros; Finn et al., ICML 2017."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TaskNetwork:
     head: tuple[Tensor, Tensor]
 
     def logits(self, backbone: nn.Module, views: Tensor) -> Tensor:
-        """Normalised images [B, C, H, W] → [B, way]; BatchNorm as the backbone's mode says."""
+        """Normalised images [B, C, H, W] → [B, way]; BatchNorm in the backbone's current mode."""
         return linear(functional_call(backbone, dict(self.weights), (views,)), self.head)
 
 
@@ -35,11 +35,11 @@ def adapt(
 ) -> TaskNetwork:  # fmt: skip
     """Fit a task's support: normalised images ``views`` [B, C, H, W] with ``target`` int64 [B] in [0, way).
 
-    ``weights`` are the backbone's parameters by name; each must require a gradient where the whole network adapts. The head starts at
-    zero for every task (Kao et al., "MAML is a Noisy Contrastive Learner", ICLR 2022): so any number of classes can be learned, and
-    permuted labels permute the predictions. The first step thus moves the head alone. With ``create_graph`` the result can be
-    differentiated through the steps (second order); without, they count as constant displacements (first order). ``loss_of`` is what the
-    steps lower.
+    ``weights`` are the backbone's parameters by name; each must require a gradient if the whole network adapts. The head starts at
+    zero for every task (Kao et al., "MAML is a Noisy Contrastive Learner", ICLR 2022): any number of classes can be learned, and
+    permuted labels permute the predictions. The first step therefore changes the head alone. With ``create_graph`` the result is
+    differentiable through the steps (second order); without, they count as constant displacements (first order). The steps minimise
+    ``loss_of``.
     """
     if rule.part is AdaptedPart.head:
         features = functional_call(backbone, dict(weights), (views,))
@@ -49,8 +49,8 @@ def adapt(
     for _ in range(steps):
         features = functional_call(backbone, dict(zip(names, values, strict=True)), (views,))
         loss = loss_of(linear(features, head), target)
-        moved = _stepped([*head, *values], loss, rule.learning_rate, create_graph)
-        head, values = (moved[0], moved[1]), moved[2:]
+        updated = _gradient_step([*head, *values], loss, rule.learning_rate, create_graph)
+        head, values = (updated[0], updated[1]), updated[2:]
     return TaskNetwork(dict(zip(names, values, strict=True)), head)
 
 
@@ -58,17 +58,17 @@ def fit_head(
     features: Tensor, target: Tensor, way: int, learning_rate: float, steps: int, create_graph: bool = False,
     loss_of: Loss = F.cross_entropy,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The head alone after as many steps on fixed features [B, D]; Raghu et al., "Rapid Learning or Feature Reuse?" (ANIL), ICLR 2020."""
+    """The head after ``steps`` on fixed features [B, D]; Raghu et al., "Rapid Learning or Feature Reuse?" (ANIL), ICLR 2020."""
     head = zero_head(way, features.shape[1], features)
     for _ in range(steps):
         loss = loss_of(linear(features, head), target)
-        moved = _stepped(list(head), loss, learning_rate, create_graph)
-        head = (moved[0], moved[1])
+        updated = _gradient_step(list(head), loss, learning_rate, create_graph)
+        head = (updated[0], updated[1])
     return head
 
 
 def describe(rule: AdaptationConfig) -> str:
-    """How a learner classifies at test time, in words."""
+    """How a learner classifies at test time, for its card and the table."""
     if rule.part is AdaptedPart.nothing:
         return "nearest centroid"
     return f"{rule.steps} gradient steps of {rule.learning_rate:g} on the {'whole network' if rule.part is AdaptedPart.network else 'head'}"
@@ -76,17 +76,17 @@ def describe(rule: AdaptationConfig) -> str:
 
 def zero_head(way: int, features: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Weight [way, features] and bias [way] of zeros, on the device of ``like`` and at least float32."""
-    kind = torch.promote_types(like.dtype, torch.float32)
-    weight, bias = torch.zeros(way, features, device=like.device, dtype=kind), torch.zeros(way, device=like.device, dtype=kind)
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    weight, bias = torch.zeros(way, features, device=like.device, dtype=dtype), torch.zeros(way, device=like.device, dtype=dtype)
     return weight.requires_grad_(), bias.requires_grad_()
 
 
 def linear(features: Tensor, head: tuple[Tensor, Tensor]) -> Tensor:
-    """Logits [B, way], at least float32: a few steps on a few images leave no room for rounding."""
+    """Logits [B, way], at least float32: a few gradient steps on a few images are sensitive to rounding."""
     with torch.autocast(features.device.type, enabled=False):
         return F.linear(at_least_float32(features), *head)
 
 
-def _stepped(values: list[Tensor], loss: Tensor, rate: float, create_graph: bool) -> list[Tensor]:
+def _gradient_step(values: list[Tensor], loss: Tensor, rate: float, create_graph: bool) -> list[Tensor]:
     gradients = torch.autograd.grad(loss, values, create_graph=create_graph)
     return [value - rate * gradient for value, gradient in zip(values, gradients, strict=True)]

@@ -1,4 +1,4 @@
-"""BELL: meta-learning whose sequential steps align the gradients of different teachers."""
+"""BELL (FREE, CVPR 2024): meta-learning by sequential steps, with implicit gradient alignment across teachers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import AdaptationConfig, AdaptedPart, BellArm, BellUpdate
 from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.meta import alignment
-from datafree.meta.episode_losses import joined, losses, prepare
+from datafree.meta.episode_losses import combined_loss, episode_batch, episode_losses
 from datafree.meta.learner import Learner
 from datafree.meta.maml import query_loss
 from datafree.progress import progress, require_finite
 from datafree.tasks.episodes import Episodes, episode_images
 
-RELEASED_SCALE = 67.0  # of the displacement as a gradient; it matters only against the gradients of the replay, which share the Adam
+RELEASED_SCALE = 67.0  # of the displacement as a gradient; matters only relative to the replay's gradients, which share the Adam
 
 
 def train(
@@ -26,13 +26,13 @@ def train(
 ) -> list[dict[str, float]]:
     """Train ``learner`` in place by implicit gradient alignment; FREE (CVPR 2024), BELL.
 
-    An outer step takes tasks of several teachers one after the other, an Adam step each, and then moves the weights φ along the whole
-    displacement: φ ← φ + rate · (φ_n − φ). In expectation this follows Σ g_i − β/2 · Σ_{i<j} ∇(g_i · g_j): beside lowering every task's
-    loss it raises the inner products of the tasks' gradients, without second derivatives. A task's loss joins the episode's own
-    (prototypes of its support, queries) with distillation across tasks: every teacher of the outer step is asked about every task's
-    images, by a true KL divergence. With one task per step it is Reptile: interpolation, and nothing to align.
+    An outer step takes one Adam step on each of several teachers' tasks in sequence, and then moves the weights φ along the total
+    displacement: φ ← φ + rate · (φ_n − φ). In expectation the displacement follows Σ g_i − β/2 · Σ_{i<j} ∇(g_i · g_j): besides lowering
+    every task's loss it raises the inner products of the tasks' gradients, without second derivatives. A task's loss combines the episode
+    loss (queries against prototypes of the support) with distillation across tasks: every teacher of the outer step is queried about
+    every task's images, with a true KL divergence. With one task per step it is Reptile: there are no other gradients to align with.
 
-    ``arm.update: adam``, ``divergence: released``, ``cross_task: false``, ``one_head`` and ``replay`` are the released code's ways.
+    ``arm.update: adam``, ``divergence: released``, ``cross_task: false``, ``one_head`` and ``replay`` reproduce the released code.
     """
     released = arm.update is BellUpdate.adam
     inner = torch.optim.Adam(learner.parameters(), lr=arm.inner_learning_rate)
@@ -41,16 +41,16 @@ def train(
     learner.train()
     candidates = torch.arange(len(episodes)) if arm.cross_task else tasks_of_one_teacher(episodes)
 
-    def own_loss(task: int, rng: torch.Generator) -> Tensor:
-        own = episodes.teacher[task].unique().tolist()
-        return joined(task_losses(learner, ensemble, episodes, task, own, arm, rng), arm.distillation)
+    def task_loss(task: int, rng: torch.Generator) -> Tensor:
+        teachers = episodes.teacher[task].unique().tolist()
+        return combined_loss(task_losses(learner, ensemble, episodes, task, teachers, arm, rng), arm.distillation)
 
     for step in progress(range(start, arm.steps), arm.steps - start, "BELL"):
         rng = devices.generator(seed, "bell", step)
         before = [parameter.detach().clone() for parameter in learner.parameters()]
         row = {"step": step + 1, "episode": 0.0, "distillation": 0.0}
-        if alignment.due(step, arm.steps):
-            row |= alignment.of_tasks(learner.backbone, episodes, own_loss, seed, step)
+        if alignment.is_measured(step, arm.steps):
+            row |= alignment.task_gradient_cosine(learner.backbone, episodes, task_loss, seed, step)
         if released:
             inner = torch.optim.Adam(learner.parameters(), lr=arm.inner_learning_rate)
         tasks = candidates[torch.randint(len(candidates), (arm.tasks_per_step,), generator=rng)].tolist()
@@ -58,14 +58,14 @@ def train(
             queried = episodes.teacher[tasks if arm.cross_task else task].unique().tolist()
             parts = task_losses(learner, ensemble, episodes, task, queried, arm, rng)
             inner.zero_grad(set_to_none=True)
-            joined(parts, arm.distillation).backward()
+            combined_loss(parts, arm.distillation).backward()
             inner.step()
             row["episode"] += parts[0].item() / len(tasks)
             row["distillation"] += parts[1].item() / len(tasks)
         if released:
             released_step(learner, before, outer)
         else:
-            outer_step(learner, before, arm.outer_learning_rate * (1 - 0.9 * step / max(1, arm.steps - 1)))
+            outer_step(learner, before, outer_learning_rate(arm, step))
         if arm.replay.episodes:
             row |= replay(learner, ensemble, episodes, arm, outer, rng)
         require_finite("BELL", step + 1, **{name: row[name] for name in row if name != "step"})
@@ -77,25 +77,30 @@ def train(
 def task_losses(
     learner: Learner, ensemble: TeacherEnsemble, episodes: Episodes, task: int, queried: Sequence[int], arm: BellArm, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """(episode loss, distillation loss from the asked teachers) of one episode, both scalars, from one forward pass."""
-    return losses(learner, prepare(ensemble, episodes, task, queried, arm.augment, rng), arm)
+    """``episode_losses`` of one episode with the predictions of the queried teachers."""
+    return episode_losses(learner, episode_batch(ensemble, episodes, task, queried, arm.augment, rng), arm)
 
 
 def tasks_of_one_teacher(episodes: Episodes) -> Tensor:
-    """The episodes that mix no teachers, int64."""
+    """The indices of the episodes whose classes are of one teacher, int64."""
     return torch.nonzero((episodes.teacher == episodes.teacher[:, :1]).all(1)).flatten()
+
+
+def outer_learning_rate(arm: BellArm, step: int) -> float:
+    """The share of the displacement that is kept at a step (0 to ``arm.steps`` − 1): falls linearly to a tenth."""
+    return arm.outer_learning_rate * (1 - 0.9 * step / max(1, arm.steps - 1))
 
 
 @torch.no_grad()
 def outer_step(learner: nn.Module, before: list[Tensor], rate: float) -> None:
-    """φ ← φ + rate · (φ_n − φ); with rate 1 and one task this is a plain step."""
+    """φ ← φ + rate · (φ_n − φ), where ``before`` is φ; with rate 1 and one task this is a plain step."""
     for parameter, old in zip(learner.parameters(), before, strict=True):
         parameter.copy_(old + rate * (parameter - old))
 
 
 @torch.no_grad()
 def released_step(learner: nn.Module, before: list[Tensor], outer: torch.optim.Optimizer) -> None:
-    """Back to φ, and one step of ``outer`` with 67 · (φ − φ_n) for a gradient."""
+    """Restore φ (``before``) and take one step of ``outer`` with the gradient 67 · (φ − φ_n)."""
     for parameter, old in zip(learner.parameters(), before, strict=True):
         parameter.grad = RELEASED_SCALE * (old - parameter)
         parameter.copy_(old)
@@ -105,23 +110,23 @@ def released_step(learner: nn.Module, before: list[Tensor], outer: torch.optim.O
 def replay(
     learner: Learner, ensemble: TeacherEnsemble, episodes: Episodes, arm: BellArm, outer: torch.optim.Optimizer, rng: torch.Generator
 ) -> dict[str, float]:
-    """Second-order MAML on episodes of the pools, until as many meta-batches as ``patience`` in a row were no better than the best.
+    """Second-order MAML on episodes of the pools, for at least one meta-batch, until ``patience`` in a row do not beat the best accuracy.
 
-    Returns {"replay": mean query loss of the last meta-batch}. Only the backbone learns: a task's head starts at zero.
+    Returns {"replay": mean query loss of the last meta-batch}. Only the backbone is trained: a task's head starts at zero.
     """
     rule = AdaptationConfig(AdaptedPart.network, arm.replay.inner_steps, arm.replay.learning_rate)
-    best, without_gain, mean = -1.0, 0, 0.0
+    best, without_gain, mean_loss = -1.0, 0, 0.0
     while best < 0 or without_gain < arm.replay.patience:
         outer.zero_grad(set_to_none=True)
-        right = mean = 0.0
+        accuracies = mean_loss = 0.0
         for task in torch.randint(len(episodes), (arm.replay.episodes,), generator=rng).tolist():
             views = ensemble.views(episode_images(ensemble.pools, episodes, task), rng, arm.augment)
             loss, accuracy = query_loss(
                 learner.backbone, views.unflatten(0, (episodes.index.shape[1], -1)), episodes.shot, rule, rule.steps, second_order=True
             )
             loss.backward()
-            right, mean = right + accuracy, mean + loss.item() / arm.replay.episodes
+            accuracies, mean_loss = accuracies + accuracy, mean_loss + loss.item() / arm.replay.episodes
         outer.step()
-        without_gain = 0 if right > best else without_gain + 1
-        best = max(best, right)
-    return {"replay": mean}
+        without_gain = 0 if accuracies > best else without_gain + 1
+        best = max(best, accuracies)
+    return {"replay": mean_loss}

@@ -1,4 +1,4 @@
-"""Joint distillation: one network learns from all teachers at once."""
+"""Joint distillation: one student learns from all teachers at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import DistillationArm
-from datafree.distillation.ensemble import TeacherEnsemble, mix
+from datafree.distillation.ensemble import TeacherEnsemble, mixup
 from datafree.distillation.losses import distillation_loss
 from datafree.meta import alignment
 from datafree.meta.learner import Learner
@@ -22,36 +22,35 @@ def train(
 ) -> list[dict[str, float]]:
     """Distil every teacher into the learner's shared backbone, each through its own head; changes ``learner`` in place.
 
-    A step takes images of several teachers, augments them, on every other step mixes them, and asks each of these teachers about all
-    of them, just as the learner sees them. Episodes do not teach: this is the baseline that meta-learning has to beat. They serve to
-    measure how far the teachers' gradients agree.
+    A step samples images of several teachers, augments them, applies mixup on every other step, and queries each of these teachers about
+    all resulting views. This is the baseline for meta-learning: episodes serve only to measure the alignment of the teachers' gradients.
     """
     optimiser = torch.optim.AdamW(learner.parameters(), lr=arm.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, arm.learning_rate, total_steps=max(arm.steps, 2))
     start, history = checkpoint.restore(learner=learner, optimiser=optimiser, schedule=schedule)
     learner.train()
 
-    # In the order of the pool where all of it is used.
-    used = [torch.cat([rows[: arm.images_per_class or None] for rows in class_rows(pool)]).sort().values for pool in ensemble.pools]
+    # Sorted, so that the order is that of the pool if all of it is used.
+    used_rows = [torch.cat([rows[: arm.images_per_class or None] for rows in class_rows(pool)]).sort().values for pool in ensemble.pools]
 
-    def own_loss(task: int, rng: torch.Generator) -> Tensor:
-        views, own = ensemble.views(episode_images(ensemble.pools, episodes, task), rng, arm.augment), episodes.teacher[task].unique()
+    def task_loss(task: int, rng: torch.Generator) -> Tensor:
+        views, teachers = ensemble.views(episode_images(ensemble.pools, episodes, task), rng, arm.augment), episodes.teacher[task].unique()
         return distillation_loss(
-            learner.heads(learner.backbone(views), own.tolist()), ensemble.predict(views, own.tolist()), arm.temperature
+            learner.heads(learner.backbone(views), teachers.tolist()), ensemble.predict(views, teachers.tolist()), arm.temperature
         )
 
     for step in progress(range(start, arm.steps), arm.steps - start, "distillation"):
         rng = devices.generator(seed, "distillation", step)
-        measured = alignment.due(step, arm.steps)
-        cosine = alignment.of_tasks(learner.backbone, episodes, own_loss, seed, step) if measured else {}
-        chosen = ensemble.draw_teachers(arm.teachers_per_step, rng)
-        rows = [used[t][torch.randint(len(used[t]), (arm.images_per_teacher,), generator=rng)] for t in chosen]
-        images = torch.cat([ensemble.pools[t].images[of_teacher] for t, of_teacher in zip(chosen, rows, strict=True)])
+        measured = alignment.is_measured(step, arm.steps)
+        cosine = alignment.task_gradient_cosine(learner.backbone, episodes, task_loss, seed, step) if measured else {}
+        queried = ensemble.sample_teachers(arm.teachers_per_step, rng)
+        rows = [used_rows[t][torch.randint(len(used_rows[t]), (arm.images_per_teacher,), generator=rng)] for t in queried]
+        images = torch.cat([ensemble.pools[t].images[of_teacher] for t, of_teacher in zip(queried, rows, strict=True)])
         views = ensemble.views(images, rng, arm.augment)
         if arm.mixup and step % 2:
-            views = mix(views, rng)
-        predictions = ensemble.predict(views, chosen)
-        logits = learner.heads(learner.backbone(views), chosen)
+            views = mixup(views, rng)
+        predictions = ensemble.predict(views, queried)
+        logits = learner.heads(learner.backbone(views), queried)
         loss = distillation_loss(logits, predictions, arm.temperature)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

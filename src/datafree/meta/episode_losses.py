@@ -1,4 +1,4 @@
-"""One episode as a lesson: its images, what teachers say of them, and the losses of a network on both."""
+"""Losses of one episode: cross-entropy to class prototypes, and distillation from queried teachers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from datafree.distillation.losses import at_least_float32, distillation_loss, re
 from datafree.episode_loss import EPISODE_SCALE, episode_loss
 from datafree.tasks.episodes import Episodes, episode_images
 
-# Normalised images [B, C, H, W] and the teachers asked → features [B, D] and their heads' logits [B, asked, most classes]: a Learner.
+# As a Learner: views [B, C, H, W] and the queried teachers → features [B, D] and the logits of their heads [B, queried, most classes].
 Network = Callable[[Tensor, Sequence[int]], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """``views`` [way · (shot + query), C, H, W], class by class, and the ``answers`` [B, asked, most classes] of the ``asked`` teachers."""
+class EpisodeBatch:
+    """``views`` [B = way · (shot + query), C, H, W], class by class; ``predictions`` [B, queried, most classes] of the queried teachers."""
 
     views: Tensor
     queried: list[int]
@@ -29,25 +29,25 @@ class Lesson:
     shot: int
 
 
-def prepare(
+def episode_batch(
     ensemble: TeacherEnsemble, episodes: Episodes, task: int, queried: Sequence[int], augment: bool, rng: torch.Generator
-) -> Lesson:  # fmt: skip
-    """The lesson of one task."""
+) -> EpisodeBatch:  # fmt: skip
+    """The views of episode ``task`` with the predictions of the queried teachers for them."""
     views = ensemble.views(episode_images(ensemble.pools, episodes, task), rng, augment)
-    return Lesson(views, list(queried), ensemble.predict(views, queried), episodes.index.shape[1], episodes.shot)
+    return EpisodeBatch(views, list(queried), ensemble.predict(views, queried), episodes.index.shape[1], episodes.shot)
 
 
-def losses(network: Network, lesson: Lesson, arm: BellArm | IgrArm) -> tuple[Tensor, Tensor]:
-    """(episode loss, distillation loss from the asked teachers), both scalars, from one forward pass."""
-    features, logits = network(lesson.views, lesson.queried)
-    by_class = at_least_float32(features).unflatten(0, (lesson.way, -1))
-    episode = episode_loss(by_class[:, : lesson.shot], by_class[:, lesson.shot :], EPISODE_SCALE)
+def episode_losses(network: Network, batch: EpisodeBatch, arm: BellArm | IgrArm) -> tuple[Tensor, Tensor]:
+    """(episode loss, distillation loss from the queried teachers), both scalars, from one forward pass."""
+    features, logits = network(batch.views, batch.queried)
+    by_class = at_least_float32(features).unflatten(0, (batch.way, -1))
+    episode = episode_loss(by_class[:, : batch.shot], by_class[:, batch.shot :], EPISODE_SCALE)
     if isinstance(arm, BellArm) and arm.divergence is Divergence.released:
-        return episode, released_divergence(logits, lesson.predictions)
-    return episode, distillation_loss(logits, lesson.predictions, arm.temperature)
+        return episode, released_divergence(logits, batch.predictions)
+    return episode, distillation_loss(logits, batch.predictions, arm.temperature)
 
 
-def joined(parts: tuple[Tensor, Tensor], share: float) -> Tensor:
-    """The loss that is minimised: ``share`` of distillation, the rest the episode's own."""
+def combined_loss(parts: tuple[Tensor, Tensor], share: float) -> Tensor:
+    """(1 − ``share``) · episode loss + ``share`` · distillation loss, a scalar; ``parts`` are the two."""
     episode, distillation = parts
     return (1 - share) * episode + share * distillation

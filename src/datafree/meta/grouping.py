@@ -1,4 +1,4 @@
-"""Which teachers' tasks to take together: groups of unlike teachers, as TGR (Wei et al., ICML 2024, arXiv 2405.16560) forms them."""
+"""Task grouping of TGR (Wei et al., ICML 2024, arXiv 2405.16560): groups of dissimilar teachers by Task2Vec and spectral clustering."""
 
 from __future__ import annotations
 
@@ -14,73 +14,71 @@ from datafree import devices
 from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.meta.adaptation import fit_head, linear
 from datafree.tasks.episodes import Episodes
-from datafree.tasks.pools import Pool
-from datafree.tasks.reliability import balanced_rows
+from datafree.tasks.pools import Pool, balanced_rows
 from datafree.zoo.teachers import Teacher
 
-IMAGES = 60  # of a pool, whose gradients make up its embedding; each costs a step on one image
-HEAD_STEPS, HEAD_RATE = 50, 0.5  # of a new head on unit-length features: the probe has none for the pool's classes
+IMAGES = 60  # of a pool, for its embedding; each costs a backward pass on one image
+HEAD_STEPS, HEAD_LEARNING_RATE = 50, 0.5  # of a new head on unit-length features: the probe has no head for the pool's classes
 
 
 def grouped_tasks(ensemble: TeacherEnsemble, episodes: Episodes, count: int, seed: int) -> list[Tensor]:
-    """The tasks of one teacher each, int64, in at most ``count`` groups of unlike teachers; no group is empty.
+    """The indices of the tasks of a single teacher, int64, in at most ``count`` groups of dissimilar teachers; no group is empty.
 
-    The probe is the teacher that is trusted most, the first of several; the paper's is a network that was trained on ImageNet.
+    The probe is the teacher of the highest sampling weight, the first of several; the paper's is a network trained on ImageNet.
     """
-    alone = torch.nonzero((episodes.teacher == episodes.teacher[:, :1]).all(1)).flatten()
-    present = episodes.teacher[alone, 0].unique().tolist()
+    tasks = torch.nonzero((episodes.teacher == episodes.teacher[:, :1]).all(1)).flatten()
+    present = episodes.teacher[tasks, 0].unique().tolist()
     probe = ensemble.teachers[int(ensemble.sampling_weights.argmax())]
     embeddings = task_embeddings(probe, [ensemble.pools[index] for index in present], seed, ensemble.device)
-    group_of = dict(zip(present, unlike_groups(dissimilarity(embeddings), count, seed), strict=True))
-    group = torch.tensor([group_of[index] for index in episodes.teacher[alone, 0].tolist()])
-    return [alone[group == number] for number in group.unique().tolist()]
+    group_of = dict(zip(present, dissimilar_groups(dissimilarity(embeddings), count, seed), strict=True))
+    group = torch.tensor([group_of[index] for index in episodes.teacher[tasks, 0].tolist()])
+    return [tasks[group == number] for number in group.unique().tolist()]
 
 
 def task_embeddings(probe: Teacher, pools: Sequence[Pool], seed: int, device: torch.device) -> Tensor:
-    """The diagonal of the Fisher information of each pool under one network, per channel: float64 [pools, D], at least 0.
+    """The diagonal Fisher information of each pool under the probe network, per channel: float64 [pools, D], at least 0.
 
-    Achille et al., "Task2Vec", ICCV 2019: a new head is fitted on the features of the pool's labels, then the squared gradients of its
-    log-likelihood are averaged over images, and over the weights of each output channel.
+    Achille et al., "Task2Vec", ICCV 2019: a new head is fitted to the pool's labels on the probe's features; then the squared gradients of
+    the log-likelihood are averaged over images and over the weights of each output channel.
     """
     backbone = copy.deepcopy(probe.network.backbone).to(device).eval().requires_grad_()
     parameters = list(backbone.parameters())
-    found = []
-    for place, pool in enumerate(pools):
-        rows = balanced_rows(pool.labels, IMAGES, devices.generator(seed, "task embedding", place))
+    embeddings = []
+    for index, pool in enumerate(pools):
+        rows = balanced_rows(pool.labels, IMAGES, devices.generator(seed, "task embedding", index))
         with torch.autocast(device.type, enabled=False):
             views, labels = probe.normalise(pool.images[rows].to(device)), pool.labels[rows].to(device)
             with torch.no_grad():
                 features = F.normalize(backbone(views), dim=1)
-            head = fit_head(features, labels, len(pool.classes), HEAD_RATE, HEAD_STEPS)
+            head = fit_head(features, labels, len(pool.classes), HEAD_LEARNING_RATE, HEAD_STEPS)
             fisher = [torch.zeros(len(parameter), dtype=torch.float64) for parameter in parameters]
             for view, label in zip(views.split(1), labels.split(1), strict=True):
                 loss = F.cross_entropy(linear(F.normalize(backbone(view), dim=1), head), label)
                 for total, gradient in zip(fisher, torch.autograd.grad(loss, parameters), strict=True):
                     total += gradient.square().flatten(1).mean(1).double().cpu() if gradient.ndim > 1 else gradient.square().double().cpu()
-        found.append(torch.cat(fisher) / len(rows))
-    return torch.stack(found)
+        embeddings.append(torch.cat(fisher) / len(rows))
+    return torch.stack(embeddings)
 
 
 def dissimilarity(embeddings: Tensor) -> Tensor:
-    """One minus the cosine of every pair of embeddings [T, D], none of them negative: [T, T] in [0, 1], 0 on the diagonal."""
+    """One minus the cosine of every pair of non-negative embeddings [T, D]: [T, T] in [0, 1], 0 on the diagonal."""
     unit = F.normalize(embeddings, dim=1)
     return (1 - unit @ unit.T).clamp(0, 1).fill_diagonal_(0)
 
 
-def unlike_groups(distances: Tensor, count: int, seed: int) -> list[int]:
-    """The group, 0 to ``count`` − 1, of each of T teachers: spectral clustering with the distances [T, T] for affinities.
+def dissimilar_groups(distances: Tensor, count: int, seed: int) -> list[int]:
+    """The group, 0 to ``count`` − 1, of each of T teachers: spectral clustering with the distances [T, T] as affinities.
 
-    Ng, Jordan and Weiss, NIPS 2001: k-means on the rows of the leading eigenvectors of the normalised affinities. As it is the distances
-    that attract, no group is of like teachers alone. Groups may be empty. With no more teachers than groups, each
-    is one.
+    Ng, Jordan and Weiss, NIPS 2001: k-means on the rows of the leading eigenvectors of the normalised affinities. Because distances take
+    the place of similarities, dissimilar teachers share a group. Groups may be empty. With at most ``count`` teachers, each is a group.
     """
-    from scipy.cluster.vq import kmeans2  # half a second that only the learners of one arm should wait for
+    from scipy.cluster.vq import kmeans2  # imported here because it takes half a second, and one arm alone needs it
 
     if count >= len(distances):
         return list(range(len(distances)))
     scale = distances.sum(1).clamp_min(torch.finfo(distances.dtype).tiny).rsqrt()
     _, vectors = torch.linalg.eigh(scale[:, None] * distances * scale)
     rows = F.normalize(vectors[:, -count:], dim=1)
-    with warnings.catch_warnings(action="ignore"):  # an empty group
+    with warnings.catch_warnings(action="ignore"):  # of empty groups
         _, labels = kmeans2(rows.numpy(), count, minit="++", rng=devices.derive_seed(seed, "groups"))
     return labels.tolist()

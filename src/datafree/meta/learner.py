@@ -1,4 +1,4 @@
-"""The meta-learner: one backbone, and while it learns one head per teacher."""
+"""The learner: a backbone and, for training, one head per teacher."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from datafree.zoo.backbones import Backbone, Normalise
 
 
 class Learner(nn.Module):
-    """Backbone, heads, and the normalisation of its inputs. The heads serve training; a new task is learned from features."""
+    """Backbone, heads, and the normalisation of its inputs. The heads are for training only; a new task uses the features."""
 
     def __init__(self, backbone: Backbone, heads: TeacherHeads, normalise: Normalise) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class Learner(nn.Module):
         self.normalise = normalise
 
     def forward(self, views: Tensor, queried: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Normalised images [B, C, H, W] → features [B, D], at least float32, and the logits of the asked teachers' heads."""
+        """Normalised images [B, C, H, W] → features [B, D], at least float32, and the logits of the queried teachers' heads."""
         features = at_least_float32(self.backbone(views))
         return features, self.heads(features, queried)
 

@@ -1,4 +1,4 @@
-"""MAML and ANIL: learn the weights from which a few gradient steps solve a task, if wanted with a teacher's help."""
+"""MAML and ANIL: learn an initialisation from which a few gradient steps solve a task, with optional distillation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.distillation.losses import SMALLEST_PROBABILITY, distillation_loss
 from datafree.meta import alignment
 from datafree.meta.adaptation import Loss, adapt
-from datafree.meta.episode_losses import joined
+from datafree.meta.episode_losses import combined_loss
 from datafree.meta.learner import Learner
 from datafree.progress import progress, require_finite
 from datafree.tasks.episodes import Episodes, episode_images
@@ -29,33 +29,33 @@ def train(
 
     A step averages the query losses of several tasks, each after its own inner steps, and differentiates them with respect to the
     initialisation: through the inner steps, or as if these were constant (``second_order: false``). Support and queries pass through
-    BatchNorm separately, each normalised by its own statistics; the running statistics gather both for use without them.
+    BatchNorm separately, each normalised by its own batch statistics; the running statistics average over both.
 
-    With ``arm.distillation`` above 0 both levels learn from a task's own teacher, too: the bi-level distillation of BiDf-MKD (Hu et al.,
-    ICML 2023), by a true KL divergence. A task of several teachers' classes, which no teacher knows all of, keeps to its labels.
+    With ``arm.distillation`` above 0 the inner and the outer loss include distillation from the task's teacher: the bi-level distillation
+    of BiDf-MKD (Hu et al., ICML 2023), with a true KL divergence. Tasks of several teachers' classes use labels alone.
     """
     optimiser = torch.optim.AdamW(learner.backbone.parameters(), lr=arm.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, arm.learning_rate, total_steps=max(arm.steps, 2))
     start, history = checkpoint.restore(learner=learner, optimiser=optimiser, schedule=schedule)
     learner.train()
 
-    def of_task(task: int, rng: torch.Generator) -> tuple[Tensor, float]:
+    def task_loss(task: int, rng: torch.Generator) -> tuple[Tensor, float]:
         views = ensemble.views(episode_images(ensemble.pools, episodes, task), rng, arm.augment)
-        soft = soft_labels(ensemble, episodes, task, views, arm) if arm.distillation else None
+        soft = task_soft_labels(ensemble, episodes, task, views, arm) if arm.distillation else None
         by_class = views.unflatten(0, (episodes.index.shape[1], -1))
         return query_loss(learner.backbone, by_class, episodes.shot, arm.adaptation, arm.inner_steps, arm.second_order, soft)
 
     for step in progress(range(start, arm.steps), arm.steps - start, arm.method):
         rng = devices.generator(seed, arm.method, step)
         row = {"step": step + 1, "query_loss": 0.0, "query_accuracy": 0.0}
-        if alignment.due(step, arm.steps):
-            row |= alignment.of_tasks(learner.backbone, episodes, lambda task, views: of_task(task, views)[0], seed, step)
+        if alignment.is_measured(step, arm.steps):
+            row |= alignment.task_gradient_cosine(learner.backbone, episodes, lambda task, rng: task_loss(task, rng)[0], seed, step)
         optimiser.zero_grad(set_to_none=True)
         for task in torch.randint(len(episodes), (arm.tasks_per_step,), generator=rng).tolist():
-            loss, right = of_task(task, rng)
+            loss, accuracy = task_loss(task, rng)
             (loss / arm.tasks_per_step).backward()
             row["query_loss"] += loss.item() / arm.tasks_per_step
-            row["query_accuracy"] += right / arm.tasks_per_step
+            row["query_accuracy"] += accuracy / arm.tasks_per_step
         optimiser.step()
         schedule.step()
         require_finite(arm.method, step + 1, query_loss=row["query_loss"])
@@ -65,10 +65,10 @@ def train(
 
 
 @dataclass(frozen=True)
-class SoftLabels:
-    """What a teacher says of a task's images: ``probabilities`` [way, shot + query, way] over the task's classes.
+class TaskSoftLabels:
+    """A teacher's predictions for a task's images: ``probabilities`` [way, shot + query, way] over the task's classes.
 
-    ``share`` is their weight in a loss, the rest is that of the labels.
+    ``share`` is the weight of distillation in a loss, 1 − ``share`` that of the labels.
     """
 
     probabilities: Tensor
@@ -76,32 +76,33 @@ class SoftLabels:
     temperature: float
 
     def loss_of(self, part: slice) -> Loss:
-        """The loss of logits for the images ``part`` of every class."""
+        """The loss function for the images ``part`` of every class."""
         predictions = self.probabilities[:, part].flatten(0, 1)
 
         def loss(logits: Tensor, target: Tensor) -> Tensor:
-            return joined((F.cross_entropy(logits, target), distillation_loss(logits, predictions, self.temperature)), self.share)
+            return combined_loss((F.cross_entropy(logits, target), distillation_loss(logits, predictions, self.temperature)), self.share)
 
         return loss
 
 
-def soft_labels(ensemble: TeacherEnsemble, episodes: Episodes, task: int, views: Tensor, arm: MamlArm) -> SoftLabels | None:
-    """The soft labels of a task's views [way · (shot + query), C, H, W] by its own teacher; None where several teachers share the task."""
+def task_soft_labels(ensemble: TeacherEnsemble, episodes: Episodes, task: int, views: Tensor, arm: MamlArm) -> TaskSoftLabels | None:
+    """The teacher's soft labels for a task's views [way · (shot + query), C, H, W]; None if its classes are of several teachers."""
     teachers, labels = episodes.teacher[task].unique().tolist(), episodes.label[task]
     if len(teachers) > 1:
         return None
-    known = ensemble.predict(views, teachers)[:, 0, labels.to(views.device)].clamp_min(SMALLEST_PROBABILITY)
-    probabilities = (known / known.sum(1, keepdim=True)).unflatten(0, (len(labels), -1))
-    return SoftLabels(probabilities, arm.distillation, arm.temperature)
+    predicted = ensemble.predict(views, teachers)[:, 0, labels.to(views.device)].clamp_min(SMALLEST_PROBABILITY)
+    probabilities = (predicted / predicted.sum(1, keepdim=True)).unflatten(0, (len(labels), -1))
+    return TaskSoftLabels(probabilities, arm.distillation, arm.temperature)
 
 
 def query_loss(
-    backbone: Backbone, views: Tensor, shot: int, rule: AdaptationConfig, steps: int, second_order: bool, soft: SoftLabels | None = None
+    backbone: Backbone, views: Tensor, shot: int, rule: AdaptationConfig, steps: int, second_order: bool, soft: TaskSoftLabels | None = None
 ) -> tuple[Tensor, float]:
-    """Loss of a task's queries after adaptation to its support, and their accuracy in [0, 1]: cross-entropy, and what ``soft`` adds.
+    """(loss of a task's queries after adaptation to its support, a scalar; their accuracy in [0, 1]).
 
-    ``views`` are normalised images [way, shot + query, C, H, W]. Each class is as likely to stand at any place: the head of zeros
-    knows none. Backward of the loss gives the meta-gradient on the backbone's parameters.
+    The loss is cross-entropy, combined with distillation if ``soft`` is given; its backward pass gives the meta-gradient of the
+    backbone's parameters. ``views`` are normalised images [way, shot + query, C, H, W]. The order of the classes does not matter, because
+    the head starts at zero.
     """
     way, weights = views.shape[0], dict(backbone.named_parameters())
     support, query = views[:, :shot].flatten(0, 1), views[:, shot:].flatten(0, 1)

@@ -1,4 +1,4 @@
-"""Prototypical networks: plain episodic training on recovered tasks."""
+"""Prototypical networks: episodic training on recovered tasks, with optional task mixup."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def train(
 ) -> list[dict[str, float]]:
     """Train the backbone of ``learner`` in place on episodes alone; Snell et al., NeurIPS 2017, on unit-length features.
 
-    A step averages the losses of several tasks. Support and queries of a task pass through BatchNorm together. No teacher is asked.
+    A step averages the losses of several tasks. Support and queries of a task pass through BatchNorm together. No teacher is queried.
     A share ``arm.task_mixup`` of the tasks are mixtures of two tasks' features (``mix_tasks``).
     """
     optimiser = torch.optim.AdamW(learner.backbone.parameters(), lr=arm.learning_rate, weight_decay=0.01)
@@ -42,8 +42,8 @@ def train(
     for step in progress(range(start, arm.steps), arm.steps - start, "protonet"):
         rng = devices.generator(seed, "protonet", step)
         row = {"step": step + 1, "episode": 0.0}
-        if alignment.due(step, arm.steps):
-            row |= alignment.of_tasks(learner.backbone, episodes, lambda task, views: loss_of(features_of(task, views)), seed, step)
+        if alignment.is_measured(step, arm.steps):
+            row |= alignment.task_gradient_cosine(learner.backbone, episodes, lambda task, rng: loss_of(features_of(task, rng)), seed, step)
         optimiser.zero_grad(set_to_none=True)
         for task in torch.randint(len(episodes), (arm.tasks_per_step,), generator=rng).tolist():
             features = features_of(task, rng)
@@ -62,9 +62,9 @@ def train(
 
 
 def mix_tasks(first: Tensor, second: Tensor, rng: torch.Generator) -> Tensor:
-    """A new task: class w is λ · class w of the first + (1 − λ) · class w of the second, image by image, in feature space.
+    """Features of a mixed task: class w is λ · class w of the first + (1 − λ) · class w of the second, image by image.
 
-    Both [way, shot + query, D]; λ ~ Beta(½, ½), one for the task. TEAPOT (arXiv 2311.14756), without its selection of teachers.
+    All [way, shot + query, D]; one λ ~ Beta(½, ½) per task. TEAPOT (arXiv 2311.14756), without its selection of teachers.
     """
-    share = math.sin(math.pi / 2 * float(torch.rand((), generator=rng, dtype=torch.float64))) ** 2  # the arcsine law is Beta(½, ½)
+    share = math.sin(math.pi / 2 * float(torch.rand((), generator=rng, dtype=torch.float64))) ** 2  # the arcsine distribution is Beta(½, ½)
     return share * first + (1 - share) * second

@@ -17,7 +17,7 @@ from torch import Tensor
 from datafree.checkpoints import Checkpoint
 from datafree.config import AlgorithmConfig, OneShotConfig
 from datafree.devices import derive_seed
-from datafree.distillation.agreement import score
+from datafree.distillation.fidelity import student_fidelity
 from datafree.distillation.joined_pools import JoinedPools, sample_indices, training_batch
 from datafree.distillation.losses import distillation_loss
 from datafree.nas.candidates import Candidates, limits_of
@@ -53,7 +53,7 @@ class PathEvaluator:
         def predict(batch: Any) -> Tensor:
             return self.supernet(batch.images, genotype, batch.teacher)
 
-        return score(predict, self.pools, self.held_out, self.temperature)._asdict() | self.latency.measures(genotype)
+        return student_fidelity(predict, self.pools, self.held_out, self.temperature)._asdict() | self.latency.measures(genotype)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from datafree.checkpoints import Checkpoint
 from datafree.config import AlgorithmConfig, BackboneConfig
 from datafree.devices import derive_seed, seeded_initialisation
-from datafree.distillation.agreement import Score, score
+from datafree.distillation.fidelity import Fidelity, student_fidelity
 from datafree.distillation.heads import TeacherHeads, own_logits
 from datafree.distillation.joined_pools import JoinedPools, training_batch
 from datafree.distillation.losses import distillation_loss
@@ -40,7 +40,7 @@ class Retrained:
 
     network: MultiHeadClassifier
     curve: list[dict[str, float]]
-    score: Score
+    score: Fidelity
     held_out: int
 
 
@@ -74,5 +74,5 @@ def retrain(
 
     curve = minimise(loss_of, config.retrain_steps, optimiser, schedule, "retraining", checkpoint, states)
     network.eval()
-    result = score(lambda batch: network(batch.images, batch.teacher), pools, held_out, config.temperature)
+    result = student_fidelity(lambda batch: network(batch.images, batch.teacher), pools, held_out, config.temperature)
     return Retrained(network, curve, result, len(held_out))

@@ -11,7 +11,7 @@ from datafree.stages.files.pools import read_pools
 from datafree.stages.files.teachers import read_teachers
 from datafree.tasks.episodes import sample_episodes
 from datafree.tasks.pools import Pool
-from datafree.tasks.reliability import TeacherReliability, teacher_weights, unrecognised
+from datafree.tasks.reliability import TeacherReliability, most_pools_unrecognised, teacher_reliability
 from datafree.workflow.provenance import Job
 from datafree.zoo.teachers import move
 
@@ -37,9 +37,9 @@ def _judge(job: Job, pools: list[Pool]) -> list[TeacherReliability]:
     teachers = read_teachers(job.input_list("weights"), job.input_list("cards"))
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         placed = [move(teacher, device) for teacher in teachers]
-        verdicts = teacher_weights(pools, placed, seed=devices.derive_seed(job.config["seed"], "trust"), device=device)
+        verdicts = teacher_reliability(pools, placed, seed=devices.derive_seed(job.config["seed"], "trust"), device=device)
     warnings = [verdict.warning for verdict in verdicts if verdict.warning]
-    if unrecognised(verdicts):
+    if most_pools_unrecognised(verdicts):
         warnings.append("most teachers do not recognise their own pools; check the zoo, or give the inversion method more steps")
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)

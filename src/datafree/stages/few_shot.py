@@ -7,9 +7,9 @@ from datafree.config import EvaluationConfig, typed
 from datafree.data.images import ImageSet
 from datafree.data.layout import by_domain
 from datafree.errors import UserError
-from datafree.evaluation.few_shot import enough_images
+from datafree.evaluation.few_shot import episodes_error
 from datafree.evaluation.rows import TrainedNetwork, baselines, learners, oracles
-from datafree.evaluation.table import compare
+from datafree.evaluation.table import accuracy_table
 from datafree.stages.files.image_sets import read_image_set
 from datafree.stages.files.networks import read_trained_network
 from datafree.stages.files.teachers import read_teachers
@@ -35,7 +35,7 @@ def run(job: Job) -> None:
             *baselines(teachers, images.images.shape[1:], config, job.config["seed"], device),
             *oracles(references, config, device),
         ]
-        rows = compare(models, images, config, job.config["seed"], device)
+        rows = accuracy_table(models, images, config, job.config["seed"], device)
     computed_on = sorted({job.computed_on, *(network.card["computed_on"] for network in [*trained, *references])})
     settings = {"computed_on": computed_on, "split": config.split, "way": config.way, "query": config.query, "episodes": config.episodes}
     artifacts.write_json(job.output("results"), {**settings, "rows": rows})
@@ -50,5 +50,5 @@ def _read_all(job: Job, weights: str, cards: str) -> list[TrainedNetwork]:
 def _check(images: ImageSet, config: EvaluationConfig) -> None:
     parts = [images.of_classes(classes) for classes in by_domain(images.classes).values()] if config.by_domain else [images]
     for part in parts:
-        if reason := enough_images(part, config.split, config.way, max(config.shots), config.query):
+        if reason := episodes_error(part, config.split, config.way, max(config.shots), config.query):
             raise UserError(reason)

@@ -8,7 +8,7 @@ from pathlib import Path
 from datafree import artifacts, devices
 from datafree.config import INVERSION_TYPES, InversionConfig, typed
 from datafree.data.images import class_sheet
-from datafree.evaluation.inversion_quality import spread, teacher_belief
+from datafree.evaluation.inversion_quality import spread, teacher_confidence
 from datafree.inversion import METHODS
 from datafree.inversion.auxiliary_teachers import auxiliary_teachers_of
 from datafree.inversion.generator import Generator, new_generator
@@ -44,7 +44,7 @@ def run(job: Job) -> None:
             teacher, method, shared, size=job.config["data.image_size"], start=start, seed=seed, checkpoint=checkpoint,
             auxiliary_teachers=auxiliary_teachers,
         )  # fmt: skip
-        belief = teacher_belief(teacher, found.images, found.labels, device)
+        belief = teacher_confidence(teacher, found.images, found.labels, device)
     pool = {"images": found.images, "labels": found.labels, "soft_labels": found.soft_labels}
     artifacts.write_tensors(job.output("images"), pool, teacher=teacher.name, method=job.wildcards["method"], seed=job.config["seed"])
     artifacts.write_history(job.output("history"), found.history)

@@ -1,0 +1,1 @@
+"""Few-shot tasks over recovered pools: pools, episodes, teacher reliability."""

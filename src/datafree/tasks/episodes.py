@@ -1,4 +1,4 @@
-"""Few-shot episodes over recovered pools, as index arrays: N classes, each with its support and query images."""
+"""Few-shot episodes over recovered pools, as index arrays: classes with their support and query images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from datafree.tasks.pools import Pool, class_rows
 class Episodes:
     """Index arrays, int64. Position w of episode e is class ``label[e, w]`` of teacher ``teacher[e, w]``.
 
-    ``index`` [E, way, shot + query] holds positions in that teacher's pool: the first ``shot`` are support, the others query; no image
+    ``index`` [E, way, shot + query] holds positions in that teacher's pool: the first ``shot`` are support, the rest query; no image
     occurs twice in an episode. ``teacher`` and ``label`` are [E, way].
     """
 
@@ -32,11 +32,10 @@ class Episodes:
 
 
 def sample_episodes(pools: Sequence[Pool], weights: Sequence[float], config: TasksConfig, seed: int) -> Episodes:
-    """Draw ``config.episodes`` episodes; a share ``config.mixed`` takes its classes from several teachers, the others from one.
+    """Sample ``config.episodes`` episodes; a share ``config.mixed`` of them has classes of several teachers, the rest of one.
 
-    Teachers come up in proportion to their ``weights`` (one per pool, at least 0, one of them above), those of weight 0 never.
-    A mixed episode never holds two classes of the same name: teachers may overlap, and one class under two labels would be a
-    contradiction.
+    Teachers are sampled in proportion to ``weights`` (one per pool, at least 0, at least one positive). Teachers may share classes: a
+    mixed episode never holds two classes of the same name, which would be one class under two labels.
 
     Raises:
         UserError: a class has too few images, or a teacher too few classes.
@@ -54,34 +53,34 @@ def sample_episodes(pools: Sequence[Pool], weights: Sequence[float], config: Tas
     rng = devices.generator(seed, "episodes")
     sampling_weights = torch.tensor(weights, dtype=torch.float64)
     mixed_count = round(config.mixed * config.episodes) if (sampling_weights > 0).sum() > 1 else 0
-    chosen = [
+    classes = [
         _mixed_classes(pools, sampling_weights, config.way, rng)
         if episode < mixed_count
-        else _classes_of_one(pools, sampling_weights, config.way, rng)
+        else _classes_of_one_teacher(pools, sampling_weights, config.way, rng)
         for episode in torch.randperm(config.episodes, generator=rng).tolist()
     ]
-    teacher = torch.tensor([[t for t, _ in pairs] for pairs in chosen])
-    label = torch.tensor([[c for _, c in pairs] for pairs in chosen])
-    index = torch.stack([torch.stack([_images(rows[t][c], config.shot + config.query, rng) for t, c in pairs]) for pairs in chosen])
+    teacher = torch.tensor([[t for t, _ in pairs] for pairs in classes])
+    label = torch.tensor([[c for _, c in pairs] for pairs in classes])
+    index = torch.stack([torch.stack([_images(rows[t][c], config.shot + config.query, rng) for t, c in pairs]) for pairs in classes])
     return Episodes(index, teacher, label, config.shot)
 
 
 def episode_images(pools: Sequence[Pool], episodes: Episodes, task: int) -> Tensor:
-    """The images of one episode, uint8 [way · (shot + query), C, H, W]: class by class, the support of each before its queries."""
+    """The images of one episode, uint8 [way · (shot + query), C, H, W]: class by class, support before queries."""
     return torch.cat([pools[int(t)].images[i] for t, i in zip(episodes.teacher[task], episodes.index[task], strict=True)])
 
 
-def _classes_of_one(pools: Sequence[Pool], sampling_weights: Tensor, way: int, rng: torch.Generator) -> list[tuple[int, int]]:
-    (teacher,) = random_teachers(sampling_weights, 1, rng)
+def _classes_of_one_teacher(pools: Sequence[Pool], sampling_weights: Tensor, way: int, rng: torch.Generator) -> list[tuple[int, int]]:
+    (teacher,) = sample_teachers(sampling_weights, 1, rng)
     return [(teacher, label) for label in torch.randperm(len(pools[teacher].classes), generator=rng)[:way].tolist()]
 
 
 def _mixed_classes(pools: Sequence[Pool], sampling_weights: Tensor, way: int, rng: torch.Generator) -> list[tuple[int, int]]:
-    """Classes of different names, from the teachers in a random turn that begins with the likelier ones."""
+    """(teacher, label) of ``way`` classes of different names: rounds over the teachers, one class of each, in random weighted order."""
     names: set[str] = set()
     pairs: list[tuple[int, int]] = []
     while len(pairs) < way:
-        for teacher in random_teachers(sampling_weights, len(pools), rng):
+        for teacher in sample_teachers(sampling_weights, len(pools), rng):
             free = [label for label, name in enumerate(pools[teacher].classes) if name not in names]
             if len(pairs) < way and free:
                 label = free[int(torch.randint(len(free), (), generator=rng))]
@@ -90,8 +89,8 @@ def _mixed_classes(pools: Sequence[Pool], sampling_weights: Tensor, way: int, rn
     return pairs
 
 
-def random_teachers(sampling_weights: Tensor, count: int, rng: torch.Generator) -> list[int]:
-    """At most ``count`` different teachers in random order, likelier ones (``odds`` [teachers], at least 0) first; never one of odds 0."""
+def sample_teachers(sampling_weights: Tensor, count: int, rng: torch.Generator) -> list[int]:
+    """At most ``count`` teachers, sampled one after the other without replacement by ``sampling_weights`` [teachers]; none of weight 0."""
     return torch.multinomial(sampling_weights, min(count, int((sampling_weights > 0).sum())), generator=rng).tolist()
 
 

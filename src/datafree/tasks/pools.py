@@ -41,5 +41,16 @@ def real_pool(data: ImageSet, classes: Sequence[str] | None = None, per_class: i
 
 
 def class_rows(pool: Pool) -> list[Tensor]:
-    """For each class the positions of its images in the pool."""
+    """The positions of each class's images in the pool."""
     return [torch.nonzero(pool.labels == label).flatten() for label in range(len(pool.classes))]
+
+
+def balanced_rows(labels: Tensor, count: int, rng: torch.Generator) -> Tensor:
+    """At most ``count`` random positions in ``labels`` [N], as evenly over the classes as possible."""
+    shuffled = torch.randperm(len(labels), generator=rng)
+    order = torch.empty(len(labels))
+    for label in labels.unique():
+        members = labels[shuffled] == label
+        order[members] = torch.arange(int(members.sum()), dtype=order.dtype)
+    order += torch.rand(len(labels), generator=rng)  # within a round over the classes their order is random
+    return shuffled[order.argsort()[:count]]

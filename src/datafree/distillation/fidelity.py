@@ -1,4 +1,4 @@
-"""How a network follows several teachers, each asked only about the images recovered from it."""
+"""Fidelity of a student to its teachers on held-out images: top-1 agreement and KL divergence."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import Tensor
 from datafree.distillation.joined_pools import Batch, JoinedPools
 from datafree.distillation.losses import divergence
 
-SCORING_BATCH = 256
 
-
-class Score(NamedTuple):
-    """How well a network follows its teachers on held-out images."""
+class Fidelity(NamedTuple):
+    """The fidelity metrics of Stanton et al., "Does Knowledge Distillation Really Work?", NeurIPS 2021."""
 
     agreement: float  # share of images on which the most probable class is the teacher's
     kl: float  # mean divergence, in nats, from the teacher's softened probabilities
 
 
 @torch.no_grad()
-def score(predict: Callable[[Batch], Tensor], pools: JoinedPools, index: Tensor, temperature: float) -> Score:
-    """Agreement and divergence of ``predict`` (a batch → logits [B, K]) over the images at ``index``."""
+def student_fidelity(
+    predict: Callable[[Batch], Tensor], pools: JoinedPools, index: Tensor, temperature: float, batch_size: int = 256
+) -> Fidelity:
+    """Fidelity of ``predict`` (a batch → logits [B, K]) on the images at ``index``, each to the teacher it was recovered from."""
     agreed = divergences = 0.0
-    for part in index.split(SCORING_BATCH):
+    for part in index.split(batch_size):
         batch = pools.batch(part)
         logits = predict(batch)
         agreed += (logits.argmax(1) == batch.soft_labels.argmax(1)).sum().item()
         divergences += divergence(logits, batch.soft_labels, temperature).double().sum().item()
-    return Score(agreed / len(index), divergences / len(index))
+    return Fidelity(agreed / len(index), divergences / len(index))

@@ -3,14 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from datafree.distillation import agreement
-from datafree.distillation.agreement import score
+from datafree.distillation.fidelity import student_fidelity
 from datafree.distillation.heads import TeacherHeads, own_logits
 from datafree.distillation.joined_pools import JoinedPools
 from datafree.distillation.losses import distillation_loss
 
 
-def test_every_image_is_judged_by_the_head_of_its_own_teacher():
+def test_own_logits_are_those_of_each_images_own_teacher():
     torch.manual_seed(0)
     heads = TeacherHeads(6, [2, 4, 3])
     features, teacher = torch.randn(5, 6), torch.tensor([2, 0, 1, 1, 2])
@@ -22,11 +21,11 @@ def test_every_image_is_judged_by_the_head_of_its_own_teacher():
         assert not logits[row].softmax(0)[count:].any()
 
 
-def test_a_network_that_says_what_the_teachers_say_has_full_agreement_and_no_divergence(joined):
+def test_a_network_that_equals_its_teachers_has_agreement_1_and_divergence_0(joined):
     def predict(batch):
         return batch.soft_labels.clamp_min(2.0**-24).log().masked_fill(_absent(joined, batch.teacher), -1e4)
 
-    result = score(predict, joined, torch.arange(len(joined.images)), 4.0)
+    result = student_fidelity(predict, joined, torch.arange(len(joined.images)), 4.0)
     assert result.agreement == 1
     assert abs(result.kl) < 1e-6
     batch = joined.batch(torch.arange(len(joined.images)))
@@ -34,14 +33,16 @@ def test_a_network_that_says_what_the_teachers_say_has_full_agreement_and_no_div
 
 
 @pytest.mark.parametrize("batch_size", [7, 256])
-def test_the_score_equals_the_definition_whatever_the_batches(joined, monkeypatch, batch_size):
+def test_the_fidelity_equals_its_definition_for_any_batch_size(joined, batch_size):
     index = torch.randperm(len(joined.images), generator=torch.Generator().manual_seed(1))[:50]
-    monkeypatch.setattr(agreement, "SCORING_BATCH", batch_size)
 
     def logits_of(images):
         return images[:, 0, 7, 3:8]
 
-    result = score(lambda b: logits_of(b.images).masked_fill(_absent(joined, b.teacher), -1e4), joined, index, 2.0)
+    def predict(batch):
+        return logits_of(batch.images).masked_fill(_absent(joined, batch.teacher), -1e4)
+
+    result = student_fidelity(predict, joined, index, 2.0, batch_size)
     agreed, divergences = [], []
     for i in index.tolist():
         count = joined.classes[joined.teacher[i]]

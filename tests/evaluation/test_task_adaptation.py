@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from datafree.config import AdaptationConfig, AdaptedPart, BackboneConfig
-from datafree.evaluation.adapting import adapting_head, adapting_solver, batch_statistics, transductive_solver
 from datafree.evaluation.classifiers import nearest_centroid
-from datafree.evaluation.few_shot import episode_rows, solved_episodes
+from datafree.evaluation.few_shot import episode_rows, solver_accuracies
+from datafree.evaluation.task_adaptation import adaptation_solver, head_classifier, transductive_solver, without_running_statistics
 from datafree.meta.adaptation import adapt
 from datafree.zoo.backbones import Normalise, build
 
@@ -19,7 +19,7 @@ INFERENCE = pytest.mark.parametrize("transductive", [False, True], ids=["inducti
 
 @pytest.fixture(scope="module")
 def backbone():
-    """With running statistics that fit nothing."""
+    """With running statistics that fit no image."""
     network = build(BackboneConfig("conv4_strided", 8), 3, 32, seed=0).eval()
     for block in network.blocks:
         block.norm.running_mean.fill_(3.0)
@@ -41,13 +41,13 @@ def unchanged(before, network):
 
 @PARTS
 @INFERENCE
-def test_episodes_of_distinct_classes_are_solved_and_the_network_is_left_alone(backbone, image_set, part, transductive):
+def test_episodes_of_distinct_classes_are_solved_and_the_network_does_not_change(backbone, image_set, part, transductive):
     before = copy.deepcopy(backbone)
-    solve = adapting_solver(backbone, NORMALISE, RULES[part], transductive=transductive)
+    solve = adaptation_solver(backbone, NORMALISE, RULES[part], transductive=transductive)
     rows = episode_rows(image_set.labels, way=4, shot=2, query=3, episodes=10, seed=0)
-    found = solved_episodes(solve, image_set.images, rows, 2, CPU)
-    assert sum(found) / 10 > 0.7
-    assert found == solved_episodes(solve, image_set.images, rows, 2, CPU)  # one episode leaves nothing behind for the next
+    accuracies = solver_accuracies(solve, image_set.images, rows, 2, CPU)
+    assert sum(accuracies) / 10 > 0.7
+    assert accuracies == solver_accuracies(solve, image_set.images, rows, 2, CPU)  # an episode does not affect the next
     assert unchanged(before, backbone)
     assert not backbone.training
 
@@ -55,15 +55,15 @@ def test_episodes_of_distinct_classes_are_solved_and_the_network_is_left_alone(b
 @PARTS
 def test_an_inductive_prediction_does_not_depend_on_the_other_queries(backbone, episode, part):
     support, query = episode
-    solve = adapting_solver(backbone, NORMALISE, RULES[part], transductive=False)
-    assert torch.equal(torch.cat([solve(support, one[None]) for one in query]), solve(support, query))
+    solve = adaptation_solver(backbone, NORMALISE, RULES[part], transductive=False)
+    assert torch.equal(torch.cat([solve(support, image[None]) for image in query]), solve(support, query))
 
 
 @PARTS
 @INFERENCE
 def test_permuted_classes_permute_the_predictions(backbone, episode, part, transductive):
     support, query = episode
-    solve = adapting_solver(backbone, NORMALISE, RULES[part], transductive=transductive)
+    solve = adaptation_solver(backbone, NORMALISE, RULES[part], transductive=transductive)
     order = torch.tensor([2, 3, 0, 1])
     assert torch.equal(order[solve(support[order], query)], solve(support, query))
 
@@ -75,10 +75,10 @@ def test_transductive_steps_are_those_of_training(backbone, episode):
     target = torch.arange(4).repeat_interleave(2)
     adapted = adapt(network, weights, NORMALISE(support.flatten(0, 1)), target, 4, rule, steps=4, create_graph=False)
     expected = adapted.logits(network, NORMALISE(query)).argmax(1)
-    assert torch.equal(adapting_solver(backbone, NORMALISE, rule, transductive=True)(support, query), expected)
+    assert torch.equal(adaptation_solver(backbone, NORMALISE, rule, transductive=True)(support, query), expected)
 
 
-def test_a_head_on_features_is_the_head_that_adapts_alone(backbone, episode):
+def test_the_head_classifier_is_head_adaptation_on_features(backbone, episode):
     support, query = episode
     rule = RULES[AdaptedPart.head]
     with torch.no_grad():
@@ -87,29 +87,29 @@ def test_a_head_on_features_is_the_head_that_adapts_alone(backbone, episode):
     adapted = adapt(
         backbone, dict(backbone.named_parameters()), NORMALISE(support.flatten(0, 1)), target, 4, rule, steps=4, create_graph=False
     )
-    assert torch.equal(adapting_head(rule)(*features), adapted.logits(backbone, NORMALISE(query)).argmax(1))
+    assert torch.equal(head_classifier(rule)(*features), adapted.logits(backbone, NORMALISE(query)).argmax(1))
 
 
 def test_without_running_statistics_every_batch_is_normalised_by_its_own(backbone, episode):
     _, query = episode
-    free = batch_statistics(backbone)
+    copied = without_running_statistics(backbone)
     training = copy.deepcopy(backbone).train()
     with torch.no_grad():
-        assert torch.allclose(free(NORMALISE(query)), training(NORMALISE(query)), atol=1e-5)
-        assert not torch.allclose(free(NORMALISE(query)), backbone(NORMALISE(query)), atol=1e-2)
+        assert torch.allclose(copied(NORMALISE(query)), training(NORMALISE(query)), atol=1e-5)
+        assert not torch.allclose(copied(NORMALISE(query)), backbone(NORMALISE(query)), atol=1e-2)
     assert backbone.blocks[0].norm.running_mean is not None
 
 
-def test_transductive_features_are_of_the_whole_episode(backbone, episode):
+def test_transductive_features_use_the_statistics_of_the_whole_episode(backbone, episode):
     support, query = episode
-    seen = []
+    received = []
 
     def classify(support_features, query_features):
-        seen.extend([support_features, query_features])
+        received.extend([support_features, query_features])
         return nearest_centroid(support_features, query_features)
 
-    transductive_solver(batch_statistics(backbone), NORMALISE, classify)(support, query)
+    transductive_solver(without_running_statistics(backbone), NORMALISE, classify)(support, query)
     with torch.no_grad():
         together = copy.deepcopy(backbone).train()(NORMALISE(torch.cat([support.flatten(0, 1), query])))
-    assert torch.allclose(seen[0], together[:8].unflatten(0, (4, 2)), atol=1e-5)
-    assert torch.allclose(seen[1], together[8:], atol=1e-5)
+    assert torch.allclose(received[0], together[:8].unflatten(0, (4, 2)), atol=1e-5)
+    assert torch.allclose(received[1], together[8:], atol=1e-5)

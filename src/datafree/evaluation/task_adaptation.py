@@ -1,4 +1,4 @@
-"""Learners that adapt to a new task, and BatchNorm by the statistics of the task itself."""
+"""Few-shot solvers that adapt a network to each test episode, inductive or transductive in BatchNorm's statistics."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from datafree.meta.adaptation import adapt, fit_head, linear
 from datafree.zoo.backbones import Backbone, Normalise
 
 
-def batch_statistics(backbone: Backbone) -> Backbone:
-    """A copy in evaluation mode whose BatchNorm knows no running statistics: it normalises every batch by its own."""
+def without_running_statistics(backbone: Backbone) -> Backbone:
+    """A copy in evaluation mode whose BatchNorm normalises every batch by the batch's own statistics."""
     backbone = copy.deepcopy(backbone).eval()
     for module in _batch_norms(backbone):
         module.track_running_stats, module.running_mean, module.running_var = False, None, None
     return backbone
 
 
-def adapting_solver(backbone: Backbone, normalise: Normalise, rule: AdaptationConfig, *, transductive: bool) -> Solver:
-    """Gradient steps on the support, each normalised by the support's own statistics as in training, then the queries in one pass.
+def adaptation_solver(backbone: Backbone, normalise: Normalise, rule: AdaptationConfig, *, transductive: bool) -> Solver:
+    """A solver that takes gradient steps on the support and then classifies all queries in one pass.
 
-    The queries are normalised together by theirs (transductive, as in the papers), or by the statistics that the support has in the
-    adapted network (inductive): running statistics of the training belong to no network that adapts.
+    In every step BatchNorm uses the support's statistics, as in training. The queries are normalised by their own joint statistics
+    (transductive, as in the papers), or by those of the support in the adapted network (inductive): running statistics from training do
+    not fit an adapted network.
     """
     weights = {name: parameter.detach().clone().requires_grad_() for name, parameter in backbone.named_parameters()}
-    network = batch_statistics(backbone) if transductive else copy.deepcopy(backbone).eval()
+    network = without_running_statistics(backbone) if transductive else copy.deepcopy(backbone).eval()
     norms = [] if transductive else _batch_norms(network)
     for norm in norms:
-        norm.momentum = 1.0  # a pass in training mode leaves its own statistics as the running ones
+        norm.momentum = 1.0  # a pass in training mode sets the running statistics to those of its batch
 
     def solve(support: Tensor, query: Tensor) -> Tensor:
         way, shot = support.shape[:2]
@@ -56,11 +57,11 @@ def _batch_norms(backbone: Backbone) -> list[nn.modules.batchnorm._BatchNorm]:
     return [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
-def adapting_head(rule: AdaptationConfig) -> Classifier:
-    """As ``adapting_solver`` where the head alone adapts: a classifier of features, which running statistics still fit."""
+def head_classifier(rule: AdaptationConfig) -> Classifier:
+    """As ``adaptation_solver`` if only the head adapts: a classifier of features, for which the running statistics still hold."""
 
     def classify(support: Tensor, query: Tensor) -> Tensor:
-        if support.dim() > 3:  # one episode after the other
+        if support.dim() > 3:  # a batch of episodes
             return torch.stack([classify(*episode) for episode in zip(support, query, strict=True)])
         way, shot = support.shape[:2]
         target = torch.arange(way, device=support.device).repeat_interleave(shot)
@@ -71,7 +72,10 @@ def adapting_head(rule: AdaptationConfig) -> Classifier:
 
 
 def transductive_solver(backbone: Backbone, normalise: Normalise, classify: Classifier) -> Solver:
-    """A classifier of features; ``backbone`` (``batch_statistics``) normalises all images of an episode together, support and queries."""
+    """A classifier of features whose BatchNorm statistics are those of the whole episode, support and queries.
+
+    ``backbone`` is one ``without_running_statistics``.
+    """
 
     @torch.no_grad()
     def solve(support: Tensor, query: Tensor) -> Tensor:

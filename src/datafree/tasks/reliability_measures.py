@@ -1,0 +1,68 @@
+"""Measures behind teacher reliability: agreement with other teachers, compactness of classes, recovery of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from datafree.zoo.teachers import Teacher
+
+RIDGE = 0.01  # in units of the kernel's mean diagonal
+
+
+def features_and_logits(teacher: Teacher, images: Tensor, device: torch.device | str, batch_size: int = 200) -> tuple[Tensor, Tensor]:
+    """A teacher's features [N, D] and logits [N, K], float32 on the CPU, for uint8 images [N, C, H, W] of any size."""
+    features, logits = [], []
+    for part in images.split(batch_size):
+        features.append(teacher.network.backbone(teacher.normalise(part.to(device))).float())
+        logits.append(teacher.network.head(features[-1]).float())
+    return torch.cat(features).cpu(), torch.cat(logits).cpu()
+
+
+def linear_kernel(features: Tensor) -> Tensor:
+    """Inner products [N, N] of centred features [N, D], scaled to a mean diagonal of 1; zero for features that do not vary."""
+    centred = features - features.mean(0)
+    kernel = centred @ centred.T
+    return kernel * (len(kernel) / kernel.trace().clamp_min(1e-12))
+
+
+def agreement(kernels: Sequence[Tensor], teacher: int, logits: Tensor, owner: Tensor, fold: Tensor) -> float:
+    """Held-out share of the variance of one teacher's logits [N, K] that kernel ridge regression on the others' features explains.
+
+    The kernel is the mean of the other teachers' ``linear_kernel`` [N, N]. ``owner`` [N] gives the teacher from which each image was
+    recovered: those of ``teacher`` itself are left out, because inversion made it confident of them. ``fold`` [N] partitions the
+    images; each fold is predicted from the others.
+    """
+    use = owner != teacher
+    if not use.any():
+        return 0.0
+    kernel = torch.stack([kernel for index, kernel in enumerate(kernels) if index != teacher]).mean(0)[use][:, use].double()
+    target, fold = logits[use].double(), fold[use]
+    target = target - target.mean(1, keepdim=True)  # softmax ignores a shift of all logits
+    error = total = 0.0
+    for held_out in fold.unique():
+        train, test = fold != held_out, fold == held_out
+        mean = target[train].mean(0)
+        ridge = RIDGE * torch.eye(int(train.sum()), dtype=torch.float64)
+        coefficients = torch.linalg.solve(kernel[train][:, train] + ridge, target[train] - mean)
+        error += (target[test] - mean - kernel[test][:, train] @ coefficients).square().sum().item()
+        total += (target[test] - mean).square().sum().item()
+    # A fit worse than the mean would give a negative share without a lower bound, which no median could absorb.
+    return max(1 - error / max(total, 1e-12), 0.0)
+
+
+def compactness(features: Tensor, labels: Tensor) -> float:
+    """Share of the variance of features [N, D] that lies between the classes, less the share expected by chance."""
+    groups = [features[labels == label] for label in labels.unique()]
+    within = sum(group.var(0).sum().item() * len(group) for group in groups if len(group) > 1) / len(features)
+    between = (torch.stack([group.mean(0) for group in groups]).var(0).sum() if len(groups) > 1 else torch.zeros(())).item()
+    between = max(between - within * len(groups) / len(features), 0.0)
+    return between / max(between + within, 1e-12)
+
+
+def recovery(logits: Tensor, labels: Tensor) -> float:
+    """Mean probability of the labels [N] under logits [N, K], scaled so that chance is 0 and certainty 1."""
+    chance = 1 / logits.shape[1]
+    return (logits.softmax(1).gather(1, labels[:, None]).mean().item() - chance) / (1 - chance)
