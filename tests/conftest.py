@@ -39,10 +39,10 @@ def precision(pytestconfig: pytest.Config) -> str:
 
 @pytest.fixture(scope="session")
 def presets_below():
-    """A preset's path → those that its heading says it lies over, the lowest first."""
+    """A function from a preset's path to the presets that its heading says to use it with, in the order of the command line."""
 
     def find(preset: Path) -> list[Path]:
-        named = re.search(r"Lay it over presets/(\S+\.yaml)", preset.read_text(encoding="utf-8"))
+        named = re.search(r"Use with presets/(\S+\.yaml)", preset.read_text(encoding="utf-8"))
         return [] if named is None else [*find(preset.with_name(named[1])), preset.with_name(named[1])]
 
     return find
