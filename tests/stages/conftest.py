@@ -145,7 +145,7 @@ class Project:
         derived = {"inversion.method": as_tree(self.settings.inversion.methods[method])}
         inputs = {name: self._path(name, "teacher", teacher) for name in ("weights", "card")}
         if self.settings.inversion.methods[method].method != "black_box":
-            inputs |= {f"companion_{name}": paths for name, paths in self._zoo().items()}
+            inputs |= {f"auxiliary_{name}": paths for name, paths in self._zoo().items()}
         if starts_from_meta(self.settings.inversion.methods[method]):
             inputs["generator"] = self._path("generator", "meta_generator")
         outputs = {"images": "images.safetensors", "history": "history.csv", "metrics": "metrics.json", "preview": "preview.png"}
