@@ -23,7 +23,7 @@ except UserError as error:
     os._exit(2)
 
 # For jobs whose card names the accepted hardware of an earlier result: they compute on the hardware of this machine.
-os.environ[provenance.PRESENT_HARDWARE] = json.dumps(asdict(HARDWARE))
+os.environ[provenance.CURRENT_HARDWARE] = json.dumps(asdict(HARDWARE))
 
 # Jobs run the code of this checkout, even if another version is installed.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(workflow.basedir) / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])

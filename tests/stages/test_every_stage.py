@@ -51,10 +51,10 @@ def test_nothing_else_is_left_behind(project, job):
 
 def test_the_job_can_be_recorded_and_is_then_done(project, job):
     with project.inside():
-        provenance.record(job, {})
+        provenance.write_record(job, {})
         try:
             again = dataclasses.replace(job, config=json.loads(json.dumps(job.config)))  # as read back from a job card
-            assert provenance.stale_because(again) == ""
+            assert provenance.stale_reason(again) == ""
         finally:
             Path(job.outputs["provenance"]).unlink()
 

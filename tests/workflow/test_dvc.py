@@ -7,14 +7,14 @@ from pathlib import Path
 
 import yaml
 
-from datafree.workflow.provenance import read_sidecar
+from datafree.workflow.provenance import read_record
 from tests.workflow.conftest import Project
 
 
 def assert_honest(project: Project) -> None:
     """What dvc.lock records as made under the present parameters was made under them."""
     parameters = yaml.safe_load((project.folder / "params.yaml").read_text())
-    sidecars = [read_sidecar(path) for path in sorted((project.folder / "artifacts").rglob("provenance.json"))]
+    sidecars = [read_record(path) for path in sorted((project.folder / "artifacts").rglob("provenance.json"))]
     assert sidecars
     for sidecar in sidecars:
         assert sidecar is not None

@@ -17,7 +17,7 @@ def leave(project: Path, stage: str, wildcards: dict, config: dict, files: dict,
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content) if isinstance(content, bytes) else artifacts.write_json(path, content)
     job = provenance.Job(stage, wildcards, config, "c0de", inputs or {}, {**outputs, "provenance": f"{folder}/provenance.json"})
-    provenance.record(job, {"datafree": "0"})
+    provenance.write_record(job, {"datafree": "0"})
     return project / folder
 
 
@@ -101,7 +101,7 @@ def test_a_job_belongs_to_the_configuration_that_it_read(project, wildcards, rec
 def test_outputs_for_people_are_checked_and_weights_are_not(project):
     folder = leave(project, "teacher", {}, {}, {"card.json": {"a": 1}, "weights.safetensors": b"1"}, "artifacts/zoo/t")
     job = only_job(project)
-    assert job.shown_files() == ["artifacts/zoo/t/provenance.json", "artifacts/zoo/t/card.json"]
+    assert job.readable_files() == ["artifacts/zoo/t/provenance.json", "artifacts/zoo/t/card.json"]
     (folder / "weights.safetensors").write_bytes(b"2")
     assert job.changed_output(project) == ""
     (folder / "card.json").write_text("{}")
@@ -153,13 +153,13 @@ def test_an_unreadable_sidecar_is_named(project, content):
     path.write_text(content)
     jobs, (problem,) = finished_jobs.finished_jobs(project)
     assert jobs == []
-    assert problem.startswith("artifacts/x/provenance.json: skipped: not a readable sidecar (")
+    assert problem.startswith("artifacts/x/provenance.json: skipped: not a readable record (")
 
 
 def test_the_states_change_when_a_job_finishes(project):
-    assert finished_jobs.sidecar_states(project) == set()
+    assert finished_jobs.record_states(project) == set()
     leave(project, "teacher", {}, {}, {}, "artifacts/zoo/t")
-    before = finished_jobs.sidecar_states(project)
-    assert before == finished_jobs.sidecar_states(project)
+    before = finished_jobs.record_states(project)
+    assert before == finished_jobs.record_states(project)
     leave(project, "teacher", {}, {}, {}, "artifacts/zoo/u")
-    assert before < finished_jobs.sidecar_states(project)
+    assert before < finished_jobs.record_states(project)

@@ -31,7 +31,7 @@ def stage(tmp_path, monkeypatch):
 
     def run(job):
         module.runs += 1
-        assert not Path(job.outputs["provenance"]).exists() or provenance.stale_because(job)
+        assert not Path(job.outputs["provenance"]).exists() or provenance.stale_reason(job)
         artifacts.write_text(job.output("first"), f"first of seed {job.config['seed']}")
         module.then()
         artifacts.write_text(job.output("second"), "second")
@@ -43,9 +43,9 @@ def stage(tmp_path, monkeypatch):
 
 def test_a_job_is_computed_recorded_and_then_left_alone(stage, capsys):
     jobs.execute(a_job())
-    assert "pretend/x: computing (nothing recorded)" in capsys.readouterr().err
-    assert provenance.stale_because(a_job()) == ""
-    recorded = provenance.read_sidecar("out/provenance.json")
+    assert "pretend/x: computing (no record)" in capsys.readouterr().err
+    assert provenance.stale_reason(a_job()) == ""
+    recorded = provenance.read_record("out/provenance.json")
     assert recorded["produced_with"].keys() == {"python", "torch", "machine"}
     before = Path("out/provenance.json").read_bytes()
     for path in OUTPUTS.values():
@@ -100,7 +100,7 @@ def test_the_jobs_of_a_shard_are_done_one_after_the_other_on_one_device(stage, m
     jobs.execute_all(shard)
     assert [job.outputs["first"] for job in shard] == ["out/x/first", "out/y/first"]
     assert [job.input_list("all")[0] for job in shard] == [Path("in/x"), Path("in/y")]
-    assert [provenance.stale_because(job) for job in shard] == ["", ""]
+    assert [provenance.stale_reason(job) for job in shard] == ["", ""]
     jobs.execute_all(shard)
     assert stage.runs == 2
     Path("out/y/second").unlink()
@@ -114,16 +114,16 @@ def test_the_jobs_of_a_shard_are_done_one_after_the_other_on_one_device(stage, m
 def test_a_failure_in_a_shard_is_reported_and_the_others_are_done(stage, capsys):
     def fail_first():
         if stage.runs == 1:
-            raise UserError("x is broken; mend it")
+            raise UserError("x is broken; fix it")
 
     stage.then = fail_first
     for arm in "xy":
         artifacts.write_text(f"in/{arm}", arm)
     shard = members()
-    with pytest.raises(UserError, match="x is broken; mend it"):
+    with pytest.raises(UserError, match="x is broken; fix it"):
         jobs.execute_all(shard)
-    assert "datafree: x is broken; mend it" in capsys.readouterr().err
-    assert [bool(provenance.stale_because(job)) for job in shard] == [True, False]
+    assert "datafree: x is broken; fix it" in capsys.readouterr().err
+    assert [bool(provenance.stale_reason(job)) for job in shard] == [True, False]
 
 
 def test_a_job_that_is_done_imports_neither_its_stage_nor_pytorch(tmp_path):
@@ -134,7 +134,7 @@ from datafree.workflow import jobs
 from datafree.workflow import provenance
 artifacts.write_text("out/x", "x")
 job = provenance.Job("no_such_stage", {}, {}, "c", {}, {"x": "out/x", "provenance": "out/provenance.json"})
-provenance.record(job, {})
+provenance.write_record(job, {})
 jobs.execute(job)
 assert "torch" not in sys.modules
 """
@@ -155,20 +155,20 @@ def raise_(error):
 )
 def test_trouble_with_the_disk_is_one_line_and_finished_outputs_are_kept(stage, error, message):
     stage.then = lambda: raise_(error)
-    with pytest.raises(UserError, match=f"^{message}; mend this and run again, finished work is kept$"):
+    with pytest.raises(UserError, match=f"^{message}; fix this and run again, finished work is kept$"):
         jobs.execute(a_job())
     assert Path("out/first").read_text() == "first of seed 0"
     assert not Path("out/provenance.json").exists()
     stage.then = lambda: None
     jobs.execute(a_job())
-    assert provenance.stale_because(a_job()) == ""
+    assert provenance.stale_reason(a_job()) == ""
 
 
 def test_a_disk_that_is_really_full_is_one_line_and_leaves_no_half_file(stage, full_disk):
     import torch
 
     stage.then = lambda: artifacts.write_tensors("out/second", {"x": torch.zeros(9999)})
-    with full_disk(), pytest.raises(UserError, match="out/second.* mend this and run again") as caught:
+    with full_disk(), pytest.raises(UserError, match="out/second.* fix this and run again") as caught:
         jobs.execute(a_job())
     assert "\n" not in str(caught.value)
     assert [path.name for path in Path("out").iterdir()] == ["first"]
@@ -179,7 +179,7 @@ def test_files_of_someone_else_are_one_line_too(stage, monkeypatch, where):
     jobs.execute(a_job())
     denied = PermissionError(errno.EACCES, "Permission denied", "in/data")
     monkeypatch.setattr(provenance.os if where == "utime" else artifacts, where, lambda _: raise_(denied))
-    with pytest.raises(UserError, match="^in/data: Permission denied; mend this"):
+    with pytest.raises(UserError, match="^in/data: Permission denied; fix this"):
         jobs.execute(a_job())
 
 
@@ -188,8 +188,8 @@ def test_a_failure_half_way_through_a_second_run_cannot_pass_for_done(stage):
     stage.then = lambda: raise_(UserError("data.folder: nothing there"))
     with pytest.raises(UserError, match="^data.folder: nothing there$"):
         jobs.execute(a_job(seed=1))
-    assert provenance.stale_because(a_job(seed=1)) == "parameter changed: seed"
-    assert provenance.stale_because(a_job(seed=0)) == "output missing or changed: out/first"
+    assert provenance.stale_reason(a_job(seed=1)) == "parameter changed: seed"
+    assert provenance.stale_reason(a_job(seed=0)) == "output missing or changed: out/first"
 
 
 def test_a_mistake_of_ours_is_not_dressed_up_as_the_users(stage):
@@ -210,7 +210,7 @@ def test_a_journal_that_cannot_be_written_does_not_stop_the_work(stage):
     Path("logs").mkdir()
     Path("logs/jobs.log").mkdir()  # as good as a full disk: opening it fails
     jobs.execute(a_job())
-    assert provenance.stale_because(a_job()) == ""
+    assert provenance.stale_reason(a_job()) == ""
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -235,12 +235,12 @@ def test_no_job_but_the_final_evaluation_computes_from_the_test_classes(stage, m
 
 @pytest.mark.parametrize(("accepted", "expected"), [(True, "float32"), (False, "bfloat16")])
 def test_a_stale_job_computes_on_the_hardware_of_this_run(stage, monkeypatch, accepted, expected):
-    monkeypatch.setenv(provenance.PRESENT_HARDWARE, '{"device": "cpu", "processor": "x86_64 AVX2", "precision": "float32"}')
+    monkeypatch.setenv(provenance.CURRENT_HARDWARE, '{"device": "cpu", "processor": "x86_64 AVX2", "precision": "float32"}')
     card = {"seed": 0, "device": "cuda", "processor": "NVIDIA H100", "precision": "bfloat16"}
     job = Job("pretend", {"arm": "x"}, card, "c0de", {"data": "in/data"}, OUTPUTS, accepted)
     jobs.execute(job)
-    assert provenance.read_sidecar("out/provenance.json")["config"]["precision"] == expected
-    assert provenance.stale_because(job) == ""
+    assert provenance.read_record("out/provenance.json")["config"]["precision"] == expected
+    assert provenance.stale_reason(job) == ""
     copied = Job("pretend", {"arm": "x"}, {"seed": 1}, "c0de", {"data": "in/data"}, OUTPUTS, accepted)
     jobs.execute(copied)
-    assert provenance.read_sidecar("out/provenance.json")["config"] == {"seed": 1}
+    assert provenance.read_record("out/provenance.json")["config"] == {"seed": 1}

@@ -50,16 +50,16 @@ def finished(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in ("in/a", "in/b", "in/e", "out/learner", "out/card"):
         artifacts.write_text(path, f"content of {path}")
-    provenance.record(a_job(), {"python": "3"})
+    provenance.write_record(a_job(), {"python": "3"})
     return tmp_path
 
 
 def test_finished_work_is_recognised(finished):
-    assert provenance.stale_because(a_job()) == ""
+    assert provenance.stale_reason(a_job()) == ""
 
 
 REASONS = {
-    "nothing recorded": lambda: os.unlink("out/provenance.json"),  # noqa: PTH108
+    "no record": lambda: os.unlink("out/provenance.json"),  # noqa: PTH108
     "input changed: in/b": lambda: Path("in/b").write_text("other"),
     "output missing or changed: out/card": lambda: Path("out/card").write_text("other"),
     "output missing or changed: out/learner": lambda: Path("out/learner").unlink(),
@@ -69,7 +69,7 @@ REASONS = {
 @pytest.mark.parametrize("reason", REASONS)
 def test_a_change_on_disk_is_the_reason_to_compute(finished, reason):
     REASONS[reason]()
-    assert provenance.stale_because(a_job()) == reason
+    assert provenance.stale_reason(a_job()) == reason
 
 
 @pytest.mark.parametrize(
@@ -88,18 +88,18 @@ def test_a_change_on_disk_is_the_reason_to_compute(finished, reason):
     ],
 )
 def test_another_specification_is_the_reason_to_compute(finished, changes, reason):
-    assert provenance.stale_because(a_job(**changes)) == reason
+    assert provenance.stale_reason(a_job(**changes)) == reason
 
 
 @pytest.mark.parametrize("inputs", [{"pools": ["in/b", "in/a"], "episodes": "in/e"}, {"pools": ["in/a", "in/e"], "episodes": "in/b"}])
 def test_the_same_files_in_another_order_or_role_are_other_inputs(finished, inputs):
-    assert provenance.stale_because(a_job(inputs=inputs)) == "other input files"
+    assert provenance.stale_reason(a_job(inputs=inputs)) == "other input files"
 
 
 def test_a_missing_input_is_the_users_to_mend(finished):
     Path("in/a").unlink()
     with pytest.raises(UserError, match="in/a: the file is missing"):
-        provenance.stale_because(a_job())
+        provenance.stale_reason(a_job())
 
 
 json_values = st.recursive(
@@ -114,7 +114,7 @@ def test_a_sidecar_that_says_anything_else_means_that_the_work_is_not_done(tmp_p
     sidecar = folder / "provenance.json"
     artifacts.write_json(sidecar, value)
     job = a_job(inputs={}, outputs={"provenance": str(sidecar)})
-    assert provenance.stale_because(job) != ""
+    assert provenance.stale_reason(job) != ""
     provenance.write_card(folder / "card.json", job)
     assert provenance.read_job(folder / "card.json", {}, {}).specification() == job.specification()
 
@@ -122,7 +122,7 @@ def test_a_sidecar_that_says_anything_else_means_that_the_work_is_not_done(tmp_p
 def test_a_record_tells_nothing_of_when_or_where_it_was_made(finished):
     before = Path("out/provenance.json").read_bytes()
     time.sleep(0.01)
-    provenance.record(a_job(), {"python": "3"})
+    provenance.write_record(a_job(), {"python": "3"})
     assert Path("out/provenance.json").read_bytes() == before
     record = json.loads(before)
     assert record["inputs"] == {path: artifacts.sha256(path) for path in ("in/a", "in/b", "in/e")}
@@ -135,7 +135,7 @@ def test_marking_as_current_refreshes_every_output_and_changes_none(finished):
     before = [Path(path).read_bytes() for path in paths]
     for path in paths:
         os.utime(path, (1, 1))
-    provenance.mark_current(a_job())
+    provenance.touch_outputs(a_job())
     assert min(Path(path).stat().st_mtime for path in paths) > 1e9
     assert [Path(path).read_bytes() for path in paths] == before
 
@@ -167,10 +167,10 @@ def test_a_card_is_rewritten_for_another_specification(finished):
 
 def test_a_card_is_rewritten_when_the_sidecar_tells_of_other_work(finished):
     card_is_rewritten(a_job())
-    provenance.record(a_job(code="older"), {})  # as after checking out another revision's results
+    provenance.write_record(a_job(code="older"), {})  # as after checking out another revision's results
     assert card_is_rewritten(a_job())
     assert card_is_rewritten(a_job())  # and again, until the work is done
-    provenance.record(a_job(), {})
+    provenance.write_record(a_job(), {})
     assert not card_is_rewritten(a_job())
 
 
@@ -181,7 +181,7 @@ def test_a_card_is_rewritten_when_the_maker_of_an_input_recorded_another_content
     assert not card_is_rewritten(a_job())
     artifacts.write_json("in/provenance.json", {**upstream, "outputs": {**upstream["outputs"], "in/b": "0" * 64}})
     assert card_is_rewritten(a_job())
-    assert provenance.upstream_changed(provenance.read_sidecar("out/provenance.json")) == "input changed: in/b"
+    assert provenance.upstream_changed(provenance.read_record("out/provenance.json")) == "input changed: in/b"
 
 
 # ---- hardware ---------------------------------------------------------------------------------------------------------------------------
@@ -196,30 +196,30 @@ def on(hardware, accept_other_hardware=False, **config) -> Job:
 
 @pytest.mark.parametrize("hardware", ELSEWHERE)
 def test_a_result_of_other_hardware_is_stale_unless_that_is_accepted(finished, hardware):
-    provenance.record(on(hardware), {})
+    provenance.write_record(on(hardware), {})
     key = next(iter(hardware))
     reason = f"made with {key} {hardware[key]}, not {HERE[key]}"
-    assert provenance.stale_because(on({})) == reason
-    assert provenance.stale_because(on({}, accept_other_hardware=True)) == ""
-    assert provenance.stale_because(on({}, accept_other_hardware=True, seed=1)) == "parameter changed: seed"
-    assert provenance.stale_because(on({}, seed=1)) == "parameter changed: seed"  # the reason that no setting can lift comes first
+    assert provenance.stale_reason(on({})) == reason
+    assert provenance.stale_reason(on({}, accept_other_hardware=True)) == ""
+    assert provenance.stale_reason(on({}, accept_other_hardware=True, seed=1)) == "parameter changed: seed"
+    assert provenance.stale_reason(on({}, seed=1)) == "parameter changed: seed"  # the reason that no setting can lift comes first
 
 
 def test_a_result_whose_hardware_nobody_recorded_is_stale(finished):
-    provenance.record(a_job(config={"seed": 0, "device": "auto", "precision": "auto"}), {})
-    assert provenance.stale_because(on({})) == "made with device auto, not cpu"
+    provenance.write_record(a_job(config={"seed": 0, "device": "auto", "precision": "auto"}), {})
+    assert provenance.stale_reason(on({})) == "made with device auto, not cpu"
 
 
 def test_which_of_several_equal_gpus_made_a_result_does_not_matter(finished):
-    provenance.record(on({"device": "cuda:1", "processor": "NVIDIA H100"}), {})
-    assert provenance.stale_because(on({"device": "cuda", "processor": "NVIDIA H100"})) == ""
-    assert provenance.stale_because(on({"device": "cuda", "processor": "Tesla T4"})) == "made with processor NVIDIA H100, not Tesla T4"
+    provenance.write_record(on({"device": "cuda:1", "processor": "NVIDIA H100"}), {})
+    assert provenance.stale_reason(on({"device": "cuda", "processor": "NVIDIA H100"})) == ""
+    assert provenance.stale_reason(on({"device": "cuda", "processor": "Tesla T4"})) == "made with processor NVIDIA H100, not Tesla T4"
 
 
 def test_where_other_hardware_is_accepted_the_card_of_finished_work_stays(finished):
     elsewhere = on(ELSEWHERE[0], accept_other_hardware=True)
     card_is_rewritten(elsewhere)
-    provenance.record(elsewhere, {})
+    provenance.write_record(elsewhere, {})
     assert not card_is_rewritten(on({}, accept_other_hardware=True))
     assert provenance.read_job(CARD, {}, {}).config["precision"] == "bfloat16"
     assert card_is_rewritten(on({}, accept_other_hardware=True, seed=1))  # what must be computed is computed here
@@ -232,7 +232,7 @@ def test_a_card_tells_whether_other_hardware_is_accepted(finished):
     assert card_is_rewritten(on({}, accept_other_hardware=True))
     assert card_is_rewritten(on({}))
     assert not card_is_rewritten(on({}))
-    provenance.record(on(ELSEWHERE[0]), {})
+    provenance.write_record(on(ELSEWHERE[0]), {})
     assert card_is_rewritten(on({}))
 
 
@@ -289,7 +289,7 @@ PACKAGE = {
 
 
 def forget_the_code():
-    for function in (provenance.code_files, provenance.code_hash, provenance._meaning, provenance._imports):
+    for function in (provenance.code_files, provenance.code_hash, provenance._hashed_content, provenance._imports):
         function.cache_clear()
 
 

@@ -32,7 +32,7 @@ def leave(project: Path, stage: str, wildcards: dict, config: dict, files: dict,
         path = project / folder / name
         path.write_bytes(content) if isinstance(content, bytes) else artifacts.write_json(path, content)
     outputs = {name: f"{folder}/{name}" for name in files} | {"provenance": f"{folder}/provenance.json"}
-    provenance.record(provenance.Job(stage, wildcards, config, "c0de", inputs or {}, outputs), {"datafree": "0"})
+    provenance.write_record(provenance.Job(stage, wildcards, config, "c0de", inputs or {}, outputs), {"datafree": "0"})
     return project / folder
 
 
@@ -167,7 +167,7 @@ def test_a_second_execution_logs_only_what_is_new(project, capsys):
     evaluation(project, episodes=900)
     learner(project, 0, arm="gone")  # of an arm that neither configuration has
     assert tracking.log_all(project, changed, "second") == 2
-    assert capsys.readouterr().err == "tracking: 1 of 5 jobs were done under another configuration than this one; they get no parent run\n"
+    assert capsys.readouterr().err == "tracking: 1 of 5 jobs were computed under another configuration; they get no parent run\n"
     store = client(project)
     found = store.search_runs([store.get_experiment_by_name("study").experiment_id])
     parents = {run.data.tags["datafree.group"]: run for run in found if "datafree.group" in run.data.tags}
@@ -268,7 +268,7 @@ def test_what_cannot_be_read_is_skipped_with_a_line(project, capsys):
         ("tracking: artifacts/zoo/latin/provenance.json", ANY),
         (
             "tracking: artifacts/meta/bell/seed0/provenance.json",
-            "artifacts/meta/bell/seed0/metrics.json is missing or not what was recorded; rerun learner/bell/0",
+            "artifacts/meta/bell/seed0/metrics.json is missing or differs from the record; rerun learner/bell/0",
         ),
     ]
     assert set(runs(project)) == {"pipeline first", "learner/bell/1", "few_shot"}
