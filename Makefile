@@ -1,5 +1,5 @@
-# `make run` and `make test` do all set-up themselves. Needs Python 3.11 or newer and, once, the network.
-# The first of these that runs, is new enough and can make environments; the lock was tested with 3.11 to 3.13.
+# Targets install the package first if they need it. Needs Python 3.11 or newer and, for the installation, the network.
+# PYTHON: the first of these that is at least 3.11 and has venv and ensurepip. requirements.lock was tested with 3.11 to 3.13.
 PYTHON ?= $(firstword $(foreach candidate,python3.11 python3.12 python3.13 python3.14 python3 python,$(shell \
 	$(candidate) -c "import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))" >/dev/null 2>&1 && echo $(candidate))))
 VENV := .venv
@@ -10,8 +10,8 @@ SNAKEMAKE = snakemake --cores $(CORES) --resources gpu=$(if $(filter 0,$(GPUS)),
 
 .PHONY: help setup run smoke verify record test test-all test-hardware lint types ui status lock clean
 
-help: ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+help: ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(if $(PYTHON),,echo "make: found no Python 3.11 or newer with the modules venv and ensurepip; install one (Debian: python3-venv), or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 2)
@@ -20,28 +20,28 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(VENV)/bin/pip install --quiet --no-deps --editable .
 	touch $@
 
-setup: $(VENV)/.installed ## install everything into .venv
+setup: $(VENV)/.installed ## install the package and its requirements into .venv
 
-run: setup ## the whole pipeline on the embedded default; does nothing when all is done
+run: setup ## run the pipeline with params.yaml; does nothing when all results are up to date
 	$(SNAKEMAKE)
 
-smoke: setup ## the whole pipeline, tiny, in a minute or two
+smoke: setup ## run the pipeline with tiny settings, in one or two minutes
 	$(SNAKEMAKE) --configfile presets/smoke.yaml
 
-verify: setup ## look at every job again; recompute what does not match its record
+verify: setup ## check every job against its record; recompute what does not match
 	$(SNAKEMAKE) --forceall
 
-record: verify ## version the current artifacts with DVC
+record: verify ## verify, then commit the current artifacts to DVC
 	dvc commit --force
 
-test: setup ## the test suite
+test: setup ## run the tests
 	pytest -n 2 --dist worksteal
 
-test-all: setup ## the test suite with what takes long
+test-all: setup ## run the tests, slow ones included
 	pytest -n 2 --dist worksteal -m "not gpu"
 
 FIRST_RUN = tests/workflow/test_pipeline.py::test_first_run_computes_everything_once_and_shows_the_table
-test-hardware: setup ## a part of the tests in the precision, or on the instruction set, that this processor would not choose by itself
+test-hardware: setup ## run a part of the tests with the precision or instruction set that is not this processor's default
 	@if python -c "import sys; from datafree.workflow import hardware; sys.exit(hardware.instruction_set() not in hardware.NATIVE_BFLOAT16)"; then \
 		echo "with AVX2, in float32" && ONEDNN_MAX_CPU_ISA=AVX2 pytest -n 2 --dist worksteal --precision float32 \
 			tests/stages tests/nas tests/tasks tests/zoo/test_backbones.py $(FIRST_RUN); \
@@ -49,23 +49,23 @@ test-hardware: setup ## a part of the tests in the precision, or on the instruct
 		echo "in bfloat16" && pytest -n 2 --dist worksteal --precision bfloat16 tests/stages tests/nas/test_stages.py $(FIRST_RUN); \
 	fi
 
-lint: setup ## formatting and lint
+lint: setup ## check formatting and lint
 	ruff check . && ruff format --check .
 
-types: setup ## static types (fetches the type checker at its first run)
+types: setup ## check static types (the first run downloads the type checker)
 	pyright
 
-ui: setup ## compare runs in the browser
+ui: setup ## compare runs in the browser (MLflow)
 	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --workers 1
 
-status: setup ## what each job left and what is out of date
+status: setup ## show the state of every job, and why it is out of date
 	@datafree status
 
-lock: ## pin the versions of a fresh installation in requirements.lock
+lock: ## write the versions of a new installation to requirements.lock
 	rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv
 	.lock-venv/bin/pip install --quiet torch==2.13.0 torchvision==0.28.0 && .lock-venv/bin/pip install --quiet ".[workflow,dev]"
 	.lock-venv/bin/pip freeze --exclude datafree | sed 's/+cpu//' > requirements.lock
 	rm -rf .lock-venv
 
-clean: ## remove all results (not the environment)
+clean: ## remove all results; keeps .venv
 	rm -rf artifacts results logs .datafree .snakemake mlflow.db* mlartifacts

@@ -1,4 +1,4 @@
-# The pipeline, read from top to bottom: configuration, checks before any job, one rule file per stage, targets.
+# The pipeline: configuration, checks before the first job, one rule file per stage, and the target `all`.
 from snakemake.utils import min_version
 
 min_version("9.14")

@@ -1,4 +1,4 @@
-# What all rules share: the resolved configuration, the zoo, and the job card through which a job learns what it depends on.
+# Shared by all rules: the resolved configuration, the teachers, job cards and the tracking process.
 import json
 import os
 import subprocess
@@ -18,18 +18,18 @@ try:
     teachers = preflight.check(settings, Path(workflow.basedir))
     HARDWARE = preflight.resolve_hardware(settings)
 except UserError as error:
-    # One line instead of Snakemake's report on a broken workflow: nothing is broken here, and nothing has started yet.
+    # Exit here: Snakemake would report a user's mistake as an error in the Snakefile.
     print(f"datafree: {error}", file=sys.stderr, flush=True)
     os._exit(2)
 
-# A job whose card names accepted hardware of an earlier result computes on that of this machine.
-os.environ[provenance.PRESENT_HARDWARE] = json.dumps(asdict(HARDWARE))
+# For jobs whose card names the accepted hardware of an earlier result: they compute on the hardware of this machine.
+os.environ[provenance.CURRENT_HARDWARE] = json.dumps(asdict(HARDWARE))
 
-# Jobs run the code of this checkout, whatever else is installed.
+# Jobs run the code of this checkout, even if another version is installed.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(workflow.basedir) / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
 
-# Large tensors come and go at every step. Kept by the C library instead of returned to the system each time, and on large pages, they
-# save a fifth of the CPU time of an inversion; other C libraries ignore this.
+# Every step allocates and frees large tensors. With these settings glibc keeps the memory and uses large pages, which saves a fifth of
+# the CPU time of an inversion; other C libraries ignore them.
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296:glibc.malloc.hugetlb=1")
 
 TEACHERS = [teacher.name for teacher in teachers]
@@ -48,80 +48,82 @@ wildcard_constraints:
     shard="[0-9]+",
 
 
-ANNOUNCED = []
+HARDWARE_WARNINGS = []
 
 
-def announce(reason):
-    # Once: pulled results would otherwise be made again without a word.
-    if reason.startswith(provenance.OTHER_HARDWARE) and not ANNOUNCED:
-        ANNOUNCED.append(reason)
-        told = f"finished results were {reason} as here, and will be made again; --config accept_other_hardware=true keeps them"
-        print(f"datafree: {told}", file=sys.stderr, flush=True)
+def warn_of_other_hardware(reason):
+    # Results that were pulled from another machine would otherwise be recomputed without a message. Printed once.
+    if reason.startswith(provenance.OTHER_HARDWARE) and not HARDWARE_WARNINGS:
+        HARDWARE_WARNINGS.append(reason)
+        message = f"finished results were {reason}, and will be recomputed; --config accept_other_hardware=true keeps them"
+        print(f"datafree: {message}", file=sys.stderr, flush=True)
 
 
 def card(stage, folder, *keys, computes=True, **derived):
-    """An input function: the card of a stage's job, refreshed whenever the job must look at its work again.
+    """An input function: the path of the job card, which is rewritten whenever the job must check its work again.
 
-    `folder` holds the job's outputs; `keys` are the configuration keys that it reads; `derived` are further ones, each a function
-    of the wildcards; None where a job does not read it. What a job `computes` depends on the hardware, what it only copies does not.
+    `folder`: that of the job's outputs. `keys`: the configuration keys that the job reads. `derived`: further keys as functions of the
+    wildcards, with `__` for a dot; the value None leaves a key out. `computes`: whether the outputs depend on the hardware, which is
+    false for jobs that only copy files.
     """
 
-    def refreshed(wildcards):
-        read = {name.replace("__", "."): value(wildcards) for name, value in derived.items()}
-        chosen = select(settings, *keys) | {name: value for name, value in read.items() if value is not None}
-        chosen |= asdict(HARDWARE) if computes else {}
+    def write(wildcards):
+        values = {name.replace("__", "."): value(wildcards) for name, value in derived.items()}
+        job_config = select(settings, *keys) | {name: value for name, value in values.items() if value is not None}
+        job_config |= asdict(HARDWARE) if computes else {}
         job = Job(
             stage,
             dict(wildcards),
-            chosen,
+            job_config,
             provenance.code_hash(f"datafree.stages.{stage}"),
             inputs={},
             outputs={"provenance": str(Path(folder.format(**wildcards)) / "provenance.json")},
             accept_other_hardware=settings.accept_other_hardware,
         )
-        # A folder of its own: Snakemake lists a folder once, at the first look, and takes what appears there later for missing.
+        # One folder per card: Snakemake lists a folder once, and treats files that appear in it later as missing.
         path = Path(".datafree/jobs") / ".".join([stage, *wildcards]) / "card.json"
-        announce(provenance.write_card(path, job))
+        warn_of_other_hardware(provenance.write_card(path, job))
         return str(path)
 
-    return refreshed
+    return write
 
 
 def arguments(wildcards, input, output):
-    """The files of a job as options of `datafree stage`."""
-    given = [f"-i {name}={path}" for name, value in input.items() if name not in ("job", "shard") for path in ([value] if isinstance(value, str) else value)]
-    made = [f"-o {name}={path}" for name, path in output.items()]
-    return " ".join(given + made)
+    """The inputs and outputs of a job as options of `datafree stage`."""
+    files = {name: [value] if isinstance(value, str) else value for name, value in input.items() if name not in ("job", "shard")}
+    inputs = [f"-i {name}={path}" for name, paths in files.items() for path in paths]
+    outputs = [f"-o {name}={path}" for name, path in output.items()]
+    return " ".join(inputs + outputs)
 
 
 STAGE = "datafree stage --job {input.job} {params.files} > {log} 2>&1"
 
-FOLLOWERS = []
+TRACKING_PROCESSES = []
 
 
 def start_tracking():
-    """MLflow is fed by one process beside the jobs: no job waits for it or fails with it. It ends when its input closes."""
+    """Log finished jobs to MLflow in a separate process: no job waits for MLflow or fails with it. The process ends when its input closes."""
     if not settings.tracking.enabled:
         return
     tree = Path(".datafree/settings.yaml")
     tree.parent.mkdir(exist_ok=True)
     tree.write_text(json.dumps(as_tree(settings)))
-    FOLLOWERS.append(subprocess.Popen(["datafree", "track", "--follow", tree], stdin=subprocess.PIPE))
+    TRACKING_PROCESSES.append(subprocess.Popen(["datafree", "track", "--follow", tree], stdin=subprocess.PIPE))
 
 
 def finish_tracking():
-    for follower in FOLLOWERS:
-        follower.communicate()
+    for process in TRACKING_PROCESSES:
+        process.communicate()
 
 
-# The zoo as every later stage reads it, in the manifest's order.
+# The files of all teachers, in the order of the manifest.
 WEIGHTS = expand("artifacts/zoo/{teacher}/weights.safetensors", teacher=TEACHERS)
 CARDS = expand("artifacts/zoo/{teacher}/card.json", teacher=TEACHERS)
 
 
 onstart:
-    # Snakemake looks at all ready jobs again a second after every look, and once more for each job that ended, to keep submissions to a
-    # rate; after some hundred jobs that takes half a core (snakemake/snakemake#3744). Local jobs need no rate.
+    # No limit on the rate of job submissions: to enforce it, Snakemake re-evaluates all ready jobs every second and after every finished
+    # job, which takes half a core after some hundred jobs (snakemake/snakemake#3744). Local jobs need no limit.
     workflow.scheduler.job_rate_limiter = None
     start_tracking()
 

@@ -1,6 +1,6 @@
-# Real images: for the teachers that are trained here, the judge, the oracle and the evaluation. No recovered image depends on them.
-def photos(wildcards):
-    # A changed or added photo is noticed by name, size and time. The embedded glyphs have no files.
+# Real images, used to train teachers, oracles and the independent classifier, and to evaluate. No inversion reads them.
+def image_listing(wildcards):
+    # A hash of names, sizes and modification times, so that changed or added images are noticed. The embedded glyphs have no files.
     return listing_hash(settings.data.folder) if settings.data.source is Source.folder else ""
 
 
@@ -8,7 +8,7 @@ rule images:
     message:
         f"real images: {settings.data.source.value}"
     input:
-        job=card("images", "artifacts/data", "seed", "data", computes=settings.data.source is Source.glyphs, data__files=photos),
+        job=card("images", "artifacts/data", "seed", "data", computes=settings.data.source is Source.glyphs, data__files=image_listing),
     output:
         train=update("artifacts/data/train.safetensors"),
         validation=update("artifacts/data/validation.safetensors"),

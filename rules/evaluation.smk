@@ -1,28 +1,28 @@
-# Real data again: the judge and the oracle, the quality of recovered images, and the few-shot table.
+# Evaluation on real images: the independent classifier (judge) and the oracles, the quality of recovered images, the few-shot table.
 
-# Without a real image of any teacher's classes, as with a zoo from elsewhere, there is neither judge nor oracle.
+# Judge and oracles need real images of the teachers' classes; a zoo of downloaded teachers may have none.
 REAL_CLASSES = real_classes(settings, teachers)
 
 
-def trained_on_real(reference):
+def reference_files(reference):
     if not REAL_CLASSES:
         return {}
     folder = f"artifacts/evaluation/{reference}"
     return {reference: f"{folder}/network.safetensors", f"{reference}_card": f"{folder}/card.json"}
 
 
-def chosen_oracles():
+def oracle_files():
     names = ["oracle" if name == "classifier" else name for name in settings.evaluation.oracles]
-    folders = [f"artifacts/evaluation/{name}" for name in names if trained_on_real(name)]
+    folders = [f"artifacts/evaluation/{name}" for name in names if reference_files(name)]
     files = {"oracles": "network.safetensors", "oracle_cards": "card.json"}
     return {kind: [f"{folder}/{file}" for folder in folders] for kind, file in files.items()} if folders else {}
 
 
 rule reference:
     message:
-        "{wildcards.reference}, trained on real images"
+        "{wildcards.reference} trained on real images"
     input:
-        unpack(lambda wildcards: searched_cell(wildcards.reference == "searched")),
+        unpack(lambda wildcards: searched_architecture(wildcards.reference == "searched")),
         job=card(
             "reference",
             "artifacts/evaluation/{reference}",
@@ -58,7 +58,7 @@ rule inversion_quality:
     message:
         "quality of the recovered images"
     input:
-        **trained_on_real("judge"),
+        **reference_files("judge"),
         job=card(
             "inversion_quality",
             "artifacts/evaluation/inversion",
@@ -89,7 +89,7 @@ rule few_shot:
     message:
         f"few-shot accuracy on the {settings.evaluation.split} classes"
     input:
-        **chosen_oracles(),
+        **oracle_files(),
         job=card("few_shot", "artifacts/evaluation/few_shot", "seed", "evaluation"),
         images=f"artifacts/data/{settings.evaluation.split}.safetensors",
         weights=WEIGHTS,

@@ -1,4 +1,4 @@
-# Recovering training images from teachers: one shared meta-generator, then one pool per method and teacher.
+# Inversion: one meta-generator for all teachers, then one pool of recovered images per method and teacher.
 from snakemake.iocontainers import Wildcards
 from snakemake.logging import logger
 
@@ -30,20 +30,20 @@ rule meta_generator:
         files=arguments,
     log:
         "logs/meta_generator.log",
-    priority: 3 # learners and searches wait for the pools
+    priority: 3 # first, because learners and searches need the pools
     resources:
         gpu=1,
     shell:
         STAGE
 
 
-def starting_point(wildcards):
-    # Only a method that starts from the meta-generator waits for it.
+def generator_file(wildcards):
+    # Only for methods that start from the meta-generator.
     return {"generator": rules.meta_generator.output.generator} if starts_from_meta(settings.inversion.methods[wildcards.method]) else {}
 
 
-def auxiliary_teachers(wildcards):
-    # Methods that ask for statistics show their images to other teachers, too.
+def auxiliary_teacher_files(wildcards):
+    # Only for methods that match BatchNorm statistics.
     if not settings.inversion.auxiliary_teachers or settings.inversion.methods[wildcards.method].method == "black_box":
         return {}
     return {"auxiliary_weights": WEIGHTS, "auxiliary_cards": CARDS}
@@ -65,28 +65,28 @@ invert_card = card(
     inversion__method=lambda wildcards: as_tree(settings.inversion.methods[wildcards.method]),
 )
 
-# Teachers that one process recovers, by the name of the shard: of one architecture, in the manifest's order.
+# Teachers of one process by number of the shard; they have one architecture and are in the order of the manifest.
 SHARDS = preflight.shards(teachers, settings.inversion.shard_size)
 SHARD_OF = {teacher: shard for shard, members in SHARDS.items() for teacher in members}
 
 
-def before(wildcards):
-    # A teacher in a shard waits for that alone, which waits for the auxiliary_teachers: a file per teacher as input of a job per teacher would be
-    # most of what Snakemake has to think about in a large zoo. A shard of one teacher is that teacher's own job.
+def shard_or_auxiliary_teachers(wildcards):
+    # A teacher of a larger shard depends only on the shard's job, which depends on the auxiliary teachers: with every teacher's files as
+    # inputs of every teacher's job, Snakemake's graph of a large zoo would be quadratic. A shard of one teacher has no job.
     shard = SHARD_OF[wildcards.teacher]
-    return {"shard": f".datafree/shards/{wildcards.method}.{shard}"} if len(SHARDS[shard]) > 1 else auxiliary_teachers(wildcards)
+    return {"shard": f".datafree/shards/{wildcards.method}.{shard}"} if len(SHARDS[shard]) > 1 else auxiliary_teacher_files(wildcards)
 
 
 def invert_files(wildcards, input, output):
-    return arguments(wildcards, auxiliary_teachers(wildcards) | dict(input), output)
+    return arguments(wildcards, auxiliary_teacher_files(wildcards) | dict(input), output)
 
 
 rule invert:
     message:
         "pool of {wildcards.teacher} by {wildcards.method}"
     input:
-        unpack(starting_point),
-        unpack(before),
+        unpack(generator_file),
+        unpack(shard_or_auxiliary_teachers),
         job=invert_card,
         weights="artifacts/zoo/{teacher}/weights.safetensors",
         card="artifacts/zoo/{teacher}/card.json",
@@ -111,20 +111,20 @@ def shard_cards(wildcards):
 
 
 def shard_files(wildcards, input):
-    # As the jobs of rule invert have them; `datafree stage` fills in each teacher.
+    # The files of rule invert with `{teacher}` left open; `datafree stage` fills in the teacher of each job card.
     shared = {name: input[name] for name in ("generator", "auxiliary_weights", "auxiliary_cards") if name in input.keys()}
-    own = {"weights": rules.invert.input.weights, "card": rules.invert.input.card}
-    return arguments(wildcards, shared | own, rules.invert.output)
+    of_teacher = {"weights": rules.invert.input.weights, "card": rules.invert.input.card}
+    return arguments(wildcards, shared | of_teacher, rules.invert.output)
 
 
-# Does the work of several `invert` jobs in one process: starting Python and PyTorch, and on a GPU a small model's share of it, cost more
-# than the recovery itself. Its mark says only that they have been done; the jobs after it look for themselves, and find nothing to do.
+# Runs several `invert` jobs in one process, because starting Python and PyTorch costs more than one recovery, and one small model does not
+# fill a GPU. Its output is an empty file; the `invert` jobs then run too, find their records up to date, and compute nothing.
 rule invert_shard:
     message:
         "pools of {params.members} by {wildcards.method}"
     input:
-        unpack(starting_point),
-        unpack(auxiliary_teachers),
+        unpack(generator_file),
+        unpack(auxiliary_teacher_files),
         weights=lambda wildcards: expand("artifacts/zoo/{teacher}/weights.safetensors", teacher=SHARDS[wildcards.shard]),
         cards=lambda wildcards: expand("artifacts/zoo/{teacher}/card.json", teacher=SHARDS[wildcards.shard]),
         jobs=shard_cards,
@@ -143,7 +143,7 @@ rule invert_shard:
         "datafree stage {params.files} {params.jobs} > {log} 2>&1"
 
 
-# Snakemake warns for every pool that its shard has made before its own job.
+# Snakemake would warn of every pool that exists before its `invert` job has run, because the shard made it.
 logger.addFilter(lambda record: "following output files of rule invert were not present" not in record.getMessage())
 
 

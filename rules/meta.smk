@@ -1,13 +1,13 @@
-# The meta-learning arms, each with every seed.
-def on_searched_cell(wildcards):
-    return searched_cell(settings.meta.arms[wildcards.arm].backbone.genotype == "searched")
+# Meta-learning: one learner per arm and seed.
+def arm_architecture(wildcards):
+    return searched_architecture(settings.meta.arms[wildcards.arm].backbone.genotype == "searched")
 
 
 rule learner:
     message:
         "meta-learner {wildcards.arm}, seed {wildcards.seed}"
     input:
-        unpack(on_searched_cell),
+        unpack(arm_architecture),
         job=card(
             "learner",
             "artifacts/meta/{arm}/seed{seed}",
@@ -29,7 +29,7 @@ rule learner:
         files=arguments,
     log:
         "logs/learner/{arm}.{seed}.log",
-    priority: 2 # the longest jobs: started last, one of them would run alone at the end
+    priority: 2 # the longest jobs start first; otherwise one of them would run alone at the end
     resources:
         gpu=1,
     shell:

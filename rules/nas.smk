@@ -1,4 +1,4 @@
-# Architecture search on recovered images, and training the found cell on them.
+# Architecture search on recovered images, and stand-alone training of the resulting architecture.
 def algorithm_tree(wildcards):
     return as_tree(settings.nas.algorithms[wildcards.algorithm])
 
@@ -11,8 +11,8 @@ def algorithm_reliability(wildcards):
     return reliability_of(settings.nas.algorithms[wildcards.algorithm].inversion)
 
 
-def searched_cell(wanted):
-    # What is built of the searched cell waits for the search; the first algorithm's cell is the one it takes.
+def searched_architecture(wanted):
+    # Backbones with `genotype: searched` need the result of the first search.
     return {"architecture": f"artifacts/nas/{ALGORITHMS[0]}/architecture.json"} if wanted else {}
 
 
@@ -34,7 +34,7 @@ rule search:
         provenance=update("artifacts/nas/{algorithm}/provenance.json"),
     params:
         files=arguments,
-    # As long as a learner, and training the cell comes after it: started last, both would run alone at the end.
+    # Before the learners: a search takes as long, and the stand-alone training follows it.
     priority: 3
     log:
         "logs/search/{algorithm}.log",
@@ -46,7 +46,7 @@ rule search:
 
 rule retrain:
     message:
-        "training the cell of {wildcards.algorithm}"
+        "stand-alone training of the result of {wildcards.algorithm}"
     input:
         job=card("retrain", "artifacts/nas/{algorithm}/retrained", "seed", nas__algorithm=algorithm_tree),
         architecture=rules.search.output.architecture,

@@ -1,5 +1,5 @@
-# One HTML page with everything a reader wants to see, and the short table.
-EVERYTHING = ["seed", "data", "zoo", "inversion", "tasks", "meta", "nas", "evaluation"]
+# The report: an HTML page, the few-shot table as text, and a summary as JSON.
+REPORTED = ["seed", "data", "zoo", "inversion", "tasks", "meta", "nas", "evaluation"]
 
 
 def generator_history():
@@ -12,7 +12,7 @@ rule report_page:
         "the report"
     input:
         **generator_history(),
-        job=card("report_page", "artifacts/report", *EVERYTHING),
+        job=card("report_page", "artifacts/report", *REPORTED),
         few_shot=rules.few_shot.output.results,
         quality=rules.inversion_quality.output.quality,
         real_preview=rules.inversion_quality.output.preview,

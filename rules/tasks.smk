@@ -1,4 +1,4 @@
-# Whom to trust, by what the pools show, and few-shot episodes over the pools of those teachers.
+# Teacher reliability, measured on the recovered pools, and training episodes over the pools of reliable teachers.
 rule episodes:
     message:
         "episodes over the pools of {wildcards.method}"

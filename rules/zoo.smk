@@ -1,9 +1,9 @@
-# The teachers: trained here, copied or downloaded, each checked and described by a card.
+# Teachers: trained, copied or downloaded, checked, and described by a card.
 BY_NAME = {teacher.name: teacher for teacher in teachers}
 
 
 def teacher_card(wildcards):
-    # A trained teacher depends on the training settings and the data; a given one on its manifest entry and its file.
+    # A teacher that is trained depends on training settings and data; any other only on its manifest entry and file.
     trained = bool(BY_NAME[wildcards.teacher].train)
     keys = ["seed", "zoo.training"] if trained else []
     entry = as_tree(BY_NAME[wildcards.teacher])

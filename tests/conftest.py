@@ -1,4 +1,4 @@
-"""Small, fast stand-ins for what the pipeline works on. What is shared by a whole session is never changed by a test."""
+"""Fixtures for all tests: small teachers, pools and image sets. Tests do not change fixtures of session scope."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ settings.load_profile("datafree")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--precision", choices=["float32", "bfloat16"], default="float32", help="of the stages and of the workflow's jobs")
+    parser.addoption("--precision", choices=["float32", "bfloat16"], default="float32", help="precision of stages and workflow jobs")
 
 
 @pytest.fixture(scope="session")
 def precision(pytestconfig: pytest.Config) -> str:
-    """What stages and workflows are tested in; the command line chooses."""
+    """Precision of stages and workflow jobs, from the command line."""
     return pytestconfig.getoption("--precision")
 
 
 @pytest.fixture(scope="session")
 def presets_below():
-    """A preset's path → those that its heading says it lies over, the lowest first."""
+    """A function from a preset's path to the presets that its heading says to use it with, in the order of the command line."""
 
     def find(preset: Path) -> list[Path]:
-        named = re.search(r"Lay it over presets/(\S+\.yaml)", preset.read_text(encoding="utf-8"))
+        named = re.search(r"Use with presets/(\S+\.yaml)", preset.read_text(encoding="utf-8"))
         return [] if named is None else [*find(preset.with_name(named[1])), preset.with_name(named[1])]
 
     return find
 
 
 def patterned(classes: int, per_class: int, size: int, seed: int, noise: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images uint8 [classes·per_class, 3, size, size], each class a coarse pattern of its own under noise, and labels int64."""
+    """Images uint8 [classes·per_class, 3, size, size], one coarse pattern per class with noise, and labels int64."""
     rng = devices.generator(seed, "patterned")
     coarse = torch.rand(classes, 3, 4, 4, generator=rng)
     labels = torch.arange(classes * per_class) % classes
@@ -70,7 +70,7 @@ def untrained_teacher(
     channels: int = 3,
     mean: float = 0.5,
 ) -> Teacher:
-    """A teacher with random weights, opinions about its inputs, and running statistics that fit them."""
+    """A teacher with random weights, scaled for confident predictions, and running statistics of patterned images."""
     entry = Entry(name=name, architecture=Architecture(architecture, width), input=[channels, size, size])
     network = empty_network(entry, len(classes), seed)
     normalise = Normalise([mean] * channels, [mean / 2] * channels, entry.input)
@@ -95,7 +95,7 @@ def make_images():
 
 @pytest.fixture(scope="session")
 def teachers() -> list[Teacher]:
-    """Three teachers with 3, 4 and 5 classes, of which the first two share one; each has its own normalisation."""
+    """Three teachers with 3, 4 and 5 classes, one of them shared by the first two, and different normalisations."""
     return [
         untrained_teacher("first", ("ant", "bee", "cat"), 1, mean=0.5),
         untrained_teacher("second", ("cat", "dog", "elk", "fox"), 2, mean=0.4),
@@ -115,14 +115,14 @@ def pools(teachers) -> list[Pool]:
 
 @pytest.fixture(scope="session")
 def image_set() -> ImageSet:
-    """Twelve classes of ten images, 32 pixels: easy to tell apart."""
+    """Twelve easily separable classes of ten images, 32 pixels."""
     images, labels = patterned(12, 10, 32, seed=5)
     return ImageSet(images, labels, tuple(f"class-{label}" for label in range(12)))
 
 
 @pytest.fixture(scope="session")
 def state_of():
-    """Everything that using a network could change: weights, buffers, modes, what is trainable, gradients, and hooks."""
+    """A function from a network to its state: weights, buffers, modes, trainable parameters, gradients and hooks."""
 
     def look(network: torch.nn.Module) -> dict:
         return {
@@ -151,7 +151,7 @@ def assert_same_state():
 
 @pytest.fixture(scope="session")
 def full_disk():
-    """A block in which no file can grow beyond 2 KiB: the system refuses the write, as a full disk does."""
+    """A context in which writes beyond 2 KiB per file fail with an OSError, as on a full disk."""
 
     @contextmanager
     def limited():

@@ -69,7 +69,7 @@ def test_a_stage_is_given_its_files_by_name_and_repeated_names_are_lists(tmp_pat
     for name in ("a", "b", "e", "out"):
         artifacts.write_text(name, name)
     job = provenance.Job("absent", {}, {"seed": 0}, "c", {"pools": ["a", "b"], "episodes": "e"}, {"x": "out", "provenance": "p.json"})
-    provenance.record(job, {})
+    provenance.write_record(job, {})
     artifacts.write_json("card.json", job.specification())
     files = ["-i", "pools=a", "-i", "episodes=e", "-i", "pools=b", "-o", "x=out", "-o", "provenance=p.json"]
     result = datafree(tmp_path, "stage", "--job", "card.json", *files)

@@ -1,4 +1,4 @@
-"""The ``datafree`` command."""
+"""The ``datafree`` command: run jobs, print configuration, results and job status, log to MLflow, check a zoo."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from datafree.zoo_cli import zoo_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(zoo_app, name="zoo")
-Files = Annotated[list[Path] | None, typer.Argument(help="YAML files, later over earlier; default: params.yaml")]
+Files = Annotated[list[Path] | None, typer.Argument(help="YAML files; later files override earlier ones; default: params.yaml")]
 
 
 @app.command()
 def stage(
-    job: Annotated[list[Path], typer.Option(help="The job card that Snakemake wrote; repeat it for jobs that differ in wildcards")],
+    job: Annotated[list[Path], typer.Option(help="A job card; repeat the option for jobs that differ only in wildcards")],
     inputs: Annotated[list[str], typer.Option("--input", "-i", help="name=path; repeat a name for a list")] = [],  # noqa: B006
     outputs: Annotated[list[str], typer.Option("--output", "-o", help="name=path")] = [],  # noqa: B006
 ) -> None:
-    """Run one job of the pipeline, or several; Snakemake calls this. Does nothing when the outputs are up to date.
+    """Run jobs of the pipeline (called by Snakemake). Jobs whose outputs are up to date are skipped.
 
-    A path may hold the name of a wildcard in braces, as in `zoo/{teacher}/card.json`.
+    Paths may contain wildcards of the job in braces, as in `zoo/{teacher}/card.json`.
     """
     from datafree.workflow import jobs, provenance
 
-    named: dict[str, str | list[str]] = {}
-    for name, path in map(_pair, inputs):
-        before = named.get(name)
-        named[name] = path if before is None else [*([before] if isinstance(before, str) else before), path]
-    made = dict(map(_pair, outputs))
-    cards = [provenance.read_job(one, named, made) for one in job]
-    if "provenance" not in made:
+    input_files: dict[str, str | list[str]] = {}
+    for name, path in map(_name_and_path, inputs):
+        earlier = input_files.get(name)
+        input_files[name] = path if earlier is None else [*([earlier] if isinstance(earlier, str) else earlier), path]
+    output_files = dict(map(_name_and_path, outputs))
+    shard = [provenance.read_job(card, input_files, output_files) for card in job]
+    if "provenance" not in output_files:
         raise UserError("--output: expected one named provenance, the record of the job; give -o provenance=<path>")
-    jobs.execute_all(cards)
+    jobs.execute_all(shard)
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _name_and_path(text: str) -> tuple[str, str]:
     name, equals, path = text.partition("=")
     if not equals or not name or not path:
         raise UserError(f"got {text!r}; expected name=path")
@@ -48,7 +48,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 @app.command()
 def config(files: Files = None) -> None:
-    """Print the resolved configuration of params.yaml and presets as YAML; redirect it to params.yaml to make a preset permanent."""
+    """Print the resolved configuration as YAML. Redirect it to a new params.yaml to make a preset permanent."""
     import yaml
 
     from datafree.config import as_tree, load
@@ -67,7 +67,7 @@ def table() -> None:
 
 @app.command()
 def status() -> None:
-    """Show what every job of the last Snakemake run left, and which of it is out of date."""
+    """Show the state of every job of the last Snakemake run or dry run: done, not yet run, or why it is out of date."""
     from datafree.workflow.status import print_status
 
     print_status(Path(".datafree/jobs"))
@@ -76,9 +76,9 @@ def status() -> None:
 @app.command()
 def track(
     files: Files = None,
-    follow: Annotated[bool, typer.Option(help="Keep logging new results until standard input closes")] = False,
+    follow: Annotated[bool, typer.Option(help="Log new results until standard input closes")] = False,
 ) -> None:
-    """Log every finished job to MLflow, one run each; what is logged already is left alone. View with `mlflow ui`."""
+    """Log every finished job to MLflow as one run; jobs that are already logged are skipped. View with `mlflow ui`."""
     from datafree.config import as_tree, load
     from datafree.workflow import preflight, tracking
 
@@ -91,7 +91,7 @@ def track(
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on standard error and exit status 2."""
+    """Run the command line; a user's mistake gives one line on standard error and exit status 2."""
     with exit_on_user_error("datafree"):
         app()
 

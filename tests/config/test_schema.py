@@ -1,4 +1,4 @@
-"""The schema, the default file and the presets tell the same."""
+"""The schema, params.yaml and the presets agree."""
 
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ def leaves(tree, path=()):
         yield ".".join(path), tree
 
 
-# Filled in from another key where params.yaml leaves them out.
+# Keys that params.yaml leaves out, because they default to another key.
 FILLED_IN = re.compile(r"meta\.arms\.\w+\.backbone\..*|evaluation\.oracle_backbone\..*")
 
 
@@ -35,7 +35,7 @@ def test_params_yaml_holds_every_key_with_its_default():
     written = dict(leaves(yaml.safe_load(PARAMS.read_text())))
     defaults = dict(leaves(as_tree(resolve({}))))
     assert written.pop("evaluation.oracle_backbone") == {}
-    assert written.pop("evaluation.split") == "test"  # the default study; the code's default is the validation classes
+    assert written.pop("evaluation.split") == "test"  # for the default study; the default of the schema is validation
     assert defaults.pop("evaluation.split") == "validation"
     assert written == {key: value for key, value in defaults.items() if not FILLED_IN.fullmatch(key)}
 
@@ -45,7 +45,7 @@ def test_params_yaml_resolves_to_the_defaults_but_for_the_split():
     assert resolve({}) == load()
 
 
-def test_every_preset_for_exploration_judges_on_the_validation_classes(presets_below):
+def test_every_preset_but_the_study_evaluates_on_the_validation_classes(presets_below):
     on_test = {preset.stem for preset in PRESETS if load(PARAMS, *presets_below(preset), preset).evaluation.split == "test"}
     assert on_test == {"cifar-fs-study"}
     lines = PARAMS.read_text().splitlines()
@@ -59,30 +59,30 @@ def test_a_resolved_configuration_resolves_to_itself():
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
-def test_a_preset_lies_over_params_yaml(preset, presets_below):
+def test_a_preset_overrides_params_yaml(preset, presets_below):
     below = presets_below(preset)
     overlay = yaml.safe_load(preset.read_text())
     resolved = dict(leaves(as_tree(load(PARAMS, *below, preset))))
     for key, value in leaves(overlay):
-        assert resolved.get(key) == value, key  # a member that is null is dropped
+        assert resolved.get(key) == value, key  # an arm that is null is removed
     merged = functools.reduce(merge, [yaml.safe_load(path.read_text()) for path in (PARAMS, *below, preset)])
     assert as_tree(load(PARAMS, *below, preset)) == as_tree(resolve(merged))
 
 
-def test_the_presets_of_the_study_lie_over_each_other():
+def test_the_presets_of_the_study_build_on_each_other():
     names = ("cifar-fs", "cifar-fs-study", "cifar-fs-study-small")
     study = [PROJECT / "presets" / f"{name}.yaml" for name in names]
     full, small = load(PARAMS, *study[:2]), load(PARAMS, *study)
     assert set(small.meta.arms) <= set(full.meta.arms)
     assert all(small.meta.arms[name].steps <= full.meta.arms[name].steps for name in small.meta.arms)
-    # What a table compares has one backbone, but for the rows that are about the backbone, and fusion, which has the teachers'.
+    # All rows of a table have one backbone, except arms that compare backbones, and `dro`, which has the teachers'.
     others = {"distillation_resnet10", "distillation_searched", "dro"}
     for config in (full, small):
         assert {name for name, arm in config.meta.arms.items() if arm.backbone != config.evaluation.oracle_backbone} <= others
 
 
 def numeric_keys(kind, prefix: str):
-    """Dotted keys of every number in a schema; a list of numbers gives its first place."""
+    """Dotted keys of every number in a schema; for a list of numbers that of its first element."""
     for name, hint in typing.get_type_hints(kind).items():
         options = set(typing.get_args(hint)) or {hint}
         if dataclasses.is_dataclass(hint):
@@ -104,7 +104,7 @@ def test_every_number_has_bounds_and_every_bound_a_number():
     assert {pattern for pattern in BOUNDS | ARM_BOUNDS | ALGORITHM_BOUNDS if not any(fits(pattern, key) for key in numbers)} == set()
 
 
-def test_two_configurations_share_nothing():
+def test_two_configurations_share_no_mutable_value():
     first = Config()
     first.meta.seeds.append(9)
     first.inversion.methods.clear()

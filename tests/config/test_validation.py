@@ -26,7 +26,7 @@ ALL_BOUNDS = BOUNDS | ARM_BOUNDS | ALGORITHM_BOUNDS
 
 
 def at(dotted: str, value):
-    """The tree that sets one dotted key; a number in it is a place in a list."""
+    """The tree that sets one dotted key; the part `0` stands for a list."""
     tree = value
     for part in reversed(dotted.split(".")):
         tree = [tree] if part == "0" else {part: tree}
@@ -135,7 +135,7 @@ def test_no_number_is_nan_or_infinite(value):
     assert message_of({"inversion": {"loss": {"diversity": float(value)}}}).startswith(f"inversion.loss.diversity: got {value}; allowed: ")
 
 
-def test_a_number_beyond_all_measure_is_refused():
+def test_a_number_too_large_for_its_type_is_refused():
     assert message_of({"seed": 10**400}).startswith("seed: got 1000")
     assert "too large" in message_of({"inversion": {"loss": {"diversity": 10**400}}})
 
@@ -201,7 +201,7 @@ IMPOSSIBLE = [
     (
         {"inversion": {"methods": {"meta_generator2": {"method": "generator"}}}},
         "inversion.methods.meta_generator2: ",
-    ),  # its rule could not tell them apart
+    ),  # the rules could not distinguish their paths
     ({"inversion": {"methods": {"real": {"method": "generator"}}}}, "inversion.methods.real: this name is taken"),  # the row of real images
     ({"meta": {"arms": {"pixels": {"method": "bell"}}}}, "meta.arms.pixels: this name is taken"),  # a baseline's row
     ({"meta": {"arms": {"random": {"method": "bell"}}}}, "meta.arms.random: this name is taken"),
@@ -228,7 +228,7 @@ IMPOSSIBLE = [
 
 
 @pytest.mark.parametrize(("overlay", "message"), IMPOSSIBLE, ids=[message[:50] for _, message in IMPOSSIBLE])
-def test_what_cannot_work_is_refused_before_any_job(overlay, message):
+def test_an_impossible_combination_is_refused(overlay, message):
     tree = _without(DEFAULT, "inversion.methods") if overlay == {"inversion": {"methods": {}}} else DEFAULT
     with pytest.raises(UserError, match=f"^{message}"):
         resolve(merge(tree, overlay))
@@ -278,15 +278,15 @@ def test_the_old_name_of_a_renamed_key_is_refused_with_the_new_one(old, new):
     assert message_of(merge(DEFAULT, at(old, 1))) == f"{old}: this key was renamed; write {new}"
 
 
-def test_every_renamed_key_exists_under_its_new_name_alone():
-    keys = {".".join(["*" if part in ("five", "bell", "spos") else part for part in path]) for path in places(DEFAULT)}
-    keys |= {"meta.arms.*.images_per_class", "nas.algorithms.*.proxy"}  # of a distilling arm, of a search by a zero-cost proxy
+def test_every_renamed_key_exists_only_under_its_new_name():
+    keys = {".".join(["*" if part in ("five", "bell", "spos") else part for part in path]) for path in paths_of(DEFAULT)}
+    keys |= {"meta.arms.*.images_per_class", "nas.algorithms.*.proxy"}  # keys of an arm and a search that the default does not have
     assert set(RENAMED.values()) <= keys
     assert not set(RENAMED) & keys
 
 
 @pytest.mark.parametrize("dotted", ["zoo.limit", "nas.algorithms.spos.max_macs", "nas.algorithms.spos.max_latency"])
-def test_none_is_written_as_null_and_not_as_zero(dotted):
+def test_no_limit_is_null_and_not_zero(dotted):
     assert message_of(merge(DEFAULT, at(dotted, 0))).endswith(", or null for none")
     resolve(merge(DEFAULT, at(dotted, None)))
 
@@ -345,24 +345,24 @@ def test_null_removes_an_arm_and_a_new_name_adds_one():
     )
 
 
-def test_an_arm_named_like_a_method_need_not_repeat_it():
+def test_the_method_of_an_arm_defaults_to_its_name():
     assert resolve({"meta": {"arms": {"bell": {"steps": 3}}}}).meta.arms == {"bell": BellArm(steps=3)}
 
 
-def test_what_starts_from_the_meta_generator_says_so():
+def test_only_generator_inversion_can_start_from_the_meta_generator():
     assert starts_from_meta(GeneratorInversion())
     assert not starts_from_meta(GeneratorInversion(initialisation=Initialisation.random))
-    assert not starts_from_meta(BellArm())  # settings without such a choice
+    assert not starts_from_meta(BellArm())  # settings without `initialisation`
 
 
 def test_every_arm_may_be_removed_but_not_every_inversion_method():
     assert resolve({"meta": {"arms": {}}, "nas": {"algorithms": {}}}).meta.arms == {}
 
 
-# ---- files, merging, and the way back ---------------------------------------------------------------------------------------------------
+# ---- files, merging, typed settings -----------------------------------------------------------------------------------------------------
 
 
-def test_later_files_lie_over_earlier_ones(tmp_path):
+def test_later_files_override_earlier_ones(tmp_path):
     (tmp_path / "a.yaml").write_text("seed: 1\ntasks: {way: 3, shot: 2}\nevaluation: {shots: [1, 2, 3]}")
     (tmp_path / "b.yaml").write_text("tasks: {shot: 4}\nevaluation: {shots: [5]}")
     (tmp_path / "c.yaml").write_text("")
@@ -402,7 +402,7 @@ trees = st.recursive(st.integers(0, 3), lambda inner: st.dictionaries(st.sampled
 
 
 @given(trees.filter(lambda t: isinstance(t, dict)), trees.filter(lambda t: isinstance(t, dict)))
-def test_merging_keeps_what_is_not_overlaid_and_changes_neither_side(base, over):
+def test_merging_replaces_only_overridden_values_and_changes_no_argument(base, over):
     before = copy.deepcopy((base, over))
     both = merge(base, over)
     assert (base, over) == before
@@ -416,7 +416,7 @@ def test_merging_keeps_what_is_not_overlaid_and_changes_neither_side(base, over)
             assert both[key] == over[key]
 
 
-def test_a_job_reads_just_what_it_names_and_gets_it_back_typed():
+def test_selected_keys_convert_back_to_dataclasses():
     config = resolve({"inversion": {"shift": 3}, "meta": {"arms": {"bell": {"backbone": {"width": 32}}}}})
     chosen = select(config, "seed", "inversion.meta_generator", "inversion.shift", "precision", "meta.arms")
     assert chosen["inversion.shift"] == 3
@@ -429,7 +429,7 @@ def test_a_job_reads_just_what_it_names_and_gets_it_back_typed():
         typed(BackboneConfig, {"depth": 3})
 
 
-# ---- anything at all --------------------------------------------------------------------------------------------------------------------
+# ---- arbitrary values -------------------------------------------------------------------------------------------------------------------
 
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=4), st.dates(), st.binary(max_size=2),
@@ -442,22 +442,22 @@ keys = st.one_of(
 anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=10)
 
 
-def places(tree, path=()):
+def paths_of(tree, path=()):
     for key, value in tree.items():
         yield (*path, key)
         if isinstance(value, dict):
-            yield from places(value, (*path, key))
+            yield from paths_of(value, (*path, key))
 
 
-def survives(tree) -> None:
+def resolves_or_raises_user_error(tree) -> None:
     try:
         resolve(tree)
     except UserError as error:
         assert "\n" not in str(error)
 
 
-@given(st.lists(st.tuples(st.sampled_from(sorted(places(DEFAULT))), anything), min_size=1, max_size=2))
-def test_whatever_replaces_a_value_the_error_is_one_of_ours(changes):
+@given(st.lists(st.tuples(st.sampled_from(sorted(paths_of(DEFAULT))), anything), min_size=1, max_size=2))
+def test_any_replaced_value_is_valid_or_a_user_error(changes):
     tree = copy.deepcopy(DEFAULT)
     for path, value in changes:
         place = tree
@@ -465,16 +465,16 @@ def test_whatever_replaces_a_value_the_error_is_one_of_ours(changes):
             place = place[part] if isinstance(place, dict) and part in place else {}
         if isinstance(place, dict):
             place[path[-1]] = value
-    survives(tree)
+    resolves_or_raises_user_error(tree)
 
 
 @given(st.dictionaries(keys, anything, max_size=3))
-def test_whatever_the_tree_the_error_is_one_of_ours(tree):
-    survives(tree)
+def test_any_tree_is_valid_or_a_user_error(tree):
+    resolves_or_raises_user_error(tree)
 
 
 @given(
     st.sampled_from(["meta", "nas", "inversion"]), st.dictionaries(st.sampled_from(["arms", "algorithms", "methods", "seeds"]), anything)
 )
-def test_whatever_the_arms_the_error_is_one_of_ours(section, tree):
-    survives({section: tree})
+def test_any_arms_are_valid_or_a_user_error(section, tree):
+    resolves_or_raises_user_error({section: tree})

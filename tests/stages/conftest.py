@@ -1,4 +1,4 @@
-"""A tiny project in which every stage has run once, in the order of the pipeline, with jobs as the rules build them."""
+"""A tiny project in which stages run once per session, with jobs as the rules build them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ LEARNERS = [(arm, seed) for arm in ("bell", "distillation", "maml") for seed in 
 
 
 class Project:
-    """``job_of`` says what a stage's job is; ``outputs`` runs the job, after the jobs that it needs, once per session."""
+    """``job_of`` gives the job of a stage; ``outputs`` runs it once per session, after the jobs that it needs."""
 
     def __init__(self, root: Path, make_images, precision: str) -> None:
         self.root = root
@@ -63,13 +63,13 @@ class Project:
         (root / "zoos").mkdir()
         (root / "zoos" / "z.yaml").write_text(MANIFEST)
         self.entries = {entry.name: entry for entry in read_manifest(root / "zoos" / "z.yaml")}
-        torch.save({"state_dict": self.given().state_dict()}, root / "zoos" / "gamma.pth")
+        torch.save({"state_dict": self.local_checkpoint().state_dict()}, root / "zoos" / "gamma.pth")
         for split, names in (("train", "real"), ("test", "unseen")):
             images, labels = make_images(6, 10, 16, seed=len(split))
             classes = tuple(f"{names}-{label}" for label in range(6))
             write_image_set(root / f"artifacts/data/{split}.safetensors", ImageSet(images, labels, classes))
 
-    def given(self):
+    def local_checkpoint(self):
         return empty_network(Entry(architecture=self.entries["gamma"].architecture, input=[3, 16, 16]), 3, seed=9)
 
     @contextmanager
@@ -88,7 +88,7 @@ class Project:
         return {name: self.root / path for name, path in job.outputs.items() if name != "provenance"}
 
     def run(self, job: Job) -> dict[str, bytes]:
-        """The bytes of the outputs of a job that is run for certain."""
+        """Run a job, finished or not; the bytes of its outputs."""
         with self.inside():
             importlib.import_module(f"datafree.stages.{job.stage}").run(job)
             return {name: Path(path).read_bytes() for name, path in job.outputs.items() if name != "provenance"}
@@ -145,7 +145,7 @@ class Project:
         derived = {"inversion.method": as_tree(self.settings.inversion.methods[method])}
         inputs = {name: self._path(name, "teacher", teacher) for name in ("weights", "card")}
         if self.settings.inversion.methods[method].method != "black_box":
-            inputs |= {f"companion_{name}": paths for name, paths in self._zoo().items()}
+            inputs |= {f"auxiliary_{name}": paths for name, paths in self._zoo().items()}
         if starts_from_meta(self.settings.inversion.methods[method]):
             inputs["generator"] = self._path("generator", "meta_generator")
         outputs = {"images": "images.safetensors", "history": "history.csv", "metrics": "metrics.json", "preview": "preview.png"}

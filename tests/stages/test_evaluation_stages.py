@@ -28,7 +28,7 @@ CELL = "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|none~0|none~1|skip_connect~2|"
 
 
 @pytest.mark.parametrize(("name", "backbone"), [("oracle", "conv4_strided"), ("judge", "resnet8")])
-def test_a_reference_knows_the_teachers_classes_and_no_other(project, name, backbone):
+def test_a_reference_has_exactly_the_classes_of_the_teachers(project, name, backbone):
     outputs = project.outputs("reference", name)
     card = artifacts.read_json(outputs["card"])
     taught = {c for t in ("alpha", "beta", "gamma") for c in artifacts.read_json(project.outputs("teacher", t)["card"])["classes"]}
@@ -43,9 +43,9 @@ def test_a_reference_knows_the_teachers_classes_and_no_other(project, name, back
     assert artifacts.read_json(outputs["metrics"]) == {"accuracy": pytest.approx(measured), "classes": len(taught)}
 
 
-def test_a_searched_cell_is_trained_on_real_images_too(project, tmp_path):
-    found = {"backbone": "nasbench201", "channels": 4, "genotype": CELL, "cells": 1}
-    artifacts.write_json(tmp_path / "architecture.json", found)
+def test_the_searched_oracle_has_the_architecture_of_the_search_result(project, tmp_path):
+    result = {"backbone": "nasbench201", "channels": 4, "genotype": CELL, "cells": 1}
+    artifacts.write_json(tmp_path / "architecture.json", result)
     job = moved(project.job_of("reference", "oracle"), tmp_path, architecture=str(tmp_path / "architecture.json"))
     project.run(dataclasses.replace(job, wildcards={"reference": "searched"}))
     card = artifacts.read_json(tmp_path / "card")
@@ -56,7 +56,7 @@ def test_a_searched_cell_is_trained_on_real_images_too(project, tmp_path):
 
 
 @pytest.mark.parametrize(("stage", "name"), [("teacher", "alpha"), ("reference", "oracle"), ("reference", "judge")])
-def test_no_network_is_trained_on_what_any_is_measured_on(project, tmp_path, monkeypatch, stage, name):
+def test_no_network_is_trained_on_held_out_images(project, tmp_path, monkeypatch, stage, name):
     seen = {}
     module = importlib.import_module(f"datafree.stages.{stage}")
     monkeypatch.setattr(module, "train_classifier", lambda network, normalise, data, **_: seen.update(trained=data) or [])
@@ -75,7 +75,7 @@ def test_no_network_is_trained_on_what_any_is_measured_on(project, tmp_path, mon
 
 
 @pytest.mark.parametrize(("name", "part"), [("protonet", "nothing"), ("maml", "network")])
-def test_an_episodic_oracle_learns_from_real_images_that_no_network_is_measured_on(project, tmp_path, monkeypatch, name, part):
+def test_an_episodic_oracle_is_not_trained_on_held_out_images(project, tmp_path, monkeypatch, name, part):
     outputs = project.outputs("reference", name)
     card = artifacts.read_json(outputs["card"])
     assert (card["method"], card["adaptation"]["part"], card["backbone"]["name"]) == (name, part, "conv4_strided")
@@ -105,7 +105,7 @@ MEASURES = {
 }
 
 
-def test_every_method_has_a_row_beside_real_images(project):
+def test_every_method_has_a_row_and_so_have_real_images(project):
     outputs = project.outputs("inversion_quality")
     quality = artifacts.read_json(outputs["quality"])
     assert quality["teachers"] == 3
@@ -116,14 +116,14 @@ def test_every_method_has_a_row_beside_real_images(project):
     assert quality["rows"][0]["metrics"]["within_class_ratio"]["mean"] == 1
     metrics = artifacts.read_json(outputs["metrics"])
     assert metrics["five_teacher_accuracy"] == quality["rows"][1]["metrics"]["teacher_accuracy"]["mean"]
-    own = [artifacts.read_json(project.outputs("invert", "five", t)["metrics"]) for t in ("alpha", "beta", "gamma")]
-    assert metrics["five_teacher_accuracy"] == pytest.approx(sum(one["teacher_accuracy"] for one in own) / 3)
-    assert metrics["five_within_class_distance"] == pytest.approx(sum(one["within_class_distance"] for one in own) / 3)
+    per_teacher = [artifacts.read_json(project.outputs("invert", "five", t)["metrics"]) for t in ("alpha", "beta", "gamma")]
+    assert metrics["five_teacher_accuracy"] == pytest.approx(sum(metric["teacher_accuracy"] for metric in per_teacher) / 3)
+    assert metrics["five_within_class_distance"] == pytest.approx(sum(metric["within_class_distance"] for metric in per_teacher) / 3)
     with Image.open(outputs["preview"]) as picture:
         assert picture.size[1] == 4 * 18 + 2  # a row per class of the first teacher
 
 
-def test_without_a_judge_and_real_images_of_the_classes_the_rest_is_measured(project, tmp_path):
+def test_without_real_images_of_the_classes_only_measures_by_the_teacher_remain(project, tmp_path):
     data = read_image_set(project.root / "artifacts/data/train.safetensors")
     foreign = ImageSet(data.images, data.labels, tuple(f"foreign-{label}" for label in range(6)))
     write_image_set(tmp_path / "foreign", foreign)
@@ -137,7 +137,7 @@ def test_without_a_judge_and_real_images_of_the_classes_the_rest_is_measured(pro
 # ---- the few-shot table -----------------------------------------------------------------------------------------------------------------
 
 
-def test_the_table_holds_every_arm_baseline_and_the_oracle(project, precision):
+def test_the_table_has_all_learners_baselines_and_oracles(project, precision):
     outputs = project.outputs("few_shot")
     results = artifacts.read_json(outputs["results"])
     settings = {"computed_on": [f"{precision} on any"], "split": "test", "way": 3, "query": 3, "episodes": 6}
@@ -147,12 +147,12 @@ def test_the_table_holds_every_arm_baseline_and_the_oracle(project, precision):
     assert [row["name"] for row in results["rows"]] == names
     bell = results["rows"][0]
     assert (bell["kind"], bell["seeds"]) == ("arm", [0, 4])
-    assert {shot: found["n"] for shot, found in bell["shots"].items()} == {"1": 12, "2": 12}
+    assert {shot: result["n"] for shot, result in bell["shots"].items()} == {"1": 12, "2": 12}
     for row in results["rows"]:
-        assert all(0 <= found["mean"] <= 1 for found in row["shots"].values())
+        assert all(0 <= result["mean"] <= 1 for result in row["shots"].values())
     metrics = artifacts.read_json(outputs["metrics"])
     assert metrics["split"] == "test"
-    assert metrics["pixels"] == {f"accuracy_{shot}shot": found["mean"] for shot, found in results["rows"][3]["shots"].items()}
+    assert metrics["pixels"] == {f"accuracy_{shot}shot": result["mean"] for shot, result in results["rows"][3]["shots"].items()}
 
 
 def test_without_real_images_of_the_teachers_classes_there_is_no_oracle(project, tmp_path):
@@ -161,7 +161,7 @@ def test_without_real_images_of_the_teachers_classes_there_is_no_oracle(project,
     assert [row["name"] for row in artifacts.read_json(tmp_path / "results")["rows"]][-1] == "teachers' vote"
 
 
-def test_a_split_that_cannot_serve_is_refused_before_anything_is_computed(project, tmp_path):
+def test_a_split_with_too_few_images_is_refused_before_anything_is_computed(project, tmp_path):
     job = moved(project.job_of("few_shot"), tmp_path)
     crowded = dataclasses.replace(job, config={**job.config, "evaluation": {**job.config["evaluation"], "query": 9}})
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""What holds for the outputs of every stage."""
+"""Properties of the outputs of every stage."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ READERS = {
 
 @pytest.fixture(params=JOBS, ids=["-".join(map(str, job)) for job in JOBS])
 def job(request, project):
-    project.outputs(*request.param)  # and what it needs
+    project.outputs(*request.param)  # with the jobs that it needs
     return project.job_of(*request.param)
 
 
@@ -36,30 +36,30 @@ def test_a_second_run_gives_the_same_bytes(project, job):
     assert project.run(job) == before
 
 
-def test_every_output_is_there_can_be_read_and_is_not_empty(project, job):
+def test_every_output_exists_and_is_readable_and_not_empty(project, job):
     for name, path in job.outputs.items():
         if name != "provenance":
             assert READERS[Path(path).suffix](project.root / path), path
 
 
-def test_nothing_else_is_left_behind(project, job):
+def test_a_stage_leaves_no_other_files(project, job):
     folder = (project.root / job.outputs["provenance"]).parent
     expected = {Path(path).name for path in job.outputs.values()} - {"provenance.json"}
     assert {path.name for path in folder.iterdir() if path.is_file()} == expected
-    assert not list((project.root / ".datafree").rglob("*.pt"))  # a checkpoint of finished work
+    assert not list((project.root / ".datafree").rglob("*.pt"))  # checkpoints of finished jobs
 
 
-def test_the_job_can_be_recorded_and_is_then_done(project, job):
+def test_a_recorded_job_is_up_to_date(project, job):
     with project.inside():
-        provenance.record(job, {})
+        provenance.write_record(job, {})
         try:
-            again = dataclasses.replace(job, config=json.loads(json.dumps(job.config)))  # as read back from a job card
-            assert provenance.stale_because(again) == ""
+            again = dataclasses.replace(job, config=json.loads(json.dumps(job.config)))  # as read from a job card
+            assert provenance.stale_reason(again) == ""
         finally:
             Path(job.outputs["provenance"]).unlink()
 
 
-def test_outputs_name_no_place_on_this_machine(project, job):
+def test_outputs_have_no_paths_of_this_machine(project, job):
     for name, path in job.outputs.items():
         if name != "provenance":
             assert str(project.root).encode() not in (project.root / path).read_bytes()

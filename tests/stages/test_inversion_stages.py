@@ -13,7 +13,7 @@ from datafree.stages.files.teachers import read_teacher
 METHODS, TEACHERS = ("five", "fresh"), ("alpha", "beta", "gamma")
 
 
-def test_the_generator_comes_with_its_shape(project):
+def test_the_generator_file_holds_its_shape(project):
     outputs = project.outputs("meta_generator")
     shape = artifacts.read_metadata(outputs["generator"])
     assert shape == {"latent": 6, "width": 8, "classes": 4, "channels": 3, "size": 16, "conditional": True}
@@ -25,7 +25,7 @@ def test_the_generator_comes_with_its_shape(project):
     assert metrics == {f"final_{name}": pytest.approx(value, rel=1e-5) for name, value in history[-1].items() if name != "step"}
 
 
-def test_a_killed_meta_generator_goes_on_to_the_same_bytes(project, monkeypatch):
+def test_a_killed_meta_generator_resumes_to_the_same_bytes(project, monkeypatch):
     expected = {name: path.read_bytes() for name, path in project.outputs("meta_generator").items()}
 
     def save_and_die(self, step, history, **objects):
@@ -48,7 +48,7 @@ def test_a_killed_meta_generator_goes_on_to_the_same_bytes(project, monkeypatch)
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("teacher", TEACHERS)
-def test_a_pool_holds_balanced_classes_and_the_teachers_own_opinion(project, method, teacher):
+def test_a_pool_has_balanced_classes_and_the_teachers_predictions(project, method, teacher):
     outputs, zoo = project.outputs("invert", method, teacher), project.outputs("teacher", teacher)
     pool, network = read_pool(outputs["images"], zoo["card"]), read_teacher(zoo["weights"], zoo["card"])
     count = len(network.classes)
@@ -65,14 +65,14 @@ def test_a_pool_holds_balanced_classes_and_the_teachers_own_opinion(project, met
         assert picture.size == (6 * 18 + 2, count * 18 + 2)
 
 
-def test_methods_and_teachers_draw_different_images(project):
+def test_methods_and_teachers_give_different_images(project):
     pools = [artifacts.read_tensors(project.outputs("invert", m, t)["images"])["images"][:6] for m in METHODS for t in TEACHERS]
     assert len({pool.numpy().tobytes() for pool in pools}) == 6
 
 
-def test_without_companions_a_pool_does_not_depend_on_the_other_teachers_beyond_the_generator(project, tmp_path):
+def test_without_auxiliary_teachers_a_pool_depends_on_other_teachers_only_through_the_generator(project, tmp_path):
     job = project.job_of("invert", "five", "beta")
-    alone = {name: path for name, path in job.inputs.items() if not name.startswith("companion")}
+    alone = {name: path for name, path in job.inputs.items() if not name.startswith("auxiliary")}
     assert not any(
         "alpha" in path or "gamma" in path for value in alone.values() for path in ([value] if isinstance(value, str) else value)
     )
@@ -85,7 +85,7 @@ def test_without_companions_a_pool_does_not_depend_on_the_other_teachers_beyond_
     assert pools[0]["images"] != project.outputs("invert", "five", "beta")["images"].read_bytes()
 
 
-def test_only_what_starts_from_the_meta_generator_reads_it(project, tmp_path):
+def test_only_methods_that_start_from_the_meta_generator_read_it(project, tmp_path):
     auxiliary_teachers = {"auxiliary_weights", "auxiliary_cards"}
     assert set(project.job_of("invert", "fresh", "beta").inputs) == {"weights", "card"} | auxiliary_teachers
     job = project.job_of("invert", "five", "beta")
@@ -98,7 +98,7 @@ def test_only_what_starts_from_the_meta_generator_reads_it(project, tmp_path):
     assert project.run(other)["images"] != project.outputs("invert", "five", "beta")["images"].read_bytes()
 
 
-def test_the_curve_of_a_pool_ends_in_its_metrics(project):
+def test_the_last_row_of_the_history_is_in_the_metrics(project):
     outputs = project.outputs("invert", "fresh", "alpha")
     history, metrics = artifacts.read_history(outputs["history"]), artifacts.read_json(outputs["metrics"])
     assert [row["step"] for row in history] == [1, 2]
@@ -106,16 +106,16 @@ def test_the_curve_of_a_pool_ends_in_its_metrics(project):
     assert final == {name: pytest.approx(value, rel=1e-5) for name, value in history[-1].items() if name != "step"}
 
 
-def test_a_teacher_without_batch_norm_is_told_of(project, monkeypatch, capsys):
+def test_a_teacher_without_batch_norm_is_reported(project, monkeypatch, capsys):
     project.outputs("invert", "fresh", "alpha")
     job = project.job_of("invert", "fresh", "alpha")
-    job = dataclasses.replace(job, outputs={name: f"told/{name}" for name in job.outputs})
+    job = dataclasses.replace(job, outputs={name: f"without_batch_norm/{name}" for name in job.outputs})
     project.run(job)
     assert "BatchNorm" not in capsys.readouterr().err
     monkeypatch.setattr(invert, "batch_norm_layers", lambda network: [])
     project.run(job)
-    said = [line for line in capsys.readouterr().err.splitlines() if "BatchNorm" in line]
-    assert said == ["alpha: no BatchNorm layer; the term inversion.loss.batch_norm does not apply to it"]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "BatchNorm" in line]
+    assert lines == ["alpha: no BatchNorm layer; inversion.loss.batch_norm has no effect on this teacher"]
     monkeypatch.setitem(job.config["inversion.loss"], "batch_norm", 0.0)
     project.run(job)
     assert "BatchNorm" not in capsys.readouterr().err

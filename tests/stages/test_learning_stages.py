@@ -14,7 +14,7 @@ from datafree.tasks.reliability import TeacherReliability
 CELL = "|nor_conv_1x1~0|+|skip_connect~0|none~1|+|none~0|none~1|skip_connect~2|"
 
 
-def test_episodes_point_into_the_pools_of_their_method(project):
+def test_episodes_index_the_pools_of_their_method(project):
     outputs = project.outputs("episodes", "five")
     tensors = artifacts.read_tensors(outputs["episodes"], "index", "teacher", "label")
     assert artifacts.read_metadata(outputs["episodes"]) == {"shot": 2}
@@ -30,7 +30,7 @@ def test_episodes_point_into_the_pools_of_their_method(project):
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_a_teacher_that_is_not_trusted_takes_no_part(project, tmp_path, monkeypatch, capsys, check):
+def test_an_unreliable_teacher_is_not_sampled(project, tmp_path, monkeypatch, capsys, check):
     def verdicts(pools, teachers, *, seed, device):
         weights = (1.0, 0.3, 0.0)
         return [
@@ -43,26 +43,26 @@ def test_a_teacher_that_is_not_trusted_takes_no_part(project, tmp_path, monkeypa
     outputs = {name: str(tmp_path / name) for name in job.outputs}
     tasks = {**job.config["tasks"], "check_teachers": check, "episodes": 60}
     project.run(dataclasses.replace(job, outputs=outputs, config={**job.config, "tasks": tasks}))
-    asked = artifacts.read_tensors(outputs["episodes"])["teacher"].flatten().bincount(minlength=3)
-    assert bool(asked[2] == 0) is check
-    assert asked[1] > 0
+    sampled = artifacts.read_tensors(outputs["episodes"])["teacher"].flatten().bincount(minlength=3)
+    assert bool(sampled[2] == 0) is check
+    assert sampled[1] > 0
     assert read_sampling_weights(outputs["reliability"]).tolist() == ([1, 0.3, 0] if check else [1, 1, 1])
-    found = artifacts.read_json(outputs["reliability"])
-    assert found["checked"] is check
-    assert [row["reason"] for row in found["teachers"]] == ["", "agreement 0.50", "agreement 0.50"]
+    reliability = artifacts.read_json(outputs["reliability"])
+    assert reliability["checked"] is check
+    assert [row["reason"] for row in reliability["teachers"]] == ["", "agreement 0.50", "agreement 0.50"]
     assert artifacts.read_json(outputs["metrics"])["teachers_dropped"] == check
     assert "warning: teacher gamma is dropped: agreement 0.50" in capsys.readouterr().err
 
 
-WAYS = {"bell": "nearest centroid", "distillation": "nearest centroid", "maml": "2 gradient steps of 0.05 on the whole network"}
+CLASSIFIERS = {"bell": "nearest centroid", "distillation": "nearest centroid", "maml": "2 gradient steps of 0.05 on the whole network"}
 
 
-@pytest.mark.parametrize("arm", WAYS)
-def test_a_learner_can_be_used_and_says_what_it_is(project, arm):
+@pytest.mark.parametrize("arm", CLASSIFIERS)
+def test_a_learner_can_be_loaded_and_its_card_describes_it(project, arm):
     outputs = project.outputs("learner", arm, 0)
     card = artifacts.read_json(outputs["card"])
     described = {name: card[name] for name in ("arm", "seed", "method", "input", "classifier")}
-    assert described == {"arm": arm, "seed": 0, "method": arm, "input": [3, 16, 16], "classifier": WAYS[arm]}
+    assert described == {"arm": arm, "seed": 0, "method": arm, "input": [3, 16, 16], "classifier": CLASSIFIERS[arm]}
     assert card["adaptation"]["part"] == ("network" if arm == "maml" else "nothing")
     assert card["inversion"] == project.settings.meta.arms[arm].inversion
     assert card["mean"] == pytest.approx([(0.5 + 0.4 + 0.5) / 3] * 3)
@@ -80,7 +80,7 @@ def test_seeds_give_different_learners(project):
     assert not torch.equal(first["blocks.0.conv.weight"], second["blocks.0.conv.weight"])
 
 
-def test_a_searched_cell_becomes_the_backbone(project, tmp_path):
+def test_a_search_result_becomes_the_backbone(project, tmp_path):
     job = project.job_of("learner", "bell", 0)
     artifacts.write_json(tmp_path / "architecture.json", {"backbone": "nasbench201", "channels": 8, "genotype": CELL, "cells": 2})
     arm = {**job.config["meta.arm"], "backbone": {"name": "nasbench201", "width": 4, "genotype": "searched"}}
@@ -97,7 +97,7 @@ def test_a_searched_cell_becomes_the_backbone(project, tmp_path):
     assert backbone.feature_size == 16
 
 
-def test_a_killed_learner_goes_on_to_the_same_bytes(project, monkeypatch):
+def test_a_killed_learner_resumes_to_the_same_bytes(project, monkeypatch):
     expected = {name: path.read_bytes() for name, path in project.outputs("learner", "distillation", 0).items()}
 
     def save_and_die(self, step, history, **objects):
@@ -117,7 +117,7 @@ def test_a_killed_learner_goes_on_to_the_same_bytes(project, monkeypatch):
     assert not list((project.root / ".datafree/checkpoints").iterdir())
 
 
-def test_the_arm_is_given_the_learner_the_ensemble_and_the_tasks_of_the_job(project, tmp_path, monkeypatch):
+def test_the_arm_receives_the_learner_the_teacher_ensemble_and_the_episodes_of_the_job(project, tmp_path, monkeypatch):
     given = {}
 
     def pretend(learner, ensemble, episodes, arm, seed, checkpoint):

@@ -19,7 +19,7 @@ def read(project, name):
 
 
 @pytest.mark.parametrize(("name", "classes"), [("alpha", 4), ("beta", 3)])
-def test_a_trained_teacher_knows_its_classes_and_its_accuracy(project, name, classes):
+def test_the_card_of_a_trained_teacher_has_its_classes_and_accuracy(project, name, classes):
     teacher, card = read(project, name)
     data = read_image_set(project.root / "artifacts/data/train.safetensors")
     assert len(set(card["classes"])) == classes
@@ -31,7 +31,7 @@ def test_a_trained_teacher_knows_its_classes_and_its_accuracy(project, name, cla
     assert card["accuracy"] == {"mean": pytest.approx(measured), "n": 2 * classes}
 
 
-def test_seeds_of_the_manifest_draw_other_classes_and_weights(project):
+def test_another_seed_in_the_manifest_gives_other_classes_and_weights(project):
     job = project.job_of("teacher", "alpha")
     entry = dataclasses.replace(project.entries["alpha"], train=TrainSource(classes=4, seed=7))
     other = dataclasses.replace(job, config={**job.config, "teacher": as_tree(entry)}, outputs={n: f"other/{n}" for n in job.outputs})
@@ -42,28 +42,28 @@ def test_seeds_of_the_manifest_draw_other_classes_and_weights(project):
     assert not torch.equal(first["head.weight"], second["head.weight"])
 
 
-def test_a_teacher_may_be_left_as_it_was_initialised(project, tmp_path):
+def test_a_teacher_with_zero_steps_keeps_its_initialisation(project, tmp_path):
     job = project.job_of("teacher", "alpha")
     outputs = {n: str(tmp_path / n) for n in job.outputs}
-    for noise in (0.0, 1.0):  # of no effect without a step
+    for noise in (0.0, 1.0):  # without effect if there are no steps
         entry = dataclasses.replace(project.entries["alpha"], train=TrainSource(classes=4, steps=0, label_noise=noise))
         project.run(dataclasses.replace(job, config={**job.config, "teacher": as_tree(entry)}, outputs=outputs))
         weights = artifacts.read_tensors(outputs["weights"])
         assert all((value == 0).all() for name, value in weights.items() if name.endswith(("running_mean", "num_batches_tracked")))
 
 
-def test_label_noise_makes_another_teacher(project, tmp_path):
+def test_label_noise_changes_the_teacher(project, tmp_path):
     job = project.job_of("teacher", "alpha")
     entry = dataclasses.replace(project.entries["alpha"], train=TrainSource(classes=4, label_noise=1.0))
     outputs = {n: str(tmp_path / n) for n in job.outputs}
     project.run(dataclasses.replace(job, config={**job.config, "teacher": as_tree(entry)}, outputs=outputs))
-    sound = artifacts.read_tensors(project.outputs("teacher", "alpha")["weights"])
-    assert not torch.equal(artifacts.read_tensors(outputs["weights"])["head.weight"], sound["head.weight"])
+    without_noise = artifacts.read_tensors(project.outputs("teacher", "alpha")["weights"])
+    assert not torch.equal(artifacts.read_tensors(outputs["weights"])["head.weight"], without_noise["head.weight"])
 
 
-def test_a_given_teacher_is_taken_over_as_it_is(project):
+def test_a_local_checkpoint_is_copied_unchanged(project):
     teacher, card = read(project, "gamma")
-    expected = project.given().state_dict()
+    expected = project.local_checkpoint().state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in teacher.network.state_dict().items())
     assert card["classes"] == ["real-2", "real-0", "real-5"]
     assert card["sha256"] == hashlib.sha256((project.root / "zoos/gamma.pth").read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""A project folder of its own for each test: a git clone of this checkout with tiny settings, and the real Snakemake and DVC."""
+"""Project folders for tests with the real Snakemake and DVC: copies of this checkout in a git repository, with tiny settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from datafree.config import as_tree, load
 
-Made = tuple[set[str], str]  # the jobs that were computed, and what the run printed
+Made = tuple[set[str], str]  # names of the computed jobs, and the output of the run
 ROOT = Path(__file__).parents[2]
 TINY = {
     "zoo": {"limit": 2},
@@ -30,12 +30,12 @@ TINY = {
 class Project:
     """A project folder and the commands that a user would type in it.
 
-    ``computed`` names the jobs that the run which made it computed; ``told`` is what that run printed.
+    ``computed``: the jobs that were computed when the folder was made. ``printed``: the output of that run.
     """
 
-    def __init__(self, folder: Path, computed: Iterable[str] = (), told: str = "") -> None:
+    def __init__(self, folder: Path, computed: Iterable[str] = (), printed: str = "") -> None:
         self.folder = folder
-        self.computed, self.told = set(computed), told
+        self.computed, self.printed = set(computed), printed
 
     def run(self, *command: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV", "DVC", "GIT"))}
@@ -46,19 +46,19 @@ class Project:
         return done
 
     def snakemake(self, *arguments: str, ok: bool = True) -> set[str]:
-        """Run Snakemake; the names of the jobs that computed."""
+        """Run Snakemake; the names of the jobs that it computed."""
         return self._computed("snakemake", "--cores", "2", *arguments, ok=ok)
 
     def dvc_repro(self, *arguments: str) -> set[str]:
-        """Run DVC; the names of the jobs that computed."""
+        """Run DVC; the names of the jobs that it computed."""
         return self._computed("dvc", "repro", *arguments)
 
     def _computed(self, *command: str, ok: bool = True) -> set[str]:
-        before = len(self.journal())
+        before = len(self.job_log())
         self.last = self.run(*command, ok=ok)
-        return {line.split()[2].rstrip(":") for line in self.journal()[before:] if "computing" in line}
+        return {line.split()[2].rstrip(":") for line in self.job_log()[before:] if "computing" in line}
 
-    def journal(self) -> list[str]:
+    def job_log(self) -> list[str]:
         path = self.folder / "logs/jobs.log"
         return path.read_text().splitlines() if path.exists() else []
 
@@ -84,30 +84,30 @@ class Project:
         self.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "--message", message)
 
     def copy(self, folder: Path) -> Project:
-        """The same folder elsewhere, modification times included."""
+        """A copy of the folder, with modification times."""
         shutil.copytree(self.folder, folder, symlinks=True)
         return Project(folder)
 
     def clone(self, folder: Path) -> Project:
-        """A fresh clone: what git tracks, and nothing else."""
+        """A git clone: only tracked files."""
         self.run("git", "clone", "--quiet", str(self.folder), str(folder))
         return Project(folder)
 
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[[str, Callable[[Path], Made]], Project]:
-    """Makes a project by name, once for all processes that share this run of the tests; they only read it."""
-    own = tmp_path_factory.getbasetemp()
-    shared = (own if worker_id == "master" else own.parent) / "workflow"
+    """A function that makes a project by name, once for all processes of the test run, which only read it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base if worker_id == "master" else base.parent) / "workflow"
 
     def make(name: str, work: Callable[[Path], Made]) -> Project:
         shared.mkdir(exist_ok=True)
         folder, done = shared / name, shared / f"{name}.json"
         with FileLock(shared / f"{name}.lock"):
             if not done.exists():
-                shutil.rmtree(folder, ignore_errors=True)  # of a process that died here
-                computed, told = work(folder)
-                done.write_text(json.dumps({"computed": sorted(computed), "told": told}))
+                shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed
+                computed, printed = work(folder)
+                done.write_text(json.dumps({"computed": sorted(computed), "printed": printed}))
         return Project(folder, **json.loads(done.read_text()))
 
     return make
@@ -141,7 +141,7 @@ def checkout(folder: Path, precision: str) -> Made:
 
 @pytest.fixture(scope="session")
 def finished(once, empty_project: Project) -> Project:
-    """The same after one whole Snakemake run; tests work on copies of it."""
+    """The project after a complete Snakemake run; tests use copies of it."""
 
     def run(folder: Path) -> Made:
         project = empty_project.copy(folder)

@@ -1,4 +1,4 @@
-"""dvc.yaml and the Snakefile tell the same story."""
+"""dvc.yaml agrees with the Snakefile."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def jobs(empty_project: Project, tmp_path_factory: pytest.TempPathFactory) -> di
 def planned(project: Project, *settings: str) -> dict[str, list[dict]]:
     """By rule: every job's inputs, outputs and card, from a forced dry run."""
     text = project.run("snakemake", "--dry-run", "--forceall", "--printshellcmds", *settings).stdout
-    found: dict[str, list[dict]] = {}
+    by_rule: dict[str, list[dict]] = {}
     for card, files in re.findall(r"datafree stage --job (\S+) (.*)", text):
         job = {"card": json.loads((project.folder / card).read_text())}
         job |= {"inputs": re.findall(r"-i \w+=(\S+)", files), "outputs": re.findall(r"-o \w+=(\S+)", files)}
-        found.setdefault(job["card"]["stage"], []).append(job)
-    assert found
-    return found
+        by_rule.setdefault(job["card"]["stage"], []).append(job)
+    assert by_rule
+    return by_rule
 
 
 def _under(path: str, folders: list[str]) -> bool:
     return any(path == folder or path.startswith(folder + "/") for folder in folders)
 
 
-def test_every_job_belongs_to_a_stage_that_knows_its_files_and_parameters(jobs: dict[str, list[dict]]) -> None:
+def test_every_job_is_covered_by_a_dvc_stage_with_its_files_and_parameters(jobs: dict[str, list[dict]]) -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     covered = set()
     for name, stage in stages.items():
@@ -49,7 +49,7 @@ def test_every_job_belongs_to_a_stage_that_knows_its_files_and_parameters(jobs: 
                     assert _under(path, outs), f"{name}: {path} is not under outs"
                 for path in job["inputs"]:
                     assert _under(path, stage["deps"] + outs), f"{name}: {path} is not under deps"
-                for key in set(job["card"]["config"]) - {"processor"}:  # found, not set
+                for key in set(job["card"]["config"]) - {"processor"}:  # resolved, not a parameter
                     section = {"teacher": "zoo", "inversion.method": "inversion", "meta.arm": "meta", "nas.algorithm": "nas"}.get(key, key)
                     assert _under(section.replace(".", "/"), [p.replace(".", "/") for p in stage["params"]]), f"{name}: {key}"
     assert covered == set(jobs)
@@ -58,7 +58,7 @@ def test_every_job_belongs_to_a_stage_that_knows_its_files_and_parameters(jobs: 
 TEST_CLASSES = "artifacts/data/test.safetensors"
 
 
-def test_the_test_classes_are_read_once_and_what_came_of_it_is_only_reported(jobs: dict[str, list[dict]]) -> None:
+def test_only_few_shot_reads_the_test_classes_and_only_the_report_reads_its_results(jobs: dict[str, list[dict]]) -> None:
     readers = [rule for rule, members in jobs.items() for job in members if TEST_CLASSES in job["inputs"]]
     assert readers == ["few_shot"]
     seen = {path for job in jobs["few_shot"] for path in job["outputs"]}
@@ -66,7 +66,7 @@ def test_the_test_classes_are_read_once_and_what_came_of_it_is_only_reported(job
     assert {rule for rule, members in jobs.items() for job in members if seen & set(job["inputs"])} == {"report_page"}
 
 
-def test_while_settings_are_chosen_no_job_reads_the_test_classes(empty_project: Project, tmp_path: Path) -> None:
+def test_with_the_validation_split_no_job_reads_the_test_classes(empty_project: Project, tmp_path: Path) -> None:
     project = empty_project.copy(tmp_path / "project")
     choosing = planned(project, "--config", 'evaluation={"split": "validation"}')
     inputs = {path for members in choosing.values() for job in members for path in job["inputs"]}
@@ -74,7 +74,7 @@ def test_while_settings_are_chosen_no_job_reads_the_test_classes(empty_project: 
     assert "artifacts/data/validation.safetensors" in inputs
 
 
-def test_every_stage_depends_on_the_code_it_runs(jobs: dict[str, list[dict]]) -> None:
+def test_every_stage_depends_on_its_code(jobs: dict[str, list[dict]]) -> None:
     for rule in jobs:
         files = code_files(f"datafree.stages.{rule}")
         assert PACKAGE / "stages" / f"{rule}.py" in files
@@ -88,7 +88,7 @@ def test_every_output_of_the_pipeline_is_versioned_or_ignored() -> None:
 
 
 @pytest.mark.parametrize("target", ["meta", "evaluation", "artifacts/evaluation/few_shot/results.json"])
-def test_any_target_can_be_asked_for_in_a_fresh_folder(empty_project: Project, tmp_path: Path, target: str) -> None:
+def test_any_target_can_be_planned_in_an_empty_folder(empty_project: Project, tmp_path: Path, target: str) -> None:
     project = empty_project.copy(tmp_path / "project")
     shutil.rmtree(project.folder / ".datafree", ignore_errors=True)
     planned = project.run("snakemake", "--dry-run", "--", target).stdout

@@ -1,4 +1,4 @@
-"""The real DVC beside the real Snakemake: neither may redo the other's work, or record an old output under a new parameter."""
+"""DVC and Snakemake together: neither repeats the other's work, or records an old output under a new parameter."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from pathlib import Path
 
 import yaml
 
-from datafree.workflow.provenance import read_sidecar
+from datafree.workflow.provenance import read_record
 from tests.workflow.conftest import Project
 
 
-def assert_honest(project: Project) -> None:
-    """What dvc.lock records as made under the present parameters was made under them."""
+def assert_records_match_parameters(project: Project) -> None:
+    """The records of all artifacts have the current parameters."""
     parameters = yaml.safe_load((project.folder / "params.yaml").read_text())
-    sidecars = [read_sidecar(path) for path in sorted((project.folder / "artifacts").rglob("provenance.json"))]
-    assert sidecars
-    for sidecar in sidecars:
-        assert sidecar is not None
+    records = [read_record(path) for path in sorted((project.folder / "artifacts").rglob("provenance.json"))]
+    assert records
+    for record in records:
+        assert record is not None
         for key in ("seed", "tasks", "evaluation", "inversion.images_per_class", "inversion.meta_generator"):
-            if key in sidecar["config"]:
+            if key in record["config"]:
                 value = parameters
                 for part in key.split("."):
                     value = value[part]
-                assert sidecar["config"][key] == value, f"{sidecar['stage']} {sidecar['wildcards']}: {key}"
+                assert record["config"][key] == value, f"{record['stage']} {record['wildcards']}: {key}"
 
 
 def test_dvc_after_snakemake_records_without_computing(recorded: Project, tmp_path: Path) -> None:
@@ -57,24 +57,24 @@ def test_no_order_of_commands_pairs_an_old_output_with_a_new_parameter(recorded:
     project.run("dvc", "checkout", "--force")
     assert project.snakemake() == changed
     assert project.dvc_repro() == set()
-    assert_honest(project)
+    assert_records_match_parameters(project)
     project.commit("22 episodes")
 
-    # Back in history with both tools, then plain Snakemake.
+    # Check out the earlier commit with both tools, then run Snakemake.
     project.run("git", "checkout", "--quiet", "HEAD~1")
     project.run("dvc", "checkout", "--force")
     assert project.snakemake() == set()
-    assert_honest(project)
+    assert_records_match_parameters(project)
 
-    # Back in git alone: the outputs are the newer ones, under the older parameter.
+    # Check out the earlier commit with git only: newer outputs under the older parameter.
     project.run("git", "checkout", "--quiet", "main")
     project.run("dvc", "checkout", "--force")
     project.run("git", "checkout", "--quiet", "HEAD~1")
     assert project.dvc_repro() == changed
-    assert_honest(project)
+    assert_records_match_parameters(project)
 
 
-def test_fresh_clone_with_a_changed_parameter_is_not_taken_for_done(recorded: Project, tmp_path: Path) -> None:
+def test_fresh_clone_with_a_changed_parameter_is_recomputed(recorded: Project, tmp_path: Path) -> None:
     for first in ("snakemake", "dvc"):
         clone = recorded.clone(tmp_path / first)
         shutil.copytree(recorded.folder / ".dvc/cache", clone.folder / ".dvc/cache")
@@ -82,4 +82,4 @@ def test_fresh_clone_with_a_changed_parameter_is_not_taken_for_done(recorded: Pr
         clone.change("evaluation.episodes", 23)
         computed = clone.snakemake() if first == "snakemake" else clone.dvc_repro()
         assert computed == {"few_shot", "report_page"}
-        assert_honest(clone)
+        assert_records_match_parameters(clone)

@@ -1,4 +1,4 @@
-"""What a finished job's files say, read back without MLflow."""
+"""Finished jobs read from their records, without MLflow."""
 
 import json
 from pathlib import Path
@@ -9,15 +9,15 @@ from datafree import artifacts
 from datafree.workflow import finished_jobs, provenance
 
 
-def leave(project: Path, stage: str, wildcards: dict, config: dict, files: dict, folder: str, inputs: dict | None = None) -> Path:
-    """Do as a stage does: write outputs, then the sidecar. Returns the folder. Run inside the project folder."""
+def finish(project: Path, stage: str, wildcards: dict, config: dict, files: dict, folder: str, inputs: dict | None = None) -> Path:
+    """Write outputs and record as a job does; returns the folder. Call inside the project folder."""
     outputs = {name: f"{folder}/{name}" for name in files}
     for name, content in files.items():
         path = project / folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content) if isinstance(content, bytes) else artifacts.write_json(path, content)
     job = provenance.Job(stage, wildcards, config, "c0de", inputs or {}, {**outputs, "provenance": f"{folder}/provenance.json"})
-    provenance.record(job, {"datafree": "0"})
+    provenance.write_record(job, {"datafree": "0"})
     return project / folder
 
 
@@ -93,15 +93,15 @@ CONFIG = {
     ],
 )
 def test_a_job_belongs_to_the_configuration_that_it_read(project, wildcards, recorded, expected):
-    leave(project, "learner", wildcards, recorded, {}, "artifacts/meta/bell")
+    finish(project, "learner", wildcards, recorded, {}, "artifacts/meta/bell")
     assert only_job(project).name == "/".join(["learner", *wildcards.values()])
     assert only_job(project).belongs_to(CONFIG) is expected
 
 
-def test_outputs_for_people_are_checked_and_weights_are_not(project):
-    folder = leave(project, "teacher", {}, {}, {"card.json": {"a": 1}, "weights.safetensors": b"1"}, "artifacts/zoo/t")
+def test_readable_outputs_are_checked_and_weights_are_not(project):
+    folder = finish(project, "teacher", {}, {}, {"card.json": {"a": 1}, "weights.safetensors": b"1"}, "artifacts/zoo/t")
     job = only_job(project)
-    assert job.shown_files() == ["artifacts/zoo/t/provenance.json", "artifacts/zoo/t/card.json"]
+    assert job.readable_files() == ["artifacts/zoo/t/provenance.json", "artifacts/zoo/t/card.json"]
     (folder / "weights.safetensors").write_bytes(b"2")
     assert job.changed_output(project) == ""
     (folder / "card.json").write_text("{}")
@@ -112,9 +112,9 @@ def test_outputs_for_people_are_checked_and_weights_are_not(project):
 
 def test_metrics_curve_and_timing(project):
     curve = b"step,loss,accuracy\n0,2.5,\n10,1.5,0.5\n"
-    leave(project, "learner", {"arm": "bell", "seed": "0"}, {}, {"history.csv": curve, "metrics.json": {"loss": 1}}, "artifacts/meta/bell")
+    finish(project, "learner", {"arm": "bell", "seed": "0"}, {}, {"history.csv": curve, "metrics.json": {"loss": 1}}, "artifacts/meta/bell")
     artifacts.write_json(project / "logs/timings/learner/bell.0.json", {"seconds": 2.5, "max_rss_mb": 100})
-    leave(project, "images", {}, {}, {}, "artifacts/x")
+    finish(project, "images", {}, {}, {}, "artifacts/x")
     artifacts.write_json(project / "logs/timings/images/images.json", {"seconds": 4})
     learner, images = finished_jobs.finished_jobs(project)[0]
     assert list(images.metrics(project)) == [("timing/seconds", 4.0, 0)]
@@ -137,8 +137,8 @@ def test_metrics_curve_and_timing(project):
         ("history.csv", b"step,loss\n1,2,3\n"),
     ],
 )
-def test_an_unreadable_file_costs_one_line(project, capsys, name, content):
-    leave(project, "learner", {}, {}, {name: content, "card.json": {"accuracy": 0.5}}, "artifacts/meta/bell")
+def test_an_unreadable_file_is_reported_in_one_line(project, capsys, name, content):
+    finish(project, "learner", {}, {}, {name: content, "card.json": {"accuracy": 0.5}}, "artifacts/meta/bell")
     assert list(only_job(project).metrics(project)) == [("accuracy", 0.5, 0)]
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"tracking: artifacts/meta/bell/{name}: not logged: ")
@@ -147,19 +147,19 @@ def test_an_unreadable_file_costs_one_line(project, capsys, name, content):
 @pytest.mark.parametrize(
     "content", ["{", "[]", "{}", json.dumps(dict.fromkeys(("stage", "wildcards", "config", "code", "inputs", "outputs"), ""))]
 )
-def test_an_unreadable_sidecar_is_named(project, content):
+def test_an_unreadable_record_is_reported(project, content):
     path = project / "artifacts/x/provenance.json"
     path.parent.mkdir(parents=True)
     path.write_text(content)
     jobs, (problem,) = finished_jobs.finished_jobs(project)
     assert jobs == []
-    assert problem.startswith("artifacts/x/provenance.json: skipped: not a readable sidecar (")
+    assert problem.startswith("artifacts/x/provenance.json: skipped: not a readable record (")
 
 
-def test_the_states_change_when_a_job_finishes(project):
-    assert finished_jobs.sidecar_states(project) == set()
-    leave(project, "teacher", {}, {}, {}, "artifacts/zoo/t")
-    before = finished_jobs.sidecar_states(project)
-    assert before == finished_jobs.sidecar_states(project)
-    leave(project, "teacher", {}, {}, {}, "artifacts/zoo/u")
-    assert before < finished_jobs.sidecar_states(project)
+def test_record_states_change_when_a_job_finishes(project):
+    assert finished_jobs.record_states(project) == set()
+    finish(project, "teacher", {}, {}, {}, "artifacts/zoo/t")
+    before = finished_jobs.record_states(project)
+    assert before == finished_jobs.record_states(project)
+    finish(project, "teacher", {}, {}, {}, "artifacts/zoo/u")
+    assert before < finished_jobs.record_states(project)

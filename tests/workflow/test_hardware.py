@@ -17,19 +17,19 @@ AMX = f"{BFLOAT16} amx_bf16 amx_tile"
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Pretends a CPU, GPUs and a build of PyTorch."""
+    """Simulates a CPU, GPUs and a build of PyTorch."""
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
 
-    def pretend(flags="", gpus=None, version="2.13.0", limit=""):
+    def simulate(flags="", gpus=None, version="2.13.0", limit=""):
         monkeypatch.setattr(hardware, "_cpu_flags", lambda: set(flags.split()))
         monkeypatch.setattr(hardware.devices, "visible_gpus", lambda: list(gpus or {}))
         monkeypatch.setattr(hardware, "_names_and_capabilities", lambda uuids: dict(gpus[uuid] for uuid in uuids))
         monkeypatch.setattr(hardware.importlib.metadata, "version", lambda name: version)
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
 
-    return pretend
+    return simulate
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def machine(monkeypatch):
         ("", "", "x86_64", "float32"),
     ],
 )
-def test_a_cpu_is_told_by_its_instruction_set_within_the_limit_of_the_environment(machine, flags, limit, kind, precision):
+def test_the_kind_of_a_cpu_is_its_instruction_set_within_the_limit_of_the_environment(machine, flags, limit, kind, precision):
     machine(flags, limit=limit)
     assert hardware.resolve("auto", "auto") == Hardware("cpu", kind, precision)
     assert hardware.resolve("cpu", "bfloat16") == Hardware("cpu", kind, "bfloat16")
@@ -66,7 +66,7 @@ def test_other_variables_that_change_the_arithmetic_are_part_of_the_kind(machine
     assert hardware.processor_kind() == "x86_64 AVX2 limited from AVX-512 ATen avx2"
 
 
-def test_a_cpu_that_tells_nothing_of_itself_is_its_architecture(machine, monkeypatch):
+def test_the_kind_of_a_cpu_without_known_flags_is_its_architecture(machine, monkeypatch):
     machine()
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert hardware.resolve("auto", "auto") == Hardware("cpu", "aarch64", "float32")
@@ -87,12 +87,12 @@ GPUS = {"GPU-a": ("NVIDIA H100", 9.0), "GPU-b": ("NVIDIA H100", 9.0), "GPU-c": (
         ("auto", "", "2.13.0", Hardware("cpu", "x86_64 AVX2", "float32")),
     ],
 )
-def test_a_gpu_is_taken_if_there_is_one_that_pytorch_can_use(machine, device, gpus, version, expected):
+def test_auto_is_a_gpu_if_pytorch_can_use_one(machine, device, gpus, version, expected):
     machine(AVX2, {f"GPU-{letter}": GPUS[f"GPU-{letter}"] for letter in gpus}, version)
     assert hardware.resolve(device, "auto") == expected
 
 
-def test_a_gpu_by_name_that_is_not_there_is_refused(machine):
+def test_a_named_gpu_that_does_not_exist_is_refused(machine):
     machine(AVX2)
     with pytest.raises(UserError, match="^device: got cuda:1, but this machine has 0 visible GPUs"):
         hardware.resolve("cuda:1", "auto")
@@ -104,7 +104,7 @@ def test_a_gpu_that_the_installed_pytorch_cannot_use_is_refused(machine):
         hardware.resolve("cuda:1", "auto")
 
 
-def test_without_pytorch_a_gpu_is_believed(machine, monkeypatch):
+def test_without_pytorch_a_gpu_is_accepted(machine, monkeypatch):
     machine(AVX2, {"GPU-a": GPUS["GPU-a"]})
 
     def missing(name):
@@ -124,7 +124,7 @@ def test_without_pytorch_a_gpu_is_believed(machine, monkeypatch):
         ("exit 6", [], {}),
     ],
 )
-def test_the_driver_tells_name_and_capability(tmp_path, monkeypatch, script, uuids, expected):
+def test_name_and_capability_come_from_the_driver(tmp_path, monkeypatch, script, uuids, expected):
     tool = tmp_path / "nvidia-smi"
     tool.write_text(f"#!/bin/sh\n{script}\n")
     tool.chmod(0o755)
@@ -132,7 +132,7 @@ def test_the_driver_tells_name_and_capability(tmp_path, monkeypatch, script, uui
     assert hardware._names_and_capabilities(uuids) == expected
 
 
-def test_a_gpu_of_which_nothing_is_known_computes_in_float32(monkeypatch):
+def test_an_unknown_gpu_computes_in_float32(monkeypatch):
     monkeypatch.setattr(hardware.devices, "visible_gpus", lambda: ["GPU-a"])
     monkeypatch.setattr(hardware, "_names_and_capabilities", lambda uuids: {})
     monkeypatch.setattr(hardware, "_torch_version", lambda: "2.13.0")
@@ -140,7 +140,7 @@ def test_a_gpu_of_which_nothing_is_known_computes_in_float32(monkeypatch):
 
 
 @pytest.mark.skipif(not hardware._cpu_flags(), reason="no x86-64 CPU under Linux")
-def test_this_machine_is_told_as_pytorch_sees_it(monkeypatch):
+def test_the_instruction_set_of_this_machine_agrees_with_pytorch(monkeypatch):
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     capability, name = torch.backends.cpu.get_cpu_capability(), hardware.instruction_set()
     assert (capability == "AVX512") <= ("AVX-512" in name or name == "AMX")

@@ -1,4 +1,4 @@
-"""A user's mistakes: one clear line, a bad exit status, nothing lost, and the next run goes on."""
+"""A user's mistakes give one line and a nonzero exit status, no result is lost, and the next run continues."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.workflow.conftest import Project
         ("tasks.way", 9, "tasks.way: got 9; allowed: at most 8, the classes of teacher glyphs-00"),
         ("inversion.methods.five.steps", 0, "inversion.methods.five.steps: got 0; allowed: at least 1"),
         ("nas.algorithms.spos.max_macs", 7, "nas.algorithms.spos.max_macs: got 7; the smallest architecture of nasbench201 needs"),
-        ("device", "cuda:7", "device: got cuda:7, but this machine shows"),
+        ("device", "cuda:7", "device: got cuda:7, but this machine"),
         ("zoo.manifest", "zoos/none.yaml", "zoo.manifest: cannot read"),
     ],
 )
@@ -27,9 +27,9 @@ def test_mistake_in_a_parameter_stops_before_any_job(finished: Project, tmp_path
     project.change(key, value)
     assert project.snakemake(ok=False) == set()
     assert project.last.returncode == 2
-    told = [text for text in project.last.stderr.splitlines() if text.startswith("datafree:")]
-    assert len(told) == 1
-    assert line in told[0]
+    lines = [text for text in project.last.stderr.splitlines() if text.startswith("datafree:")]
+    assert len(lines) == 1
+    assert line in lines[0]
     assert "Traceback" not in project.last.stderr
     assert not (project.folder / "artifacts").exists()
 
@@ -40,14 +40,14 @@ def test_damaged_checkpoint_is_one_line_and_the_next_run_continues(finished: Pro
     given = project.folder / "zoos/given.safetensors"
     given.write_bytes(good.read_bytes()[:-100])
     before = good.read_bytes()
-    entry = _given(hashlib.sha256(before).hexdigest())
+    entry = _manifest_entry(hashlib.sha256(before).hexdigest())
     project.edit("zoos/glyphs.yaml", "{name: glyphs-01, train: {classes: 8, seed: 1}}", entry)
 
     assert project.snakemake("--", "zoo", ok=False) == {"teacher/glyphs-01"}
-    told = [text for text in (project.last.stdout + project.last.stderr).splitlines() if text.strip().startswith("datafree:")]
-    assert len(told) == 1
-    assert "SHA-256" in told[0]
-    assert "given.safetensors" in told[0]
+    lines = [text for text in (project.last.stdout + project.last.stderr).splitlines() if text.strip().startswith("datafree:")]
+    assert len(lines) == 1
+    assert "SHA-256" in lines[0]
+    assert "given.safetensors" in lines[0]
     assert "Traceback" not in project.last.stdout + project.last.stderr
     assert good.read_bytes() == before
 
@@ -56,6 +56,6 @@ def test_damaged_checkpoint_is_one_line_and_the_next_run_continues(finished: Pro
     assert good.read_bytes() == before
 
 
-def _given(sha256: str) -> str:
+def _manifest_entry(sha256: str) -> str:
     classes = ", ".join(f"class-{letter}" for letter in "abcdefgh")
     return f"{{name: glyphs-01, file: given.safetensors, sha256: {sha256}, classes: [{classes}]}}"

@@ -1,4 +1,4 @@
-"""The real Snakemake: what runs when."""
+"""The pipeline under the real Snakemake: which jobs are computed after which change."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_first_run_computes_everything_once_and_shows_the_table(finished: Projec
     assert finished.computed == JOBS
     results = json.loads((finished.folder / "artifacts/evaluation/few_shot/results.json").read_text())
     assert {row["name"] for row in results["rows"]} >= {"bell", "pixels", "random", "best teacher", "all teachers", "real-data oracle"}
-    assert "bell" in finished.told
+    assert "bell" in finished.printed
     assert (finished.folder / "artifacts/report/report.html").stat().st_size > 10_000
 
 
@@ -57,7 +57,7 @@ def test_second_run_does_nothing(project: Project) -> None:
             "zoo.limit",
             1,
             JOBS - {"images", "teacher/glyphs-00", "teacher/glyphs-01", "invert/five/glyphs-01"},
-            marks=pytest.mark.slow,  # nearly the whole pipeline again
+            marks=pytest.mark.slow,  # runs nearly the whole pipeline
         ),
     ],
 )
@@ -67,9 +67,9 @@ def test_changed_parameter_reruns_exactly_what_reads_it(project: Project, key: s
     assert project.snakemake() == set()
 
 
-def test_how_teachers_share_a_process_changes_nothing(project: Project) -> None:
+def test_the_shard_size_changes_no_result(project: Project) -> None:
     project.change("inversion.shard_size", 1)
-    assert project.snakemake() == {"report_page"}  # which names all settings
+    assert project.snakemake() == {"report_page"}  # which lists all settings
     pools = project.folder / "artifacts/inversion/five"
     before = {path.relative_to(pools): path.read_bytes() for path in pools.rglob("*") if path.is_file()}
     shutil.rmtree(pools)
@@ -77,7 +77,7 @@ def test_how_teachers_share_a_process_changes_nothing(project: Project) -> None:
     assert {path.relative_to(pools): path.read_bytes() for path in pools.rglob("*") if path.is_file()} == before
 
 
-def test_a_failed_teacher_costs_the_others_of_its_shard_nothing(project: Project) -> None:
+def test_a_failed_teacher_does_not_affect_others_of_its_shard(project: Project) -> None:
     pools = project.folder / "artifacts/inversion/five"
     shutil.rmtree(pools)
     (pools / "glyphs-00").mkdir(parents=True)
@@ -89,19 +89,19 @@ def test_a_failed_teacher_costs_the_others_of_its_shard_nothing(project: Project
     assert project.snakemake("--", "inversion") == {"invert/five/glyphs-00"}
 
 
-def test_changed_teacher_leaves_the_other_teacher_alone(project: Project) -> None:
+def test_changed_teacher_does_not_rerun_the_other_teacher(project: Project) -> None:
     project.edit("zoos/glyphs.yaml", "{name: glyphs-01, train: {classes: 8, seed: 1}}", "{name: glyphs-01, train: {classes: 7, seed: 1}}")
     assert project.snakemake("--", "inversion") == {"teacher/glyphs-01", "meta_generator", "invert/five/glyphs-00", "invert/five/glyphs-01"}
 
 
 def test_edited_code_reruns_its_stage_and_a_comment_does_not(project: Project) -> None:
-    project.edit("src/datafree/tasks/episodes.py", "from __future__", "# a remark\nfrom __future__")
+    project.edit("src/datafree/tasks/episodes.py", "from __future__", "# a comment\nfrom __future__")
     assert project.snakemake() == set()
     project.edit("src/datafree/report/tables.py", "\ndef ", "\nUNUSED = 0\n\n\ndef ")
     assert project.snakemake() == {"report_page"}
 
 
-def test_damaged_artifact_is_found_and_made_again(project: Project) -> None:
+def test_damaged_artifact_is_found_and_recomputed(project: Project) -> None:
     pool = project.folder / "artifacts/inversion/five/glyphs-00/images.safetensors"
     whole = pool.read_bytes()
     pool.write_bytes(whole[:-1])
@@ -109,7 +109,7 @@ def test_damaged_artifact_is_found_and_made_again(project: Project) -> None:
     assert pool.read_bytes() == whole
 
 
-def test_deleted_output_is_made_again_with_the_same_bytes(project: Project) -> None:
+def test_deleted_output_is_recomputed_with_the_same_bytes(project: Project) -> None:
     learner = project.folder / "artifacts/meta/bell/seed0/learner.safetensors"
     whole = learner.read_bytes()
     learner.unlink()
@@ -123,22 +123,22 @@ def test_snakemake_report_contains_the_page(project: Project) -> None:
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the instruction set of an x86-64 CPU is changed")
-def test_results_of_another_kind_of_processor_are_made_again_unless_the_user_accepts_them(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_of_another_processor_kind_are_recomputed_unless_accepted(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
     dry_run = project.run("snakemake", "--dry-run")
     assert "learner" in dry_run.stdout and "images" in dry_run.stdout
-    told = [line for line in dry_run.stderr.splitlines() if line.startswith("datafree: finished results were made with processor x86_64 ")]
-    assert len(told) == 1 and told[0].endswith("; --config accept_other_hardware=true keeps them")
+    warnings = [
+        line for line in dry_run.stderr.splitlines() if line.startswith("datafree: finished results were made with processor x86_64 ")
+    ]
+    assert len(warnings) == 1 and warnings[0].endswith("; --config accept_other_hardware=true keeps them")
     states = project.run("datafree", "status").stdout
     assert "made with processor x86_64" in states and "not x86_64 SSE4.1" in states
     assert states.count("accept_other_hardware") == 1
     project.change("accept_other_hardware", True)
     assert project.snakemake() == set()
-    # What changes is computed here, from results of elsewhere, and says so.
+    # A changed job is computed on this hardware from earlier results, and its results name both.
     project.change("evaluation.episodes", 21)
     assert project.snakemake() == {"few_shot", "report_page"}
     results = json.loads((project.folder / "artifacts/evaluation/few_shot/results.json").read_text())
-    assert len(results["computed_on"]) == 2 and any("SSE4.1" in one for one in results["computed_on"])
+    assert len(results["computed_on"]) == 2 and any("SSE4.1" in kind for kind in results["computed_on"])

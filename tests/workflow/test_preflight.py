@@ -36,13 +36,13 @@ def check(project, **overlay):
     return preflight.check(resolve(merge(SMALL, overlay)), project)
 
 
-def test_the_teachers_of_a_sound_run_come_in_the_manifests_order(project):
+def test_teachers_are_in_the_order_of_the_manifest(project):
     assert [entry.name for entry in check(project)] == ["one", "two", "three"]
     assert [entry.name for entry in check(project, zoo={"manifest": "zoos/z.yaml", "limit": 2})] == ["one", "two"]
-    assert list(project.iterdir()) == [project / "zoos"]  # nothing is written
+    assert list(project.iterdir()) == [project / "zoos"]  # no file is written
 
 
-def test_networks_of_a_library_are_taken_by_their_name_there(project):
+def test_networks_of_a_library_have_their_names_there(project):
     (project / "zoos" / "z.yaml").write_text(
         MANIFEST + "  - {name: four, train: {classes: 5}, architecture: {name: torchvision/resnet18}}\n"
     )
@@ -51,7 +51,7 @@ def test_networks_of_a_library_are_taken_by_their_name_there(project):
     assert teachers[3].architecture.name == "torchvision/resnet18"
 
 
-def test_a_relative_manifest_is_looked_for_beside_the_snakefile(project, monkeypatch):
+def test_a_relative_manifest_path_is_relative_to_the_snakefile(project, monkeypatch):
     (project / "elsewhere").mkdir()
     monkeypatch.chdir(project / "elsewhere")
     assert len(check(project)) == 3
@@ -70,10 +70,10 @@ def test_a_shard_holds_teachers_of_one_architecture_in_the_manifests_order(proje
 
 
 @pytest.mark.parametrize("preset", [None, *sorted((PROJECT / "presets").glob("*.yaml"))], ids=str)
-def test_the_projects_own_settings_pass(tmp_path, monkeypatch, preset, presets_below):
+def test_params_yaml_passes(tmp_path, monkeypatch, preset, presets_below):
     monkeypatch.chdir(tmp_path)
     config = load(PROJECT / "params.yaml", *([*presets_below(preset), preset] if preset else []))
-    if not (PROJECT / config.zoo.manifest).exists():  # of a zoo that a user brings
+    if not (PROJECT / config.zoo.manifest).exists():  # the manifest of a user's zoo
         config.zoo.manifest = "zoos/cifar-fs.yaml"
     if config.data.folder:
         images = max(config.evaluation.shots) + config.evaluation.query
@@ -136,7 +136,7 @@ GLYPHS = SMALL["data"]["glyphs"]
         ),
     ],
 )
-def test_what_cannot_work_is_known_before_the_first_job(project, overlay, message):
+def test_an_impossible_setting_is_refused_before_the_first_job(project, overlay, message):
     with pytest.raises(UserError, match=f"^{message}") as caught:
         check(project, **overlay)
     assert "\n" not in str(caught.value)
@@ -154,14 +154,14 @@ def test_what_cannot_work_is_known_before_the_first_job(project, overlay, messag
         ("{name: x, train: {classes: 5}, architecture: {name: nasbench201}}", "x: architecture.name: got 'nasbench201'; allowed: .*conv4"),
     ],
 )
-def test_a_teacher_that_cannot_work_is_known_before_the_first_job(project, teacher, message):
+def test_an_impossible_teacher_is_refused_before_the_first_job(project, teacher, message):
     manifest = project / "zoos" / "z.yaml"
     manifest.write_text(MANIFEST + f"  - {teacher}\n")
     with pytest.raises(UserError, match=message):
         check(project)
 
 
-def test_image_sizes_that_the_generator_cannot_make_are_known_before_the_first_job(project):
+def test_image_sizes_that_are_no_multiple_of_8_are_refused_before_the_first_job(project):
     manifest = project / "zoos" / "z.yaml"
     manifest.write_text("defaults: {input: [3, 20, 20]}\n" + MANIFEST)
     with pytest.raises(UserError, match="^data.image_size: got 20; .*multiple of 8"):
@@ -185,7 +185,7 @@ def test_image_sizes_that_the_generator_cannot_make_are_known_before_the_first_j
         (lambda folder: (folder / "test" / "test-1").rename(folder / "train" / "test-1"), "evaluation.way: got 6; allowed: at most 5"),
     ],
 )
-def test_a_folder_of_photos_is_looked_at_before_the_first_job(project, change, message):
+def test_a_folder_of_images_is_checked_before_the_first_job(project, change, message):
     folder = photos(project, 6, 20)
     change(folder)
     data = {"source": "folder", "folder": str(folder)}
@@ -196,7 +196,7 @@ def test_a_folder_of_photos_is_looked_at_before_the_first_job(project, change, m
             check(project, data=data, evaluation={"split": "test", "way": 6})
 
 
-def test_a_home_folder_may_be_written_short(project, monkeypatch):
+def test_a_tilde_stands_for_the_home_folder(project, monkeypatch):
     photos(project, 6, 20)
     monkeypatch.setenv("HOME", str(project))
     assert check(project, data={"source": "folder", "folder": "~/photos"})
@@ -219,20 +219,20 @@ def test_a_folder_without_permission_to_write_is_refused(project):
         project.chmod(0o755)
 
 
-def test_a_folder_that_the_system_calls_unwritable_is_refused(project, monkeypatch):
+def test_a_folder_that_os_access_reports_as_unwritable_is_refused(project, monkeypatch):
     monkeypatch.setattr(preflight.os, "access", lambda path, mode: False)
     with pytest.raises(UserError, match="cannot write here"):
         check(project)
 
 
-def test_the_hardware_takes_the_place_of_auto_in_the_configuration(monkeypatch):
+def test_resolved_hardware_replaces_auto_in_the_configuration(monkeypatch):
     monkeypatch.setattr(hardware, "resolve", lambda device, precision: hardware.Hardware("cuda", f"{device} {precision}", "bfloat16"))
     config = resolve({})
     assert preflight.resolve_hardware(config).processor == "auto auto"
     assert (config.device, config.precision.value) == ("cuda", "bfloat16")
 
 
-def test_nothing_heavy_is_imported(project):
+def test_pytorch_is_not_imported(project):
     script = """
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The table of job states."""
+"""The table of ``datafree status``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from datafree.workflow.status import job_states, print_status
 CARD = {"stage": "teacher", "wildcards": {"teacher": "t0"}, "config": {"seed": 0}, "code": "c", "written_ns": 1}
 
 
-def _sidecar(root: Path, **changes: object) -> None:
+def _write_record(root: Path, **changes: object) -> None:
     record = {**CARD, "inputs": {}, "outputs": {}, **changes}
     record.pop("written_ns")
     write_json(root / "artifacts/zoo/t0/provenance.json", record)
@@ -31,7 +31,7 @@ def _sidecar(root: Path, **changes: object) -> None:
 def test_states(tmp_path: Path, changes: dict | None, state: str) -> None:
     write_json(tmp_path / "jobs/teacher.t0/card.json", CARD)
     if changes is not None:
-        _sidecar(tmp_path, **changes)
+        _write_record(tmp_path, **changes)
     assert job_states(tmp_path / "jobs", tmp_path / "artifacts") == [("teacher/t0", state)]
 
 

@@ -1,4 +1,4 @@
-"""Logging to a real MLflow store: once, grouped, and never at the cost of a result."""
+"""Logging to a real MLflow store: every job once, grouped by execution, without effect on results."""
 
 import os
 import shutil
@@ -25,20 +25,20 @@ CONFIG = {
 }
 
 
-def leave(project: Path, stage: str, wildcards: dict, config: dict, files: dict, folder: str, inputs: dict | None = None) -> Path:
-    """Do as a job does: write outputs, then the sidecar. Returns the folder. Run inside the project folder."""
+def finish(project: Path, stage: str, wildcards: dict, config: dict, files: dict, folder: str, inputs: dict | None = None) -> Path:
+    """Write outputs and record as a job does; returns the folder. Call inside the project folder."""
     (project / folder).mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         path = project / folder / name
         path.write_bytes(content) if isinstance(content, bytes) else artifacts.write_json(path, content)
     outputs = {name: f"{folder}/{name}" for name in files} | {"provenance": f"{folder}/provenance.json"}
-    provenance.record(provenance.Job(stage, wildcards, config, "c0de", inputs or {}, outputs), {"datafree": "0"})
+    provenance.write_record(provenance.Job(stage, wildcards, config, "c0de", inputs or {}, outputs), {"datafree": "0"})
     return project / folder
 
 
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory):
-    """A store with its tables and nothing in them; creating the tables takes seconds, copying the file does not."""
+    """A store with empty tables, made once, because creating them takes seconds."""
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_EXP_NAME"):
@@ -59,7 +59,7 @@ def project(tmp_path, monkeypatch, empty_store):
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     card = {"name": "latin", "architecture": {"name": "conv4", "width": 32}, "mean": [0.5], "accuracy": {"mean": 0.97, "n": 120}}
-    leave(tmp_path, "teacher", {"teacher": "latin"}, {"seed": 0}, {"card.json": card, "weights.safetensors": b"1"}, "artifacts/zoo/latin")
+    finish(tmp_path, "teacher", {"teacher": "latin"}, {"seed": 0}, {"card.json": card, "weights.safetensors": b"1"}, "artifacts/zoo/latin")
     for seed in (0, 1):
         learner(tmp_path, seed)
     evaluation(tmp_path)
@@ -70,7 +70,7 @@ def learner(project: Path, seed: int, loss: float = 0.5, arm: str = "bell") -> P
     curve = "step,loss\n" + "".join(f"{step},{loss + 1 / (1 + step)}\n" for step in range(1200))
     files = {"history.csv": curve.encode(), "metrics.json": {"loss": loss}, "learner.safetensors": b"2"}
     config = {"meta.arm": {"method": "bell", "steps": 7}, "seed": 0}
-    return leave(project, "learner", {"arm": arm, "seed": str(seed)}, config, files, f"artifacts/meta/{arm}/seed{seed}")
+    return finish(project, "learner", {"arm": arm, "seed": str(seed)}, config, files, f"artifacts/meta/{arm}/seed{seed}")
 
 
 def evaluation(project: Path, episodes: int = 600) -> Path:
@@ -87,7 +87,7 @@ def evaluation(project: Path, episodes: int = 600) -> Path:
     results = {"computed_on": ["float32 on x86_64 AVX2"], "split": "test", "way": 5, "query": 15, "episodes": episodes, "rows": rows}
     inputs = {"learners": [f"artifacts/meta/bell/seed{seed}/learner.safetensors" for seed in (0, 1)]}
     config = {"evaluation": {"way": 5, "episodes": episodes}}
-    return leave(project, "few_shot", {}, config, {"results.json": results, "plot.png": b"png"}, "artifacts/evaluation/few_shot", inputs)
+    return finish(project, "few_shot", {}, config, {"results.json": results, "plot.png": b"png"}, "artifacts/evaluation/few_shot", inputs)
 
 
 def client(project: Path):
@@ -129,9 +129,9 @@ def test_every_job_is_logged_once_under_one_parent(project):
         "seed": "1",
         "groups": "first",
     }
-    sidecar = project / "artifacts/meta/bell/seed1/provenance.json"
-    assert run.data.tags["datafree.fingerprint"] == artifacts.sha256(sidecar)
-    assert run.info.end_time == sidecar.stat().st_mtime_ns // 10**6
+    record = project / "artifacts/meta/bell/seed1/provenance.json"
+    assert run.data.tags["datafree.fingerprint"] == artifacts.sha256(record)
+    assert run.info.end_time == record.stat().st_mtime_ns // 10**6
     store = client(project)
     assert {file.path for file in store.list_artifacts(run.info.run_id)} == {"history.csv", "metrics.json", "provenance.json"}
     assert {file.path for file in store.list_artifacts(parent.info.run_id)} == {"jobs.json"}
@@ -156,7 +156,7 @@ def test_curves_and_headline_numbers(project):
     headline = found["pipeline first"].data.metrics
     assert (headline["bell/accuracy_5shot"], headline["bell/accuracy_5shot_interval"]) == (0.82, 0.007)
     assert headline["pixels/accuracy_1shot"] == 0.33
-    # Logged twice, kept once.
+    # Logged twice, stored once.
     assert len(store.get_metric_history(found["pipeline first"].info.run_id, "bell/accuracy_5shot")) == 1
     assert len(store.get_metric_history(run.info.run_id, "accuracy_1shot")) == 1
 
@@ -165,9 +165,9 @@ def test_a_second_execution_logs_only_what_is_new(project, capsys):
     tracking.log_all(project, CONFIG, "first")
     changed = {**CONFIG, "evaluation": {"way": 5, "episodes": 900}}
     evaluation(project, episodes=900)
-    learner(project, 0, arm="gone")  # of an arm that neither configuration has
+    learner(project, 0, arm="gone")  # an arm of neither configuration
     assert tracking.log_all(project, changed, "second") == 2
-    assert capsys.readouterr().err == "tracking: 1 of 5 jobs were done under another configuration than this one; they get no parent run\n"
+    assert capsys.readouterr().err == "tracking: 1 of 5 jobs were computed under another configuration; they get no parent run\n"
     store = client(project)
     found = store.search_runs([store.get_experiment_by_name("study").experiment_id])
     parents = {run.data.tags["datafree.group"]: run for run in found if "datafree.group" in run.data.tags}
@@ -182,7 +182,7 @@ def test_a_second_execution_logs_only_what_is_new(project, capsys):
     assert reused.data.tags["datafree.groups"] == "first second"
     assert second.data.metrics["bell/accuracy_1shot_n"] == 1800
 
-    # The forgotten arm comes back: its run is linked, not repeated.
+    # The arm is configured again: its run gets the parent and is not repeated.
     with_arm = {**CONFIG, "meta": {"arms": {"gone": {"method": "bell", "steps": 7}}}}
     assert tracking.log_all(project, with_arm, "third") == 0
     run = store.get_run(gone.info.run_id)
@@ -236,13 +236,13 @@ def test_a_locked_store_loses_nothing(project, capsys):
     assert tracking.log_all(project, CONFIG, "first") == 1
 
 
-def test_a_file_that_is_no_store_is_one_line(project):
+def test_an_invalid_store_is_reported_in_one_line(project):
     (project / "mlflow.db").write_bytes(b"no database" * 100)
     with pytest.raises(UserError, match=r"^tracking: MLflow store sqlite:.*mlflow.db: file is not a database; results are safe"):
         tracking.log_all(project, CONFIG, "first", timeout=0.1)
 
 
-def test_a_server_that_is_away_is_one_line_without_its_password(project, monkeypatch):
+def test_an_unreachable_server_is_reported_in_one_line_without_its_password(project, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(UserError) as caught:
@@ -254,13 +254,13 @@ def test_a_server_that_is_away_is_one_line_without_its_password(project, monkeyp
     assert "\n" not in line
 
 
-def test_without_mlflow_the_line_says_what_to_install(project, monkeypatch):
+def test_without_mlflow_the_message_names_what_to_install(project, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(UserError, match=r"^tracking: mlflow is not installed; results are safe, install datafree\[workflow\]"):
         tracking.log_all(project, CONFIG, "first")
 
 
-def test_what_cannot_be_read_is_skipped_with_a_line(project, capsys):
+def test_unreadable_files_are_skipped_with_one_line(project, capsys):
     (project / "artifacts/zoo/latin/provenance.json").write_text("{")
     (project / "artifacts/meta/bell/seed0/metrics.json").write_text('{"loss": 0.1}')
     assert tracking.log_all(project, CONFIG, "first") == 2
@@ -268,7 +268,7 @@ def test_what_cannot_be_read_is_skipped_with_a_line(project, capsys):
         ("tracking: artifacts/zoo/latin/provenance.json", ANY),
         (
             "tracking: artifacts/meta/bell/seed0/provenance.json",
-            "artifacts/meta/bell/seed0/metrics.json is missing or not what was recorded; rerun learner/bell/0",
+            "artifacts/meta/bell/seed0/metrics.json is missing or differs from the record; rerun learner/bell/0",
         ),
     ]
     assert set(runs(project)) == {"pipeline first", "learner/bell/1", "few_shot"}
@@ -346,7 +346,7 @@ def test_the_group_is_dvcs_experiment_or_configuration_and_commit(tmp_path, monk
     assert tracking.group_key(tmp_path, CONFIG) == "puffy-ices"
 
 
-def test_a_temporary_copy_logs_to_the_lasting_project(project, tmp_path_factory, monkeypatch):
+def test_a_temporary_copy_logs_to_the_original_project(project, tmp_path_factory, monkeypatch):
     copy = tmp_path_factory.mktemp("copy")
     monkeypatch.chdir(copy)
     learner(copy, 0)

@@ -1,4 +1,4 @@
-"""The settings of every architecture search, one dataclass each, and their bounds."""
+"""Settings of the architecture searches (NAS), one dataclass per algorithm, and their bounds."""
 
 from __future__ import annotations
 
@@ -7,112 +7,112 @@ from dataclasses import dataclass
 
 @dataclass
 class AlgorithmConfig:
-    """What all algorithms have."""
+    """Settings of all algorithms."""
 
     method: str = ""
-    inversion: str = "deep_inversion"  # whose pools
-    space: str = "nasbench201"  # of datafree.nas.spaces.SPACES
-    channels: int = 16  # of the first stage; what it means for the others, and `cells`, is up to the space
-    cells: int = 1  # per stage
-    batch_size: int = 32
-    temperature: float = 4.0
+    inversion: str = "deep_inversion"  # inversion method whose pools are used
+    space: str = "nasbench201"  # search space, of datafree.nas.spaces.SPACES
+    channels: int = 16  # channels of the first stage; the space defines those of the others
+    cells: int = 1  # cells per stage
+    batch_size: int = 32  # images per step
+    temperature: float = 4.0  # of the distillation loss
     validation: float = 0.1  # share of the pools held out to score candidates
-    retrain_steps: int = 400
+    retrain_steps: int = 400  # training steps of the chosen architecture as a stand-alone network
 
 
 @dataclass
 class LimitedConfig(AlgorithmConfig):
-    """An algorithm that scores candidates one by one takes only those within all limits, of the network for one image; null = no limit."""
+    """An algorithm that scores single candidates and takes only those within all limits; null = no limit."""
 
-    max_macs: int | None = 15000000  # multiply-adds
-    max_parameters: int | None = None
-    max_latency: float | None = None  # milliseconds, measured on the machine that searches: the result is then that machine's
+    max_macs: int | None = 15000000  # multiply-adds of the network for one image
+    max_parameters: int | None = None  # parameters of the network
+    max_latency: float | None = None  # milliseconds for one image on the machine of the search, on which the result then depends
 
 
 @dataclass
 class OneShotConfig(LimitedConfig):
-    """An algorithm whose candidates are scored in a supernet trained with uniform paths."""
+    """An algorithm that scores candidates in a supernet trained with uniformly sampled paths."""
 
-    supernet_steps: int = 1000
-    learning_rate: float = 0.2  # SGD, cosine to 0
-    prior: str | None = None  # of PROXIES: candidates are ranked by it as well as by the supernet; null = by the supernet alone
-    prefilter: int = 0  # random candidates that the prior compares before the training; 0 = none, and all are trained
-    prefilter_share: float = 0.2  # share of them, the best: they alone are trained and chosen from
+    supernet_steps: int = 1000  # training steps of the supernet
+    learning_rate: float = 0.2  # of the supernet: SGD, cosine to 0
+    prior: str | None = None  # zero-cost proxy (of PROXIES) that ranks the candidates together with the supernet; null = supernet only
+    prefilter: int = 0  # random candidates that the prior scores before the supernet's training; 0 = no pre-filter
+    prefilter_share: float = 0.2  # best share of these candidates; only they are trained and searched
 
 
 @dataclass
 class SposConfig(OneShotConfig):
-    """Single-path one-shot search: evolution of what scores well in the supernet."""
+    """SPOS (single-path one-shot): evolutionary search with scores from the supernet."""
 
     method: str = "spos"
-    population: int = 16
+    population: int = 16  # candidates per generation
     generations: int = 4
-    parents: int = 6  # best architectures that breed
-    mutation: float = 0.2  # probability per choice
+    parents: int = 6  # best candidates so far, from which the next generation is made
+    mutation: float = 0.2  # probability per slot
 
 
 @dataclass
 class RandomConfig(OneShotConfig):
-    """The same supernet, and as many random architectures scored in it: what a search has to beat."""
+    """Random search in the same supernet: the baseline of the other searches."""
 
     method: str = "random"
-    candidates: int = 64
+    candidates: int = 64  # random architectures that are scored
 
 
 @dataclass
 class RelaxedConfig(AlgorithmConfig):
-    """An algorithm that learns a weight for every option, by gradient, in turn with the network's weights."""
+    """An algorithm that learns architecture parameters by gradient descent, in alternation with the network's weights."""
 
-    supernet_steps: int = 400
+    supernet_steps: int = 400  # training steps of the supernet
     learning_rate: float = 0.025  # of the network: SGD, cosine to a 25th
-    weight_decay: float = 0.0003
-    alpha_learning_rate: float = 0.01  # Adam
-    warm_up: float = 0.1  # share of the steps before the first on the architecture
-    max_skips: int | None = None  # the search ends before an architecture with more skip connections (DARTS+); null = no such end
+    weight_decay: float = 0.0003  # of the network
+    alpha_learning_rate: float = 0.01  # of the architecture parameters: Adam
+    warm_up: float = 0.1  # share of the steps before the first step on the architecture parameters
+    max_skips: int | None = None  # the search stops before the architecture has more skip connections (DARTS+); null = no early stop
 
 
 @dataclass
 class DartsConfig(RelaxedConfig):
-    """Differentiable search in a mixture of all options. The paper's rate of the architecture is 0.0003, in fifty times as many steps."""
+    """DARTS: differentiable search over a mixture of all options. The paper's ``alpha_learning_rate`` is 0.0003 in 50 times the steps."""
 
     method: str = "darts"
-    gradient_clip: float | None = 5.0  # largest norm of the gradient of the network's weights; null = any
-    second_order: bool = False  # the gradient through one step of the network's weights
-    auxiliary_skip: bool = False  # a skip beside every mixture that fades out (DARTS-)
+    gradient_clip: float | None = 5.0  # largest gradient norm of the network's weights; null = no clipping
+    second_order: bool = False  # true = architecture gradient through one step of the network's weights
+    auxiliary_skip: bool = False  # true = a skip connection in parallel to every mixture, which fades out (DARTS-)
 
 
 @dataclass
 class ProxylessConfig(RelaxedConfig):
-    """ProxylessNAS: options drawn by their probability, which is learned through binary gates; the expected cost is a term of the loss.
+    """ProxylessNAS: options sampled by their probability, which is learned through binary gates; the expected cost is a loss term.
 
-    The paper's rate of the architecture is 0.001, in many more steps.
+    The paper's ``alpha_learning_rate`` is 0.001, in many more steps.
     """
 
     method: str = "proxyless"
     supernet_steps: int = 1000
     learning_rate: float = 0.05
     weight_decay: float = 0.00004
-    alpha_every: int = 2  # weight steps per step on the architecture; the paper takes 5
+    alpha_every: int = 2  # weight steps per architecture step; the paper uses 5
     warm_up: float = 0.25
-    paths: int = 2  # options per slot that such a step compares, and computes; the number of options = all
-    cost: str = "macs"  # of COSTS
-    cost_target: float = 10000000.0  # multiply-adds, or milliseconds
-    cost_weight: float = 0.1  # of the expected cost's relative distance to the target; 0 = none
+    paths: int = 2  # options per slot that an architecture step computes and compares, at most all
+    cost: str = "macs"  # macs or latency
+    cost_target: float = 10000000.0  # multiply-adds or milliseconds, as `cost` says
+    cost_weight: float = 0.1  # weight of the expected cost's relative distance to the target; 0 = no cost term
 
 
 @dataclass
 class ZeroCostConfig(LimitedConfig):
-    """Evolution by a score of untrained networks, on noise; with one generation, random draws."""
+    """Evolutionary search with a zero-cost proxy: a score of untrained networks on noise."""
 
     method: str = "zero_cost"
-    proxy: str = "synflow"  # of PROXIES
-    population: int = 32
-    generations: int = 8
-    parents: int = 8  # best architectures that breed
-    mutation: float = 0.2  # probability per choice
+    proxy: str = "synflow"  # zero-cost proxy, of PROXIES
+    population: int = 32  # candidates per generation
+    generations: int = 8  # 1 = random search
+    parents: int = 8  # best candidates so far, from which the next generation is made
+    mutation: float = 0.2  # probability per slot
 
 
-# What ProxylessNAS can be charged for, and what tells networks apart before training; see datafree.nas.zero_cost.
+# Costs of ProxylessNAS, and the zero-cost proxies of datafree.nas.zero_cost.
 COSTS = ("macs", "latency")
 PROXIES = ("parameters", "macs", "synflow", "jacob_cov", "nwot", "zen", "az_nas", "az_synflow")
 
@@ -124,7 +124,7 @@ ALGORITHM_TYPES: dict[str, type] = {
     "zero_cost": ZeroCostConfig,
 }
 
-# Inclusive, as datafree.config.schema.BOUNDS.
+# Inclusive bounds, as datafree.config.schema.BOUNDS.
 ALGORITHM_BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "nas.algorithms.*.channels": (4, None),
     "nas.algorithms.*.cells": (1, None),

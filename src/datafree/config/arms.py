@@ -1,4 +1,4 @@
-"""The settings of every meta-learning arm, one dataclass each, and their bounds."""
+"""Settings of the meta-learning arms, one dataclass per method, and their bounds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datafree.config.schema import BackboneConfig
 
 
 class AdaptedPart(Enum):
-    """What of a learner changes when it meets a new task; with ``nothing`` it is a feature extractor for another classifier."""
+    """Part of a learner that adapts to a new task; with ``nothing`` the learner is a feature extractor for a separate classifier."""
 
     nothing = "nothing"
     head = "head"
@@ -18,23 +18,23 @@ class AdaptedPart(Enum):
 
 @dataclass
 class AdaptationConfig:
-    """How a trained learner takes in the support images of a new task: plain gradient steps from a head of zeros."""
+    """Adaptation of a trained learner to the support images of a new task: plain gradient steps from a head of zeros."""
 
-    part: AdaptedPart = AdaptedPart.nothing  # `nothing` classifies by the nearest centroid of its features; the other keys are then unused
-    steps: int = 10  # at test time
-    learning_rate: float = 0.01
+    part: AdaptedPart = AdaptedPart.nothing  # nothing = nearest centroid of the features, the other keys have no effect; head; network
+    steps: int = 10  # gradient steps at test time
+    learning_rate: float = 0.01  # of these steps
 
 
 class Divergence(Enum):
-    """How far a student is from a teacher; ``released`` is what the released code of FREE computes, see datafree.distillation.losses."""
+    """Distillation loss: Kullback-Leibler, or with ``released`` that of FREE's released code; see datafree.distillation.losses."""
 
     kl = "kl"
     released = "released"
 
 
 class BellUpdate(Enum):
-    """``interpolation`` moves along the displacement. ``adam``, as the released code: 67 times the displacement is the gradient of a
-    second Adam, which the replay shares, and the inner Adam starts anew at every outer step."""
+    """Outer update of BELL. ``interpolation`` moves the weights along the displacement of the inner loop. ``adam``, as in FREE's released
+    code: 67 times the displacement is the gradient of a second Adam, which the replay shares; the inner Adam is new at every outer step."""
 
     interpolation = "interpolation"
     adam = "adam"
@@ -42,88 +42,88 @@ class BellUpdate(Enum):
 
 @dataclass
 class ReplayConfig:
-    """Second-order MAML on episodes of the pools, after every outer step."""
+    """Replay: second-order MAML on training episodes after every outer step."""
 
-    episodes: int = 0  # per meta-batch; 0 = no replay
-    patience: int = 0  # meta-batches without a better accuracy before the next outer step; 0 = one meta-batch
-    inner_steps: int = 5
-    learning_rate: float = 0.05  # of the inner steps, on the whole network; the outer ones are Adam's
+    episodes: int = 0  # episodes per meta-batch; 0 = no replay
+    patience: int = 0  # meta-batches without a better accuracy before the replay ends; 0 = one meta-batch
+    inner_steps: int = 5  # gradient steps on the support of an episode
+    learning_rate: float = 0.05  # of the inner steps, on the whole network; the outer steps use Adam
 
 
 @dataclass
 class DistillationArm:
-    """Joint distillation: one network, one head per teacher, soft labels, augmentation and mixup."""
+    """Joint distillation: one network with one head per teacher, trained on soft labels with augmentation and mixup."""
 
     method: str = "distillation"
-    inversion: str = "deep_inversion"  # whose pools
+    inversion: str = "deep_inversion"  # inversion method whose pools are used
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     steps: int = 400
     teachers_per_step: int = 8
-    images_per_teacher: int = 16
-    images_per_class: int | None = None  # of each pool that are used; null = all
+    images_per_teacher: int = 16  # images per teacher and step
+    images_per_class: int | None = None  # images of each pool that are used; null = all
     learning_rate: float = 0.004  # peak of a one-cycle schedule (AdamW)
-    temperature: float = 4.0
-    augment: bool = True
-    mixup: bool = True  # on every other step
+    temperature: float = 4.0  # of the distillation loss
+    augment: bool = True  # augmented views of the images
+    mixup: bool = True  # mixup on every other step
 
 
 @dataclass
 class BellArm:
-    """BELL: sequential steps over several teachers' tasks, outer step along the displacement."""
+    """BELL: sequential inner steps on tasks of several teachers, then an outer step along their displacement."""
 
     method: str = "bell"
-    inversion: str = "deep_inversion"  # whose pools
+    inversion: str = "deep_inversion"  # inversion method whose pools are used
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     steps: int = 100  # outer steps
-    tasks_per_step: int = 4  # sequential inner steps per outer step, each on another task
-    inner_learning_rate: float = 0.002  # Adam, state kept across outer steps
-    outer_learning_rate: float = 1.0  # share of the displacement that is kept; falls linearly to a tenth. With `update: adam` its rate
-    temperature: float = 4.0  # of no effect with `divergence: released`
-    distillation: float = 0.7  # weight of the teacher's soft labels; the rest is the episode's own loss
-    augment: bool = True
-    update: BellUpdate = BellUpdate.interpolation
-    divergence: Divergence = Divergence.kl
-    cross_task: bool = True  # every teacher of the step is asked about every task; false: tasks of one teacher, which alone is asked
-    one_head: bool = False  # one head for all teachers: their class orders conflict
+    tasks_per_step: int = 4  # inner steps per outer step, each on another task
+    inner_learning_rate: float = 0.002  # Adam, whose state is kept across outer steps
+    outer_learning_rate: float = 1.0  # share of the displacement, falls linearly to a tenth; with update: adam the rate of Adam
+    temperature: float = 4.0  # of the distillation loss; without effect with divergence: released
+    distillation: float = 0.7  # weight of the distillation loss, 0 to 1; the rest is the cross-entropy of the episode
+    augment: bool = True  # augmented views of the images
+    update: BellUpdate = BellUpdate.interpolation  # interpolation or adam
+    divergence: Divergence = Divergence.kl  # kl or released
+    cross_task: bool = True  # true = every teacher of the step predicts every task; false = only tasks of one teacher, by that teacher
+    one_head: bool = False  # true = one head for all teachers, although their class orders conflict
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
 
 
 @dataclass
 class ProtoNetArm:
-    """Plain episodic training: prototypes of the support, cross-entropy of the queries, Adam on every task."""
+    """ProtoNet: episodic training with class prototypes of the support and cross-entropy of the queries."""
 
     method: str = "protonet"
-    inversion: str = "deep_inversion"  # whose pools
+    inversion: str = "deep_inversion"  # inversion method whose pools are used
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     steps: int = 400
     tasks_per_step: int = 1
     learning_rate: float = 0.002  # peak of a one-cycle schedule (AdamW)
-    augment: bool = True
-    task_mixup: float = 0.0  # share of the tasks that are mixtures of two tasks' features, as in TEAPOT
+    augment: bool = True  # augmented views of the images
+    task_mixup: float = 0.0  # share of the tasks that mix the features of two tasks, as in TEAPOT
 
 
 @dataclass
 class MamlArm:
-    """MAML: an initialisation from which a few gradient steps solve a task."""
+    """MAML: an initialisation that adapts to a task in a few gradient steps."""
 
     method: str = "maml"
-    inversion: str = "deep_inversion"  # whose pools
+    inversion: str = "deep_inversion"  # inversion method whose pools are used
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     steps: int = 200
     tasks_per_step: int = 2
-    inner_steps: int = 3  # on the support of a training task, at the rate of `adaptation`
-    second_order: bool = True  # false: the gradient at the adapted weights is taken for that at the initialisation
+    inner_steps: int = 3  # gradient steps on the support of a training task, with the learning rate of `adaptation`
+    second_order: bool = True  # false = first-order MAML: the gradient at the adapted weights
     learning_rate: float = 0.002  # peak of a one-cycle schedule (AdamW)
-    distillation: float = 0.0  # weight of the teacher's soft labels in both loops, in tasks of one teacher; the rest is the labels'
-    temperature: float = 4.0  # of no effect without distillation
-    augment: bool = True
+    distillation: float = 0.0  # weight of the distillation loss in both loops, 0 to 1, for tasks of one teacher; the rest is cross-entropy
+    temperature: float = 4.0  # of the distillation loss; without effect with distillation: 0
+    augment: bool = True  # augmented views of the images
     adaptation: AdaptationConfig = field(default_factory=lambda: AdaptationConfig(AdaptedPart.network, 10, 0.05))
 
 
 @dataclass
 class AnilArm(MamlArm):
-    """ANIL: as MAML, but only the head adapts."""
+    """ANIL: MAML in which only the head adapts."""
 
     method: str = "anil"
     adaptation: AdaptationConfig = field(default_factory=lambda: AdaptationConfig(AdaptedPart.head, 10, 0.05))
@@ -131,35 +131,35 @@ class AnilArm(MamlArm):
 
 @dataclass
 class IgrArm:
-    """Explicit gradient regularisation (TGR): a step on several tasks at once, with a price on the variance of their gradients."""
+    """IGR and TGR: joint steps on several tasks, with a penalty on the variance of their gradients."""
 
     method: str = "igr"
-    inversion: str = "deep_inversion"  # whose pools
+    inversion: str = "deep_inversion"  # inversion method whose pools are used
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     steps: int = 100
     tasks_per_step: int = 4
     learning_rate: float = 0.004  # peak of a one-cycle schedule (AdamW)
-    regularisation: float = 0.001  # λ; 0 = plain joint training
-    groups: int | None = None  # of unlike teachers, as in TGR, which has 5: a step's tasks are of one of them; null = any tasks
-    temperature: float = 4.0
-    distillation: float = 0.7  # weight of the teachers' soft labels; the rest is the episode's own loss
-    augment: bool = True
+    regularisation: float = 0.001  # weight λ of the penalty; 0 = joint training without it
+    groups: int | None = None  # groups of dissimilar teachers (TGR: 5); the tasks of a step are of one group; null = any tasks
+    temperature: float = 4.0  # of the distillation loss
+    distillation: float = 0.7  # weight of the distillation loss, 0 to 1; the rest is the cross-entropy of the episode
+    augment: bool = True  # augmented views of the images
 
 
 @dataclass
 class DroArm:
-    """Fusion of the teachers' weights by a distributionally robust hyper-network; learns from no image."""
+    """DRO: fusion of the teachers' weights by a distributionally robust hyper-network, without images."""
 
     method: str = "dro"
-    inversion: str = "deep_inversion"  # whose pools: for BatchNorm statistics and the teachers' reliability
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)  # must be that of every teacher
+    inversion: str = "deep_inversion"  # inversion method whose pools give BatchNorm statistics and teacher reliability
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)  # must be the architecture of every teacher
     steps: int = 500
     learning_rate: float = 0.003  # Adam
     embedding: int = 50  # dimension of a teacher's embedding
-    perturbation: float = 0.1  # length of a step towards the worst embedding
-    perturbation_steps: int = 3
-    robustness: float = 2.0  # γ, the price of the squared distance to the worst embedding; large = not robust
-    held_out: float = 0.2  # share of the teachers that the upper level is measured on
+    perturbation: float = 0.1  # length of a step towards the worst-case embedding
+    perturbation_steps: int = 3  # such steps; 0 = not robust
+    robustness: float = 2.0  # weight γ of the squared distance to the worst-case embedding; large values = not robust
+    held_out: float = 0.2  # share of the teachers that are held out for the outer step
     adaptation: AdaptationConfig = field(default_factory=lambda: AdaptationConfig(AdaptedPart.network, 10, 0.05))
 
 
@@ -173,7 +173,7 @@ ARM_TYPES: dict[str, type] = {
     "dro": DroArm,
 }
 
-# As datafree.config.schema.BOUNDS.
+# Inclusive bounds, as datafree.config.schema.BOUNDS.
 ARM_BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "meta.arms.*.steps": (1, None),
     "meta.arms.*.teachers_per_step": (1, None),

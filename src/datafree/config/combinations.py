@@ -1,4 +1,4 @@
-"""Checks of settings against each other: impossible combinations, and keys that another setting leaves without effect."""
+"""Checks of settings against each other: impossible combinations, and keys without effect under another setting."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from datafree.errors import UserError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
-# Names of rows and keys of the results that an arm or a method must not have.
-TAKEN = {"inversion.methods": ("real",), "meta.arms": ("pixels", "random", "split"), "nas.algorithms": ()}
+# Names of rows and keys of the results, which an arm or a method must not have.
+RESERVED = {"inversion.methods": ("real",), "meta.arms": ("pixels", "random", "split"), "nas.algorithms": ()}
 
 
 def check_combinations(config: Config) -> None:
-    """Refuse what cannot work together, and keys that another setting leaves without effect.
+    """Check a typed configuration as a whole.
 
     Raises:
-        UserError: names the key, what came and what is allowed.
+        UserError: an impossible combination, or a key without effect; names the key, the value and what is allowed.
     """
     if not DEVICE.fullmatch(config.device):
         raise UserError(f"device: got {config.device!r}; allowed: auto, cpu, cuda, cuda:N")
@@ -42,12 +42,12 @@ def check_combinations(config: Config) -> None:
     if not config.evaluation.shots:
         raise UserError("evaluation.shots: empty; name at least one number of support images per class, such as [1, 5]")
     if config.evaluation.by_domain and config.data.source is not Source.folder:
-        raise UserError("evaluation.by_domain: true, but the embedded data has one domain; set data.source to folder, or this to false")
+        raise UserError("evaluation.by_domain: true, but the embedded data has one domain; set data.source to `folder`, or remove this key")
     for key, allowed in (("inference", INFERENCE), ("classifiers", CLASSIFIERS), ("oracles", ORACLES)):
         chosen = getattr(config.evaluation, key)
-        few = "any" if key == "oracles" else "at least one"
+        number = "any" if key == "oracles" else "at least one"
         if (not chosen and key != "oracles") or len(set(chosen)) != len(chosen) or not set(chosen) <= set(allowed):
-            raise UserError(f"evaluation.{key}: got {chosen}; allowed: {few} of {', '.join(allowed)}, each once")
+            raise UserError(f"evaluation.{key}: got {chosen}; allowed: {number} of {', '.join(allowed)}, each once")
     for family, members in (
         ("inversion.methods", config.inversion.methods),
         ("meta.arms", config.meta.arms),
@@ -56,13 +56,13 @@ def check_combinations(config: Config) -> None:
         for name in members:
             if not NAME.fullmatch(name):
                 raise UserError(f"{family}.{name}: a name may hold letters, digits, `_` and `-` only; it becomes a folder")
-            if name in TAKEN[family]:
+            if name in RESERVED[family]:
                 raise UserError(f"{family}.{name}: this name is taken by a row of the results; choose another")
     if not config.inversion.methods:
         raise UserError("inversion.methods: empty; name at least one method, such as `five: {method: generator, steps: 5}`")
     for name in config.inversion.methods:
         if name.startswith("meta_generator"):
-            raise UserError(f"inversion.methods.{name}: this name is taken by the generator itself; choose another")
+            raise UserError(f"inversion.methods.{name}: this name is taken by the meta-generator; choose another")
     _check_latents(config)
     if not config.meta.seeds or len(set(config.meta.seeds)) != len(config.meta.seeds):
         raise UserError(f"meta.seeds: got {config.meta.seeds}; allowed: at least one seed, each once")
@@ -74,7 +74,7 @@ def check_combinations(config: Config) -> None:
     if config.evaluation.oracle_backbone.genotype == "searched":
         raise UserError("evaluation.oracle_backbone.genotype: got 'searched'; allowed: a cell; `searched` is one of evaluation.oracles")
     if "searched" in config.evaluation.oracles and not config.nas.algorithms:
-        raise UserError("evaluation.oracles: `searched`, but nas.algorithms is empty; add one, or take it out")
+        raise UserError("evaluation.oracles: `searched`, but nas.algorithms is empty; add one, or remove `searched`")
     for name, arm in config.meta.arms.items():
         if arm.backbone.genotype == "searched" and not config.nas.algorithms:
             raise UserError(f"meta.arms.{name}.backbone.genotype: `searched`, but nas.algorithms is empty; add one, or a genotype")
@@ -106,7 +106,7 @@ def _check_algorithms(config: Config) -> None:
 
 
 def _check_latents(config: Config) -> None:
-    """Without the label as an input, only optimised latents can tell the classes apart."""
+    """An unconditional generator needs optimised latents, because nothing else separates the classes."""
     shared = config.inversion.meta_generator
     if not shared.conditional and not shared.latent_learning_rate:
         raise UserError("inversion.meta_generator.latent_learning_rate: got null; allowed: above 0, as `conditional` is false")
@@ -144,7 +144,7 @@ def _check_effect(config: Config) -> None:
 
 
 def _without_effect(config: Config) -> Iterator[tuple[str, Any, Sequence[str], str]]:
-    """(dotted key, its settings, keys of theirs without effect, the condition) wherever a setting makes others meaningless."""
+    """(dotted key, its settings, the keys among them without effect, the condition) for every condition that holds."""
     if config.data.source is Source.glyphs:
         yield "data", config.data, ["folder"], "with data.source: glyphs"
     if config.inversion.meta_generator.update is OuterUpdate.reptile:

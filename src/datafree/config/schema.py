@@ -1,4 +1,4 @@
-"""The typed schema of ``params.yaml``: types, defaults, and per field a comment with its unit and what a special value means."""
+"""Typed schema of ``params.yaml``: the type, default and bounds of every key; a comment gives its meaning, unit and special values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Source(Enum):
-    """Where the real images come from: evaluation, and teachers that are trained here."""
+    """Source of the real images, which are used to train teachers, to train the oracles and to evaluate."""
 
     glyphs = "glyphs"
     folder = "folder"
@@ -23,9 +23,10 @@ class Precision(Enum):
 
 
 class OuterUpdate(Enum):
-    """How the meta-generator's shared weights move after the inner steps.
+    """Outer update of the meta-generator's shared weights.
 
-    Towards the adapted weights (Reptile), or along a first-order MAML gradient: of the last inner step, or the mean over all of them.
+    ``reptile``: interpolation towards the weights after the inner loop. ``fomaml``, ``fomaml_mean``: an Adam step along the first-order
+    MAML gradient, which is that of the last inner step, or the mean over all inner steps.
     """
 
     reptile = "reptile"
@@ -34,7 +35,7 @@ class OuterUpdate(Enum):
 
 
 class Initialisation(Enum):
-    """What an inversion method adapts from: the meta-generator (FIVE), or a fresh generator per teacher."""
+    """Initial weights of the generator: the meta-generator's (FIVE), or random ones for each teacher."""
 
     meta = "meta"
     random = "random"
@@ -42,7 +43,7 @@ class Initialisation(Enum):
 
 @dataclass
 class Splits:
-    """One integer per split; the splits never share a class."""
+    """One integer per split; no class is in two splits."""
 
     train: int = 0
     validation: int = 0
@@ -51,142 +52,142 @@ class Splits:
 
 @dataclass
 class GlyphsConfig:
-    """The embedded data: glyphs of the fonts that ship with matplotlib, split by script."""
+    """The embedded data set: glyphs of the fonts that ship with matplotlib, split by script."""
 
-    difficulty: float = 0.75  # scales affine, elastic, texture and noise; 0 = clean glyphs, 1 = hard
-    classes: Splits = field(default_factory=lambda: Splits(240, 60, 120))  # at most 411 / 128 / 234 exist
+    difficulty: float = 0.75  # strength of affine and elastic distortion, texture and noise; 0 = clean glyphs, 1 = hard
+    classes: Splits = field(default_factory=lambda: Splits(240, 60, 120))  # number of classes; at most 411 / 128 / 234
     images_per_class: Splits = field(default_factory=lambda: Splits(80, 20, 20))
 
 
 @dataclass
 class DataConfig:
     source: Source = Source.glyphs
-    folder: str | None = None  # for source=folder: holds train/, validation/, test/, each with one folder of images per class
-    image_size: int = 32  # pixels; images are resized to a square
+    folder: str | None = None  # path, required with source: folder; has train/, validation/, test/, each with one folder per class
+    image_size: int = 32  # pixels per side; all images are resized to squares; a multiple of 8
     glyphs: GlyphsConfig = field(default_factory=GlyphsConfig)
 
 
 @dataclass
 class TeacherTrainingConfig:
-    """For manifest entries whose source is ``train``."""
+    """Training of the teachers whose manifest entry has the key ``train``."""
 
     steps: int = 160  # optimiser steps
-    batch_size: int = 64
+    batch_size: int = 64  # images per step
     learning_rate: float = 0.003  # peak of a one-cycle schedule (AdamW)
-    held_out: float = 0.2  # share of each class's images kept for the accuracy on the card
+    held_out: float = 0.2  # share of each class's images that no network is trained on; measures the accuracy on the card
 
 
 @dataclass
 class ZooConfig:
-    manifest: str = "zoos/glyphs.yaml"  # the teachers: where each comes from, its architecture, classes, normalisation
-    limit: int | None = None  # use only the first so many teachers of the manifest; null = all
+    manifest: str = "zoos/glyphs.yaml"  # path, relative to the Snakefile; source, architecture, classes and normalisation of every teacher
+    limit: int | None = None  # number of teachers, from the start of the manifest; null = all
     training: TeacherTrainingConfig = field(default_factory=TeacherTrainingConfig)
 
 
 @dataclass
 class InversionLossConfig:
-    """Weights of the terms whose sum a generator minimises."""
+    """Weights of the terms of the inversion loss; 0 = the term is left out. ``diversity_margin`` is no weight."""
 
     cross_entropy: float = 1.0
-    batch_norm: float = 5.0  # distance of batch statistics to the teacher's running statistics, relative
-    diversity: float = 5.0  # hinge against images of one class that look alike
-    diversity_margin: float = 0.75  # mean absolute pixel distance, in units of the normalised image, below which the hinge acts
-    auxiliary_teachers: float = 10.0  # distance of batch statistics to those of `inversion.auxiliary_teachers` other teachers
+    batch_norm: float = 5.0  # relative distance of the batch statistics to the teacher's BatchNorm running statistics
+    diversity: float = 5.0  # hinge loss against similar images of one class
+    diversity_margin: float = 0.75  # mean absolute pixel distance of two normalised images below which the hinge loss is positive
+    auxiliary_teachers: float = 10.0  # as `batch_norm`, for the auxiliary teachers
     total_variation: float = 0.0  # squared differences of neighbouring pixels of the normalised image
     squared_norm: float = 0.0  # squared pixels of the normalised image
 
 
 @dataclass
 class MetaGeneratorConfig:
-    """FIVE: one generator whose initialisation adapts to any teacher in a few steps."""
+    """FIVE: the meta-generator, a generator initialisation that adapts to any teacher in a few gradient steps."""
 
     latent: int = 64  # dimension of the latent vector
     width: int = 32  # channels of the first feature map
-    conditional: bool = True  # the label is an input; without it only optimised latents tell the classes apart
-    outer_steps: int = 70  # each visits one teacher per `teachers_per_step`
-    teachers_per_step: int = 1
-    inner_steps: int = 5
+    conditional: bool = True  # true = the label is an input of the generator; false = only optimised latents separate the classes
+    outer_steps: int = 70  # outer steps, each on `teachers_per_step` teachers
+    teachers_per_step: int = 1  # teachers per outer step
+    inner_steps: int = 5  # gradient steps per teacher
     inner_learning_rate: float = 0.01  # Adam
-    latent_learning_rate: float | None = None  # Adam, of one batch of latents optimised with the weights; null = new latents at every step
+    latent_learning_rate: float | None = None  # Adam, of one batch of latents; null = new random latents at every step
     batch_size: int = 50  # images per inner step
-    update: OuterUpdate = OuterUpdate.reptile
-    outer_learning_rate: float = 0.65  # Reptile: interpolation, falls linearly to a tenth; FOMAML: Adam's rate
-    fresh_optimiser: bool = False  # FOMAML: a new Adam at every outer step, which then moves every weight by about its rate
-    adversarial: float = 0.0  # weight of the boundary term against a student that is taught along
+    update: OuterUpdate = OuterUpdate.reptile  # reptile, fomaml or fomaml_mean
+    outer_learning_rate: float = 0.65  # reptile: share of the way to the adapted weights, falls linearly to a tenth; fomaml: Adam
+    fresh_optimiser: bool = False  # fomaml: a new Adam at every outer step, which then moves every weight by about the learning rate
+    adversarial: float = 0.0  # weight of the boundary term against a student that is trained alongside; 0 = no student
 
 
 @dataclass
 class GeneratorInversion:
-    """A label-conditional generator, adapted to each teacher: from FIVE's meta-generator, or from weights of its own."""
+    """Generator inversion: a generator trained against each teacher, from FIVE's meta-generator or from random weights."""
 
     method: str = "generator"
-    steps: int = 5  # adaptation steps per teacher (k)
-    initialisation: Initialisation = Initialisation.meta
-    learning_rate: float = 0.01  # Adam; from the meta-generator best as its `inner_learning_rate`
-    batch_size: int = 50  # images per step; from the meta-generator best as its `batch_size`
-    latent: int | None = None  # dimension of the latent vector; only with initialisation random, null = as the meta-generator
-    width: int | None = None  # channels of the first feature map; only with initialisation random, null = as the meta-generator
-    conditional: bool | None = None  # the label is an input; only with initialisation random, null = as the meta-generator
-    latent_learning_rate: float | None = None  # Adam; each batch of images gets latents of its own; null = one generator makes all images
-    diversity: bool = True  # false: without `inversion.loss.diversity`; the meta-generator was trained with it all the same
-    calibration_rounds: int = 1  # recoveries in a row, each aiming at what the teacher said of the last one's images; 1 = labels alone
-    adversarial: float = 0.0  # weight of the boundary term against a student that is taught along
-    contrastive: float = 0.0  # weight of CMI's contrastive term: every image differs from all others, earlier ones included
+    steps: int = 5  # gradient steps per teacher
+    initialisation: Initialisation = Initialisation.meta  # meta = the meta-generator (FIVE), random = a new generator per teacher
+    learning_rate: float = 0.01  # Adam; with initialisation: meta, best equal to `inner_learning_rate` of the meta-generator
+    batch_size: int = 50  # images per step; with initialisation: meta, best equal to `batch_size` of the meta-generator
+    latent: int | None = None  # dimension of the latent vector; only with initialisation: random; null = as the meta-generator
+    width: int | None = None  # channels of the first feature map; only with initialisation: random; null = as the meta-generator
+    conditional: bool | None = None  # the label is an input; only with initialisation: random; null = as the meta-generator
+    latent_learning_rate: float | None = None  # Adam; each batch of images has its own latents; null = one generator makes all images
+    diversity: bool = True  # false = without the term `inversion.loss.diversity`; the meta-generator is still trained with it
+    calibration_rounds: int = 1  # recoveries in sequence, each after the first on the predictions for the last images; 1 = labels only
+    adversarial: float = 0.0  # weight of the boundary term against a student that is trained alongside; 0 = no student
+    contrastive: float = 0.0  # weight of CMI's contrastive term between all images, earlier ones included; 0 = none
     contrastive_temperature: float = 0.2
-    contrastive_memory: int = 2048  # earlier images to differ from
+    contrastive_memory: int = 2048  # earlier images kept as negatives
 
 
 @dataclass
 class PixelInversion:
-    """DeepInversion: every image is a free variable."""
+    """DeepInversion: the pixels of every image are optimised directly."""
 
     method: str = "pixels"
-    steps: int = 200  # per batch of images; the paper takes 2000
-    batch_size: int = 100  # images that are made together, and whose statistics have to match
-    learning_rate: float = 0.2  # Adam, falls along a cosine; in units of normalised images
-    total_variation: float = 0.02  # in place of `inversion.loss.total_variation`: free pixels need a prior, generators are one
-    squared_norm: float = 0.0  # in place of `inversion.loss.squared_norm`
-    flip: bool = False  # mirror half of the views; for images whose mirror image is of the same class
-    diversity: bool = True  # false: without `inversion.loss.diversity`
+    steps: int = 200  # per batch of images; the paper uses 2000
+    batch_size: int = 100  # images optimised together; the BatchNorm statistics are those of the batch
+    learning_rate: float = 0.2  # Adam, cosine schedule; in units of the normalised image
+    total_variation: float = 0.02  # replaces `inversion.loss.total_variation`: pixels need a smoothness prior, which a generator already is
+    squared_norm: float = 0.0  # replaces `inversion.loss.squared_norm`
+    flip: bool = False  # mirror half of the augmented views; for classes that do not change when mirrored
+    diversity: bool = True  # false = without the term `inversion.loss.diversity`
     coarse: float = 0.4  # share of the steps at half the resolution
-    calibration_rounds: int = 1  # recoveries in a row, each aiming at what the teacher said of the last one's images; 1 = labels alone
-    competition: float = 0.0  # weight of Adaptive DeepInversion's term: agreement with a student that is taught along
+    calibration_rounds: int = 1  # recoveries in sequence, each after the first on the predictions for the last images; 1 = labels only
+    competition: float = 0.0  # weight of Adaptive DeepInversion's term against a student that is trained alongside; 0 = no student
 
 
 @dataclass
 class LearnableSetInversion:
-    """PURER: a data set of free images whose episodes become harder as a learner masters them."""
+    """PURER: a set of pixel parameters whose episodes become harder as a learner improves."""
 
     method: str = "learnable_set"
-    steps: int = 400  # per set of at most `classes` classes, each on one episode
-    classes: int = 20  # of one set; a teacher of more has several, one after the other
+    steps: int = 400  # per set of at most `classes` classes; one episode per step
+    classes: int = 20  # classes per set; a teacher with more classes gets several sets, one after the other
     way: int = 5  # classes of an episode
     shot: int = 5  # support images per class
     query: int = 5  # query images per class
-    learning_rate: float = 0.25  # Adam, of the images; falls along a cosine
+    learning_rate: float = 0.25  # Adam, of the pixels; cosine schedule
     coarse: float = 0.4  # share of the steps at half the resolution
-    total_variation: float = 0.02  # in place of `inversion.loss.total_variation`
-    squared_norm: float = 0.0  # in place of `inversion.loss.squared_norm`
+    total_variation: float = 0.02  # replaces `inversion.loss.total_variation`
+    squared_norm: float = 0.0  # replaces `inversion.loss.squared_norm`
     learner_width: int = 32  # channels of the learner's first stage
     learner_learning_rate: float = 0.003  # Adam
-    adversarial: float = 0.3  # weight with which a hard step raises the learner's loss; 0 = no curriculum
-    warm_up: float = 0.3  # share of the steps before the first hard one
-    patience: int = 6  # steps without a better accuracy of the learner before a hard one
+    adversarial: float = 0.3  # weight of the learner's loss, which an adversarial step maximises; 0 = no curriculum
+    warm_up: float = 0.3  # share of the steps before the first adversarial step
+    patience: int = 6  # steps without a better accuracy of the learner before an adversarial step
 
 
 @dataclass
 class BlackBoxInversion:
-    """BiDf-MKD: recovery from a teacher's answers alone, by estimated gradients."""
+    """BiDf-MKD: recovery from a black-box teacher's predictions, by zeroth-order gradient estimates."""
 
     method: str = "black_box"
-    steps: int = 200
+    steps: int = 200  # per teacher
     batch_size: int = 50  # images per step
     learning_rate: float = 0.01  # Adam, of the generator
-    directions: int = 10  # per image and step: as many more images to ask about; the paper takes 100
-    smoothing: float = 2.0  # length of a direction, of all pixels together, in units of images in [0, 1]
-    block: int = 4  # pixels of a side of the squares that move together; 1 = every pixel by itself, as in the paper
+    directions: int = 10  # random directions per image and step, each of which costs one query; the paper uses 100
+    smoothing: float = 2.0  # L2 norm of the finite difference over all pixels, for images in [0, 1]
+    block: int = 4  # side in pixels of the squares that share one component of a direction; 1 = every pixel has its own, as in the paper
     latent: int = 64  # dimension of the generator's latent vector
-    width: int = 32  # channels of its first feature map
+    width: int = 32  # channels of the generator's first feature map
 
 
 INVERSION_TYPES: dict[str, type] = {
@@ -198,20 +199,18 @@ INVERSION_TYPES: dict[str, type] = {
 
 
 def starts_from_meta(method: Any) -> bool:
-    """Whether an inversion method begins with the meta-generator, which must be trained before."""
+    """Whether an inversion method starts from the meta-generator, which must be trained first."""
     return getattr(method, "initialisation", None) is Initialisation.meta
 
 
 @dataclass
 class InversionConfig:
-    images_per_class: int = 30
-    shard_size: int = 8  # teachers of one architecture that one process recovers, one after the other; changes no byte of the results
-    shift: int = 2  # pixels of random translation before the teacher sees an image
-    augmentation: float = (
-        1.0  # of each image before the teacher sees it: 1 = up to 15° of rotation, 15 % of size, 10 % of the side; 0 = none
-    )
-    auxiliary_teachers: int = 1  # other teachers, drawn anew at every step, whose statistics the images must match, too; 0 = none
-    region: float = 1.0  # share of each side that a step updates, at a random place; 1 = whole images
+    images_per_class: int = 30  # images of each pool
+    shard_size: int = 8  # teachers of one architecture per process; has no effect on the results
+    shift: int = 2  # largest random translation of the images at every step, in pixels
+    augmentation: float = 1.0  # strength of the augmented views: 1 = up to 15° rotation, 15 % scale, 10 % shift of the side; 0 = none
+    auxiliary_teachers: int = 1  # auxiliary teachers per step, sampled at random, whose BatchNorm statistics are matched too; 0 = none
+    region: float = 1.0  # share of each side of the random region that a step updates; 1 = the whole image
     loss: InversionLossConfig = field(default_factory=InversionLossConfig)
     meta_generator: MetaGeneratorConfig = field(default_factory=MetaGeneratorConfig)
     methods: dict[str, Any] = field(
@@ -226,10 +225,10 @@ class TasksConfig:
     query: int = 10  # query images per class
     episodes: int = 600  # training episodes per inversion method
     mixed: float = 0.5  # share of episodes whose classes come from several teachers
-    check_teachers: bool = True  # drop teachers whose pools show that they are broken, ask doubtful ones less often; false = trust all
+    check_teachers: bool = True  # sampling weights by teacher reliability: broken teachers 0, doubtful ones low; false = all equal
 
 
-# What datafree.zoo.backbones can build, with the usual width of each; `*` stands for a model's name in that library, of its own width.
+# Architectures of datafree.zoo.backbones and their usual widths. `*` stands for a model of that library, which has its own width.
 BACKBONES = {
     "conv4": 32, "conv4_strided": 32, "resnet8": 16, "resnet10": 64, "resnet12": 64, "resnet18": 64,
     "resnet20": 16, "resnet32": 16, "resnet44": 16, "resnet56": 16, "resnet110": 16, "wrn16": 32, "wrn40": 32,
@@ -247,10 +246,10 @@ def backbone_family(name: str) -> str:
 class BackboneConfig:
     """A feature extractor by name; see datafree.zoo.backbones."""
 
-    name: str = "conv4_strided"  # of BACKBONES or nas.spaces.SPACES; conv4_strided halves the resolution first: half the cost of conv4
-    width: int = 64  # channels of the first stage; of no effect for models of a library
-    genotype: str | None = None  # search spaces only: the architecture; `searched` = the result of the first search, its space included
-    cells: int = 1  # search spaces only: per stage; with `searched` as in the search
+    name: str = "conv4_strided"  # of BACKBONES or nas.spaces.SPACES; conv4_strided starts with stride 2 and has half the cost of conv4
+    width: int = 64  # channels of the first stage; without effect for models of torchvision and timm
+    genotype: str | None = None  # search spaces only: an architecture; `searched` = the result of the first search, with its space
+    cells: int = 1  # search spaces only: cells per stage; with `searched` that of the search
 
 
 @dataclass
@@ -264,43 +263,43 @@ class NasConfig:
     algorithms: dict[str, Any] = field(default_factory=lambda: {"spos": {"method": "spos"}})
 
 
-# BatchNorm at test time: running statistics of the training, or those of the episode's own images, queries included (as the papers do).
+# BatchNorm at test time: running statistics, or the batch statistics of the episode's support and query images (as in the papers).
 INFERENCE = ("inductive", "transductive")
-# What tells the classes of a new task apart by a network's features.
+# Classifiers of a new task's features, for networks that are used as feature extractors.
 CLASSIFIERS = ("nearest_centroid", "logistic")
-# What is trained on real images of the teachers' classes, for the ceiling; `searched` is a classifier of the architecture that the nas
-# stage found.
+# Oracles: networks trained on real images of the teachers' classes, as an upper bound. `searched` is a classifier with the architecture of
+# the first search.
 ORACLES = ("classifier", "searched", "protonet", "maml")
 
 
 @dataclass
 class EvaluationConfig:
-    split: str = "validation"  # `test` once, for the final table, after all settings are chosen on `validation`
-    way: int = 5
-    shots: list[int] = field(default_factory=lambda: [1, 5])
-    query: int = 15  # per class
-    episodes: int = 600
-    by_domain: bool = False  # episodes within one domain, which a class's name tells before its first dot; the table is of all domains
-    inference: list[str] = field(default_factory=lambda: ["inductive"])  # of INFERENCE; a row for each of them per learner
+    split: str = "validation"  # class split of the episodes; `test` only for the final table, after all settings are chosen on `validation`
+    way: int = 5  # classes per episode
+    shots: list[int] = field(default_factory=lambda: [1, 5])  # support images per class; a column for each
+    query: int = 15  # query images per class
+    episodes: int = 600  # test episodes per number of shots
+    by_domain: bool = False  # as many episodes within each domain (class name before the first dot); the table is of all domains
+    inference: list[str] = field(default_factory=lambda: ["inductive"])  # of INFERENCE; a row for each per learner
     classifiers: list[str] = field(default_factory=lambda: ["nearest_centroid"])  # of CLASSIFIERS; a row for each per feature extractor
     oracles: list[str] = field(default_factory=lambda: ["classifier"])  # of ORACLES; may be empty
-    oracle_steps: int = 300  # training on the teachers' real classes: the ceiling, and the independent classifier
-    oracle_backbone: BackboneConfig = field(default_factory=BackboneConfig)  # of the oracles and of the row `random`
+    oracle_steps: int = 300  # training steps of the oracles and of the independent classifier
+    oracle_backbone: BackboneConfig = field(default_factory=BackboneConfig)  # backbone of the oracles and of the row `random`
 
 
 @dataclass
 class TrackingConfig:
-    enabled: bool = True
+    enabled: bool = True  # log every job to MLflow
     experiment: str = "datafree"  # name of the MLflow experiment
 
 
 @dataclass
 class Config:
-    seed: int = 0
-    device: str = "auto"  # auto, cpu, cuda, or cuda:N
-    precision: Precision = Precision.auto  # of convolutions and products; weights and losses are always float32
-    accept_other_hardware: bool = False  # true: results of another device, kind of processor or precision count as current
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)  # of every arm and oracle that names no other
+    seed: int = 0  # of all random numbers; meta-training has its own seeds in addition
+    device: str = "auto"  # cpu, cuda or cuda:N; auto = a GPU if PyTorch can use one, otherwise the CPU
+    precision: Precision = Precision.auto  # of convolutions and matrix products; weights and losses are always float32
+    accept_other_hardware: bool = False  # true = results of another device, processor kind or precision count as up to date
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)  # default of every arm and oracle
     data: DataConfig = field(default_factory=DataConfig)
     zoo: ZooConfig = field(default_factory=ZooConfig)
     inversion: InversionConfig = field(default_factory=InversionConfig)
@@ -311,8 +310,8 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
-# Inclusive bounds by dotted key; arms and searches have theirs in datafree.config.arms and .algorithms. `*` stands for any one name.
-# None = unbounded.
+# Inclusive bounds (lowest, highest) by dotted key; None = unbounded. `*` stands for any one name. Those of arms and searches are in
+# datafree.config.arms and datafree.config.algorithms.
 BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "seed": (0, 2**31 - 1),
     "backbone.width": (4, 1024),

@@ -1,7 +1,7 @@
-"""Reading and validating configuration: merge YAML files over the defaults, coerce types, refuse what cannot work.
+"""Reading and validating the configuration: merge YAML files over the defaults, coerce types, check bounds and combinations.
 
-Errors are one line with the dotted key, the value that came and what is allowed. Nothing heavy is imported: Snakemake reads this on
-every start.
+Errors are one line with the dotted key, the value and what is allowed. This module does not import PyTorch, because Snakemake imports it
+at every start.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from datafree.config.renamed import matches, present_name
 from datafree.config.schema import BOUNDS, INVERSION_TYPES, BackboneConfig, Config, GeneratorInversion, starts_from_meta
 from datafree.errors import UserError
 
-# Mappings from a name to settings of the type that the member's `method` selects.
+# Mappings from a user's name to settings, whose type the key `method` selects.
 FAMILIES = {("inversion", "methods"): INVERSION_TYPES, ("meta", "arms"): ARM_TYPES, ("nas", "algorithms"): ALGORITHM_TYPES}
 
 
 def load(*paths: str | Path) -> Config:
-    """Read YAML files in order, later over earlier, over the defaults.
+    """Merge YAML files over the defaults, later files over earlier ones.
 
     Raises:
-        UserError: a file is missing or not YAML, or what ``resolve`` refuses.
+        UserError: a file is missing or not YAML, or any error of ``resolve``.
     """
     merged: dict[str, Any] = {}
     for path in paths:
@@ -42,7 +42,7 @@ def load(*paths: str | Path) -> Config:
             tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"{path}: cannot read the configuration: {error.strerror}") from None
-        except Exception as error:  # PyYAML lets other errors through, such as a ValueError for the date 2020-13-45
+        except Exception as error:  # PyYAML also raises others, such as ValueError for the date 2020-13-45
             raise UserError(f"{path}: not valid YAML: {error}") from None
         if tree is not None and not isinstance(tree, dict):
             raise UserError(f"{path}: expected a mapping of sections, got {type(tree).__name__}")
@@ -51,19 +51,19 @@ def load(*paths: str | Path) -> Config:
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """A new tree with the mappings of ``over`` laid over those of ``base``, key by key."""
+    """A new tree in which values of ``over`` replace those of ``base``, key by key in nested mappings."""
     both = {k: merge(base[k], v) for k, v in over.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
     return {**base, **over, **both}
 
 
 def resolve(tree: dict[str, Any]) -> Config:
-    """Coerce and check a plain tree; a method, arm or algorithm set to null is dropped.
+    """Coerce and check a plain tree; a method, arm or algorithm that is null is removed.
 
-    What a key takes from another is filled in: backbones from ``backbone``, the shape of a randomly initialised generator from
-    ``inversion.meta_generator``. The resolved tree resolves to itself.
+    Fills in the defaults that come from other keys: backbones from ``backbone``, the shape of a randomly initialised generator from
+    ``inversion.meta_generator``. Idempotent: the resolved tree resolves to itself.
 
     Raises:
-        UserError: unknown or renamed key, wrong type, value out of bounds, a key of no effect, or an impossible combination.
+        UserError: unknown or renamed key, wrong type, value out of bounds, key without effect, or impossible combination.
     """
     tree = _without_null_arms(tree)
     default = as_tree(_typed(BackboneConfig, tree.get("backbone", {}), "backbone"))
@@ -89,7 +89,7 @@ def resolve(tree: dict[str, Any]) -> Config:
 
 
 def as_tree(config: Any) -> Any:
-    """Plain dicts, lists and scalars; enums by value. What is hashed, logged and printed."""
+    """The configuration as plain dicts, lists and scalars, enums by value, for records, logs and YAML."""
     if isinstance(config, Enum):
         return config.value
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
@@ -102,7 +102,7 @@ def as_tree(config: Any) -> Any:
 
 
 def select(config: Config, *keys: str) -> dict[str, Any]:
-    """The named parts of a configuration as a plain mapping from dotted key to value: what one job reads."""
+    """The keys that one job reads, as a plain mapping from dotted key to value."""
     chosen = {}
     for key in keys:
         value: Any = config
@@ -113,7 +113,7 @@ def select(config: Config, *keys: str) -> dict[str, Any]:
 
 
 def typed(kind: type, tree: dict[str, Any]) -> Any:
-    """Back from a plain tree to the dataclass ``kind``, for stages that read a job's configuration."""
+    """The dataclass ``kind`` of a plain tree; inverse of ``as_tree``, for stages that read a job's configuration."""
     return _typed(kind, tree, "")
 
 
@@ -127,7 +127,7 @@ def _without_null_arms(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _over_default(default: dict[str, Any], over: Any) -> Any:
-    """A backbone whose missing keys are the default's; of another architecture's keys only the width applies to it."""
+    """A backbone's settings over the default's; if it names another architecture, only the default's width applies."""
     if over is None:
         return dict(default)
     if not isinstance(over, dict):
@@ -163,7 +163,7 @@ def _typed(kind: type, tree: Any, dotted: str) -> Any:
         merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.create(tree))
         assert isinstance(merged, DictConfig)
         return OmegaConf.to_object(merged)
-    except Exception as error:  # OmegaConf lets other errors through, such as an OverflowError
+    except Exception as error:  # OmegaConf also raises others, such as OverflowError
         key = ".".join(part for part in (dotted, getattr(error, "full_key", None) or "") if part)
         reason = str(error).partition("\n")[0]
         raise UserError(f"{key or 'configuration'}: {reason}") from None

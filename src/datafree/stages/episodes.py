@@ -1,4 +1,4 @@
-"""Stage ``episodes``: whom to trust, judged by the pools of one inversion method, and few-shot tasks over the pools of those teachers."""
+"""Stage ``episodes``: teacher reliability from the pools of one inversion method, and training episodes over the reliable pools."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def run(job: Job) -> None:
     """Inputs: ``pools``, ``weights`` and ``cards``, one per teacher. Outputs: ``episodes``, ``reliability``, ``metrics``."""
     config = typed(TasksConfig, job.config["tasks"])
     pools = read_pools(job.input_list("pools"), job.input_list("cards"))
-    verdicts = _judge(job, pools)
+    verdicts = _measure_reliability(job, pools)
     weights = [verdict.weight if config.check_teachers else 1.0 for verdict in verdicts]
     episodes = sample_episodes(pools, weights, config, job.config["seed"])
     tensors = {"index": episodes.index, "teacher": episodes.teacher, "label": episodes.label}
     artifacts.write_tensors(job.output("episodes"), tensors, shot=episodes.shot)
     mixed = (episodes.teacher != episodes.teacher[:, :1]).any(1)
-    verdict_rows = [{**asdict(verdict), "weight": weight} for verdict, weight in zip(verdicts, weights, strict=True)]
-    artifacts.write_json(job.output("reliability"), {"checked": config.check_teachers, "teachers": verdict_rows})
+    rows = [{**asdict(verdict), "weight": weight} for verdict, weight in zip(verdicts, weights, strict=True)]
+    artifacts.write_json(job.output("reliability"), {"checked": config.check_teachers, "teachers": rows})
     counts = {"episodes": len(episodes), "mixed_episodes": int(mixed.sum()), "images": sum(len(pool.labels) for pool in pools)}
-    kept = {"teachers": sum(weight > 0 for weight in weights), "teachers_dropped": sum(weight == 0 for weight in weights)}
-    artifacts.write_json(job.output("metrics"), counts | kept)
+    teacher_counts = {"teachers": sum(weight > 0 for weight in weights), "teachers_dropped": sum(weight == 0 for weight in weights)}
+    artifacts.write_json(job.output("metrics"), counts | teacher_counts)
 
 
-def _judge(job: Job, pools: list[Pool]) -> list[TeacherReliability]:
+def _measure_reliability(job: Job, pools: list[Pool]) -> list[TeacherReliability]:
     teachers = read_teachers(job.input_list("weights"), job.input_list("cards"))
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         placed = [move(teacher, device) for teacher in teachers]

@@ -1,4 +1,4 @@
-"""Stage ``few_shot``: the one look at the evaluation split: arms, baselines and oracle on the same real episodes."""
+"""Stage ``few_shot``: the few-shot table, accuracies of learners, baselines and oracles on the same episodes of real images."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from datafree.zoo.teachers import move
 
 
 def run(job: Job) -> None:
-    """Inputs: ``images`` (the split), ``weights`` and ``cards`` per teacher, ``learners`` and ``learner_cards``. Where real images of the
-    teachers' classes are at hand also ``oracles`` and ``oracle_cards``.
+    """Inputs: ``images`` (of the evaluation split); ``weights`` and ``cards``, one per teacher; ``learners`` and ``learner_cards``;
+    optionally ``oracles`` and ``oracle_cards``.
 
     Outputs: ``results``, ``metrics`` (flat, for comparisons between revisions).
     """
@@ -39,7 +39,7 @@ def run(job: Job) -> None:
     computed_on = sorted({job.computed_on, *(network.card["computed_on"] for network in [*trained, *references])})
     settings = {"computed_on": computed_on, "split": config.split, "way": config.way, "query": config.query, "episodes": config.episodes}
     artifacts.write_json(job.output("results"), {**settings, "rows": rows})
-    flat = {row["name"]: {f"accuracy_{shot}shot": found["mean"] for shot, found in row["shots"].items()} for row in rows}
+    flat = {row["name"]: {f"accuracy_{shot}shot": result["mean"] for shot, result in row["shots"].items()} for row in rows}
     artifacts.write_json(job.output("metrics"), {"split": config.split, **flat})
 
 

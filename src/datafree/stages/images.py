@@ -1,4 +1,4 @@
-"""Real images: the embedded glyphs or a user's folders, one image set per split."""
+"""Stage ``images``: real images, the embedded glyphs or a user's folders, as one image set per split."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from datafree.workflow.provenance import Job
 
 
 def run(job: Job) -> None:
-    """Config: ``data``, ``seed``. Outputs: ``train``, ``validation``, ``test``, ``preview``, ``metrics``."""
+    """No inputs. Outputs: ``train``, ``validation``, ``test``, ``preview``, ``metrics``."""
     data: DataConfig = typed(DataConfig, job.config["data"])
     sets = {split: _load(data, split, job.config["seed"]) for split in SPLITS}
     check_disjoint(sets)
     for split, image_set in sets.items():
         write_image_set(job.output(split), image_set)
     artifacts.write_image(job.output("preview"), preview(sets.values()))
-    # The content hash tells two versions of a user's folder apart, whatever the configuration says.
+    # The content hash distinguishes two versions of a user's folder under the same configuration.
     metrics = {
         split: {"classes": len(image_set.classes), "images": len(image_set.labels), "sha256": artifacts.sha256(job.output(split))}
         for split, image_set in sets.items()

@@ -1,4 +1,4 @@
-"""Stage ``inversion_quality``: every method's recovered images beside real ones of the same classes."""
+"""Stage ``inversion_quality``: measure the recovered images of every method, and real images of the same classes for comparison."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ PREVIEW_COLUMNS = 12  # images per class in the preview, as in the previews of t
 
 
 def run(job: Job) -> None:
-    """Inputs: ``train`` (image set), ``weights`` and ``cards`` per teacher, ``pools`` (method by method, in the teachers' order), and
-    ``judge``, ``judge_card`` unless no real image of any teacher's classes is at hand. Outputs: ``quality``, ``metrics``, ``preview``
-    (real images of the first teacher's classes, or of any classes if there are none of its own).
+    """Inputs: ``train`` (image set); ``weights`` and ``cards``, one per teacher; ``pools``, by method and within it by teacher; optionally
+    ``judge`` and ``judge_card``, the independent classifier.
+
+    Outputs: ``quality``, ``metrics``, ``preview`` (real images of the first teacher's classes, or of any classes if it has none).
     """
     teachers = read_teachers(job.input_list("weights"), job.input_list("cards"))
     judge = _read_judge(job)
@@ -36,12 +37,12 @@ def run(job: Job) -> None:
                 pool = _real_pool(held, teacher) if method == "real" else read_pool(next(paths), card)
                 if pool is not None:
                     measured[method][teacher.name] = measure(move(teacher, device), judge, pool, device)
-    rows = [quality_row(method, found, measured.get("real", {})) for method, found in measured.items() if found]
+    rows = [quality_row(method, by_teacher, measured.get("real", {})) for method, by_teacher in measured.items() if by_teacher]
     artifacts.write_json(job.output("quality"), {"teachers": len(teachers), "rows": rows})
     flat = {f"{row['method']}_{name}": value["mean"] for row in rows for name, value in row["metrics"].items()}
     artifacts.write_json(job.output("metrics"), flat)
-    shown = _real_pool(held, teachers[0]) or held
-    artifacts.write_image(job.output("preview"), class_sheet(shown.images, shown.labels, PREVIEW_COLUMNS))
+    previewed = _real_pool(held, teachers[0]) or held
+    artifacts.write_image(job.output("preview"), class_sheet(previewed.images, previewed.labels, PREVIEW_COLUMNS))
 
 
 def _read_judge(job: Job) -> Judge | None:

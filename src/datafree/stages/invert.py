@@ -18,21 +18,21 @@ from datafree.workflow.provenance import Job
 from datafree.zoo.backbones import batch_norm_layers
 from datafree.zoo.teachers import move
 
-SHARED = ("loss", "shift", "augmentation", "auxiliary_teachers", "region", "images_per_class")  # settings of all methods
+SHARED = ("loss", "shift", "augmentation", "auxiliary_teachers", "region", "images_per_class")  # settings that all methods use
 PREVIEW_COLUMNS = 12  # images per class in the preview
 
 
 def run(job: Job) -> None:
-    """Inputs: ``weights``, ``card``; ``generator`` for a method that starts from it; ``auxiliary_weights`` and ``auxiliary_cards`` of all
-    teachers for one that shows its images to several.
+    """Inputs: ``weights`` and ``card`` of the teacher; ``generator`` for methods that start from the meta-generator; ``auxiliary_weights``
+    and ``auxiliary_cards`` of all teachers for methods that match the statistics of auxiliary teachers.
 
-    Outputs: ``images``, ``history``, ``metrics``, ``preview``.
+    Outputs: ``images`` (the pool), ``history``, ``metrics``, ``preview``.
     """
     shared = typed(InversionConfig, {key: job.config[f"inversion.{key}"] for key in SHARED})
     method = typed(INVERSION_TYPES[job.config["inversion.method"]["method"]], job.config["inversion.method"])
     teacher = read_teacher(job.input("weights"), job.input("card"))
     if shared.loss.batch_norm and not batch_norm_layers(teacher.network):
-        print(f"{teacher.name}: no BatchNorm layer; the term inversion.loss.batch_norm does not apply to it", file=sys.stderr)
+        print(f"{teacher.name}: no BatchNorm layer; inversion.loss.batch_norm has no effect on this teacher", file=sys.stderr)
     start = _read_generator(job.input("generator")) if "generator" in job.inputs else None
     seed = devices.derive_seed(job.config["seed"], "invert", *job.wildcards.values())
     checkpoint = checkpoint_of(job)

@@ -1,4 +1,4 @@
-"""Stage ``learner``: train one arm's meta-learner with one seed."""
+"""Stage ``learner``: train the meta-learner of one arm with one seed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from datafree.zoo.teachers import common_normalisation, move
 
 
 def run(job: Job) -> None:
-    """Inputs: ``pools``, ``weights``, ``cards`` per teacher; ``episodes`` and ``reliability``; ``architecture`` for a searched backbone.
+    """Inputs: ``pools``, ``weights`` and ``cards``, one per teacher; ``episodes``; ``reliability``; ``architecture`` if it is searched.
 
     Outputs: ``learner`` (the backbone's weights), ``card``, ``history``, ``metrics``.
     """

@@ -1,4 +1,4 @@
-"""Stage ``meta_generator``: FIVE's shared initialisation, trained across the zoo."""
+"""Stage ``meta_generator``: train the meta-generator (FIVE) on all teachers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(job: Job) -> None:
     classes = max(len(teacher.classes) for teacher in teachers)
     shape = {"latent": config.meta_generator.latent, "width": config.meta_generator.width, "classes": classes, "channels": 3}
     shape["conditional"] = config.meta_generator.conditional
-    size = job.config["data.image_size"]  # of the recovered images; every teacher sees them at a size of its own
+    size = job.config["data.image_size"]  # of the recovered images; they are resized for each teacher
     seed = devices.derive_seed(job.config["seed"], "meta_generator")
     generator = new_generator(**shape, size=size, seed=seed)
     checkpoint = checkpoint_of(job)

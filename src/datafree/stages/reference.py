@@ -1,7 +1,8 @@
-"""Stage ``reference``: networks trained on the teachers' real images, which the methods under study never see.
+"""Stage ``reference``: train oracles and the independent classifier (judge) on real images of the teachers' classes.
 
-``oracle`` is the ceiling of the few-shot table, ``searched`` that of the architecture which the nas stage found, ``protonet`` and ``maml``
-are that of episodic training; ``judge``, of another architecture, rates recovered images.
+The methods under study never see these images. Upper bounds in the few-shot table: ``oracle``, a classifier; ``searched``, a classifier
+with the architecture of the first search; ``protonet`` and ``maml``, trained on episodes. ``judge``, a classifier of another
+architecture, measures recovered images.
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ from datafree.zoo.teachers import common_normalisation
 from datafree.zoo.training import accuracy, hold_out, logits_of, train_classifier
 
 JUDGE = BackboneConfig("resnet8", 16)
-# The network that is written, its training curve, further entries of its card, metrics.
+# Network to write, training curve, further entries of its card, metrics.
 Trained = tuple[torch.nn.Module, list[dict[str, float]], dict[str, Any], dict[str, float]]
 
 
 def run(job: Job) -> None:
-    """Inputs: ``train`` (image set), ``cards``; ``architecture`` for ``searched``.
+    """Inputs: ``train`` (image set); ``cards``, one per teacher; ``architecture`` for ``searched``.
 
-    Outputs: ``network`` (backbone and head; of a learner the backbone), ``card``, ``history``, ``metrics``.
+    Outputs: ``network`` (backbone and head of a classifier; backbone of ``protonet`` and ``maml``), ``card``, ``history``, ``metrics``.
     """
     name = job.wildcards["reference"]
     cards = [artifacts.read_json(path) for path in job.input_list("cards")]
     data = read_image_set(job.input("train"))
-    wanted = {name for card in cards for name in card["classes"]}
-    own = [label for label, name in enumerate(data.classes) if name in wanted]
+    taught = {class_name for card in cards for class_name in card["classes"]}
+    labels = [label for label, class_name in enumerate(data.classes) if class_name in taught]
     share = job.config["zoo.training"]["held_out"]
-    train, held = (part.of_classes(own) for part in hold_out(data, share, job.config["seed"]))
+    train, held = (part.of_classes(labels) for part in hold_out(data, share, job.config["seed"]))
     seed = devices.derive_seed(job.config["seed"], *job.wildcards.values())
     mean, std = common_normalisation(cards)
     config = _backbone(job, name)
@@ -82,12 +83,12 @@ def _classifier(
         network, normalise, train, steps=job.config["evaluation.oracle_steps"], batch_size=128,
         learning_rate=0.004, seed=seed, device=device, label=job.wildcards["reference"],
     )  # fmt: skip
-    right = accuracy(logits_of(network, normalise, held.images, device), held.labels)
-    return network, history, {"accuracy": {"mean": right, "n": len(held.labels)}}, {"accuracy": right}
+    held_out_accuracy = accuracy(logits_of(network, normalise, held.images, device), held.labels)
+    return network, history, {"accuracy": {"mean": held_out_accuracy, "n": len(held.labels)}}, {"accuracy": held_out_accuracy}
 
 
 def _learner(job: Job, backbone: Backbone, normalise: Normalise, train: ImageSet, seed: int, device: torch.device) -> Trained:
-    """An arm that asks no teacher, on one pool that holds the real images of all classes."""
+    """Train an arm without teacher predictions on one pool, the real images of all classes."""
     arm = ARM_TYPES[job.wildcards["reference"]](steps=job.config["evaluation.oracle_steps"])
     pool = real_pool(train)
     episodes = sample_episodes([pool], [1.0], typed(TasksConfig, job.config["tasks"]), job.config["seed"])
@@ -97,5 +98,5 @@ def _learner(job: Job, backbone: Backbone, normalise: Normalise, train: ImageSet
     checkpoint = checkpoint_of(job)
     history = ARMS[arm.method](learner, TeacherEnsemble([], [pool], normalise, device, torch.ones(1)), episodes, arm, seed, checkpoint)
     checkpoint.clear()
-    last = {f"final_{name}": value for name, value in history[-1].items() if name != "step"}
-    return backbone, history, {"method": arm.method, "adaptation": as_tree(getattr(arm, "adaptation", AdaptationConfig()))}, last
+    metrics = {f"final_{name}": value for name, value in history[-1].items() if name != "step"}
+    return backbone, history, {"method": arm.method, "adaptation": as_tree(getattr(arm, "adaptation", AdaptationConfig()))}, metrics

@@ -1,4 +1,4 @@
-"""Stage ``report_page``: the study as one HTML page, as the short table of a terminal, and as a summary in JSON."""
+"""Stage ``report_page``: the report of the study as an HTML page, the few-shot table as text, and a summary as JSON."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from datafree.workflow.provenance import Job
 
 
 def run(job: Job) -> None:
-    """Inputs, any of which may be absent: ``few_shot``, ``quality``, ``real_preview``, ``data_preview``, ``generator_history``; ``cards``;
-    ``reliability``, one per method, as <method>/reliability.json; ``histories`` of the arms' seeds; ``architectures``, ``drawings``, ``candidates``
-    and ``retrained``, one per algorithm in one order; ``previews``, each in a folder <method>/<teacher>. Outputs: ``page``, ``table``,
-    ``summary``.
+    """Inputs, all optional: ``few_shot``, ``quality``, ``real_preview``, ``data_preview``, ``generator_history``; ``cards`` per teacher;
+    ``reliability``, one per method (<method>/reliability.json); ``histories`` (<arm>/seed<k>/history.csv); ``architectures``,
+    ``drawings``, ``candidates`` and ``retrained``, one per algorithm in the same order; ``previews`` (<method>/<teacher>/preview.png).
+
+    Outputs: ``page``, ``table``, ``summary``.
     """
     few_shot, quality = (artifacts.read_json(job.input(name)) if name in job.inputs else None for name in ("few_shot", "quality"))
     real, data = (job.input(name).read_bytes() if name in job.inputs else None for name in ("real_preview", "data_preview"))
@@ -43,7 +44,7 @@ def run(job: Job) -> None:
 
 
 def _learner_curves(paths: list[Path]) -> dict[str, list[Curve]]:
-    """The curves by arm, from <arm>/seed<k>/history.csv."""
+    """Training curves by arm, from <arm>/seed<k>/history.csv."""
     curves: dict[str, list[Curve]] = {}
     for path in paths:
         curves.setdefault(path.parent.parent.name, []).append(artifacts.read_history(path))
@@ -51,7 +52,7 @@ def _learner_curves(paths: list[Path]) -> dict[str, list[Curve]]:
 
 
 def _sheets(paths: list[Path]) -> dict[str, dict[str, bytes]]:
-    """The pictures by teacher and method, from <method>/<teacher>/preview.png."""
+    """PNG contact sheets by teacher and method, from <method>/<teacher>/preview.png."""
     sheets: dict[str, dict[str, bytes]] = {}
     for path in paths:
         sheets.setdefault(path.parent.name, {})[path.parent.parent.name] = path.read_bytes()
@@ -59,16 +60,16 @@ def _sheets(paths: list[Path]) -> dict[str, dict[str, bytes]]:
 
 
 def _architectures(job: Job) -> list[Architecture]:
-    found = [artifacts.read_json(path) for path in job.input_list("architectures")]
+    results = [artifacts.read_json(path) for path in job.input_list("architectures")]
     drawings = [path.read_bytes() for path in job.input_list("drawings")]
     candidates = [artifacts.read_history(path) for path in job.input_list("candidates")]
     retrained = [artifacts.read_json(path) for path in job.input_list("retrained")]
-    together = zip_longest(found, drawings, candidates, retrained)
-    return [Architecture(facts, drawing, scored or (), alone) for facts, drawing, scored, alone in together]
+    rows = zip_longest(results, drawings, candidates, retrained)
+    return [Architecture(result, drawing, scored or (), metrics) for result, drawing, scored, metrics in rows]
 
 
 def _summary(study: Study) -> dict[str, Any]:
-    """The numbers of the page that one compares between revisions, by name."""
+    """The main numbers of the report by name, for comparisons between revisions."""
     rows: list[Mapping[str, Any]] = study.few_shot["rows"] if study.few_shot else []
     methods: list[Mapping[str, Any]] = study.quality["rows"] if study.quality else []
     return {

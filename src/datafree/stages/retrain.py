@@ -1,4 +1,4 @@
-"""Stage ``retrain``: train the found architecture as a stand-alone network on the recovered pools."""
+"""Stage ``retrain``: train the architecture of a search result as a stand-alone network on the recovered pools."""
 
 from __future__ import annotations
 

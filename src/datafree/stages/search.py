@@ -1,4 +1,4 @@
-"""Stage ``search``: find a compact architecture on the recovered pools."""
+"""Stage ``search``: architecture search (NAS) on the recovered pools."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def run(job: Job) -> None:
     checkpoint.clear()
 
 
-def candidate_rows(space: Space, found: SearchResult) -> list[dict[str, Any]]:
-    """A table of numbers alone: of every scored architecture the place of each slot's option among the slot's, its size and measures."""
+def candidate_rows(space: Space, result: SearchResult) -> list[dict[str, Any]]:
+    """One row of numbers per scored architecture: the index of the option in each slot, sizes and measures."""
     rows = []
-    for step, (genotype, measures) in enumerate(found.measures.items(), 1):
+    for step, (genotype, measures) in enumerate(result.measures.items(), 1):
         chosen = {f"choice_{slot}": space.choices[slot].index(option) for slot, option in enumerate(genotype)}
         sizes = {"macs": space.macs(genotype), "parameters": space.parameters(genotype)}
         rows.append({"step": step, **chosen, **sizes, **measures})
@@ -75,15 +75,14 @@ def algorithm_config(job: Job) -> AlgorithmConfig:
 
 
 def joined_pools(job: Job) -> JoinedPools:
-    """The recovered pools of all teachers that are trusted at all as one, seen through the normalisation of a network for all teachers."""
+    """The pools of all teachers with a sampling weight above 0 as one pool, with the normalisation of a network for all teachers."""
     cards = [artifacts.read_json(path) for path in job.input_list("cards")]
     pools = read_pools(job.input_list("pools"), job.input_list("cards"))
-    trusted = [
-        pool for pool, sampling_weights in zip(pools, read_sampling_weights(job.input("reliability")), strict=True) if sampling_weights > 0
-    ]
-    return JoinedPools.join(trusted, Normalise(*common_normalisation(cards)))
+    weights = read_sampling_weights(job.input("reliability"))
+    used = [pool for pool, weight in zip(pools, weights, strict=True) if weight > 0]
+    return JoinedPools.join(used, Normalise(*common_normalisation(cards)))
 
 
 def nas_seed(job: Job) -> int:
-    """One seed for search and retraining: they hold out the same images."""
+    """The seed of search and retraining, which therefore hold out the same images."""
     return devices.derive_seed(job.config["seed"], "nas", job.wildcards["algorithm"])

@@ -1,4 +1,4 @@
-"""Stage ``teacher``: put one teacher of the manifest onto disk, trained, copied or downloaded."""
+"""Stage ``teacher``: train, copy or download one teacher of the manifest."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CACHE = Path(".datafree/downloads")
 
 
 def run(job: Job) -> None:
-    """Input: ``train``, an image set, for a trained teacher; ``file``, the checkpoint, for a local one. Outputs: ``weights``, ``card``."""
+    """Inputs: ``train`` (image set) to train a teacher, or ``file`` (checkpoint) to copy one. Outputs: ``weights``, ``card``."""
     entry = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Entry), job.config["teacher"]))
     assert isinstance(entry, Entry)
     if entry.train:
@@ -61,13 +61,17 @@ def _train(entry: Entry, job: Job) -> tuple[Classifier, dict]:
             network, normalise, train, steps=steps, batch_size=settings.batch_size,
             learning_rate=settings.learning_rate, seed=seed, device=device, label=entry.name,
         )  # fmt: skip
-        right = accuracy(logits_of(network, normalise, held.images, device), held.labels)
-    measured = {"mean": right, "n": len(held.labels)}
+        held_out_accuracy = accuracy(logits_of(network, normalise, held.images, device), held.labels)
+    measured = {"mean": held_out_accuracy, "n": len(held.labels)}
     return network, make_card(entry, train.classes, entry.origin, "", measured)
 
 
 def draw_classes(data: ImageSet, entry: Entry, seed: int) -> list[int]:
-    """The labels of the classes that a trained teacher draws from the training split."""
+    """Labels of the classes of the training split that are sampled for a trained teacher.
+
+    Raises:
+        UserError: the training split has fewer classes.
+    """
     import torch
 
     assert entry.train is not None
@@ -78,4 +82,4 @@ def draw_classes(data: ImageSet, entry: Entry, seed: int) -> list[int]:
             f"zoo.manifest: {entry.name}: train.classes is {entry.train.classes}; the training split has {len(candidates)} classes{where}"
         )
     order = torch.randperm(len(candidates), generator=devices.generator(seed, "classes"))
-    return [candidates[place] for place in order[: entry.train.classes].tolist()]
+    return [candidates[index] for index in order[: entry.train.classes].tolist()]

@@ -1,1 +1,1 @@
-"""The workflow engine: records of jobs, running a job, checks before the first job, status, MLflow tracking."""
+"""The workflow: records of jobs (provenance), running jobs, checks before the first job, job status, MLflow tracking."""

@@ -1,6 +1,6 @@
-"""Finished jobs as their provenance sidecars tell them: parameters, numbers, curves and files, ready for a tracker.
+"""Finished jobs, read from their records: parameters, metrics, training curves and files, for MLflow.
 
-The files are the source of truth. Nothing here computes, and a file that cannot be read costs a line on standard error, not the rest.
+The files are the only source; nothing is computed. A file that cannot be read is reported in one line on standard error and skipped.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from datafree.errors import UserError
 from datafree.workflow.provenance import HARDWARE
 
 MEASURED_ON_CARDS = ("accuracy", "macs", "parameters")
-SHOWN = (".json", ".csv", ".png", ".txt", ".html")  # files that a person would open, as opposed to weights and image pools
+READABLE = (".json", ".csv", ".png", ".txt", ".html")  # suffixes of files for people, unlike weights and pools
 
 
 @dataclass(frozen=True)
 class FinishedJob:
-    """A job as its sidecar tells it; see ``datafree.workflow.provenance.record``.
+    """The contents of a job's record; see ``datafree.workflow.provenance.write_record``.
 
-    ``sidecar`` is relative to the project folder like every other path; ``fingerprint`` is the SHA-256 of its bytes; ``finished`` is its
+    ``record``: its path, relative to the project folder like all paths. ``fingerprint``: SHA-256 of its bytes. ``finished``: its
     modification time in milliseconds since 1970.
     """
 
-    sidecar: Path
+    record: Path
     fingerprint: str
     finished: int
     stage: str
@@ -45,15 +45,17 @@ class FinishedJob:
         return "/".join([self.stage, *self.wildcards.values()])
 
     def belongs_to(self, config_tree: Mapping[str, Any]) -> bool:
-        """Whether the job was done under this resolved configuration: it may be left over from another, such as an arm that is gone."""
+        """Whether the job was computed under this resolved configuration, and not under another, such as one with a removed arm."""
         ignored = HARDWARE if config_tree.get("accept_other_hardware") else ()
-        return all(self._as_now(config_tree, dotted.split("."), value) for dotted, value in self.config.items() if dotted not in ignored)
+        return all(
+            self._is_current(config_tree, dotted.split("."), value) for dotted, value in self.config.items() if dotted not in ignored
+        )
 
-    def _as_now(self, tree: Any, path: Sequence[str], recorded: Any) -> bool:
-        """Whether a recorded setting is the one in ``tree``, whose part under ``path`` it is.
+    def _is_current(self, tree: Any, path: Sequence[str], recorded: Any) -> bool:
+        """Whether a recorded setting equals the setting under ``path`` in ``tree``.
 
-        A key that ends in a wildcard's name, such as ``meta.arm``, holds what that wildcard chose from ``meta.arms``. A list may hold
-        just the names of a mapping. What is no setting, such as the manifest's entry of a teacher, cannot be judged and passes.
+        A key that ends in the name of a wildcard, such as ``meta.arm``, is the entry of ``meta.arms`` that the wildcard selects. A list
+        may hold only the names of a mapping. Keys outside the configuration, such as a teacher's manifest entry, count as equal.
         """
         first, *rest = path
         if not rest and first in self.wildcards and f"{first}s" in tree:
@@ -61,54 +63,54 @@ class FinishedJob:
         if first not in tree:
             return True
         if rest:
-            return self._as_now(tree[first], rest, recorded)
+            return self._is_current(tree[first], rest, recorded)
         return recorded == (list(tree[first]) if isinstance(recorded, list) else tree[first])
 
     def changed_output(self, project: Path) -> str:
-        """The first output for people that is missing or not what the sidecar recorded; empty when all are as recorded."""
+        """The first readable output that is missing or differs from the record; empty if there is none."""
         for path, digest in self.outputs.items():
             file = project / path
-            if file.suffix in SHOWN and not (file.is_file() and artifacts.sha256(file) == digest):
+            if file.suffix in READABLE and not (file.is_file() and artifacts.sha256(file) == digest):
                 return path
         return ""
 
-    def shown_files(self) -> list[str]:
-        """The sidecar and the outputs for people."""
-        return [str(self.sidecar), *(path for path in self.outputs if path.endswith(SHOWN))]
+    def readable_files(self) -> list[str]:
+        """The record and the readable outputs."""
+        return [str(self.record), *(path for path in self.outputs if path.endswith(READABLE))]
 
     def metrics(self, project: Path) -> Iterator[tuple[str, float, int]]:
-        """Name, value and step of every number in the job's JSON files, of its curve, and of its timing where this machine did the work."""
+        """Name, value and step of every number in the job's JSON files, its training curve, and its timing if it ran on this machine."""
         for path in self.outputs:
             try:
                 if path.endswith(".json"):
-                    found = numbers(artifacts.read_json(project / path))
-                    if path.endswith("card.json"):  # the rest of a card describes what was asked for, and is a parameter
-                        found = [(name, number) for name, number in found if name.startswith(MEASURED_ON_CARDS)]
-                    yield from [(name, number, 0) for name, number in found]
+                    metrics = numbers(artifacts.read_json(project / path))
+                    if path.endswith("card.json"):  # the other numbers of a card are parameters
+                        metrics = [(name, number) for name, number in metrics if name.startswith(MEASURED_ON_CARDS)]
+                    yield from [(name, number, 0) for name, number in metrics]
                 elif path.endswith("history.csv"):
                     yield from _curve(artifacts.read_history(project / path))
             except (UserError, ValueError, TypeError) as error:
-                tell(f"{path}: not logged: {one_line(error)}")
+                warn(f"{path}: not logged: {one_line(error)}")
         timing = project / "logs" / "timings" / self.stage / f"{'.'.join(self.wildcards.values()) or self.stage}.json"
         if timing.is_file():
-            with contextlib.suppress(UserError):  # written by another process, perhaps just now
+            with contextlib.suppress(UserError):  # another process may be writing it
                 yield from [(f"timing/{name}", number, 0) for name, number in numbers(artifacts.read_json(timing))]
 
 
-def sidecar_states(project: Path) -> set[tuple[str, int]]:
-    """Path and modification time of every sidecar: equal while no job has finished."""
+def record_states(project: Path) -> set[tuple[str, int]]:
+    """Path and modification time (ns) of every record; the set changes whenever a job finishes."""
     states = set()
     for path in project.glob("artifacts/**/provenance.json"):
-        with contextlib.suppress(FileNotFoundError):  # replaced in this moment
+        with contextlib.suppress(FileNotFoundError):  # being replaced
             states.add((str(path), path.stat().st_mtime_ns))
     return states
 
 
 def finished_jobs(project: Path) -> tuple[list[FinishedJob], list[str]]:
-    """Every job of a project whose sidecar can be read, in the order of the sidecars' paths, and a line for each that cannot."""
+    """All jobs with a readable record, in the order of the records' paths, and one line for every other record."""
     jobs, problems = [], []
     for path in sorted(project.glob("artifacts/**/provenance.json")):
-        sidecar = path.relative_to(project)
+        record = path.relative_to(project)
         try:
             content, finished = path.read_bytes(), path.stat().st_mtime_ns // 10**6
             value = json.loads(content)
@@ -117,18 +119,17 @@ def finished_jobs(project: Path) -> tuple[list[FinishedJob], list[str]]:
                 if not isinstance(parts[key], dict):
                     raise TypeError(f"`{key}` is not a mapping")
         except (OSError, ValueError, TypeError, KeyError) as error:
-            problems.append(f"{sidecar}: skipped: not a readable sidecar ({one_line(error)}); rerun its job")
+            problems.append(f"{record}: skipped: not a readable record ({one_line(error)}); rerun its job")
         else:
-            jobs.append(FinishedJob(sidecar, hashlib.sha256(content).hexdigest(), finished, **parts))
+            jobs.append(FinishedJob(record, hashlib.sha256(content).hexdigest(), finished, **parts))
     return jobs, problems
 
 
 def numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
     """Every number of a JSON document under a flat name.
 
-    A result (a mapping whose ``mean`` is a number) gives the mean under its own name, and ``_interval`` and ``_n``. The rows of a table
-    go by their ``name`` or ``method``, as in ``bell/accuracy_5shot``; what is nested has names like that too. Other lists are settings
-    rather than metrics, and left out.
+    A result (a mapping whose ``mean`` is a number) gives its mean under its own name, and ``_interval`` and ``_n``. Nested keys are
+    joined by ``/``, and rows of a table have their ``name`` or ``method`` as prefix: ``bell/accuracy_5shot``. Other lists are left out.
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         yield name, float(value)
@@ -158,7 +159,7 @@ def _curve(rows: list[dict[str, float]]) -> Iterator[tuple[str, float, int]]:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Settings by dotted key; lists and the like as JSON."""
+    """Settings by dotted key; values other than strings as JSON."""
     flat: dict[str, str] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
@@ -168,8 +169,8 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def tell(line: str) -> None:
-    """Say one line to the person who watches."""
+def warn(line: str) -> None:
+    """Print one line about tracking to standard error."""
     print(f"tracking: {line}", file=sys.stderr, flush=True)
 
 

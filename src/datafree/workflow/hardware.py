@@ -1,7 +1,7 @@
-"""What a run computes on: device, kind of processor and precision, resolved from the settings before the first job.
+"""Hardware of a run: device, processor kind and precision, resolved from the settings before the first job.
 
-The same work gives the same bytes on one kind of processor and in one precision only, so all three are recorded with every result and
-compared like parameters (``datafree.workflow.provenance``). Imports nothing heavy: Snakemake reads this on every start.
+Outputs are reproducible bit by bit only on the same kind of processor and in the same precision, so all three are recorded and compared
+like parameters (``datafree.workflow.provenance``). This module does not import PyTorch, because Snakemake imports it at every start.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from datafree import devices
 from datafree.errors import UserError
 
-# Instruction sets of x86-64, each above the ones before it: name and the flags by which Linux reports it.
+# Instruction sets of x86-64 in ascending order, with the CPU flags of Linux that each needs.
 INSTRUCTION_SETS = {
     "SSE4.1": {"sse4_1"},
     "AVX2": {"avx2", "fma"},
@@ -25,13 +25,13 @@ INSTRUCTION_SETS = {
     "AMX": {"amx_bf16"},
 }
 NATIVE_BFLOAT16 = ("AVX-512 bfloat16", "AMX")
-# What the values of ONEDNN_MAX_CPU_ISA, a variable of oneDNN, leave of them; other values it ignores, and so do we.
+# The highest instruction set that oneDNN uses for each value of ONEDNN_MAX_CPU_ISA; oneDNN ignores other values.
 LIMITS = {
     "SSE41": "SSE4.1", "AVX": "SSE4.1", "AVX2": "AVX2", "AVX2_VNNI": "AVX2", "AVX2_VNNI_2": "AVX2", "AVX512_CORE": "AVX-512",
     "AVX512_CORE_VNNI": "AVX-512", "AVX512_CORE_BF16": "AVX-512 bfloat16", "AVX512_CORE_FP16": "AVX-512 bfloat16",
     "AVX10_1_512": "AVX-512 bfloat16",
 }  # fmt: skip
-BFLOAT16_CAPABILITY = 8.0  # CUDA compute capability from which a GPU computes in bfloat16
+BFLOAT16_CAPABILITY = 8.0  # lowest CUDA compute capability with native bfloat16
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,12 @@ class Hardware:
 
 
 def resolve(device: str, precision: str) -> Hardware:
-    """What the settings ``device`` and ``precision`` stand for on this machine.
+    """The hardware of this machine for the settings ``device`` and ``precision``.
 
-    ``device: auto`` is a GPU if there is one that the installed PyTorch can use; ``precision: auto`` is bfloat16 where the processor
-    computes it natively.
+    ``device: auto`` is a GPU if the installed PyTorch can use one; ``precision: auto`` is bfloat16 if the processor computes it natively.
 
     Raises:
-        UserError: a device by name that the machine does not have, or that the installed PyTorch cannot use.
+        UserError: the machine does not have the named device, or the installed PyTorch cannot use it.
     """
     without_cuda = _torch_version().endswith("+cpu")
     uuids = [] if device == "auto" and without_cuda else devices.require(device)
@@ -69,14 +68,14 @@ def resolve(device: str, precision: str) -> Hardware:
 
 
 def processor_kind() -> str:
-    """Architecture and instruction set of the CPU, such as ``x86_64 AVX2`` or ``aarch64``, and what the environment changes about it."""
+    """Architecture and instruction set of the CPU, such as ``x86_64 AVX2`` or ``aarch64``, with limits from the environment."""
     full, used, vectors = _highest_instruction_set(), instruction_set(), os.environ.get("ATEN_CPU_CAPABILITY", "")
     words = [platform.machine(), used, f"limited from {full}" if used != full else "", f"ATen {vectors}" if vectors else ""]
     return " ".join(filter(None, words))
 
 
 def instruction_set() -> str:
-    """The highest of ``INSTRUCTION_SETS`` that the CPU has and the environment lets convolutions use; empty where that is not known."""
+    """The highest of ``INSTRUCTION_SETS`` that the CPU has and the environment allows for convolutions; empty if unknown."""
     names, full = list(INSTRUCTION_SETS), _highest_instruction_set()
     limit = LIMITS.get((os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").upper(), names[-1])
     return min(full, limit, key=names.index) if full else ""
@@ -92,7 +91,7 @@ def _highest_instruction_set() -> str:
 
 
 def _cpu_flags() -> set[str]:
-    """What Linux says that an x86-64 CPU can do; empty elsewhere."""
+    """The CPU flags that Linux reports for x86-64; empty on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -101,7 +100,7 @@ def _cpu_flags() -> set[str]:
 
 
 def _torch_version() -> str:
-    """Of the installed PyTorch, without importing it; it ends in ``+cpu`` for a build to which a GPU is of no use. Empty without one."""
+    """Version of the installed PyTorch, read without importing it; ends in ``+cpu`` for CPU-only builds; empty if not installed."""
     try:
         return importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
@@ -109,14 +108,14 @@ def _torch_version() -> str:
 
 
 def _names_and_capabilities(uuids: list[str]) -> dict[str, float]:
-    """CUDA compute capability by name of GPU; of all in the machine where the driver does not list these, as with parts of a GPU."""
+    """CUDA compute capability by GPU name; of all GPUs of the machine if the driver does not list these UUIDs (MIG partitions)."""
     if not uuids:
         return {}
     command = ["nvidia-smi", "--query-gpu=uuid,name,compute_cap", "--format=csv,noheader"]
     try:
         listing = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
         rows = [[cell.strip() for cell in line.split(",")] for line in listing.splitlines()]
-        found = {uuid: (name, float(capability)) for uuid, name, capability in rows}
+        by_uuid = {uuid: (name, float(capability)) for uuid, name, capability in rows}
     except (OSError, subprocess.SubprocessError, ValueError):
         return {}
-    return dict(found[uuid] for uuid in uuids if uuid in found) or dict(found.values())
+    return dict(by_uuid[uuid] for uuid in uuids if uuid in by_uuid) or dict(by_uuid.values())

@@ -1,4 +1,4 @@
-"""The checkpoint of a job: where it lies, and which configuration, code and inputs it is valid for."""
+"""Checkpoints of jobs: path, and fingerprint of configuration, code and inputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOLDER = Path(".datafree/checkpoints")
 
 
 def checkpoint_of(job: Job) -> Checkpoint:
-    """The checkpoint of a stage's job, valid for just its configuration, code and inputs."""
+    """The checkpoint of a job, which is valid only for the same configuration, code and input contents."""
     content = {**job.specification(), "inputs": {path: artifacts.sha256(path) for path in job.input_paths()}}
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return Checkpoint(FOLDER / f"{job.name.replace('/', '.')}.pt", fingerprint)

@@ -1,4 +1,4 @@
-"""Running one job: skip it if its work is done, otherwise compute, then record what was made from what."""
+"""Running jobs: skip a job that is up to date, otherwise run its stage and write its record."""
 
 from __future__ import annotations
 
@@ -20,30 +20,28 @@ from datafree.workflow import provenance
 from datafree.workflow.provenance import Job
 
 TIMINGS = Path("logs/timings")
-JOURNAL = Path("logs/jobs.log")
+JOB_LOG = Path("logs/jobs.log")
 TEST_SPLIT, FINAL_EVALUATION = "test.safetensors", "few_shot"
 
 
 def execute_all(shard: Sequence[Job]) -> None:
-    """Bring the outputs of several jobs up to date, one job after the other in this one process and on one device.
-
-    A job that fails does not keep the next ones from their turn.
+    """Run several jobs one after the other, in this process and on one device. If a job fails, the others still run.
 
     Raises:
-        UserError: a mistake in what a job was given, the first if there are several.
+        UserError: the first error of a job.
     """
     failed: list[UserError] = []
     with contextlib.ExitStack() as held:
 
         def hold_device(job: Job) -> None:
-            held.enter_context(devices.use(job.config["device"]))  # from the first one that computes until the last is done
+            held.enter_context(devices.use(job.config["device"]))  # from the first job that computes to the end of the last job
 
-        for place, job in enumerate(shard):
+        for index, job in enumerate(shard):
             try:
                 execute(job, hold_device if len(shard) > 1 else _nothing)
             except UserError as error:
                 failed.append(error)
-                if place < len(shard) - 1:
+                if index < len(shard) - 1:
                     print(f"datafree: {error}", file=sys.stderr)
     if failed:
         raise failed[0]
@@ -53,65 +51,65 @@ def _nothing(job: Job) -> None:
     pass
 
 
-def execute(job: Job, before: Callable[[Job], None] = _nothing) -> None:
-    """Bring a job's outputs up to date; ``before`` is called if that takes computing.
+def execute(job: Job, before_computing: Callable[[Job], None] = _nothing) -> None:
+    """Run a job, unless its outputs are up to date; ``before_computing`` is called only if its stage runs.
 
     Raises:
-        UserError: a mistake in what the job was given; outputs that were finished before stay as they are.
+        UserError: a user's mistake or a file error; finished outputs are kept.
     """
     try:
-        reason = provenance.stale_because(job)
+        reason = provenance.stale_reason(job)
         if not reason:
-            provenance.mark_current(job)
-            _tell(job, "up to date")
+            provenance.touch_outputs(job)
+            _log(job, "up to date")
             return
-        _keep_from_the_test_classes(job)
-        job = on_present_hardware(job)
-        before(job)
-        _tell(job, f"computing ({reason})")
-        start, used = time.monotonic(), _cpu_seconds()
+        _refuse_test_split(job)
+        job = on_current_hardware(job)
+        before_computing(job)
+        _log(job, f"computing ({reason})")
+        start, cpu_start = time.monotonic(), _cpu_seconds()
         importlib.import_module(f"datafree.stages.{job.stage}").run(job)
-        _write_timing(job, time.monotonic() - start, _cpu_seconds() - used)
-        provenance.record(job, _produced_with())
-        _tell(job, f"done in {time.monotonic() - start:.1f} s")
+        _write_timing(job, time.monotonic() - start, _cpu_seconds() - cpu_start)
+        provenance.write_record(job, _produced_with())
+        _log(job, f"done in {time.monotonic() - start:.1f} s")
     except OSError as error:
         where = error.filename or job.outputs["provenance"]
-        raise UserError(f"{where}: {error.strerror or error}; mend this and run again, finished work is kept") from None
+        raise UserError(f"{where}: {error.strerror or error}; fix this and run again, finished work is kept") from None
 
 
-def on_present_hardware(job: Job) -> Job:
-    """The job as it is computed now: its card may name the hardware of an earlier result, where other hardware is accepted."""
-    present = os.environ.get(provenance.PRESENT_HARDWARE)
-    if not job.accept_other_hardware or "processor" not in job.config or not present:
+def on_current_hardware(job: Job) -> Job:
+    """The job with the hardware of this machine: if other hardware is accepted, its card may have that of an earlier result."""
+    hardware = os.environ.get(provenance.CURRENT_HARDWARE)
+    if not job.accept_other_hardware or "processor" not in job.config or not hardware:
         return job
-    return dataclasses.replace(job, config={**job.config, **json.loads(present)})
+    return dataclasses.replace(job, config={**job.config, **json.loads(hardware)})
 
 
-def _keep_from_the_test_classes(job: Job) -> None:
-    """The real images of the test classes are for the final evaluation: no other job computes from them, whatever its rule says.
+def _refuse_test_split(job: Job) -> None:
+    """Allow only the final evaluation to read the real images of the test classes, whatever the rule of a job says.
 
     Raises:
-        UserError: the test split is among the inputs of a job that may not see it.
+        UserError: the test split is an input of another job.
     """
     final = job.stage == FINAL_EVALUATION and job.config["evaluation"]["split"] == "test"
     for path in job.input_paths():
         if Path(path).name == TEST_SPLIT and not final:
-            raise UserError(f"{job.name}: {path} is among its inputs, but the test classes are for {FINAL_EVALUATION} alone; mend its rule")
+            raise UserError(f"{job.name}: {path} is among its inputs, but the test classes are for {FINAL_EVALUATION} alone; fix its rule")
 
 
-def _tell(job: Job, event: str) -> None:
-    """One line in the job's own log, and one in the journal of all jobs: what was computed, what was left alone, when and why."""
+def _log(job: Job, event: str) -> None:
+    """Write one line to the job's own log (standard error) and, with the time, to the log of all jobs."""
     print(f"{job.name}: {event}", file=sys.stderr)
-    with contextlib.suppress(OSError):  # no job fails for its journal
-        JOURNAL.parent.mkdir(parents=True, exist_ok=True)
-        with JOURNAL.open("a", encoding="utf-8") as journal:
-            journal.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {job.name}: {event}\n")
+    with contextlib.suppress(OSError):  # a job must not fail because of this log
+        JOB_LOG.parent.mkdir(parents=True, exist_ok=True)
+        with JOB_LOG.open("a", encoding="utf-8") as log:
+            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {job.name}: {event}\n")
 
 
 def _produced_with() -> dict[str, str]:
     import torch
 
-    # Named, not compared: a pulled result stays valid on a machine with another build.
+    # Not compared: results pulled from another machine stay up to date under another build.
     return {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}
 
 
@@ -122,9 +120,9 @@ def _cpu_seconds() -> float:
 
 
 def _write_timing(job: Job, seconds: float, cpu_seconds: float) -> None:
-    """Cost of the computation, for the report and MLflow; apart from the artifacts, which hold nothing that differs between runs.
+    """Write the cost of the computation, for MLflow, into logs/timings: artifacts must not differ between runs.
 
-    The peak of memory is that of the process: in a shard, of the jobs so far.
+    The peak memory (MiB) is that of the process, which in a shard includes earlier jobs.
     """
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
     name = ".".join(job.wildcards.values()) or job.stage

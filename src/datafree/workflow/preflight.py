@@ -1,6 +1,6 @@
-"""Everything that can be known to be wrong before the first job, from configuration, manifest and machine together.
+"""Checks before the first job: configuration, manifest, data and machine together.
 
-Imports nothing heavy: Snakemake runs this on every start.
+This module does not import PyTorch, because Snakemake runs it at every start.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from datafree.zoo.manifest import Entry, read_manifest
 
 
 def check(config: Config, project: Path) -> list[Entry]:
-    """The teachers of the run, in the manifest's order, after all checks.
+    """Run all checks and return the teachers of the run, in the order of the manifest.
 
-    ``project`` is the folder of the Snakefile: a relative manifest path is looked for there.
+    ``project`` is the folder of the Snakefile, to which the path of the manifest is relative.
 
     Raises:
-        UserError: names the key or file, what came and what is allowed.
+        UserError: names the key or file, the value and what is allowed.
     """
     manifest = project / config.zoo.manifest
     teachers = read_manifest(manifest, config.zoo.limit)
@@ -40,10 +40,10 @@ def check(config: Config, project: Path) -> list[Entry]:
 
 
 def resolve_hardware(config: Config) -> Hardware:
-    """The hardware that jobs compute on; ``auto`` in the configuration gives way to it.
+    """The hardware that jobs compute on; replaces ``auto`` in ``config``.
 
     Raises:
-        UserError: a device by name that the machine does not have.
+        UserError: the machine does not have the named device.
     """
     resolved = hardware.resolve(config.device, config.precision.value)
     config.device, config.precision = resolved.device, Precision(resolved.precision)
@@ -51,16 +51,16 @@ def resolve_hardware(config: Config) -> Hardware:
 
 
 def shards(teachers: list[Entry], size: int) -> dict[str, list[str]]:
-    """Names of at most ``size`` teachers of one architecture each, in the manifest's order, by the number of the shard."""
+    """Shards by number: the names of at most ``size`` teachers of one architecture, in the order of the manifest."""
     groups: dict[str, list[str]] = {}
     for teacher in teachers:
         groups.setdefault(str(teacher.architecture), []).append(teacher.name)
-    found = [names[start : start + size] for names in groups.values() for start in range(0, len(names), size)]
-    return {str(number): names for number, names in enumerate(found)}
+    members = [names[start : start + size] for names in groups.values() for start in range(0, len(names), size)]
+    return {str(number): names for number, names in enumerate(members)}
 
 
 def real_classes(config: Config, teachers: list[Entry]) -> bool:
-    """Whether the data holds real images of some teacher's classes: always for trained teachers, by name for others in a folder."""
+    """Whether there are real images of any teacher's classes: always for trained teachers, by class name in a folder for others."""
     if any(teacher.train for teacher in teachers):
         return True
     if config.data.source is not Source.folder:

@@ -1,11 +1,10 @@
-"""What a job is, and how a job knows that its work is already done.
+"""Jobs, their records (``provenance.json``) and job cards: whether the outputs of a job are up to date.
 
-Every job leaves a sidecar, ``provenance.json``, beside its outputs: the configuration it read, a hash of the code that ran, and the
-hashes of its inputs and outputs. A job whose sidecar still matches skips itself, so neither Snakemake's nor DVC's idea of staleness
-can pair an old output with a new parameter, redo finished work, or be fooled by a timestamp. The sidecar holds no time, host or user:
-the same work gives the same bytes.
+Every job writes a record next to its outputs: the configuration keys that it read, a hash of its code, and the hashes of its inputs and
+outputs. A job whose record still matches does not compute. So the staleness rules of Snakemake and DVC, which use timestamps, can neither
+keep an old output under a new parameter nor repeat finished work. A record has no time, host or user: the same work gives the same bytes.
 
-This module imports nothing heavy: Snakemake reads it on every start, and a job that skips never loads PyTorch.
+This module does not import PyTorch: Snakemake imports it at every start, and a job that is up to date never loads PyTorch.
 """
 
 from __future__ import annotations
@@ -28,20 +27,20 @@ from datafree.errors import UserError
 from datafree.workflow.hardware import Hardware
 
 PACKAGE = Path(__file__).parents[1]
-HARDWARE = tuple(part.name for part in fields(Hardware))  # keys of the configuration of every job that computes
-OTHER_HARDWARE = "made with"  # how the reason begins for which a result of other hardware is stale
-PRESENT_HARDWARE = "DATAFREE_HARDWARE"  # environment variable: the hardware of this run as JSON, set by the Snakefile
-# Changes in these modules cannot change what a stage computes: configuration is compared by value, the rest only moves it around.
-PLUMBING = ("datafree.config", "datafree.errors", "datafree.progress", "datafree.workflow", "datafree.cli")
+HARDWARE = tuple(part.name for part in fields(Hardware))  # configuration keys that are added to every job that computes
+OTHER_HARDWARE = "made with"  # prefix of the stale reason for results of other hardware
+CURRENT_HARDWARE = "DATAFREE_HARDWARE"  # environment variable: hardware of this run as JSON, set by rules/common.smk
+# Modules that the code hash leaves out, because they cannot change the outputs of a stage; configuration is compared by value.
+NOT_HASHED = ("datafree.config", "datafree.errors", "datafree.progress", "datafree.workflow", "datafree.cli")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One unit of work: a stage, the wildcards that select it, what it reads and what it leaves.
+    """One unit of work: a stage, its wildcards, configuration, inputs and outputs.
 
-    ``config`` maps dotted keys of the configuration to plain values and holds just what the job depends on, the hardware included. An
-    input that names several files is a list. Paths are relative to the project folder. ``accept_other_hardware``: finished outputs of
-    other hardware are as good.
+    ``config`` maps the dotted keys that the job depends on, hardware included, to plain values. ``code`` is the stage's ``code_hash``.
+    ``inputs`` and ``outputs`` map names to paths relative to the project folder; an input may be a list of paths.
+    ``accept_other_hardware``: outputs that were computed on other hardware count as up to date.
     """
 
     stage: str
@@ -74,24 +73,28 @@ class Job:
             yield from [value] if isinstance(value, str) else value
 
     def input_files(self) -> dict[str, list[str]]:
-        """Paths by name, in their order: what a job makes of its files can depend on which comes first."""
+        """Paths by name. Their order is kept, because the outputs can depend on it."""
         return {name: [value] if isinstance(value, str) else list(value) for name, value in self.inputs.items()}
 
     @property
     def computed_on(self) -> str:
-        """Precision and processor for readers, such as ``float32 on x86_64 AVX2``."""
+        """Precision and processor as text, such as ``float32 on x86_64 AVX2``."""
         return f"{self.config['precision']} on {self.config['processor']}"
 
     def specification(self) -> dict[str, Any]:
-        """What selects and shapes the work, input contents aside."""
+        """Everything that determines the outputs, except the contents of the inputs."""
         return {"stage": self.stage, "wildcards": dict(self.wildcards), "config": dict(self.config), "code": self.code}
 
 
-def stale_because(job: Job) -> str:
-    """Why the job must compute, in one phrase; empty when its outputs are exactly what it would make again."""
-    recorded = read_sidecar(job.outputs["provenance"])
+def stale_reason(job: Job) -> str:
+    """Why the job must compute, in one phrase; empty if its outputs are up to date. Hashes all inputs and outputs.
+
+    Raises:
+        UserError: an input file is missing.
+    """
+    recorded = read_record(job.outputs["provenance"])
     if recorded is None:
-        return "nothing recorded"
+        return "no record"
     if reason := specification_changed(recorded, job.specification(), job.accept_other_hardware):
         return reason
     if recorded.get("input_files") != job.input_files() or set(recorded.get("inputs", {})) != set(job.input_paths()):
@@ -109,13 +112,13 @@ def stale_because(job: Job) -> str:
 
 
 def specification_changed(recorded: Mapping[str, Any], wanted: Mapping[str, Any], accept_other_hardware: bool) -> str:
-    """Which part of a recorded specification differs from the wanted one, in one phrase; empty when none does."""
-    before, after = recorded.get("config", {}), wanted["config"]
-    for key in sorted(set(before) | set(after), key=lambda key: (key in HARDWARE, key)):
-        if _comparable(key, before.get(key)) == _comparable(key, after.get(key)) or (key in HARDWARE and accept_other_hardware):
+    """The first difference between a recorded and the wanted specification, in one phrase; empty if they are equal."""
+    old, new = recorded.get("config", {}), wanted["config"]
+    for key in sorted(set(old) | set(new), key=lambda key: (key in HARDWARE, key)):
+        if _comparable(key, old.get(key)) == _comparable(key, new.get(key)) or (key in HARDWARE and accept_other_hardware):
             continue
-        if key in HARDWARE and key in before and key in after:
-            return f"{OTHER_HARDWARE} {key} {before[key]}, not {after[key]}"
+        if key in HARDWARE and key in old and key in new:
+            return f"{OTHER_HARDWARE} {key} {old[key]}, not {new[key]}"
         return f"parameter changed: {key}"
     if recorded.get("code") != wanted["code"]:
         return "code changed"
@@ -125,27 +128,27 @@ def specification_changed(recorded: Mapping[str, Any], wanted: Mapping[str, Any]
 
 
 def _comparable(key: str, value: Any) -> Any:
-    """A setting as it is compared: which of several equal GPUs a job got makes no difference, its model is the processor."""
+    """The value that is compared: for ``device`` without the GPU's number, as ``processor`` holds the model."""
     return value.partition(":")[0] if key == "device" and isinstance(value, str) else value
 
 
 def upstream_changed(recorded: Mapping[str, Any]) -> str:
-    """Whether a recorded input differs from what its own sidecar says now, without hashing any file; empty when none does."""
+    """The first input whose producer recorded another hash since, in one phrase; empty if there is none. Hashes no file."""
     for path, digest in recorded.get("inputs", {}).items():
-        neighbour = read_sidecar(Path(path).parent / "provenance.json")
-        if neighbour is not None and neighbour.get("outputs", {}).get(path, digest) != digest:
+        producer = read_record(Path(path).parent / "provenance.json")
+        if producer is not None and producer.get("outputs", {}).get(path, digest) != digest:
             return f"input changed: {path}"
     return ""
 
 
 def changed_on_disk(recorded: Mapping[str, Any], wanted: Mapping[str, Any], accept_other_hardware: bool) -> str:
-    """Why a recorded job must look at its work again, judged without hashing any file; empty when nothing tells against it."""
+    """As ``stale_reason``, but from records and existing files alone: hashes no file."""
     missing = next((f"output missing: {path}" for path in recorded.get("outputs", {}) if not Path(path).is_file()), "")
     return specification_changed(recorded, wanted, accept_other_hardware) or upstream_changed(recorded) or missing
 
 
-def record(job: Job, produced_with: Mapping[str, str]) -> None:
-    """Write the sidecar, last of all: from here on the outputs count as done."""
+def write_record(job: Job, produced_with: Mapping[str, str]) -> None:
+    """Write the record of a finished job, after all its outputs."""
     artifacts.write_json(
         job.outputs["provenance"],
         {
@@ -158,33 +161,33 @@ def record(job: Job, produced_with: Mapping[str, str]) -> None:
     )
 
 
-def mark_current(job: Job) -> None:
-    """Give the outputs a fresh modification time, so that a scheduler which goes by time sees them as done."""
+def touch_outputs(job: Job) -> None:
+    """Set the modification time of all outputs to now, because Snakemake compares modification times."""
     for path in job.outputs.values():
         os.utime(path)
 
 
-def read_sidecar(path: str | Path) -> dict[str, Any] | None:
-    """A recorded sidecar, or None when there is none that can be read."""
+def read_record(path: str | Path) -> dict[str, Any] | None:
+    """A record or job card; None if the file is missing or damaged."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    sound = isinstance(value, dict) and all(isinstance(value.get(key, {}), dict) for key in ("wildcards", "config", "inputs", "outputs"))
-    return value if sound else None
+    valid = isinstance(value, dict) and all(isinstance(value.get(key, {}), dict) for key in ("wildcards", "config", "inputs", "outputs"))
+    return value if valid else None
 
 
 def write_card(path: Path, job: Job) -> str:
-    """Refresh the job card, the small file through which Snakemake learns that a job must look at its work again.
+    """Write the job card, an input file of the job, if the job must check its work again: Snakemake then runs the job.
 
-    The card is rewritten (and so is newer than the outputs, with other content) exactly when the specification differs from the
-    card's, or when the sidecar on disk tells of another specification, of other inputs than there are now, or of outputs that are gone,
-    as after a checkout. The card of a job that is done on other hardware keeps naming that where it is accepted.
+    The card is written (newer than the outputs, with new content) exactly if its specification changed, or if the job's record has
+    another specification, inputs that were recorded differently since, or missing outputs, as after a checkout. If other hardware is
+    accepted, the card of a finished job keeps the hardware of the record.
 
-    Returns why finished work is stale, in one phrase; empty where it is not, or where there is none.
+    Returns why the finished outputs are stale, in one phrase; empty if they are not, or if there is no record.
     """
-    card, accepted = read_sidecar(path) or {}, job.accept_other_hardware
-    recorded, stale = read_sidecar(job.outputs["provenance"]), ""
+    card, accepted = read_record(path) or {}, job.accept_other_hardware
+    recorded, stale = read_record(job.outputs["provenance"]), ""
     if recorded is None:
         changed = {key: card.get(key) for key in job.specification()} != job.specification()
     else:
@@ -199,22 +202,23 @@ def read_job(card: Path, inputs: Mapping[str, str | list[str]], outputs: Mapping
     """The job of a card; ``{name}`` in a path stands for the value of that wildcard.
 
     Raises:
-        UserError: the card is missing or not one of ours.
+        UserError: the file is missing or not a job card.
     """
     value = artifacts.read_json(card)
     missing = [key for key in ("stage", "wildcards", "config", "code") if not isinstance(value, dict) or key not in value]
     if missing:
         raise UserError(f"{card}: not a job card, `{missing[0]}` is missing; delete it and rerun snakemake")
     wildcards = value["wildcards"]
-    files = {
-        name: [_filled(one, wildcards) for one in path] if isinstance(path, list) else _filled(path, wildcards)
+    filled_inputs = {
+        name: [_fill_wildcards(part, wildcards) for part in path] if isinstance(path, list) else _fill_wildcards(path, wildcards)
         for name, path in inputs.items()
     }
-    made = {name: _filled(path, wildcards) for name, path in outputs.items()}
-    return Job(value["stage"], wildcards, value["config"], value["code"], files, made, value.get("accept_other_hardware", False))
+    filled_outputs = {name: _fill_wildcards(path, wildcards) for name, path in outputs.items()}
+    accepted = value.get("accept_other_hardware", False)
+    return Job(value["stage"], wildcards, value["config"], value["code"], filled_inputs, filled_outputs, accepted)
 
 
-def _filled(path: str, wildcards: Mapping[str, str]) -> str:
+def _fill_wildcards(path: str, wildcards: Mapping[str, str]) -> str:
     for name, value in wildcards.items():
         path = path.replace(f"{{{name}}}", value)
     return path
@@ -222,32 +226,32 @@ def _filled(path: str, wildcards: Mapping[str, str]) -> str:
 
 @functools.cache
 def code_hash(module: str) -> str:
-    """A hash of a module and of all of this package that it imports, directly or not.
+    """A hash, 16 hexadecimal digits, of a module and of all modules of this package that it imports, directly or indirectly.
 
-    Comments, docstrings and blank lines do not count. Resource files beside an imported module (templates, styles) do.
+    Without comments, docstrings and blank lines; with the templates and styles next to an imported module.
     """
     digest = hashlib.sha256()
     for path in code_files(module):
         digest.update(str(path.relative_to(PACKAGE)).encode())
-        digest.update(_meaning(path))
+        digest.update(_hashed_content(path))
     return digest.hexdigest()[:16]
 
 
 @functools.cache
-def _meaning(path: Path) -> bytes:
+def _hashed_content(path: Path) -> bytes:
     text = path.read_text(encoding="utf-8")
     return (without_comments(text) if path.suffix == ".py" else text).encode()
 
 
 @functools.cache
 def code_files(module: str) -> tuple[Path, ...]:
-    """The files behind ``code_hash``, sorted."""
+    """The files that ``code_hash`` reads, sorted."""
     seen: set[Path] = set()
     waiting = [module]
     while waiting:
         name = waiting.pop()
         path = _module_path(name)
-        if path is None or path in seen or name == "datafree" or any(name == p or name.startswith(p + ".") for p in PLUMBING):
+        if path is None or path in seen or name == "datafree" or any(name == p or name.startswith(p + ".") for p in NOT_HASHED):
             continue
         seen.add(path)
         seen.update(p for p in path.parent.iterdir() if p.suffix in (".html", ".css", ".js"))
@@ -280,8 +284,8 @@ def _imports(path: Path) -> list[str]:
 
 def without_comments(source: str) -> str:
     """Python source with comments, docstrings, blank lines and trailing spaces removed; other strings stay as they are."""
-    lines = source.encode().split(b"\n")  # the parser counts columns in bytes, and no other line ends
-    cuts: list[tuple[int, int, int, int]] = []
+    lines = source.encode().split(b"\n")  # as the parser: columns in bytes, lines end at newlines only
+    cuts: list[tuple[int, int, int, int]] = []  # first line, column, last line, column
     unfinished: set[int] = set()  # lines that end inside a string
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         (first, start), (last, _) = token.start, token.end

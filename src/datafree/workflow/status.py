@@ -1,4 +1,4 @@
-"""A table of what every job left and which of it is out of date, and why."""
+"""``datafree status``: a table of all jobs with their states, and why a job is out of date."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from datafree.workflow import provenance
 
 
 def job_states(cards: Path, artifacts: Path) -> list[tuple[str, str]]:
-    """(job, state) of every card, sorted by name; the state is ``done`` or the reason why the job would compute.
+    """(job, state) of every job card, sorted by name; the state is ``done`` or the reason why the job would compute.
 
-    Hashes no file: it compares what is recorded with what the last Snakemake run or dry run planned. ``make verify`` looks at the contents
-    too.
+    Compares records with the cards of the last Snakemake run or dry run, and hashes no file; ``make verify`` also checks file contents.
     """
-    recorded = {
-        (sidecar["stage"], tuple(sidecar["wildcards"].values())): sidecar
+    records = {
+        (record["stage"], tuple(record["wildcards"].values())): record
         for path in sorted(artifacts.rglob("provenance.json"))
-        if (sidecar := provenance.read_sidecar(path)) is not None
+        if (record := provenance.read_record(path)) is not None
     }
     states = []
     for path in sorted(cards.glob("*/card.json")):
-        wanted = provenance.read_sidecar(path)
-        if wanted is None:
+        card = provenance.read_record(path)
+        if card is None:
             continue
-        accepted = bool(wanted.get("accept_other_hardware"))
-        sidecar = recorded.get((wanted["stage"], tuple(wanted["wildcards"].values())))
-        reason = "not yet run" if sidecar is None else provenance.changed_on_disk(sidecar, wanted, accepted)
-        states.append(("/".join([wanted["stage"], *wanted["wildcards"].values()]), reason or "done"))
+        accepted = bool(card.get("accept_other_hardware"))
+        record = records.get((card["stage"], tuple(card["wildcards"].values())))
+        reason = "not yet run" if record is None else provenance.changed_on_disk(record, card, accepted)
+        states.append(("/".join([card["stage"], *card["wildcards"].values()]), reason or "done"))
     return states
 
 
@@ -38,7 +37,7 @@ def print_status(cards: Path) -> None:
     """Print ``job_states`` as a table.
 
     Raises:
-        UserError: no Snakemake run has left a card here.
+        UserError: there are no job cards.
     """
     states = job_states(cards, Path("artifacts"))
     if not states:
@@ -48,4 +47,4 @@ def print_status(cards: Path) -> None:
         table.add_row(job, state, style="" if state == "done" else "yellow")
     Console().print(table)
     if any(state.startswith(provenance.OTHER_HARDWARE) for _, state in states):
-        print("results of other hardware are made again; `accept_other_hardware: true` in params.yaml keeps them")
+        print("results of other hardware are recomputed; `accept_other_hardware: true` in params.yaml keeps them")

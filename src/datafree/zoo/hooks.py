@@ -29,7 +29,10 @@ class LayerHooks:
                 layer.register_forward_hook(lambda layer, inputs, output: self.observe(layer, output)) for layer in self.layers
             ]
         else:
-            self._handles = [layer.register_forward_pre_hook(lambda layer, inputs: self.observe(layer, inputs[0])) for layer in self.layers]
+            self._handles = [
+                layer.register_forward_pre_hook(lambda layer, inputs: self.observe(layer, inputs[0]))  # pyright: ignore[reportArgumentType]
+                for layer in self.layers
+            ]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

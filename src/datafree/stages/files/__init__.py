@@ -1,1 +1,1 @@
-"""Readers and writers of the artifacts that several stages share: image sets, teachers, pools, episodes, networks."""
+"""Reading and writing artifacts that several stages share: image sets, teachers, pools, episodes, networks."""

@@ -15,10 +15,10 @@ def write_image_set(path: str | Path, image_set: ImageSet) -> None:
 
 
 def read_image_set(path: str | Path) -> ImageSet:
-    """Load what ``write_image_set`` saved.
+    """Load a file of ``write_image_set``.
 
     Raises:
-        UserError: the file is missing, damaged, or holds something else.
+        UserError: the file is missing, damaged, or not an image set.
     """
     tensors = artifacts.read_tensors(path, "images", "labels")
     classes = artifacts.read_metadata(path).get("classes")

@@ -1,4 +1,4 @@
-"""Reading networks that earlier stages trained (weights beside a card), and the backbone that a search chose."""
+"""Reading trained networks (weights and card), and the backbone of a search result."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ CARD_KEYS = ("backbone", "input", "mean", "std")
 
 
 def searched_backbone(architecture: Path, width: int = 0) -> BackboneConfig:
-    """The backbone of a search result (its architecture.json): of ``width`` in the first stage, or as wide as in the search.
+    """The backbone of a search result (architecture.json), with ``width`` channels in the first stage, or those of the search if 0.
 
     Raises:
-        UserError: a missing or damaged file.
+        UserError: a file is missing or damaged.
     """
-    found = artifacts.read_json(architecture, "backbone", "channels", "genotype", "cells")
-    return BackboneConfig(found["backbone"], width or found["channels"], found["genotype"], found["cells"])
+    result = artifacts.read_json(architecture, "backbone", "channels", "genotype", "cells")
+    return BackboneConfig(result["backbone"], width or result["channels"], result["genotype"], result["cells"])
 
 
 def read_backbone(weights: Path, card_path: Path) -> tuple[Backbone, Normalise]:
-    """A trained backbone and its input normalisation.
+    """A trained backbone and its input normalisation, on the CPU.
 
     Raises:
-        UserError: a missing or damaged file.
+        UserError: a file is missing or damaged.
     """
     card = artifacts.read_json(card_path, *CARD_KEYS)
     config = typed(BackboneConfig, card["backbone"])
@@ -38,7 +38,7 @@ def read_backbone(weights: Path, card_path: Path) -> tuple[Backbone, Normalise]:
 
 
 def read_classifier(weights: Path, card_path: Path) -> tuple[Classifier, Normalise]:
-    """As ``read_backbone``, for a network whose weights include a head over the card's classes."""
+    """As ``read_backbone``, for a network with a head over the card's classes; in evaluation mode."""
     card = artifacts.read_json(card_path, *CARD_KEYS, "classes")
     backbone = build(typed(BackboneConfig, card["backbone"]), card["input"][0], card["input"][1], seed=0)
     network = Classifier(backbone, len(card["classes"]))
@@ -47,10 +47,10 @@ def read_classifier(weights: Path, card_path: Path) -> tuple[Classifier, Normali
 
 
 def read_trained_network(weights: Path, card_path: Path) -> TrainedNetwork:
-    """A learner or a network trained on real images, with its card; of a classifier the backbone alone.
+    """A learner or a reference network, with its card; the head of a classifier is dropped.
 
     Raises:
-        UserError: a missing or damaged file.
+        UserError: a file is missing or damaged.
     """
     card = artifacts.read_json(card_path, *CARD_KEYS)
     if "adaptation" in card:

@@ -1,4 +1,4 @@
-"""Reading recovered pools that the inversion stage wrote."""
+"""Reading recovered pools, the outputs of stage ``invert``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from datafree.tasks.pools import Pool
 
 
 def read_pool(images: Path, card: Path) -> Pool:
-    """The pool of one teacher, whose card gives the class names."""
+    """The pool of one teacher; ``card`` is the teacher's, with the class names.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
     tensors = artifacts.read_tensors(images, "images", "labels", "soft_labels")
     return Pool(tensors["images"], tensors["labels"], tensors["soft_labels"], tuple(artifacts.read_json(card, "classes")["classes"]))
 

@@ -1,4 +1,4 @@
-"""Reading what the stage ``episodes`` wrote: the index of episodes, and the teachers' sampling weights."""
+"""Reading the outputs of stage ``episodes``: training episodes, and the teachers' sampling weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from datafree.tasks.episodes import Episodes
 
 
 def read_episodes(path: Path) -> Episodes:
-    """The training episodes over the pools of one inversion method."""
+    """The training episodes over the pools of one inversion method (episodes.safetensors)."""
     tensors = artifacts.read_tensors(path, "index", "teacher", "label")
     return Episodes(**tensors, shot=artifacts.read_metadata(path)["shot"])
 

@@ -1,4 +1,4 @@
-"""Reading teachers that the zoo stage wrote: weights beside a card."""
+"""Reading teachers, the outputs of stage ``teacher``: weights and card."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def read_teacher(weights: Path, card_path: Path) -> Teacher:
     """One teacher, frozen, on the CPU.
 
     Raises:
-        UserError: a missing or damaged file.
+        UserError: a file is missing or damaged.
     """
     card = artifacts.read_json(card_path, "name", "architecture", "input", "mean", "std", "classes")
     network = empty_network(card, len(card["classes"]))
