@@ -14,16 +14,16 @@ class Killed(Exception):
     """Raised to simulate that the process is killed."""
 
 
-class DyingCheckpoint(Checkpoint):
-    """Saves at every ``every``-th request and raises ``Killed`` at the first request after ``dies`` of them."""
+class KillingCheckpoint(Checkpoint):
+    """Saves at every ``every``-th request and raises ``Killed`` at the first request after ``last`` requests."""
 
-    def __init__(self, path: Path, every: int, dies: int) -> None:
+    def __init__(self, path: Path, every: int, last: int) -> None:
         super().__init__(path, "work", seconds_between=0)
-        self.every, self.dies, self.requests = every, dies, 0
+        self.every, self.last, self.requests = every, last, 0
 
     def save(self, step, history, **objects):
         self.requests += 1
-        if self.requests > self.dies:
+        if self.requests > self.last:
             raise Killed
         if self.requests % self.every == 0:
             super().save(step, history, **objects)
@@ -31,13 +31,13 @@ class DyingCheckpoint(Checkpoint):
 
 @pytest.fixture
 def interrupted(tmp_path) -> Callable:
-    """Runs ``work(checkpoint)``, kills it after each number of saves in ``deaths``, and resumes it until it is done."""
+    """Runs ``work(checkpoint)``, kills and resumes it after each number of requests in ``deaths``, then lets it finish."""
 
     def run(work: Callable, deaths: list[int], every: int):
         path = tmp_path / "checkpoint.pt"
-        for dies in deaths:
+        for last in deaths:
             with pytest.raises(Killed):
-                work(DyingCheckpoint(path, every, dies))
+                work(KillingCheckpoint(path, every, last))
             assert path.is_file()
         return work(Checkpoint(path, "work", seconds_between=0))
 

@@ -17,7 +17,7 @@ SPACE = NasBench201Space(4, 1, 16)
 
 
 class Chain(BlockBackbone):
-    """Any modules one after the other."""
+    """A sequence of modules."""
 
     def __init__(self, *modules: nn.Module) -> None:
         super().__init__()

@@ -58,12 +58,12 @@ def test_the_same_seed_gives_the_same_search(joined, small):
 
 
 @pytest.mark.parametrize(("key", "value"), [("max_macs", 1000), ("max_parameters", 100), ("max_latency", 1e-6)])
-def test_a_limit_below_every_cell_is_refused_before_any_training(joined, small, monkeypatch, key, value):
-    monkeypatch.setattr(one_shot, "minimise", None)
+def test_a_limit_below_every_cell_is_refused_before_any_training(joined, small, recorded_paths, key, value):
     with pytest.raises(
         UserError, match=rf"nas.algorithms.mine.{key}: got {value}, but the cheapest architecture( within the other limits)? needs"
     ):
         _search(joined, replace(small, **{key: value}))
+    assert not recorded_paths
 
 
 def test_a_killed_search_resumes_to_the_same_result(joined, small, interrupted):
@@ -87,16 +87,9 @@ def test_a_resumed_search_uses_the_latencies_measured_before(joined, small, inte
     assert len(measured) == 1
 
 
-def test_a_resumed_search_scores_no_cell_twice(joined, small, interrupted, monkeypatch):
-    scored = []
-
-    def recalibrate(supernet, genotype, batches):
-        scored.append(genotype)
-        original(supernet, genotype, batches)
-
-    original = one_shot.recalibrate
-    monkeypatch.setattr(one_shot, "recalibrate", recalibrate)
+def test_a_resumed_search_scores_no_cell_twice(joined, small, interrupted, recorded_paths):
     interrupted(lambda checkpoint: _search(joined, small, checkpoint), deaths=[18], every=1)
+    scored = [path for path, _, training in recorded_paths if not training]
     # The seventh cell was scored, but the process was killed before it was saved.
     assert len(scored) == 12 + 1
     assert len(set(scored)) == 12

@@ -117,5 +117,5 @@ def test_gradients_reach_only_the_path(genotype):
 @pytest.mark.parametrize("training", [True, False])
 def test_a_mixture_with_all_weight_on_one_option_equals_that_path(training):
     supernet, images = _supernet().train(training), torch.randn(3, 3, 16, 16)
-    one = [{name: torch.tensor(float(name == chosen)) for name in OPERATIONS} for chosen in MIXED]
-    torch.testing.assert_close(supernet.backbone(images, one), supernet.backbone(images, MIXED))
+    certain = [{name: torch.tensor(float(name == chosen)) for name in OPERATIONS} for chosen in MIXED]
+    torch.testing.assert_close(supernet.backbone(images, certain), supernet.backbone(images, MIXED))

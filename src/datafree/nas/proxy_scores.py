@@ -19,9 +19,9 @@ from datafree.zoo.backbones import BlockBackbone, Classifier
 def proxy_measures(
     name: str, space: Space, genotype: Genotype, classes: int, batch_size: int, seed: int, device: torch.device | str
 ) -> Measures:
-    """What the proxy ``name`` needs to know of one architecture; all see the same noise images.
+    """The measurements of one architecture for the proxy ``name``; all architectures are measured on the same noise images.
 
-    For most proxies this is the ``score`` itself. For ``az_nas`` it is the components of AZ-NAS, for ``az_synflow`` these and ``synflow``.
+    ``score`` for most proxies, the components of AZ-NAS for ``az_nas``, these and ``synflow`` for ``az_synflow``.
     """
     if name in ("macs", "parameters"):
         return {"score": float(getattr(space, name)(genotype))}

@@ -70,7 +70,7 @@ def best_of(measures: Mapping[Genotype, Measures], fitness: Fitness) -> Genotype
 
 @dataclass(frozen=True)
 class Cost:
-    """A cost of architectures: its name, the label of an axis, its unit, and the number of raw units in one of these."""
+    """A cost of architectures: its name, the label of an axis, its unit, and the number of raw units per unit."""
 
     name: str
     label: str
