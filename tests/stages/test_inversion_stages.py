@@ -36,11 +36,13 @@ def test_a_killed_meta_generator_resumes_to_the_same_bytes(project, monkeypatch)
 
     real = checkpoints.Checkpoint.save
     monkeypatch.setattr(checkpoints.Checkpoint, "save", save_and_die)
-    job = dataclasses.replace(project.job_of("meta_generator"), outputs={name: f"killed/{name}" for name in [*expected, "provenance"]})
+    job = dataclasses.replace(
+        project.job_of("meta_generator"), outputs={name: f"killed_meta_generator/{name}" for name in [*expected, "provenance"]}
+    )
     with pytest.raises(KeyboardInterrupt):
         project.run(job)
     assert list((project.root / ".datafree/checkpoints").iterdir())
-    assert not (project.root / "killed").exists()
+    assert not (project.root / "killed_meta_generator").exists()
     monkeypatch.undo()
     assert project.run(job) == expected
     assert not list((project.root / ".datafree/checkpoints").iterdir())

@@ -108,7 +108,9 @@ def test_a_killed_learner_resumes_to_the_same_bytes(project, monkeypatch):
 
     real = checkpoints.Checkpoint.save
     monkeypatch.setattr(checkpoints.Checkpoint, "save", save_and_die)
-    job = dataclasses.replace(project.job_of("learner", "distillation", 0), outputs={n: f"killed/{n}" for n in [*expected, "provenance"]})
+    job = dataclasses.replace(
+        project.job_of("learner", "distillation", 0), outputs={n: f"killed_learner/{n}" for n in [*expected, "provenance"]}
+    )
     with pytest.raises(KeyboardInterrupt):
         project.run(job)
     assert list((project.root / ".datafree/checkpoints").iterdir())

@@ -58,7 +58,8 @@ def test_every_job_is_covered_by_a_dvc_stage_with_its_files_and_parameters(jobs:
 TEST_CLASSES = "artifacts/data/test.safetensors"
 
 
-def test_only_few_shot_reads_the_test_classes_and_only_the_report_reads_its_results(jobs: dict[str, list[dict]]) -> None:
+def test_only_few_shot_reads_the_test_classes_and_only_the_report_reads_its_results(empty_project: Project, tmp_path: Path) -> None:
+    jobs = planned(empty_project.copy(tmp_path / "project"), "--config", 'evaluation={"split": "test"}')
     readers = [rule for rule, members in jobs.items() for job in members if TEST_CLASSES in job["inputs"]]
     assert readers == ["few_shot"]
     seen = {path for job in jobs["few_shot"] for path in job["outputs"]}
@@ -68,8 +69,8 @@ def test_only_few_shot_reads_the_test_classes_and_only_the_report_reads_its_resu
 
 def test_with_the_validation_split_no_job_reads_the_test_classes(empty_project: Project, tmp_path: Path) -> None:
     project = empty_project.copy(tmp_path / "project")
-    choosing = planned(project, "--config", 'evaluation={"split": "validation"}')
-    inputs = {path for members in choosing.values() for job in members for path in job["inputs"]}
+    jobs = planned(project, "--config", 'evaluation={"split": "validation"}')
+    inputs = {path for members in jobs.values() for job in members for path in job["inputs"]}
     assert TEST_CLASSES not in inputs
     assert "artifacts/data/validation.safetensors" in inputs
 
