@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from beartype.door import die_if_unbearable
-from jaxtyping import Float, Float16, Int64, UInt8, jaxtyped
+from jaxtyping import Float, Int64, UInt8, jaxtyped
 from torch import Tensor
 
 ROOMS = ("inversion", "distillation", "evaluation")
@@ -26,19 +26,19 @@ EXTRA_TERM = {"images": IMAGES, "labels": LABELS, "return": SCALAR}
 SUPPORT_AND_QUERY = {"support": Float[Tensor, "*e way shot d"], "query": Float[Tensor, "*e q d"], "return": Int64[Tensor, "*e q"]}
 
 SHAPES: dict[str, dict[str, Any]] = {
-    "inversion.black_box.look": {"images": IMAGES, "return": IMAGES},
+    "inversion.black_box.augmented_view": {"images": IMAGES, "return": IMAGES},
     "inversion.black_box.zero_order_gradient": {"images": IMAGES, "return": tuple[Float[Tensor, "b"], IMAGES]},
     "inversion.contrastive.ContrastiveMemory.term": EXTRA_TERM,
     "inversion.contrastive.contrastive_loss": {"views": Float[Tensor, "b d"], "others": Float[Tensor, "n d"], "return": SCALAR},
     "inversion.generator.Generator.forward": {"latent": Float[Tensor, "b z"], "labels": LABELS, "return": Float[Tensor, "b c s s"]},
     "inversion.inner_loop.batch_labels": {"return": Int64[Tensor, "n"]},
     "inversion.inner_loop.balanced_labels": {"return": Int64[Tensor, "n"]},
-    "inversion.inner_loop.adapt": {"labels": LABELS | None},
+    "inversion.inner_loop.run_inner_loop": {"labels": LABELS | None},
     "inversion.inner_loop.draw_images": {"latents": Float[Tensor, "b z"], "labels": LABELS, "return": UINT8_IMAGES},
     "inversion.inner_loop.draw_pool": {"return": tuple[UINT8_IMAGES, LABELS]},
-    "inversion.inner_loop.soft_labels": {"images": UINT8_IMAGES, "return": Float16[Tensor, "b k"]},
     "inversion.label_calibration.calibrated_targets": {"labels": LABELS, "predictions": LOGITS | None, "return": LOGITS},
-    "inversion.learnable_set.draw_episode": {"return": tuple[Int64[Tensor, "way"], Int64[Tensor, "way n"]]},
+    "inversion.learnable_set.sample_episode": {"return": tuple[Int64[Tensor, "way"], Int64[Tensor, "way n"]]},
+    "inversion.learnable_set.episode_loss_and_accuracy": {"features": Float[Tensor, "way n d"], "return": tuple[SCALAR, float]},
     "inversion.losses.batch_norm_distance": {
         "mean": CHANNELS,
         "variance": CHANNELS,
@@ -60,15 +60,15 @@ SHAPES: dict[str, dict[str, Any]] = {
     "inversion.objective.as_row": {"terms": Mapping[str, SCALAR]},
     "inversion.pixel_parameters.PixelParameters.place": {"pixels": IMAGES},
     "inversion.pixel_parameters.PixelParameters.images": {"rows": Int64[Tensor, "b"] | None, "return": IMAGES},
-    "inversion.pixels.Competitor.term": EXTRA_TERM,
+    "inversion.pixels.CompetitionStudent.term": EXTRA_TERM,
     "inversion.regions.crop": {"images": IMAGES, "return": Float[Tensor, "b c h2 w2"]},
     "inversion.regions.region_mask": {"return": Float[Tensor, "1 1 h w"]},
     "inversion.student.Student.forward": {"images": IMAGES, "return": LOGITS},
     "inversion.student.Student.term": EXTRA_TERM,
-    "distillation.agreement.score": {"index": Int64[Tensor, "n"]},
+    "distillation.fidelity.student_fidelity": {"index": Int64[Tensor, "n"]},
     "distillation.ensemble.TeacherEnsemble.views": {"images": UINT8_IMAGES, "return": IMAGES},
     "distillation.ensemble.TeacherEnsemble.predict": {"views": IMAGES, "return": Float[Tensor, "b t k"]},
-    "distillation.ensemble.mix": {"views": IMAGES, "return": IMAGES},
+    "distillation.ensemble.mixup": {"views": IMAGES, "return": IMAGES},
     "distillation.heads.TeacherHeads.forward": {"features": Float[Tensor, "b d"], "return": Float[Tensor, "b t k"]},
     "distillation.heads.own_logits": {"features": Float[Tensor, "b d"], "teacher": LABELS, "return": LOGITS},
     "distillation.joined_pools.training_batch": {"training": Int64[Tensor, "n"]},
@@ -96,8 +96,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     "evaluation.few_shot.embed": {"images": UINT8_IMAGES, "return": Float[Tensor, "b d"]},
     "evaluation.few_shot.episode_rows": {"labels": Int64[Tensor, "n"], "return": Int64[Tensor, "e way m"]},
     "evaluation.few_shot.episode_accuracies": {"features": Float[Tensor, "n d"], "rows": Int64[Tensor, "e way m"]},
-    "evaluation.few_shot.solved_episodes": {"images": UINT8_IMAGES, "rows": Int64[Tensor, "e way m"]},
-    "evaluation.inversion_quality.teacher_belief": {"images": UINT8_IMAGES, "labels": LABELS},
+    "evaluation.few_shot.solver_accuracies": {"images": UINT8_IMAGES, "rows": Int64[Tensor, "e way m"]},
+    "evaluation.inversion_quality.teacher_confidence": {"images": UINT8_IMAGES, "labels": LABELS},
+    "evaluation.inversion_quality.judge_logits": {"images": UINT8_IMAGES, "return": LOGITS},
     "evaluation.inversion_quality.transfer": {"images": UINT8_IMAGES, "labels": LABELS},
     "evaluation.inversion_quality.spread": {"images": UINT8_IMAGES, "labels": LABELS},
 }

@@ -44,6 +44,8 @@ def recover(
         UserError: the loss became NaN or infinite.
     """
     if method.initialisation is Initialisation.random:
+        # The configuration gives the shape, its own or that of the meta-generator.
+        assert method.latent is not None and method.width is not None and method.conditional is not None
         shape = {"latent": method.latent, "width": method.width, "classes": len(teacher.classes), "channels": CHANNELS}
         weights_seed = devices.derive_seed(seed, "initialisation")
         start = new_generator(**shape, size=size, conditional=method.conditional, seed=weights_seed)

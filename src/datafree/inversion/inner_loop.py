@@ -21,12 +21,12 @@ from datafree.zoo.teachers import Teacher
 
 @dataclass(frozen=True)
 class InnerLoopConfig:
-    """``steps`` of Adam with ``batch_size`` images each; ``latent_learning_rate`` 0 draws new latents at every step."""
+    """``steps`` of Adam with ``batch_size`` images each; without ``latent_learning_rate`` the latents are new at every step."""
 
     steps: int
     learning_rate: float
     batch_size: int
-    latent_learning_rate: float = 0.0
+    latent_learning_rate: float | None = None
 
 
 @dataclass(frozen=True)

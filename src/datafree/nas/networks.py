@@ -21,6 +21,7 @@ def build(config: BackboneConfig, channels: int, image_size: int, seed: int) -> 
     """
     if config.name not in SPACES:
         return backbones.build(config, channels, image_size, seed)
+    assert config.genotype is not None  # checked before the first job
     space = SPACES[config.name](config.width, config.cells, image_size, channels)
     return stand_alone(space, space.decode(config.genotype), seed)
 

@@ -22,12 +22,12 @@ def minimise(
     checkpoint: Checkpoint,
     states: Mapping[str, HasState],
     describe: Callable[[int], dict[str, float]] = lambda step: {},
-    gradient_clip: float = 0.0,
+    gradient_clip: float | None = None,
 ) -> list[dict[str, float]]:
     """Minimise ``loss_of(step)``; returns the curve: rows of ``step``, ``loss``, ``learning_rate`` and the entries of ``describe(step)``.
 
     ``states`` are the objects saved in the checkpoint, optimiser and schedule included. Random numbers of a step must depend only on its
-    number: then a resumed run equals an uninterrupted one bit for bit on CPU. ``gradient_clip``, if not 0, is the largest norm of the
+    number: then a resumed run equals an uninterrupted one bit for bit on CPU. ``gradient_clip``, if any, is the largest norm of the
     gradient of all parameters of the optimiser.
 
     Raises:

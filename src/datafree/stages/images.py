@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datafree import artifacts
-from datafree.config import DataConfig, Source, typed
+from datafree.config import DataConfig, typed
 from datafree.data import SPLITS
 from datafree.data.folder import folder_images
 from datafree.data.glyphs import glyph_images
@@ -30,6 +30,6 @@ def run(job: Job) -> None:
 
 
 def _load(data: DataConfig, split: str, seed: int) -> ImageSet:
-    if data.source is Source.folder:
+    if data.folder is not None:  # only with data.source: folder
         return folder_images(data.folder, split, data.image_size)
     return glyph_images(data.glyphs, split, data.image_size, seed)

@@ -63,7 +63,7 @@ def real_classes(config: Config, teachers: list[Entry]) -> bool:
     """Whether there are real images of any teacher's classes: always for trained teachers, by class name in a folder for others."""
     if any(teacher.train for teacher in teachers):
         return True
-    if config.data.source is not Source.folder:
+    if config.data.folder is None:  # data.source: glyphs
         return False
     names = set(class_files(config.data.folder, "train"))
     return any(names & set(teacher.classes) for teacher in teachers)
@@ -154,7 +154,7 @@ def _check_search(config: Config) -> None:
 
 
 def _check_data(config: Config, teachers: list[Entry]) -> None:
-    if config.data.source is not Source.folder:
+    if config.data.folder is None:  # data.source: glyphs
         return
     splits = {split: class_files(config.data.folder, split) for split in SPLITS}
     for teacher in teachers:

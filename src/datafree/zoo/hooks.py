@@ -25,15 +25,16 @@ class LayerHooks:
 
     def __enter__(self) -> LayerHooks:
         if self.outputs:
-            self._handles = [
-                layer.register_forward_hook(lambda layer, inputs, output: self.observe(layer, output)) for layer in self.layers
-            ]
+            self._handles = [layer.register_forward_hook(self._observe_output) for layer in self.layers]
         else:
-            self._handles = [
-                layer.register_forward_pre_hook(lambda layer, inputs: self.observe(layer, inputs[0]))  # pyright: ignore[reportArgumentType]
-                for layer in self.layers
-            ]
+            self._handles = [layer.register_forward_pre_hook(self._observe_input) for layer in self.layers]
         return self
+
+    def _observe_output(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.observe(layer, output)
+
+    def _observe_input(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.observe(layer, inputs[0])
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for handle in self._handles:

@@ -92,8 +92,8 @@ class Entry:
         return f"{library}: {getattr(self, library)}" if library else self.url or self.file
 
 
-def read_manifest(path: str | Path, limit: int = 0) -> list[Entry]:
-    """The first ``limit`` teachers (0 = all) of a manifest, in its order; ``defaults`` apply to every entry.
+def read_manifest(path: str | Path, limit: int | None = None) -> list[Entry]:
+    """The first ``limit`` teachers (None = all) of a manifest, in its order; ``defaults`` apply to every entry.
 
     Raises:
         UserError: unreadable file, or an entry that is incomplete, contradictory or misspelt; names file, teacher and key.
@@ -123,7 +123,7 @@ def read_manifest(path: str | Path, limit: int = 0) -> list[Entry]:
     name, count = Counter(entry.name for entry in entries).most_common(1)[0]
     if count > 1:
         raise UserError(f"{path}: the teacher name {name!r} occurs {count} times; names must differ")
-    return entries[: limit or None]
+    return entries[:limit]
 
 
 def _entry(path: Path, position: int, spec: Any, defaults: dict[str, Any]) -> Entry:
