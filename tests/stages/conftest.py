@@ -47,7 +47,15 @@ SETTINGS = {
         },
     },
     "nas": {"algorithms": {"spos": {"inversion": "five"}}},
-    "evaluation": {"way": 3, "shots": [1, 2], "query": 3, "episodes": 6, "oracles": ["classifier", "protonet", "maml"], "oracle_steps": 3},
+    "evaluation": {
+        "split": "test",
+        "way": 3,
+        "shots": [1, 2],
+        "query": 3,
+        "episodes": 6,
+        "oracles": ["classifier", "protonet", "maml"],
+        "oracle_steps": 3,
+    },
 }
 TEACHERS = ("alpha", "beta", "gamma")
 LEARNERS = [(arm, seed) for arm in ("bell", "distillation", "maml") for seed in (0, 4)]
