@@ -97,7 +97,7 @@ RETIRED = {
     r"excuses?d?": "tolerance",
     r"ask(s|ed|ing)?": "query",
     r"answers?": "teacher predictions",
-    r"screen(ed|ing|s)?": "pre-filter",
+    r"screen(ed|ing|s)?(?! reader)": "pre-filter",
     r"embarrass(es)?": "baseline",
     r"seen anew": "augmented view",
     r"to be had": "baseline",

@@ -21,6 +21,6 @@ def draw_list(lines: Sequence[str]) -> Image.Image:
 
 def to_image(figure: Figure) -> Image.Image:
     """A figure rendered as an RGB image at its own size and resolution."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    renderer = FigureCanvasAgg(figure)
+    renderer.draw()
+    return Image.fromarray(np.asarray(renderer.buffer_rgba())).convert("RGB")

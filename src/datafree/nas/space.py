@@ -1,6 +1,6 @@
 """The abstract search space: slots and their options, costs, sampling, mutation, crossover, and the networks of its architectures.
 
-Imports no PyTorch until a network or a picture is asked for: Snakemake checks the limits of searches with it at every start.
+Imports no PyTorch until a network or a picture is made: Snakemake checks the limits of searches with it at every start.
 """
 
 from __future__ import annotations

@@ -246,7 +246,7 @@ class _Store:
 def _open_store(project: Path, experiment: str, timeout: float) -> Iterator[_Store]:
     """The experiment in its store, under a lock, so that no schema and no run is created twice."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that does not answer must not delay the pipeline
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that does not respond must not delay the pipeline
     from filelock import FileLock
     from mlflow import MlflowClient
 

@@ -1,0 +1,1 @@
+"""The teacher zoo: manifests, sources, safe loading of checkpoints, backbones, checks of weights."""
