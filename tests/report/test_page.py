@@ -189,7 +189,7 @@ def test_an_empty_study_names_the_missing_parts():
 )
 def test_one_missing_part_does_not_affect_the_others(study, part, missing):
     text = Reader(render(replace(study, **part))).text
-    assert text.count("in this study. To compute what the configuration asks for") == 1
+    assert text.count("in this study. To compute what the configuration names") == 1
     assert f"No {missing} in this study." in text
 
 

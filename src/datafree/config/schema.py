@@ -225,9 +225,7 @@ class TasksConfig:
     query: int = 10  # query images per class
     episodes: int = 600  # training episodes per inversion method
     mixed: float = 0.5  # share of episodes whose classes come from several teachers
-    check_teachers: bool = (
-        True  # sampling weights by teacher reliability: 0 for broken teachers, low for unreliable ones; false = all equal
-    )
+    check_teachers: bool = True  # sampling weights by teacher reliability: broken teachers 0, unreliable ones low; false = all equal
 
 
 # Architectures of datafree.zoo.backbones and their usual widths. `*` stands for a model of that library, which has its own width.
