@@ -119,7 +119,7 @@ def test_a_killed_learner_resumes_to_the_same_bytes(project, monkeypatch):
     assert not list((project.root / ".datafree/checkpoints").iterdir())
 
 
-def test_the_arm_receives_the_learner_the_teacher_ensemble_and_the_episodes_of_the_job(project, tmp_path, monkeypatch):
+def test_the_arm_is_given_the_learner_the_ensemble_and_the_tasks_of_the_job(project, tmp_path, monkeypatch):
     given = {}
 
     def pretend(learner, ensemble, episodes, arm, seed, checkpoint):
