@@ -2,7 +2,7 @@
 
     python benchmarks/bad_teachers.py study-of-bad-teachers --cores 2
 
-Runs the pipeline, from a checkout, on the default zoo of 20 teachers of which 0, 2 or 5 are broken: trained on random labels, or
+Runs the pipeline, from a checkout, on zoos of 20 teachers like the default ones; 0, 2 or 5 are broken: trained on random labels, or
 untrained. Each zoo runs once with ``tasks.check_teachers`` and, if it has broken teachers, once without. Writes a table and its numbers
 into the folder. An interrupted benchmark resumes. Few-shot accuracy is that on the validation classes.
 """

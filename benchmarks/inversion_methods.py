@@ -4,7 +4,7 @@
 
 ``--run`` is a folder in which the pipeline has produced ``evaluation/judge`` and ``evaluation/oracle``, for any data and zoo. Every row of
 ``--methods`` (a YAML file; see ``benchmarks/inversion_methods.yaml``) recovers its teachers. After a warm-up the rows alternate, so that
-other load on the machine affects all of them alike. ``--output`` receives ``results.json``, ``table.md`` and the pools; results that are in
+other load on the machine affects them equally. ``--output`` receives ``results.json``, ``table.md`` and the pools; results that are in
 ``results.json`` already are not measured again.
 
 Image quality is measured against real images of the teachers' classes, downstream accuracy on the validation classes.

@@ -2,7 +2,7 @@
 
     python benchmarks/manifest_from_index.py data/zoo_cifarfs_conv4/index.json zoos/cifar-fs-published.yaml
 
-The index is a JSON list; each item has ``name``, ``file`` (beside the index), ``sha256`` and ``classes`` (in the order of the logits).
+The index is a JSON list; each item has ``name``, ``file`` (in the index's folder), ``sha256`` and ``classes`` (in the order of the logits).
 The options give what all teachers have in common; their defaults fit a zoo of 100 five-way Conv4 classifiers on CIFAR-FS.
 """
 

@@ -12,7 +12,7 @@ from scipy.stats import kendalltau, spearmanr
 from datafree.evaluation.intervals import mean_interval
 from datafree.nas.search_result import mean_rank, relative_rank
 
-TOP = 0.2  # share of truly best architectures with a rank correlation of their own
+TOP = 0.2  # share of the architectures, best by true accuracy, with a separate rank correlation
 PRIOR = "az_synflow"  # the zero-cost proxy that every supernet is combined with
 COLUMNS = 4  # of the plot
 

@@ -62,7 +62,7 @@ def warn_of_other_hardware(reason):
 def card(stage, folder, *keys, computes=True, **derived):
     """An input function: the path of the job card, which is rewritten whenever the job must check its work again.
 
-    `folder`: that of the job's outputs. `keys`: the configuration keys that the job reads. `derived`: further keys as functions of the
+    `folder`: the folder of the job's outputs. `keys`: the configuration keys that the job reads. `derived`: further keys as functions of the
     wildcards, with `__` for a dot; the value None leaves a key out. `computes`: whether the outputs depend on the hardware, which is
     false for jobs that only copy files.
     """

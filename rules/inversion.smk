@@ -65,7 +65,7 @@ invert_card = card(
     inversion__method=lambda wildcards: as_tree(settings.inversion.methods[wildcards.method]),
 )
 
-# Teachers of one process by number of the shard; they have one architecture and are in the order of the manifest.
+# For each shard number the teachers that one process recovers: of one architecture, in the order of the manifest.
 SHARDS = preflight.shards(teachers, settings.inversion.shard_size)
 SHARD_OF = {teacher: shard for shard, members in SHARDS.items() for teacher in members}
 

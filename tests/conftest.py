@@ -40,7 +40,7 @@ def precision(pytestconfig: pytest.Config) -> str:
 
 @pytest.fixture(scope="session")
 def presets_below():
-    """A function from a preset's path to the presets that its heading says to use it with, in the order of the command line."""
+    """A function from a preset's path to the presets that its heading names after "Use with", in the order of the command line."""
 
     def find(preset: Path) -> list[Path]:
         named = re.search(r"Use with presets/(\S+\.yaml)", preset.read_text(encoding="utf-8"))

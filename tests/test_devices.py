@@ -158,7 +158,7 @@ def test_a_job_on_the_cpu_uses_one_thread_and_takes_no_lease(two_gpus):
     torch.set_num_threads(threads)
 
 
-def test_a_job_on_a_gpu_sees_only_the_leased_one(two_gpus):
+def test_only_the_leased_gpu_is_visible_to_a_job(two_gpus):
     with devices.use("cuda:1") as device:
         assert device == torch.device("cuda")
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-bb"

@@ -1,4 +1,4 @@
-"""The order of the rooms, the absence of import circles, and the words of the package, from its source alone."""
+"""Import order of the rooms (folders of the package), no import circles, no retired words; checked in the source code."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 PROJECT = Path(__file__).parents[1]
 SOURCE = PROJECT / "src" / "datafree"
 # A module imports only from its own room and from those before it.
-GROUND_FLOOR = ("errors", "artifacts", "devices", "progress", "checkpoints", "episode_loss")
+TOP_LEVEL_MODULES = ("errors", "artifacts", "devices", "progress", "checkpoints", "episode_loss")
 ROOMS = ("config", "data", "zoo", "inversion", "tasks", "distillation", "meta", "nas", "evaluation", "report")
-ORDER = (*GROUND_FLOOR, *ROOMS, "workflow", "stages", "cli")
+ORDER = (*TOP_LEVEL_MODULES, *ROOMS, "workflow", "stages", "cli")
 ORCHESTRATION = {"snakemake", "dvc", "mlflow"}
-# Rooms that know tensors and typed configuration; the stages read and write their files.
+# Rooms that work on tensors and typed configuration only; the stages read and write their files.
 WITHOUT_FILES = ("inversion", "tasks", "distillation", "meta", "nas", "evaluation")
 
 MODULES = {"datafree." + ".".join(path.relative_to(SOURCE).with_suffix("").parts): path for path in sorted(SOURCE.rglob("*.py"))}
@@ -44,7 +44,7 @@ IMPORTS = {name: sorted(set(imported(path))) for name, path in MODULES.items()}
 
 
 def room_of(module: str) -> str:
-    """The room, or the file of the ground floor, to which a module of the package belongs."""
+    """The room of a module; for a module directly in the package, its own name."""
     return {"zoo_cli": "cli"}.get(room := [*module.split("."), ""][1], room)
 
 
@@ -71,14 +71,14 @@ def test_no_module_imports_itself_through_others():
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if room_of(name) in ROOMS])
-def test_a_room_knows_nothing_of_the_workflow_engine(name):
+def test_a_room_does_not_import_the_workflow_engine(name):
     assert not ORCHESTRATION & {other.partition(".")[0] for other in IMPORTS[name]}
     if room_of(name) in WITHOUT_FILES:
         assert not {"datafree.artifacts", "pathlib"} & set(IMPORTS[name]), "files are read and written by the stages"
 
 
 @pytest.mark.parametrize("path", MODULES.values(), ids=MODULES)
-def test_every_module_says_in_its_first_line_what_it_contains(path):
+def test_every_module_begins_with_a_one_line_summary(path):
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     assert text, f"{path}: no docstring"
     assert 10 < len(text.splitlines()[0]) <= 140

@@ -1,4 +1,4 @@
-"""The test suite as the Makefile runs it."""
+"""The parallel test run of the Makefile: a test that crashes its process is reported as one failed test."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Checkpoints of long loops: killed at any moment, a job resumes from the last checkpoint to the same result.
+"""Checkpoints of long loops: a job that is killed at any moment resumes from the last checkpoint and gives the same result.
 
 Random generators are derived from the step number, so a checkpoint holds no random state: only weights, optimisers, the step and the
 training curve so far.

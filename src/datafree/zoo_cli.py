@@ -25,7 +25,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 @zoo_app.command()
 def check(
     manifest: Manifest,
-    images: Annotated[Path | None, typer.Option(help="Real images to measure teachers on: one folder per class, named like it")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of real images to measure accuracy, one subfolder per class")] = None,
     limit: Annotated[int, typer.Option(min=0, help="Check only the first LIMIT teachers; 0 = all")] = 0,
     as_json: AsJson = False,
 ) -> None:

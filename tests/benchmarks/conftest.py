@@ -1,4 +1,4 @@
-"""What the benchmarks take: the folder of a finished run; published classifiers and images."""
+"""Fixtures for the benchmarks: the folder of a finished run; published classifiers and images."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every script ends on a user's mistake as the command line does."""
+"""Every benchmark script reports a user's mistake in one line and exits with status 2."""
 
 import re
 import subprocess
@@ -22,5 +22,5 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
-def test_every_script_runs_under_the_common_end(path):
+def test_every_script_uses_exit_on_user_error(path):
     assert (f'with exit_on_user_error("{path.stem}"):\n        main()' in path.read_text(encoding="utf-8")) is (path.stem not in OWN)

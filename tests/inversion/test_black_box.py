@@ -146,7 +146,7 @@ def test_neither_gradient_nor_statistics_of_the_teacher_are_used(teachers, monke
             return teacher.network(teacher.normalise(images)).softmax(1)
 
     again = recover_from_predictions(predictions, 3, method(), SHARED, size=32, seed=0, checkpoint=Checkpoint(None), device=CPU)
-    assert torch.equal(recovered.images, again.images)  # the function of images suffices
+    assert torch.equal(recovered.images, again.images)  # the probability function is sufficient
 
 
 def test_predictions_are_float32_under_autocast(teachers):

@@ -1,4 +1,4 @@
-"""Inner loops, in float64 where a derivative is checked."""
+"""Task adaptation (inner loops of MAML and ANIL), in float64 where a derivative is checked."""
 
 import pytest
 import torch

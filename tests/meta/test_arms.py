@@ -1,4 +1,4 @@
-"""One suite for every registered meta-learning arm."""
+"""Tests of every registered meta-learning method."""
 
 import copy
 import dataclasses

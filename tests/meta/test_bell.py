@@ -165,7 +165,7 @@ def test_replay_lowers_the_loss_of_its_tasks_and_repeats(train, update):
     ("accuracies", "patience", "batches"),
     [([0.5], 0, 1), ([0.5, 0.4, 0.6, 0.6, 0.6], 2, 5), ([0.2, 0.3, 0.1], 1, 3), ([0.0, 0.0], 1, 2)],
 )
-def test_replay_stops_when_patience_is_spent(fresh_learner, ensemble_of, episodes, monkeypatch, accuracies, patience, batches):
+def test_replay_stops_without_improvement(fresh_learner, ensemble_of, episodes, monkeypatch, accuracies, patience, batches):
     learner, left = fresh_learner(), list(accuracies)
     monkeypatch.setattr(bell, "query_loss", lambda backbone, *others, **more: (backbone.blocks[0].conv.weight.sum(), left.pop(0)))
     arm = dataclasses.replace(BELL, replay=ReplayConfig(1, patience))

@@ -108,14 +108,14 @@ def test_every_number_is_there(study, results):
             assert f"{100 * value['mean']:.1f} ± {100 * value['interval']:.1f}" in text
     assert "64.8 ± 1.2" in text  # of one seed
     for expected in (
-        "2 teachers, 3 classes in total · 2 learners, 3 seeds each · 1 architecture search · 5-way episodes on the test classes",
+        "2 teachers, 3 distinct classes · 2 learners, 3 seeds each · 1 architecture search · 5-way episodes on the test classes",
         "over 600 episodes per seed. With several seeds",
         "gets 1 or 5 labelled images per class (the support images) and classifies 15 further images",
         "chance level, 20 %",
         "Best teacher is chosen",
         *("98.4 ± 1.0", "0.16 ± 0.02", "new measure", "0.123 ± 0.001", "do not measure quality"),
         *("|skip~0|+|none~0|", "4.98 M", "94.1 k", "87.0 %", "81.2 % of 1536 held-out images"),
-        *("joint0.250-0.500", "batch norm", "episode", "One line per seed (3 seeds)"),
+        *("joint0.250-0.500", "BatchNorm distance", "episode loss", "One line per seed (3 seeds)"),
         *("latin-03", "conv4, width 32", "97.6 n = 128", "https://example.org/t.pt", "CC0-1.0; MIT", "max_macs: 5000000"),
     ):
         assert expected in text

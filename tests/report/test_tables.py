@@ -1,4 +1,4 @@
-"""Tables: all numbers are present, columns are aligned, hostile names are harmless."""
+"""Tables: all numbers are present, columns are aligned, control characters and markup in names are replaced."""
 
 import unicodedata
 

@@ -31,14 +31,14 @@ def test_episodes_index_the_pools_of_their_method(project):
 
 @pytest.mark.parametrize("check", [True, False])
 def test_an_unreliable_teacher_is_not_sampled(project, tmp_path, monkeypatch, capsys, check):
-    def verdicts(pools, teachers, *, seed, device):
+    def fake_reliability(pools, teachers, *, seed, device):
         weights = (1.0, 0.3, 0.0)
         return [
             TeacherReliability(teacher.name, weight, 0.5, 0.5, 0.9, None, -3.0, "" if weight == 1 else "agreement 0.50")
             for teacher, weight in zip(teachers, weights, strict=True)
         ]
 
-    monkeypatch.setattr(episodes, "teacher_reliability", verdicts)
+    monkeypatch.setattr(episodes, "teacher_reliability", fake_reliability)
     job = project.job_of("episodes", "five")
     outputs = {name: str(tmp_path / name) for name in job.outputs}
     tasks = {**job.config["tasks"], "check_teachers": check, "episodes": 60}

@@ -222,7 +222,7 @@ def test_only_the_final_evaluation_reads_the_test_classes(stage, monkeypatch, sp
         jobs.execute(final)
         assert stage.runs == 1
     else:
-        with pytest.raises(UserError, match="^few_shot: artifacts/data/test.safetensors is among its inputs, but the test classes are for"):
+        with pytest.raises(UserError, match="^few_shot: artifacts/data/test.safetensors is among its inputs, but only few_shot may read"):
             jobs.execute(final)
     other = Job("pretend", {}, final.config, "c0de", {"pools": ["in/data", "artifacts/data/test.safetensors"]}, {"provenance": "out/other"})
     with pytest.raises(UserError, match="^pretend: artifacts/data/test.safetensors is among its inputs"):

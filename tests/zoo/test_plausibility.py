@@ -122,7 +122,7 @@ def test_fresh_weights_are_detected_with_any_initialisation():
     assert "distributed as initialised" in never_trained(bare)
 
 
-def test_layers_without_evidence_raise_no_alarm():
+def test_layers_without_evidence_are_not_reported():
     assert never_trained(nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4, affine=False))) == ""
     assert never_trained(nn.Identity()) == never_updated(nn.Identity()) == ""
 

@@ -96,7 +96,7 @@ class ProxylessConfig(RelaxedConfig):
     warm_up: float = 0.25
     paths: int = 2  # options per slot that an architecture step computes and compares, at most all
     cost: str = "macs"  # macs or latency
-    cost_target: float = 10000000.0  # multiply-adds or milliseconds, as `cost` says
+    cost_target: float = 10000000.0  # multiply-adds or milliseconds, depending on `cost`
     cost_weight: float = 0.1  # weight of the expected cost's relative distance to the target; 0 = no cost term
 
 

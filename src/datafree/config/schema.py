@@ -130,7 +130,7 @@ class GeneratorInversion:
     conditional: bool | None = None  # the label is an input; only with initialisation: random; null = as the meta-generator
     latent_learning_rate: float | None = None  # Adam; each batch of images has its own latents; null = one generator makes all images
     diversity: bool = True  # false = without the term `inversion.loss.diversity`; the meta-generator is still trained with it
-    calibration_rounds: int = 1  # recoveries in sequence, each after the first on the predictions for the last images; 1 = labels only
+    calibration_rounds: int = 1  # recoveries in sequence; later ones use predictions for the previous images as targets; 1 = labels only
     adversarial: float = 0.0  # weight of the boundary term against a student that is trained alongside; 0 = no student
     contrastive: float = 0.0  # weight of CMI's contrastive term between all images, earlier ones included; 0 = none
     contrastive_temperature: float = 0.2
@@ -145,12 +145,12 @@ class PixelInversion:
     steps: int = 200  # per batch of images; the paper uses 2000
     batch_size: int = 100  # images optimised together; the BatchNorm statistics are those of the batch
     learning_rate: float = 0.2  # Adam, cosine schedule; in units of the normalised image
-    total_variation: float = 0.02  # replaces `inversion.loss.total_variation`: pixels need a smoothness prior, which a generator already is
+    total_variation: float = 0.02  # replaces `inversion.loss.total_variation`: pixels need a smoothness prior, generators do not
     squared_norm: float = 0.0  # replaces `inversion.loss.squared_norm`
     flip: bool = False  # mirror half of the augmented views; for classes that do not change when mirrored
     diversity: bool = True  # false = without the term `inversion.loss.diversity`
     coarse: float = 0.4  # share of the steps at half the resolution
-    calibration_rounds: int = 1  # recoveries in sequence, each after the first on the predictions for the last images; 1 = labels only
+    calibration_rounds: int = 1  # recoveries in sequence; later ones use predictions for the previous images as targets; 1 = labels only
     competition: float = 0.0  # weight of Adaptive DeepInversion's term against a student that is trained alongside; 0 = no student
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from datafree.data import SPLITS
 from datafree.errors import UserError
 
-# Notes and annotations that are common beside images. Any other file must be an image: skipping a photo in an unreadable format, for
+# Notes and annotation files, often stored next to images. Any other file must be an image: skipping a photo in an unreadable format, for
 # example, would change the data silently.
 NOT_IMAGES = {".csv", ".db", ".html", ".ini", ".json", ".md", ".mat", ".toml", ".tsv", ".txt", ".xml", ".yaml", ".yml"}
 

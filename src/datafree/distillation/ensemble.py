@@ -45,8 +45,8 @@ class TeacherEnsemble:
     def predict(self, views: Tensor, queried: Sequence[int]) -> Tensor:
         """Predictions of the queried teachers for views [B, C, H, W]: softmax [B, queried, most classes], 0 beyond a teacher's classes.
 
-        Teachers are also queried about images of classes that they were not trained on: which classes they confuse them with teaches the
-        learner, too.
+        Teachers are also queried about images of classes that they were not trained on: the probabilities of their own
+        classes for such images are a training signal, too.
         """
         raw = (views * self.normalise.std + self.normalise.mean) * 255
         predictions = torch.zeros(len(views), len(queried), max(self.class_counts), device=views.device)

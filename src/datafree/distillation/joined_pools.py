@@ -104,12 +104,12 @@ class JoinedPools:
 def training_batch(pools: JoinedPools, training: Tensor, size: int, seed: int, *names: str | int) -> Batch:
     """A random batch of ``size`` of the examples at ``training`` int64 [N], under random affine changes.
 
-    It depends on seed and names alone. The soft labels are those of the recovered images, without the changes.
+    It depends only on seed and names. The soft labels are those of the recovered images, without the changes.
     """
     batch = pools.batch(sample_indices(training, size, seed, *names))
     return replace(batch, images=random_affine(batch.images, generator(seed, *names, "views")))
 
 
 def sample_indices(index: Tensor, size: int, seed: int, *names: str | int) -> Tensor:
-    """``size`` random entries of ``index`` (or all, if fewer) without replacement; depends on seed and names alone."""
+    """``size`` random entries of ``index`` (or all, if fewer) without replacement; depends only on seed and names."""
     return index[torch.randperm(len(index), generator=generator(seed, *names))[:size]]

@@ -26,7 +26,7 @@ def embed(embedding: Embedding, images: Tensor, device: torch.device, batch_size
 def episode_rows(labels: Tensor, *, way: int, shot: int, query: int, episodes: int, seed: int) -> Tensor:
     """The images of every episode, int64 [episodes, way, shot + query], as positions in ``labels`` [N]: the first ``shot`` are support.
 
-    The episodes depend on the labels, the counts and the seed alone, so every method is evaluated on the same ones.
+    The episodes depend only on the labels, the counts and the seed, so every method is evaluated on the same ones.
     """
     members = [torch.nonzero(labels == label).flatten() for label in labels.unique().tolist()]
     rng = devices.generator(seed, "evaluation", way, shot, query)

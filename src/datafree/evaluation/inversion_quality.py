@@ -38,7 +38,7 @@ class Judge:
 
 
 def transfer(judge: Judge, classes: Sequence[str], images: Tensor, labels: Tensor, device: torch.device) -> dict[str, float]:
-    """The judge's accuracy and mean probability of the label among ``classes``, all of which it covers."""
+    """The judge's accuracy and mean probability of the label among ``classes``; it must cover all of them."""
     return _accuracy_and_confidence(judge_logits(judge, classes, images, device), labels, "transfer")
 
 

@@ -30,8 +30,8 @@ def accuracy_table(
     With ``config.by_domain`` ``config.episodes`` are sampled within each domain: a row's ``domains`` holds the shots of each domain, its
     ``shots`` are over all domains' episodes.
 
-    The row ``best teacher`` is, per shot, the teacher that scores best on these episodes: a choice in the baseline's favour, because it
-    needs these results.
+    The row ``best teacher`` is, per shot, the teacher that scores best on these same episodes. This favours the baseline, because
+    the choice uses these results.
     """
     domains = by_domain(images.classes) if config.by_domain else {"": list(range(len(images.classes)))}
     features = _FeatureCache({part for model in models if isinstance(model.embedding, Concatenated) for part in model.embedding.parts})

@@ -15,8 +15,8 @@ from datafree.zoo.backbones.memory_format import channels_last
 class Generator(nn.Module):
     """(latent [B, latent], label [B]) → images float [B, channels, size, size] in [0, 1].
 
-    The label selects an embedding by its index. Classes of different teachers share embeddings; the inner loop trains what an index means
-    for one teacher. BatchNorm always uses batch statistics, as in FREE's generator.
+    The label selects an embedding by its index. Classes of different teachers share embeddings; the inner loop adapts them
+    to one teacher. BatchNorm always uses batch statistics, as in FREE's generator.
 
     If not ``conditional`` the label is ignored, as in FREE's generator: only optimised latents can then distinguish classes.
 

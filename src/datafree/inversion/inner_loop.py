@@ -49,7 +49,7 @@ class InnerLoopResult:
 
 
 def batch_labels(classes: int, count: int, rng: torch.Generator) -> Tensor:
-    """int64 [count]: balanced over all classes if each fits twice, else over ``count // 2`` random classes: diversity needs pairs."""
+    """int64 [count]: balanced over all classes if each occurs twice, else over ``count // 2`` random classes (diversity needs pairs)."""
     if 2 * classes <= count:
         return balanced_labels(classes, count)
     chosen = torch.randperm(classes, generator=rng)[: max(1, count // 2)]
@@ -86,7 +86,7 @@ def run_inner_loop(
         inputs: take random rows of these as batches.
         extras: additional terms; their own training state changes in place.
         each_step: called with the copy after every step, when its gradients are still set; first-order MAML reads them.
-        checkpoint: None within a larger unit of work that saves checkpoints and shows progress itself.
+        checkpoint: None if the caller saves checkpoints and shows progress.
 
     Raises:
         UserError: the loss became NaN or infinite.

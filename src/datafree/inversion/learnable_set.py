@@ -139,7 +139,7 @@ class EpisodeLearner:
         return self._loss(images)[0]
 
     def learn(self, images: Tensor, hard: bool) -> dict[str, float]:
-        """One optimiser step on an episode; returns ``episode_loss`` and ``episode_accuracy`` before it. A hard step ends the stall."""
+        """One optimiser step on an episode; returns ``episode_loss`` and ``episode_accuracy`` before it. A hard step resets the counter."""
         loss, accuracy = self._loss(images.detach())
         self.optimiser.zero_grad(set_to_none=True)  # the gradients of ``difficulty``
         loss.backward()

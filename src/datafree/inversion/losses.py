@@ -17,7 +17,7 @@ def batch_norm_distance(mean: Tensor, variance: Tensor, running_mean: Tensor, ru
     """Relative distance of batch statistics to running statistics, all [channels]; 0 at equality.
 
     mean_c (μ − μ_r)² / σ_r² + mean_c (σ / σ_r − 1)²: a scale-free form of DeepInversion's R_BN (Yin et al., CVPR 2020, eq. 4), so that
-    layers with large activations do not drown the others.
+    layers with large activations do not dominate the sum.
     """
     floor = 1e-5
     spread = running_variance.clamp_min(floor)
@@ -108,7 +108,7 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Squared differences of neighbouring pixels, averaged over images, channels and places, summed over the four directions.
+    """Squared differences of neighbouring pixels, averaged over images, channels and pixels, summed over the four directions.
 
     The input-level prior of DeepInversion (Yin et al., CVPR 2020, eq. 3) in a form that does not depend on the number or size of the
     images [B, C, H, W]; zero for constant images.
@@ -128,7 +128,7 @@ def boundary(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
     """Adversarial term −mean_b 1[same predicted class] · KL(teacher ‖ student) of logits [B, K], a scalar.
 
     It moves images to where the student still differs from the teacher; CMI and Fast-Datafree use it. FREE's released code computes another
-    quantity: it passes probabilities to ``kl_div`` where log-probabilities belong.
+    quantity: it passes probabilities to ``kl_div``, which expects log-probabilities.
     """
     teacher, student = F.log_softmax(teacher_logits.float(), dim=1), F.log_softmax(student_logits.float(), dim=1)
     agreed = teacher.argmax(1) == student.argmax(1)

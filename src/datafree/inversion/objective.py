@@ -102,7 +102,7 @@ def random_view(size: int, shared: InversionConfig, rng: torch.Generator, auxili
     strength = shared.augmentation
     warp = {"degrees": strength * DEGREES, "scale": strength * SCALE, "shift": strength * SHIFT}
     augment = functools.partial(random_affine, rng=rng, **warp) if strength else None
-    count = len(auxiliary_teachers) if shared.auxiliary_teachers else 0  # teachers without use must not change later random draws
+    count = len(auxiliary_teachers) if shared.auxiliary_teachers else 0  # unused teachers must not change later random numbers
     chosen = torch.randperm(count, generator=rng)[: shared.auxiliary_teachers].tolist()
     return {
         "move": (down, right),

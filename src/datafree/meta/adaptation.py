@@ -37,8 +37,8 @@ def adapt(
 
     ``weights`` are the backbone's parameters by name; each must require a gradient if the whole network adapts. The head starts at
     zero for every task (Kao et al., "MAML is a Noisy Contrastive Learner", ICLR 2022): any number of classes can be learned, and
-    permuted labels permute the predictions. The first step therefore changes the head alone. With ``create_graph`` the result is
-    differentiable through the steps (second order); without, they count as constant displacements (first order). The steps minimise
+    permuted labels permute the predictions. The first step therefore changes only the head. With ``create_graph`` the result is
+    differentiable through the steps (second order); without it, they count as constant displacements (first order). The steps minimise
     ``loss_of``.
     """
     if rule.part is AdaptedPart.head:

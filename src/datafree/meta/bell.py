@@ -110,7 +110,7 @@ def released_step(learner: nn.Module, before: list[Tensor], outer: torch.optim.O
 def replay(
     learner: Learner, ensemble: TeacherEnsemble, episodes: Episodes, arm: BellArm, outer: torch.optim.Optimizer, rng: torch.Generator
 ) -> dict[str, float]:
-    """Second-order MAML on episodes of the pools, for at least one meta-batch, until ``patience`` in a row do not beat the best accuracy.
+    """Second-order MAML on episodes of the pools, at least one meta-batch, until ``patience`` in a row bring no better accuracy.
 
     Returns {"replay": mean query loss of the last meta-batch}. Only the backbone is trained: a task's head starts at zero.
     """

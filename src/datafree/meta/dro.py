@@ -81,7 +81,7 @@ def train(
 
 
 def negative_log_likelihood(hyper: HyperNetwork, embedding: Tensor, target: Tensor) -> Tensor:
-    """Of a teacher's standardised weights [P], up to constants: the mean squared difference, a scalar."""
+    """Negative log-likelihood of a teacher's standardised weights [P], up to constants: the mean squared difference, a scalar."""
     return (hyper(embedding) - target).square().mean()
 
 

@@ -24,7 +24,7 @@ HEAD_STEPS, HEAD_LEARNING_RATE = 50, 0.5  # of a new head on unit-length feature
 def grouped_tasks(ensemble: TeacherEnsemble, episodes: Episodes, count: int, seed: int) -> list[Tensor]:
     """The indices of the tasks of a single teacher, int64, in at most ``count`` groups of dissimilar teachers; no group is empty.
 
-    The probe is the teacher of the highest sampling weight, the first of several; the paper's is a network trained on ImageNet.
+    The probe network is the teacher with the highest sampling weight (the first of equal ones); the paper uses an ImageNet network.
     """
     tasks = torch.nonzero((episodes.teacher == episodes.teacher[:, :1]).all(1)).flatten()
     present = episodes.teacher[tasks, 0].unique().tolist()
@@ -72,7 +72,7 @@ def dissimilar_groups(distances: Tensor, count: int, seed: int) -> list[int]:
     Ng, Jordan and Weiss, NIPS 2001: k-means on the rows of the leading eigenvectors of the normalised affinities. Because distances take
     the place of similarities, dissimilar teachers share a group. Groups may be empty. With at most ``count`` teachers, each is a group.
     """
-    from scipy.cluster.vq import kmeans2  # imported here because it takes half a second, and one arm alone needs it
+    from scipy.cluster.vq import kmeans2  # imported here because it takes half a second, and only one method needs it
 
     if count >= len(distances):
         return list(range(len(distances)))

@@ -27,7 +27,7 @@ TINY = 1e-6  # added to the gain in the denominator, as in AZ-NAS
 def components(backbone: BlockBackbone, images: Tensor, seed: int) -> dict[str, float]:
     """Expressivity, progressivity and trainability, measured on normal noise images float [B, C, H, W].
 
-    Changes ``backbone``: its convolutions are initialised anew (normal, by fan-in), it is put into training mode, and its parameters no
+    Changes ``backbone``: its convolutions are re-initialised (normal, by fan-in), it is put into training mode, and its parameters no
     longer require gradients.
     """
     initialise(backbone.train(), seed)
@@ -54,7 +54,7 @@ def combine(components_of: Mapping[Key, Mapping[str, float]]) -> dict[Key, float
 
 
 def initialise(network: nn.Module, seed: int) -> None:
-    """Set convolution weights to normal values of variance 2 / fan-in; a function of the seed."""
+    """Set convolution weights to normal values of variance 2 / fan-in, determined by the seed."""
     rng = generator(seed, "az-nas weights")
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

@@ -12,7 +12,7 @@ from datafree.errors import UserError
 from datafree.nas.space import Genotype, Space
 
 LARGEST_LIST = 50_000  # larger spaces are sampled, not enumerated
-TRIES = 50  # samples of a larger space before one beyond a limit is made cheaper slot by slot
+TRIES = 50  # samples of a larger space; if all are beyond a limit, the last one is made cheaper group by group
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Candidates:
     """Membership, uniform sampling and, where the space is small enough, the list of all candidates (``listed``).
 
     Raises:
-        UserError: no architecture is within the limits; of a large space, the cheapest architecture is not.
+        UserError: no architecture is within the limits; in a large space only the cheapest architecture is checked.
     """
 
     def __init__(self, space: Space, limits: Sequence[Limit]) -> None:

@@ -124,7 +124,7 @@ def add_auxiliary_skip(probabilities: Tensor, options: tuple[str, ...], skip: st
 
 
 def freeze_affine(supernet: Supernet) -> None:
-    """Freeze the scale and shift of all options' BatchNorms: trained, they could compensate for the weights of the mixture."""
+    """Freeze the scale and shift of all options' BatchNorms: if they were trained, they could compensate for the weights of the mixture."""
     for slot in supernet.slots:
         for module in slot.modules():
             if isinstance(module, nn.BatchNorm2d) and module.affine:

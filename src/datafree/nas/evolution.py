@@ -28,8 +28,8 @@ def evolve(
     """Evolve ``candidates``: returns (measures in the order of scoring, the architectures of each generation). None is scored twice.
 
     The first generation is random. Half of each later generation are mutations and half are crossovers of the best ``parents`` so far;
-    random candidates fill what these do not yield. The search ends early when every candidate has a score. It depends on seed and scores
-    alone: a resumed run that looks up the scores it already has continues identically.
+    random candidates fill the remaining places. The search ends early when every candidate has a score. It depends only on seed and scores
+    (a resumed run that looks up its earlier scores therefore continues identically).
     """
     measures: dict[Genotype, Measures] = {}
     generations: list[list[Genotype]] = []

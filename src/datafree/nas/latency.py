@@ -20,7 +20,7 @@ class LatencyTable(dict[str, dict[str, float]]):
     """Milliseconds for one image. ``fixed``: the network with the fastest option in every slot. A slot's number as text: for each of its
     options the additional time over the fastest option, 0 for the fastest itself.
 
-    The latency of a network is the sum of these, which models no overlap of options. It is above 0 whatever the timing noise. The table
+    The latency of a network is the sum of these, which models no overlap of options. It is above 0 despite timing noise. The table
     depends on the machine and its load.
     """
 

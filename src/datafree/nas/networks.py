@@ -27,7 +27,7 @@ def build(config: BackboneConfig, channels: int, image_size: int, seed: int) -> 
 
 
 def stand_alone(space: Space, genotype: Genotype, seed: int) -> Backbone:
-    """The freshly initialised network of one architecture, outside the supernet; a function of its arguments."""
+    """The freshly initialised network of one architecture, outside the supernet; the same arguments give the same weights."""
     with seeded_initialisation(seed):
         backbone = channels_last(space.network(genotype))
     backbone.input = (space.image_channels, space.image_size, space.image_size)

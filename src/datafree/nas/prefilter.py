@@ -45,7 +45,7 @@ class Prior:
 
 
 def prefilter(candidates: Candidates, prior: Prior, config: OneShotConfig, seed: int) -> Candidates:
-    """Of ``config.prefilter`` random candidates the best ``config.prefilter_share`` by the prior's score; at least one."""
+    """Sample ``config.prefilter`` random candidates; keep the best ``config.prefilter_share`` by the prior's score, at least one."""
     sampled = candidates.sample_distinct(set(), config.prefilter, Random(derive_seed(seed, "screening")))
     values = prior.scores(progress(sampled, len(sampled), "pre-filter"))
     best = sorted(values, key=values.__getitem__, reverse=True)

@@ -46,7 +46,7 @@ Fitness = Callable[[Mapping[Genotype, Measures]], dict[Genotype, float]]
 def negative_kl(measures: Mapping[Genotype, Measures]) -> dict[Genotype, float]:
     """The negative KL divergence from the teachers.
 
-    It ranks cells closer to their stand-alone accuracy than the agreement with the teachers, which is equal for many cells.
+    It ranks cells more like their stand-alone accuracy does than agreement with the teachers, which is equal for many cells.
     """
     return {genotype: -measured["kl"] for genotype, measured in measures.items()}
 
@@ -70,7 +70,7 @@ def best_of(measures: Mapping[Genotype, Measures], fitness: Fitness) -> Genotype
 
 @dataclass(frozen=True)
 class Cost:
-    """A cost of architectures: its name, the label of an axis, its unit, and the number of raw units per unit."""
+    """A cost of architectures: its name, the label of an axis, its unit, and the divisor that converts raw values to this unit."""
 
     name: str
     label: str

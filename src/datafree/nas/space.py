@@ -69,7 +69,7 @@ class Space(ABC):
 
     @abstractmethod
     def is_degenerate(self, genotype: Genotype) -> bool:
-        """Whether no option between input and output has weights: the collapse that searches by gradient are prone to."""
+        """Whether no option between input and output has weights; gradient-based searches can collapse to such architectures."""
 
     @abstractmethod
     def network(self, genotype: Genotype) -> Backbone:

@@ -16,7 +16,7 @@ from datafree.nas.space import Genotype, Space
 def search(
     space: Space, pools: JoinedPools, config: SposConfig, key: str, seed: int, device: torch.device | str, checkpoint: Checkpoint
 ) -> SearchResult:
-    """The architecture within the limits that agrees best with the teachers on held-out recovered images.
+    """The scored candidate with the lowest KL divergence from the teachers on held-out images or, with a prior, the best mean rank.
 
     Raises:
         UserError: no architecture is within the limits (before any training), or the training diverges.

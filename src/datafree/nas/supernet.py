@@ -37,7 +37,7 @@ class Supernet(nn.Module):
 
 
 def new_supernet(space: Space, classes: Sequence[int], seed: int, device: torch.device | str) -> Supernet:
-    """A freshly initialised supernet on a device; a function of space and seed. ``classes``: the number per teacher."""
+    """A freshly initialised supernet on a device; its weights depend only on space and seed. ``classes``: the number per teacher."""
     with seeded_initialisation(seed):
         supernet = channels_last(Supernet(space.supernet(), classes))
     return supernet.to(device)

@@ -30,6 +30,16 @@ MEASURES = {
     "teacher_accuracy": ("teacher's accuracy, %", 100, 1),
     "teacher_confidence": ("teacher's confidence, %", 100, 1),
 }
+# Titles of the training curves where the name of the column alone would not say what it is.
+CURVES = {
+    "cross_entropy": "cross-entropy",
+    "batch_norm": "BatchNorm distance",
+    "auxiliary_teachers": "BatchNorm distance, auxiliary teachers",
+    "diversity": "diversity loss",
+    "episode": "episode loss",
+    "distillation": "distillation loss",
+    "agreement": "agreement with the teachers",
+}
 TEACHERS_SHOWN = 2  # teachers whose recovered images are always visible; the others are in a collapsed block
 
 
@@ -46,7 +56,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Study:
-    """Everything that the page shows. A section whose part is empty or None says so.
+    """Everything that the page shows. A section without data shows a note instead.
 
     ``config``: resolved configuration sections, with ``device``, ``precision`` and ``processor`` as in ``datafree.workflow.hardware``.
     ``few_shot`` and ``quality``: contents of results.json and quality.json. ``cards``: the teachers' cards. ``reliability``: per inversion
@@ -102,7 +112,7 @@ def _overview(study: Study) -> str:
     parts = []
     if study.cards:
         classes = {name for card in study.cards for name in card["classes"]}
-        parts.append(f"{_counted(len(study.cards), 'teacher')}, {_counted(len(classes), 'class', 'es')} in total")
+        parts.append(f"{_counted(len(study.cards), 'teacher')}, {_counted(len(classes), 'distinct class', 'es')}")
     if study.learner_curves:
         seeds = max(len(curves) for curves in study.learner_curves.values())
         parts.append(f"{_counted(len(study.learner_curves), 'learner')}, {_counted(seeds, 'seed')} each")
@@ -157,7 +167,9 @@ def _curve_groups(study: Study) -> list[tuple[str, int, list[Markup]]]:
     for title, curves in named.items():
         columns = list(dict.fromkeys(name for curve in curves for row in curve for name in row if name != "step"))
         panels = [
-            plots.curve_plot(name.replace("_", " "), [[(row["step"], row[name]) for row in curve if name in row] for curve in curves])
+            plots.curve_plot(
+                CURVES.get(name, name.replace("_", " ")), [[(row["step"], row[name]) for row in curve if name in row] for curve in curves]
+            )
             for name in columns
         ]
         groups.append((title, len(curves), [panel for panel in panels if panel]))

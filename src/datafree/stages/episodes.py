@@ -20,13 +20,13 @@ def run(job: Job) -> None:
     """Inputs: ``pools``, ``weights`` and ``cards``, one per teacher. Outputs: ``episodes``, ``reliability``, ``metrics``."""
     config = typed(TasksConfig, job.config["tasks"])
     pools = read_pools(job.input_list("pools"), job.input_list("cards"))
-    verdicts = _measure_reliability(job, pools)
-    weights = [verdict.weight if config.check_teachers else 1.0 for verdict in verdicts]
+    results = _measure_reliability(job, pools)
+    weights = [result.weight if config.check_teachers else 1.0 for result in results]
     episodes = sample_episodes(pools, weights, config, job.config["seed"])
     tensors = {"index": episodes.index, "teacher": episodes.teacher, "label": episodes.label}
     artifacts.write_tensors(job.output("episodes"), tensors, shot=episodes.shot)
     mixed = (episodes.teacher != episodes.teacher[:, :1]).any(1)
-    rows = [{**asdict(verdict), "weight": weight} for verdict, weight in zip(verdicts, weights, strict=True)]
+    rows = [{**asdict(result), "weight": weight} for result, weight in zip(results, weights, strict=True)]
     artifacts.write_json(job.output("reliability"), {"checked": config.check_teachers, "teachers": rows})
     counts = {"episodes": len(episodes), "mixed_episodes": int(mixed.sum()), "images": sum(len(pool.labels) for pool in pools)}
     teacher_counts = {"teachers": sum(weight > 0 for weight in weights), "teachers_dropped": sum(weight == 0 for weight in weights)}
@@ -37,10 +37,10 @@ def _measure_reliability(job: Job, pools: list[Pool]) -> list[TeacherReliability
     teachers = read_teachers(job.input_list("weights"), job.input_list("cards"))
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         placed = [move(teacher, device) for teacher in teachers]
-        verdicts = teacher_reliability(pools, placed, seed=devices.derive_seed(job.config["seed"], "trust"), device=device)
-    warnings = [verdict.warning for verdict in verdicts if verdict.warning]
-    if most_pools_unrecognised(verdicts):
+        results = teacher_reliability(pools, placed, seed=devices.derive_seed(job.config["seed"], "trust"), device=device)
+    warnings = [result.warning for result in results if result.warning]
+    if most_pools_unrecognised(results):
         warnings.append("most teachers do not recognise their own pools; check the zoo, or give the inversion method more steps")
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    return verdicts
+    return results

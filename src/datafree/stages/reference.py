@@ -1,6 +1,6 @@
 """Stage ``reference``: train oracles and the independent classifier (judge) on real images of the teachers' classes.
 
-The methods under study never see these images. Upper bounds in the few-shot table: ``oracle``, a classifier; ``searched``, a classifier
+The methods under study do not use these images. Upper bounds in the few-shot table: ``oracle``, a classifier; ``searched``, a classifier
 with the architecture of the first search; ``protonet`` and ``maml``, trained on episodes. ``judge``, a classifier of another
 architecture, measures recovered images.
 """

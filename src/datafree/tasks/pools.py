@@ -26,7 +26,7 @@ def real_pool(data: ImageSet, classes: Sequence[str] | None = None, per_class: i
 
     Args:
         classes: names of the classes to take, for instance a teacher's; labels follow this order. None takes all in the order of ``data``.
-        per_class: take the first so many images of each class, sorted by class; None takes all, in the order of ``data``.
+        per_class: number of images per class, the first ones, sorted by class; None takes all, in the order of ``data``.
 
     Raises:
         ValueError: ``data`` lacks one of ``classes``.

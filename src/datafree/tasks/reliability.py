@@ -10,10 +10,10 @@ from sound ones:
 
 Each measure is compared with the median of the zoo, in robust deviations. The decision rests on agreement: a teacher of usual agreement
 keeps its full weight. Low agreement alone lowers the weight only if the others' images are in the teacher's domain: their BatchNorm
-statistics are close to its running statistics. A sound teacher of another domain agrees little as well, so low agreement is tolerated in
+statistics are close to its running statistics. A sound teacher of another domain also has low agreement, so low agreement is tolerated in
 proportion to the distance of the statistics. In a small zoo the deviation is estimated from few teachers: agreement alone must then be as
 improbable under Student's t distribution as the thresholds are under a normal one. Where agreement alone does not decide, compactness or
-recovery must be low, too; by themselves they prove nothing, because compactness is low for teachers of few classes and recovery for weak
+recovery must be low, too; alone they are not sufficient, because compactness is low for teachers of few classes and recovery for weak
 ones. A teacher that does not recognise its own pool is dropped in any case, because that pool cannot train a learner; unless this holds
 for most of the zoo, which points to the inversion.
 """
@@ -58,8 +58,8 @@ class TeacherReliability:
         recovery: its mean probability of its own pool's labels, scaled so that chance is 0 and certainty 1.
         statistics_distance: ``BatchNormMatch.distance`` of the other teachers' images, the median over their pools; None without
             BatchNorm layers.
-        score: deviations from the zoo's median, of the agreement with its tolerance or of the second lowest of the three measures,
-            whichever is lower, but at least that of the agreement. 0 in a zoo of fewer than ``FEWEST_TEACHERS``.
+        score: in deviations from the zoo's median: the lower of the agreement plus its tolerance and the second lowest measure,
+            but at least the score of the agreement. 0 in a zoo of fewer than ``FEWEST_TEACHERS``.
         reason: why the weight is below 1, in one line; empty at weight 1.
     """
 
@@ -171,10 +171,10 @@ def domain_tolerances(statistics_distances: Sequence[float | None]) -> list[floa
 
 
 def normal_score(deviations: float, count: int) -> float:
-    """The equally improbable value under a normal distribution of one in units of a deviation that ``count`` values gave.
+    """Convert a score in estimated deviations to the score with the same tail probability under a normal distribution.
 
-    Its own distribution is Student's t with as many degrees of freedom as the upper half, which determines the deviation
-    (``median_and_deviation``), has values.
+    The deviation is estimated from ``count`` values, so the score follows Student's t; its degrees of freedom are half of
+    ``count``, because ``median_and_deviation`` uses only the upper half of the values.
     """
     return float(ndtri(stdtr(max(count // 2, 1), deviations)))
 
@@ -183,7 +183,7 @@ def median_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     """Median and robust deviation, at least ``SMALLEST_DEVIATION``; (0, 1) for no values.
 
     The deviation is 1.4826 median absolute deviations (the standard deviation, for a normal distribution) of the upper half alone:
-    unreliable teachers are all below the median, and would widen the lower half until it covers them.
+    unreliable teachers are all below the median, and would increase a deviation computed from all values.
     """
     if not values:
         return 0.0, 1.0

@@ -32,7 +32,7 @@ def agreement(kernels: Sequence[Tensor], teacher: int, logits: Tensor, owner: Te
     """Held-out share of the variance of one teacher's logits [N, K] that kernel ridge regression on the others' features explains.
 
     The kernel is the mean of the other teachers' ``linear_kernel`` [N, N]. ``owner`` [N] gives the teacher from which each image was
-    recovered: those of ``teacher`` itself are left out, because inversion made it confident of them. ``fold`` [N] partitions the
+    recovered: those of ``teacher`` itself are left out, because they were optimised for its predictions. ``fold`` [N] partitions the
     images; each fold is predicted from the others.
     """
     use = owner != teacher
@@ -49,7 +49,7 @@ def agreement(kernels: Sequence[Tensor], teacher: int, logits: Tensor, owner: Te
         coefficients = torch.linalg.solve(kernel[train][:, train] + ridge, target[train] - mean)
         error += (target[test] - mean - kernel[test][:, train] @ coefficients).square().sum().item()
         total += (target[test] - mean).square().sum().item()
-    # A fit worse than the mean would give a negative share without a lower bound, which no median could absorb.
+    # A fit worse than the mean would give a negative share without a lower bound, which would distort medians and deviations.
     return max(1 - error / max(total, 1e-12), 0.0)
 
 

@@ -19,7 +19,7 @@ from datafree.errors import UserError
 from datafree.workflow.provenance import HARDWARE
 
 MEASURED_ON_CARDS = ("accuracy", "macs", "parameters")
-READABLE = (".json", ".csv", ".png", ".txt", ".html")  # suffixes of files for people, unlike weights and pools
+READABLE = (".json", ".csv", ".png", ".txt", ".html")  # suffixes of human-readable files, unlike weights and pools
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def execute(job: Job, before_computing: Callable[[Job], None] = _nothing) -> Non
 
 
 def on_current_hardware(job: Job) -> Job:
-    """The job with the hardware of this machine: if other hardware is accepted, its card may have that of an earlier result."""
+    """The job with the hardware of this machine; its card may name the accepted hardware of an earlier result."""
     hardware = os.environ.get(provenance.CURRENT_HARDWARE)
     if not job.accept_other_hardware or "processor" not in job.config or not hardware:
         return job
@@ -86,7 +86,7 @@ def on_current_hardware(job: Job) -> Job:
 
 
 def _refuse_test_split(job: Job) -> None:
-    """Allow only the final evaluation to read the real images of the test classes, whatever the rule of a job says.
+    """Allow only the final evaluation to read the real images of the test classes, regardless of the inputs in a rule.
 
     Raises:
         UserError: the test split is an input of another job.
@@ -94,7 +94,7 @@ def _refuse_test_split(job: Job) -> None:
     final = job.stage == FINAL_EVALUATION and job.config["evaluation"]["split"] == "test"
     for path in job.input_paths():
         if Path(path).name == TEST_SPLIT and not final:
-            raise UserError(f"{job.name}: {path} is among its inputs, but the test classes are for {FINAL_EVALUATION} alone; fix its rule")
+            raise UserError(f"{job.name}: {path} is among its inputs, but only {FINAL_EVALUATION} may read the test classes; fix its rule")
 
 
 def _log(job: Job, event: str) -> None:

@@ -71,7 +71,7 @@ def follow(
     """Log jobs as they finish, until the file ``descriptor`` (standard input) reaches its end; then log the remaining jobs and return.
 
     For a background process: the pipeline holds the other end of the pipe, which closes when the pipeline ends for any reason. Ctrl-C
-    ends it too. Looks for new records ``every`` so many seconds. Call from the main thread. Errors of the store are not raised but printed
+    ends it too. Looks for new records every ``every`` seconds. Call from the main thread. Errors of the store are not raised but printed
     as one line on standard error; the next pass or ``log_all`` logs what is missing.
     """
     project = Path(project)
@@ -320,7 +320,7 @@ def _print_once(line: str, printed: set[str]) -> None:
 
 
 def _reached_end(descriptor: int, seconds: float) -> bool:
-    """Whether the file reaches its end within so many seconds."""
+    """Whether the file reaches its end within ``seconds`` seconds."""
     try:
         ready, _, _ = select.select([descriptor], [], [], seconds)
         return bool(ready) and not os.read(descriptor, 65536)

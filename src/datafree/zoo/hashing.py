@@ -29,7 +29,7 @@ def sha256(path: Path, records: Path = RECORDS) -> str:
         return cached["sha256"]
     digest = artifacts.sha256(path)
     if before == _fingerprint(path) and time.time_ns() - max(before[1:3]) > MIN_AGE * 1e9:
-        with contextlib.suppress(OSError):  # without the record the file is hashed again, nothing worse
+        with contextlib.suppress(OSError):  # without the record the file is only hashed again
             artifacts.write_json(record, {"path": str(path.resolve()), "fingerprint": before, "sha256": digest})
     return digest
 

@@ -48,7 +48,7 @@ class Architecture:
 
 @dataclass
 class TrainSource:
-    """Train the teacher here on real data: for studies, in which the data exists and is withheld from later stages."""
+    """Train the teacher in the pipeline, for studies in which the real data exists but later stages do not use it."""
 
     classes: int = 8  # number of classes, drawn at random from the training split with ``seed``
     seed: int = 0

@@ -14,7 +14,7 @@ from datafree.zoo.backbones import Backbone, parameter_count
 
 
 def network_card(backbone: Backbone, config: BackboneConfig, shape: Sequence[int], mean: list[float], std: list[float]) -> dict[str, Any]:
-    """The card of a backbone for images of ``shape`` [C, H, W]: what a reader of the weights needs, parameters and MACs."""
+    """The card of a backbone for images of ``shape`` [C, H, W]: the settings needed to load the weights, parameters, MACs."""
     return {
         "backbone": as_tree(config),
         "input": list(shape),

@@ -1,4 +1,4 @@
-"""Recovered pools as files."""
+"""Reading recovered pools from files."""
 
 import pytest
 import torch

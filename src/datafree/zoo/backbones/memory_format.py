@@ -21,7 +21,7 @@ def channels_last(module: Module) -> Module:
     in channels-last memory: with AVX2, and with AVX-512 according to the report, the process crashes with a corrupted heap, hangs, or
     continues with wrong gradients (https://github.com/uxlfoundation/oneDNN/issues/6035). A convolution of stride 1 does not use that
     workspace, so every stride-th pixel is selected first, which computes the same function. Remove this once the oldest PyTorch that
-    pyproject.toml admits has a oneDNN without the defect; ``tests/zoo/test_memory_format.py`` shows whether it has.
+    pyproject.toml allows has a oneDNN without the defect; ``tests/zoo/test_memory_format.py`` shows whether it has.
     """
     for part in module.modules():
         if isinstance(part, nn.Conv2d) and has_defective_kernel(part):

@@ -13,7 +13,7 @@ STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3,
 class MobileNetV2(Backbone):
     """Sandler et al., "MobileNetV2", CVPR 2018, in the variant for CIFAR: stem and second stage keep the resolution.
 
-    ``width`` is the stem's (32 = multiplier 1); all others scale with it, rounded to a multiple of 8; the last is at least
+    ``width``: channels of the stem (32 = multiplier 1); all others scale with it, rounded to a multiple of 8; the last is at least
     1280. Modules are named as in torchvision.
     """
 

@@ -1,4 +1,4 @@
-"""ResNet-8: a small residual network, used as the independent classifier of recovered images because it is no Conv4."""
+"""ResNet-8: a small residual network, used as the independent classifier of recovered images because it differs from Conv4."""
 
 from __future__ import annotations
 

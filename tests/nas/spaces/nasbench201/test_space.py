@@ -115,7 +115,7 @@ def test_the_published_parameter_formula():
         assert space.parameters(genotype, 16, 5, 10) / 1e6 == pytest.approx(published, abs=5e-4)
 
 
-def test_the_published_multiply_adds_of_the_dearest_and_cheapest_cells():
+def test_the_published_multiply_adds_of_the_most_expensive_and_cheapest_cells():
     assert space.macs(("nor_conv_3x3",) * 6, 16, 5, 32, 10) / 1e6 == pytest.approx(220.12, abs=0.005)
     assert space.macs(("skip_connect",) * 6, 16, 5, 32, 10) / 1e6 == pytest.approx(7.78, abs=0.005)
 

@@ -2,7 +2,7 @@
 
 Liu et al., "DARTS: Differentiable Architecture Search", ICLR 2019. A cell has two inputs (the outputs of the two previous cells) and
 four nodes; each node sums two operations on earlier nodes, and the output is the concatenation of the four nodes. All cells of one
-kind, normal or reduction, are alike.
+kind, normal or reduction, have the same operations.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def enumerate_all() -> tuple[Genotype, ...]:
 
 
 def trim(genotype: Genotype) -> Genotype:
-    """The cell with ``none`` on every edge outside all paths from input to output: such an edge costs time and changes nothing."""
+    """The cell with ``none`` on every edge outside all paths from input to output: such an edge does not affect the output."""
     present = [edge for edge, name in zip(EDGES, genotype, strict=True) if name != "none"]
     reached = {0}
     for source, target in sorted(present):
