@@ -191,7 +191,7 @@ class Study:
     def settings(self, arm: Arm, kind: type, changes: dict[str, Any] | None = None) -> Any:
         """The settings of a search with the study's supernet, without limits; with hard labels the temperature is 1."""
         allowed = {field.name for field in dataclasses.fields(kind)}
-        tree = {key: value for key, value in {**self.supernet, **arm.supernet, "max_macs": 0}.items() if key in allowed}
+        tree = {key: value for key, value in {**self.supernet, **arm.supernet, "max_macs": None}.items() if key in allowed}
         tree |= {"channels": self.space.channels, "cells": self.space.cells, **(changes or {})}
         return config.typed(kind, tree | ({"temperature": 1.0} if arm.signal == "hard" else {}))
 

@@ -80,7 +80,7 @@ def points(given: argparse.Namespace, row: Row, evaluation: config.EvaluationCon
     for curve, value in cases:
         count = value if curve == "teachers" else given.poor
         if count > len(full_study.zoo):
-            raise UserError(f"{curve} {value}: {count} teachers requested, but {given.run} has {len(full_study.zoo)}; ask for fewer")
+            raise UserError(f"{curve} {value}: {count} teachers requested, but {given.run} has {len(full_study.zoo)}; request fewer")
         chosen, folder = full_study.zoo[:count], given.output / f"{curve}-{value}"
         listed = [artifacts.read_json(given.run / "artifacts/zoo" / teacher.name / "card.json").get("accuracy") for teacher in chosen]
         teacher_accuracies = [accuracy["mean"] for accuracy in listed if accuracy]

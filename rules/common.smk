@@ -4,17 +4,15 @@ import os
 import subprocess
 from dataclasses import asdict
 
-from datafree.workflow import preflight
-
-from datafree.workflow import provenance
-from datafree.config import Source, as_tree, resolve, select, starts_from_meta
+from datafree.config import Source, as_tree, resolve, select, starts_from_meta, text_nulls
 from datafree.data.layout import listing_hash
 from datafree.errors import UserError
+from datafree.workflow import preflight, provenance
 from datafree.workflow.preflight import real_classes
 from datafree.workflow.provenance import Job
 
 try:
-    settings = resolve(config)
+    settings = resolve(text_nulls(config))
     teachers = preflight.check(settings, Path(workflow.basedir))
     HARDWARE = preflight.resolve_hardware(settings)
 except UserError as error:

@@ -11,7 +11,7 @@ import importlib
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from beartype.door import die_if_unbearable
@@ -29,14 +29,18 @@ SHAPES: dict[str, dict[str, Any]] = {
     "inversion.black_box.augmented_view": {"images": IMAGES, "return": IMAGES},
     "inversion.black_box.zero_order_gradient": {"images": IMAGES, "return": tuple[Float[Tensor, "b"], IMAGES]},
     "inversion.contrastive.ContrastiveMemory.term": EXTRA_TERM,
+    "inversion.contrastive.ContrastiveMemory.learn": {"images": IMAGES},
+    "inversion.contrastive.ContrastiveMemory.memory_features": {"return": Float[Tensor, "n d"]},
     "inversion.contrastive.contrastive_loss": {"views": Float[Tensor, "b d"], "others": Float[Tensor, "n d"], "return": SCALAR},
     "inversion.generator.Generator.forward": {"latent": Float[Tensor, "b z"], "labels": LABELS, "return": Float[Tensor, "b c s s"]},
+    "inversion.generator.UpBlock.forward": {"maps": IMAGES, "return": Float[Tensor, "b c2 h2 w2"]},
     "inversion.inner_loop.batch_labels": {"return": Int64[Tensor, "n"]},
     "inversion.inner_loop.balanced_labels": {"return": Int64[Tensor, "n"]},
     "inversion.inner_loop.run_inner_loop": {"labels": LABELS | None},
     "inversion.inner_loop.draw_images": {"latents": Float[Tensor, "b z"], "labels": LABELS, "return": UINT8_IMAGES},
-    "inversion.inner_loop.draw_pool": {"return": tuple[UINT8_IMAGES, LABELS]},
     "inversion.label_calibration.calibrated_targets": {"labels": LABELS, "predictions": LOGITS | None, "return": LOGITS},
+    "inversion.learnable_set.EpisodeLearner.difficulty": {"images": IMAGES, "return": SCALAR},
+    "inversion.learnable_set.EpisodeLearner.learn": {"images": IMAGES},
     "inversion.learnable_set.sample_episode": {"return": tuple[Int64[Tensor, "way"], Int64[Tensor, "way n"]]},
     "inversion.learnable_set.episode_loss_and_accuracy": {"features": Float[Tensor, "way n d"], "return": tuple[SCALAR, float]},
     "inversion.losses.batch_norm_distance": {
@@ -60,10 +64,12 @@ SHAPES: dict[str, dict[str, Any]] = {
     "inversion.objective.as_row": {"terms": Mapping[str, SCALAR]},
     "inversion.pixel_parameters.PixelParameters.place": {"pixels": IMAGES},
     "inversion.pixel_parameters.PixelParameters.images": {"rows": Int64[Tensor, "b"] | None, "return": IMAGES},
+    "inversion.pixel_parameters.PixelParameters.step": {"loss": SCALAR},
     "inversion.pixels.CompetitionStudent.term": EXTRA_TERM,
     "inversion.regions.crop": {"images": IMAGES, "return": Float[Tensor, "b c h2 w2"]},
     "inversion.regions.region_mask": {"return": Float[Tensor, "1 1 h w"]},
     "inversion.student.Student.forward": {"images": IMAGES, "return": LOGITS},
+    "inversion.student.Student.learn": {"images": IMAGES},
     "inversion.student.Student.term": EXTRA_TERM,
     "distillation.fidelity.student_fidelity": {"index": Int64[Tensor, "n"]},
     "distillation.ensemble.TeacherEnsemble.views": {"images": UINT8_IMAGES, "return": IMAGES},
@@ -71,6 +77,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "distillation.ensemble.mixup": {"views": IMAGES, "return": IMAGES},
     "distillation.heads.TeacherHeads.forward": {"features": Float[Tensor, "b d"], "return": Float[Tensor, "b t k"]},
     "distillation.heads.own_logits": {"features": Float[Tensor, "b d"], "teacher": LABELS, "return": LOGITS},
+    "distillation.joined_pools.JoinedPools.batch": {"index": Int64[Tensor, "b"]},
+    "distillation.joined_pools.JoinedPools.split": {"return": tuple[Int64[Tensor, "n"], Int64[Tensor, "m"]]},
     "distillation.joined_pools.training_batch": {"training": Int64[Tensor, "n"]},
     "distillation.joined_pools.sample_indices": {"index": Int64[Tensor, "n"], "return": Int64[Tensor, "m"]},
     "distillation.losses.at_least_float32": {"values": Float[Tensor, "*a"], "return": Float[Tensor, "*a"]},
@@ -93,6 +101,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "evaluation.classifiers.nearest_centroid": SUPPORT_AND_QUERY,
     "evaluation.classifiers.logistic": SUPPORT_AND_QUERY,
     "evaluation.classifiers.logistic_weights": {"support": Float[Tensor, "*e way shot d"], "return": Float[Tensor, "*e way d"]},
+    "evaluation.few_shot.Concatenated.__call__": {"images": UINT8_IMAGES, "return": Float[Tensor, "b d"]},
     "evaluation.few_shot.embed": {"images": UINT8_IMAGES, "return": Float[Tensor, "b d"]},
     "evaluation.few_shot.episode_rows": {"labels": Int64[Tensor, "n"], "return": Int64[Tensor, "e way m"]},
     "evaluation.few_shot.episode_accuracies": {"features": Float[Tensor, "n d"], "rows": Int64[Tensor, "e way m"]},
@@ -104,14 +113,27 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def functions_with_tensors() -> Iterator[tuple[str, Callable[..., Any]]]:
-    """(dotted name, function) of every public function of the rooms that takes or gives a tensor."""
+def functions_with_tensors() -> Iterator[str]:
+    """Dotted names of the public functions of the rooms, and of the public methods of their classes, that take or give a tensor."""
     for room in ROOMS:
         for module in _modules(room):
+            here = module.__name__.removeprefix("datafree.")
             for name, value in vars(module).items():
-                own = inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
-                if own and "Tensor" in str(inspect.signature(value)):
-                    yield f"{module.__name__.removeprefix('datafree.')}.{name}", value
+                if name.startswith("_") or getattr(value, "__module__", "") != module.__name__:
+                    continue
+                if inspect.isfunction(value) and _has_tensors(value):
+                    yield f"{here}.{name}"
+                elif inspect.isclass(value) and not getattr(value, "_is_protocol", False):
+                    public = [key for key in vars(value) if not key.startswith("_") or key == "__call__"]
+                    yield from (f"{here}.{name}.{key}" for key in public if _has_tensors(vars(value)[key]) and key not in _fields(value))
+
+
+def _has_tensors(value: Any) -> bool:
+    return inspect.isfunction(value) and "Tensor" in str(inspect.signature(value))
+
+
+def _fields(kind: type) -> Collection[str]:
+    return getattr(kind, "__dataclass_fields__", ())  # a function as the default of a field is no method
 
 
 def install() -> None:

@@ -51,9 +51,9 @@ def config(files: Files = None) -> None:
     """Print the resolved configuration as YAML. Redirect it to a new params.yaml to make a preset permanent."""
     import yaml
 
-    from datafree.config import as_tree, load
+    from datafree.config import as_written, load
 
-    print(yaml.safe_dump(as_tree(load(*(files or [Path("params.yaml")]))), sort_keys=False), end="")
+    print(yaml.safe_dump(as_written(load(*(files or [Path("params.yaml")]))), sort_keys=False), end="")
 
 
 @app.command()

@@ -19,11 +19,16 @@ def prototype_logits(support: Tensor, query: Tensor) -> Tensor:
 
 
 def episode_loss(support: Tensor, query: Tensor, scale: float) -> Tensor:
-    """Cross-entropy of the queries under ``prototype_logits`` of unit-length features, times ``scale``.
+    """Cross-entropy of the queries under ``episode_logits``; ``support`` [way, shot, D], ``query`` [way, queries, D]."""
+    return F.cross_entropy(*episode_logits(support, query, scale))
+
+
+def episode_logits(support: Tensor, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """``prototype_logits`` of unit-length features times ``scale``, [way · queries, way], and the classes of the queries, int64.
 
     ``support`` [way, shot, D], ``query`` [way, queries, D]: query q of class w belongs to class w.
     """
     way, queries = query.shape[:2]
     unit_support, unit_query = F.normalize(support, dim=-1), F.normalize(query, dim=-1).flatten(0, 1)
     target = torch.arange(way, device=query.device).repeat_interleave(queries)
-    return F.cross_entropy(scale * prototype_logits(unit_support, unit_query), target)
+    return scale * prototype_logits(unit_support, unit_query), target

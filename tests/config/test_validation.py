@@ -6,7 +6,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datafree.config import as_tree, load, merge, resolve, select, typed
+from datafree.config import as_tree, as_written, load, merge, resolve, select, text_nulls, typed
 from datafree.config.algorithms import ALGORITHM_BOUNDS, ALGORITHM_TYPES
 from datafree.config.arms import ARM_BOUNDS, ARM_TYPES, BellArm
 from datafree.config.renamed import RENAMED
@@ -153,7 +153,7 @@ IMPOSSIBLE = [
     ({"evaluation": {"by_domain": True}}, "evaluation.by_domain: true, but the embedded data has one domain"),
     (
         {"evaluation": {"oracle_backbone": {"name": "nasbench201", "genotype": "searched"}}},
-        "evaluation.oracle_backbone.genotype: got 'searched'; allowed: a cell",
+        "evaluation.oracle_backbone.genotype: got 'searched', here or in `backbone`",
     ),
     (
         {"evaluation": {"oracles": ["searched"]}, "nas": {"algorithms": {"spos": None}}},
@@ -240,11 +240,11 @@ def _without(tree, dotted):
 
 
 WITHOUT_EFFECT = [
-    ({"data": {"folder": "photos"}}, "data.folder: got photos, .* with data.source: glyphs"),
-    ({"inversion": {"meta_generator": {"fresh_optimiser": True}}}, "inversion.meta_generator.fresh_optimiser: got True, .* reptile"),
+    ({"data": {"folder": "photos"}}, 'data.folder: got "photos", .* with data.source: glyphs'),
+    ({"inversion": {"meta_generator": {"fresh_optimiser": True}}}, "inversion.meta_generator.fresh_optimiser: got true, .* reptile"),
     ({"inversion": {"methods": {"five": {"latent": 64}}}}, "inversion.methods.five.latent: got 64, .* with initialisation: meta"),
     ({"inversion": {"methods": {"five": {"width": 8}}}}, "inversion.methods.five.width: got 8, .* with initialisation: meta"),
-    ({"inversion": {"methods": {"five": {"conditional": True}}}}, "inversion.methods.five.conditional: got True, .* initialisation: meta"),
+    ({"inversion": {"methods": {"five": {"conditional": True}}}}, "inversion.methods.five.conditional: got true, .* initialisation: meta"),
     ({"inversion": {"methods": {"five": {"contrastive_memory": 9}}}}, "inversion.methods.five.contrastive_memory: .* contrastive: 0"),
     (
         {"inversion": {"methods": {"purer": {"method": "learnable_set", "adversarial": 0, "patience": 9}}}},
@@ -255,12 +255,32 @@ WITHOUT_EFFECT = [
     ({"meta": {"arms": {"bell": {"replay": {"inner_steps": 2}}}}}, "meta.arms.bell.replay.inner_steps: got 2, .* with episodes: 0"),
     ({"meta": {"arms": {"a": {"method": "maml", "temperature": 2}}}}, "meta.arms.a.temperature: got 2.0, .* with distillation: 0"),
     ({"nas": {"algorithms": {"spos": {"prefilter_share": 0.5}}}}, "nas.algorithms.spos.prefilter_share: got 0.5, .* with prefilter: 0"),
+    (
+        {"meta": {"arms": {"bell": {"distillation": 0, "divergence": "released"}}}},
+        'meta.arms.bell.divergence: got "released", .* distillation: 0',
+    ),
+    (
+        {"meta": {"arms": {"a": {"method": "igr", "distillation": 0, "temperature": 2}}}},
+        "meta.arms.a.temperature: got 2.0, .* distillation: 0",
+    ),
+    (
+        {"meta": {"arms": {"a": {"method": "dro", "perturbation_steps": 0, "robustness": 1}}}},
+        "meta.arms.a.robustness: got 1.0, .* with perturbation_steps: 0",
+    ),
+    (
+        {"nas": {"algorithms": {"a": {"method": "proxyless", "cost_weight": 0, "cost": "latency"}}}},
+        'nas.algorithms.a.cost: got "latency", .* with cost_weight: 0',
+    ),
+    (
+        {"nas": {"algorithms": {"a": {"method": "zero_cost", "generations": 1, "parents": 2}}}},
+        "nas.algorithms.a.parents: got 2, .* with generations: 1",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("overlay", "message"), WITHOUT_EFFECT, ids=[message.partition(":")[0] for _, message in WITHOUT_EFFECT])
 def test_a_key_that_another_setting_leaves_without_effect_is_refused(overlay, message):
-    assert re.fullmatch(f"{message}.*; remove it", message_of(merge(DEFAULT, overlay)))
+    assert re.fullmatch(f"{message}.*; leave it out, or set it to .+", message_of(merge(DEFAULT, overlay)))
 
 
 @pytest.mark.parametrize(
@@ -310,6 +330,46 @@ def test_another_architecture_takes_no_genotype_from_the_default():
     config = resolve({"backbone": default, "meta": {"arms": arms}, "evaluation": {"oracle_backbone": {"name": "conv4"}}})
     assert config.meta.arms["a"].backbone == BackboneConfig("conv4", 8)
     assert config.meta.arms["b"].backbone == BackboneConfig("nasbench201", 8, "searched", 2)
+
+
+def test_a_written_configuration_resolves_to_itself_and_follows_its_default_backbone():
+    methods = {"own": {"method": "generator", "initialisation": "random", "width": 8}}
+    arms = {
+        "plain": {"method": "bell"},
+        "wide": {"method": "bell", "backbone": {"width": 99}},
+        "other": {"method": "igr", "backbone": {"name": "resnet10", "width": 64}},
+        "searched": {"method": "distillation", "backbone": {"name": "nasbench201", "width": 8, "genotype": "searched"}},
+    }
+    config = resolve(merge(DEFAULT, {"inversion": {"methods": methods}, "meta": {"arms": arms}}))
+    written = as_written(config)
+    assert resolve(written) == config
+    assert resolve(yaml.safe_load(yaml.safe_dump(written))) == config
+    assert written["evaluation"]["oracle_backbone"] == written["meta"]["arms"]["plain"]["backbone"] == {}
+    changed = resolve(merge(written, {"backbone": {"width": 16}, "inversion": {"meta_generator": {"latent": 9}}}))
+    assert changed.evaluation.oracle_backbone.width == changed.meta.arms["plain"].backbone.width == 16
+    assert (changed.meta.arms["wide"].backbone.width, changed.meta.arms["searched"].backbone.width) == (99, 8)
+    assert (changed.inversion.methods["own"].latent, changed.inversion.methods["own"].width) == (9, 8)
+
+
+def test_the_text_null_of_a_command_line_is_null():
+    tree = {"zoo": {"limit": "null"}, "meta": {"arms": {"bell": "null"}, "seeds": [0, 1]}}
+    assert text_nulls(tree) == {"zoo": {"limit": None}, "meta": {"arms": {"bell": None}, "seeds": [0, 1]}}
+
+
+@pytest.mark.parametrize(
+    ("dotted", "expected"),
+    [
+        ("backbone.width", "an integer"),
+        ("precision", "one of auto, float32, bfloat16"),
+        ("data", "a mapping"),
+        ("inversion.methods.five.learning_rate", "a number"),
+        ("inversion.methods.five.diversity", "true or false"),
+        ("meta.seeds", "a list"),
+        ("zoo.manifest", "text"),
+    ],
+)
+def test_null_where_a_value_is_needed_is_refused_with_what_is_expected(dotted, expected):
+    assert message_of(merge(DEFAULT, at(dotted, None))) == f"{dotted}: got null; expected {expected}"
 
 
 @pytest.mark.parametrize("dotted", ["backbone", "evaluation.oracle_backbone", "meta.arms.bell.backbone"])

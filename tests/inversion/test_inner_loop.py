@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from datafree import devices
 from datafree.config import InversionConfig, InversionLossConfig
 from datafree.inversion.generator import new_generator
-from datafree.inversion.inner_loop import InnerLoopConfig, PoolInputs, balanced_labels, batch_labels, draw_pool, run_inner_loop
+from datafree.inversion.inner_loop import InnerLoopConfig, PoolInputs, balanced_labels, batch_labels, draw_images, run_inner_loop
 from datafree.inversion.objective import image_terms, weighted
 
 WEIGHTS = InversionLossConfig(cross_entropy=1.0, batch_norm=0.5, diversity=2.0, diversity_margin=0.6)
@@ -37,6 +37,11 @@ def values(module):
 
 def same(first, second):
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def draw_pool(generator, teacher, per_class, batch_size, rng):
+    labels = balanced_labels(len(teacher.classes), per_class * len(teacher.classes))
+    return draw_images(generator, torch.randn(len(labels), generator.latent, generator=rng), labels, batch_size), labels
 
 
 def test_labels_are_balanced():

@@ -10,7 +10,7 @@ from datafree import devices
 from datafree.config import InversionConfig
 from datafree.data.images import ImageSet
 from datafree.inversion.generator import new_generator
-from datafree.inversion.inner_loop import InnerLoopConfig, draw_pool, run_inner_loop
+from datafree.inversion.inner_loop import InnerLoopConfig, balanced_labels, draw_images, run_inner_loop
 from datafree.inversion.losses import BatchNormMatch
 from datafree.tasks.pools import Pool
 from datafree.tasks.reliability import (
@@ -179,7 +179,8 @@ def zoo(make_images):
         rng = devices.generator(number, "draw")
         shared = InversionConfig(shift=1, augmentation=0.0)
         adapted = run_inner_loop(start, teacher, InnerLoopConfig(40, 0.01, 32), shared, seed=number).generator
-        recovered, names = draw_pool(adapted, teacher, 20, 40, rng)
+        names = balanced_labels(4, 80)
+        recovered = draw_images(adapted, torch.randn(80, adapted.latent, generator=rng), names, 40)
         teachers.append(teacher)
         pools.append(Pool(recovered, names, soft_labels(teacher, recovered), data.classes))
     return teachers, pools

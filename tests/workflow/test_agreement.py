@@ -69,10 +69,11 @@ def test_only_few_shot_reads_the_test_classes_and_only_the_report_reads_its_resu
 
 def test_with_the_validation_split_no_job_reads_the_test_classes(empty_project: Project, tmp_path: Path) -> None:
     project = empty_project.copy(tmp_path / "project")
-    jobs = planned(project, "--config", 'evaluation={"split": "validation"}')
+    jobs = planned(project, "--config", 'evaluation={"split": "validation"}', 'nas={"algorithms": {"spos": {"max_macs": null}}}')
     inputs = {path for members in jobs.values() for job in members for path in job["inputs"]}
     assert TEST_CLASSES not in inputs
     assert "artifacts/data/validation.safetensors" in inputs
+    assert [job["card"]["config"]["nas.algorithm"]["max_macs"] for job in jobs["search"]] == [None]
 
 
 def test_every_stage_depends_on_its_code(jobs: dict[str, list[dict]]) -> None:

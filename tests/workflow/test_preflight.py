@@ -116,17 +116,17 @@ GLYPHS = SMALL["data"]["glyphs"]
         ),
         (
             {"meta": {"arms": {"a": {"method": "bell", "backbone": {"name": "nasbench201"}}}}},
-            "meta.arms.a.backbone.genotype: got None; give",
+            "meta.arms.a.backbone.genotype: got null; give",
         ),
         (
             {"meta": {"arms": {"a": {"method": "bell", "backbone": {"name": "vgg"}}}}},
             "meta.arms.a.backbone.name: got 'vgg'; .*conv4.*darts",
         ),
         ({"backbone": {"name": "vgg"}}, "backbone.name: got 'vgg'; allowed: .*conv4"),
-        ({"backbone": {"cells": 2}}, "backbone.cells: got 2, which has no effect with name: conv4_strided; remove it"),
+        ({"backbone": {"cells": 2}}, "backbone.cells: got 2, which has no effect with name: conv4_strided; leave it out, or set it to 1"),
         (
             {"meta": {"arms": {"a": {"method": "bell", "backbone": {"genotype": "searched"}}}}},
-            "meta.arms.a.backbone.genotype: got 'searched', which has no effect with name: conv4_strided; remove it",
+            "meta.arms.a.backbone.genotype: got .searched., which has no effect with name: conv4_strided; leave it out, or set it to null",
         ),
         ({"evaluation": {"oracle_backbone": {"name": "vgg"}}}, "evaluation.oracle_backbone.name: got 'vgg'; allowed: .*conv4"),
         ({"nas": {"algorithms": {"spos": {"space": "trees"}}}}, "nas.algorithms.spos.space: got 'trees'; allowed: nasbench201, darts"),

@@ -176,7 +176,12 @@ def test_a_card_is_rewritten_when_the_record_has_another_specification(finished)
 
 def test_a_card_is_rewritten_when_an_input_was_recorded_with_another_hash(finished):
     card_is_rewritten(a_job())
-    upstream = {"stage": "invert", "outputs": {path: artifacts.sha256(path) for path in ("in/a", "in/b", "in/e")}}
+    upstream = {
+        "stage": "invert",
+        "wildcards": {},
+        "config": {},
+        "outputs": {path: artifacts.sha256(path) for path in ("in/a", "in/b", "in/e")},
+    }
     artifacts.write_json("in/provenance.json", upstream)
     assert not card_is_rewritten(a_job())
     artifacts.write_json("in/provenance.json", {**upstream, "outputs": {**upstream["outputs"], "in/b": "0" * 64}})

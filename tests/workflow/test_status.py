@@ -35,6 +35,13 @@ def test_states(tmp_path: Path, changes: dict | None, state: str) -> None:
     assert job_states(tmp_path / "jobs", tmp_path / "artifacts") == [("teacher/t0", state)]
 
 
+def test_records_and_cards_that_are_damaged_are_left_out(tmp_path: Path) -> None:
+    write_json(tmp_path / "jobs/teacher.t0/card.json", CARD)
+    write_json(tmp_path / "jobs/teacher.t1/card.json", {})
+    write_json(tmp_path / "artifacts/zoo/t0/provenance.json", {"wildcards": {}})
+    assert job_states(tmp_path / "jobs", tmp_path / "artifacts") == [("teacher/t0", "not yet run")]
+
+
 def test_no_cards_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `snakemake -n` first"):
         print_status(tmp_path)

@@ -50,7 +50,7 @@ from datafree.config.schema import (
     TeacherTrainingConfig,
     starts_from_meta,
 )
-from datafree.config.validation import as_tree, load, merge, resolve, select, typed
+from datafree.config.validation import as_tree, as_written, load, merge, resolve, select, text_nulls, typed
 
 __all__ = [
     "ALGORITHM_TYPES",
@@ -97,10 +97,12 @@ __all__ = [
     "TeacherTrainingConfig",
     "ZeroCostConfig",
     "as_tree",
+    "as_written",
     "load",
     "merge",
     "resolve",
     "select",
     "starts_from_meta",
+    "text_nulls",
     "typed",
 ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
+from enum import Enum
 from typing import Any
 
-from datafree.config.algorithms import COSTS, PROXIES, OneShotConfig
-from datafree.config.arms import AdaptedPart, BellArm, Divergence, MamlArm
+from datafree.config.algorithms import COSTS, PROXIES, OneShotConfig, ProxylessConfig, ZeroCostConfig
+from datafree.config.arms import AdaptedPart, BellArm, Divergence, DroArm, IgrArm, MamlArm
 from datafree.config.schema import (
     CLASSIFIERS,
     INFERENCE,
@@ -72,7 +74,10 @@ def check_combinations(config: Config) -> None:
                 known = ", ".join(config.inversion.methods)
                 raise UserError(f"{family}.{name}.inversion: got {arm.inversion!r}; allowed: {known}")
     if config.evaluation.oracle_backbone.genotype == "searched":
-        raise UserError("evaluation.oracle_backbone.genotype: got 'searched'; allowed: a cell; `searched` is one of evaluation.oracles")
+        raise UserError(
+            "evaluation.oracle_backbone.genotype: got 'searched', here or in `backbone`; an oracle of the search result is `searched` in "
+            "evaluation.oracles; set evaluation.oracle_backbone to another network, such as {name: conv4_strided}"
+        )
     if "searched" in config.evaluation.oracles and not config.nas.algorithms:
         raise UserError("evaluation.oracles: `searched`, but nas.algorithms is empty; add one, or remove `searched`")
     for name, arm in config.meta.arms.items():
@@ -140,7 +145,14 @@ def _check_effect(config: Config) -> None:
         for key in keys:
             value, default = getattr(settings, key), getattr(type(settings)(), key)
             if value != default:
-                raise UserError(f"{dotted}.{key}: got {value}, which has no effect {condition}; remove it")
+                raise UserError(
+                    f"{dotted}.{key}: got {as_text(value)}, which has no effect {condition}; leave it out, or set it to {as_text(default)}"
+                )
+
+
+def as_text(value: Any) -> str:
+    """A setting as a YAML file has it."""
+    return json.dumps(value.value if isinstance(value, Enum) else value)
 
 
 def _without_effect(config: Config) -> Iterator[tuple[str, Any, Sequence[str], str]]:
@@ -165,6 +177,12 @@ def _without_effect(config: Config) -> Iterator[tuple[str, Any, Sequence[str], s
             yield f"{dotted}.adaptation", adaptation, ["steps", "learning_rate"], "with part: nothing"
         if isinstance(arm, BellArm) and arm.divergence is Divergence.released:
             yield dotted, arm, ["temperature"], "with divergence: released"
+        if isinstance(arm, (BellArm, IgrArm)) and not arm.distillation:
+            yield dotted, arm, ["temperature"], "with distillation: 0"
+        if isinstance(arm, BellArm) and not arm.distillation:
+            yield dotted, arm, ["divergence"], "with distillation: 0"
+        if isinstance(arm, DroArm) and not arm.perturbation_steps:
+            yield dotted, arm, ["perturbation", "robustness"], "with perturbation_steps: 0"
         if isinstance(arm, BellArm) and not arm.replay.episodes:
             yield f"{dotted}.replay", arm.replay, ["patience", "inner_steps", "learning_rate"], "with episodes: 0"
         if isinstance(arm, MamlArm) and not arm.distillation:
@@ -172,3 +190,7 @@ def _without_effect(config: Config) -> Iterator[tuple[str, Any, Sequence[str], s
     for name, algorithm in config.nas.algorithms.items():
         if isinstance(algorithm, OneShotConfig) and not algorithm.prefilter:
             yield f"nas.algorithms.{name}", algorithm, ["prefilter_share"], "with prefilter: 0"
+        if isinstance(algorithm, ProxylessConfig) and not algorithm.cost_weight:
+            yield f"nas.algorithms.{name}", algorithm, ["cost", "cost_target"], "with cost_weight: 0"
+        if isinstance(algorithm, ZeroCostConfig) and algorithm.generations == 1:
+            yield f"nas.algorithms.{name}", algorithm, ["parents", "mutation"], "with generations: 1"

@@ -66,9 +66,9 @@ def resolve(tree: dict[str, Any]) -> Config:
         UserError: unknown or renamed key, wrong type, value out of bounds, key without effect, or impossible combination.
     """
     tree = _without_null_arms(tree)
-    default = as_tree(_typed(BackboneConfig, tree.get("backbone", {}), "backbone"))
+    default = as_tree(_typed(BackboneConfig, {} if tree.get("backbone") is None else tree["backbone"], "backbone"))
     members = {path: _typed_family(tree, path, types, default) for path, types in FAMILIES.items()}
-    plain = dict(tree)
+    plain = {**tree, "backbone": default}
     for section, family in FAMILIES:
         if isinstance(tree.get(section), dict):
             plain[section] = {key: value for key, value in tree[section].items() if key != family}
@@ -99,6 +99,35 @@ def as_tree(config: Any) -> Any:
     if isinstance(config, (list, tuple)):
         return [as_tree(value) for value in config]
     return config
+
+
+def as_written(config: Config) -> dict[str, Any]:
+    """The configuration as a file that resolves to it: like ``as_tree``, without what ``resolve`` fills in from other keys."""
+    tree = as_tree(config)
+    tree["evaluation"]["oracle_backbone"] = _differences(tree["backbone"], tree["evaluation"]["oracle_backbone"])
+    for arm in tree["meta"]["arms"].values():
+        arm["backbone"] = _differences(tree["backbone"], arm["backbone"])
+    shape = tree["inversion"]["meta_generator"]
+    for name, method in config.inversion.methods.items():
+        if isinstance(method, GeneratorInversion):
+            same = {key: None for key in ("latent", "width", "conditional") if getattr(method, key) == shape[key]}
+            tree["inversion"]["methods"][name] |= same
+    return tree
+
+
+def _differences(default: dict[str, Any], backbone: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a backbone by which ``_over_default`` gives it."""
+    inherited = as_tree(BackboneConfig()) | _over_default(default, {"name": backbone["name"]})
+    return {key: value for key, value in backbone.items() if value != inherited[key] or (key == "name" and value != default["name"])}
+
+
+def text_nulls(tree: Any) -> Any:
+    """A tree whose texts ``null`` are None: Snakemake reads the mappings of ``--config`` with every value as text."""
+    if isinstance(tree, dict):
+        return {key: text_nulls(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [text_nulls(value) for value in tree]
+    return None if tree == "null" else tree
 
 
 def select(config: Config, *keys: str) -> dict[str, Any]:
@@ -182,14 +211,27 @@ def _refuse_unknown(kind: Any, tree: Any, dotted: str) -> None:
             hint = f"did you mean `{near[0]}`?" if near else f"allowed: {', '.join(hints)}"
             raise UserError(f"{here}: unknown key; {hint}")
         inner = hints[key]
+        if value is None and type(None) not in typing.get_args(inner) and inner is not Any:
+            raise UserError(f"{here}: got null; expected {_kind_name(inner)}")
         if dataclasses.is_dataclass(inner):
             _refuse_unknown(inner, value, here)
         elif typing.get_origin(inner) is list and not _is_plain_list(value):
             raise UserError(f"{here}: expected a plain list, got {value!r}")
 
 
+def _kind_name(kind: Any) -> str:
+    """What a setting of this type is, for messages."""
+    if dataclasses.is_dataclass(kind) or typing.get_origin(kind) is dict:
+        return "a mapping"
+    if typing.get_origin(kind) is list:
+        return "a list"
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return f"one of {', '.join(member.value for member in kind)}"
+    return {int: "an integer", float: "a number", bool: "true or false", str: "text"}.get(kind, "a value")
+
+
 def _is_plain_list(value: Any) -> bool:
-    return isinstance(value, list) and not any(isinstance(entry, (list, dict)) for entry in value)
+    return isinstance(value, list) and not any(entry is None or isinstance(entry, (list, dict)) for entry in value)
 
 
 def _check_bounds(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""Inner loop of FIVE: train a copy of a generator on one teacher for k steps; draw a pool of images from it."""
+"""Inner loop of FIVE: train a copy of a generator on one teacher for k steps; draw images from it."""
 
 from __future__ import annotations
 
@@ -141,9 +141,3 @@ def draw_images(generator: Generator, latents: Tensor, labels: Tensor, batch_siz
     for latent, label in zip(latents.tensor_split(parts), labels.tensor_split(parts), strict=True):
         images.append((generator(latent.to(device), label.to(device)) * 255).round().to(torch.uint8).cpu())
     return torch.cat(images)
-
-
-def draw_pool(generator: Generator, teacher: Teacher, per_class: int, batch_size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Images uint8 [classes·per_class, C, H, W] and labels int64 in the order of ``balanced_labels``, on the CPU."""
-    labels = balanced_labels(len(teacher.classes), per_class * len(teacher.classes))
-    return draw_images(generator, torch.randn(len(labels), generator.latent, generator=rng), labels, batch_size), labels

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import BackboneConfig, InversionConfig, LearnableSetInversion
-from datafree.episode_loss import EPISODE_SCALE, episode_loss, prototype_logits
+from datafree.episode_loss import EPISODE_SCALE, episode_logits
 from datafree.errors import UserError
 from datafree.inversion.generator import Generator
 from datafree.inversion.objective import as_row, image_terms, random_view, weighted
@@ -106,13 +106,9 @@ def sample_episode(classes: int, way: int, per_class: int, per_episode: int, rng
 
 
 def episode_loss_and_accuracy(features: Tensor, shot: int) -> tuple[Tensor, float]:
-    """``episode_loss`` and accuracy of the queries of one episode; ``features`` [way, shot + query, D], support first."""
-    support, query = features[:, :shot].float(), features[:, shot:].float()
-    with torch.no_grad():
-        logits = prototype_logits(F.normalize(support, dim=-1), F.normalize(query, dim=-1).flatten(0, 1))
-        target = torch.arange(len(query), device=query.device).repeat_interleave(query.shape[1])
-        accuracy = (logits.argmax(1) == target).float().mean().item()
-    return episode_loss(support, query, EPISODE_SCALE), accuracy
+    """``episode_loss.episode_loss`` and accuracy of the queries of one episode; ``features`` [way, shot + query, D], support first."""
+    logits, target = episode_logits(features[:, :shot].float(), features[:, shot:].float(), EPISODE_SCALE)
+    return F.cross_entropy(logits, target), (logits.argmax(1) == target).float().mean().item()
 
 
 class EpisodeLearner:

@@ -31,7 +31,7 @@ def train(
     learner.train()
 
     # Sorted, so that the order is that of the pool if all of it is used.
-    used_rows = [torch.cat([rows[: arm.images_per_class or None] for rows in class_rows(pool)]).sort().values for pool in ensemble.pools]
+    used_rows = [torch.cat([rows[: arm.images_per_class] for rows in class_rows(pool)]).sort().values for pool in ensemble.pools]
 
     def task_loss(task: int, rng: torch.Generator) -> Tensor:
         views, teachers = ensemble.views(episode_images(ensemble.pools, episodes, task), rng, arm.augment), episodes.teacher[task].unique()

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from datafree.config import Config, Source
+from datafree.config.combinations import as_text
 from datafree.config.schema import BACKBONES, BackboneConfig, Precision, backbone_family
 from datafree.data import SPLITS
 from datafree.data.layout import by_domain, class_files, of_domain
@@ -108,9 +109,15 @@ def _check_backbone(dotted: str, backbone: BackboneConfig, image_size: int) -> N
         for key in ("genotype", "cells"):
             value = getattr(backbone, key)
             if value != getattr(BackboneConfig(), key):
-                raise UserError(f"{dotted}.{key}: got {value!r}, which has no effect with name: {backbone.name}; remove it")
+                no_effect = (
+                    f"which has no effect with name: {backbone.name}; leave it out, or set it to {as_text(getattr(BackboneConfig(), key))}"
+                )
+                raise UserError(f"{dotted}.{key}: got {as_text(value)}, {no_effect}")
     elif not backbone.genotype:
-        raise UserError(f"{dotted}.genotype: got {backbone.genotype!r}; give an architecture of {backbone.name}, or `searched`")
+        raise UserError(f"{dotted}.genotype: got {as_text(backbone.genotype)}; give an architecture of {backbone.name}, or `searched`")
+    elif backbone.genotype == "searched" and backbone.cells != BackboneConfig().cells:
+        no_effect = f"which has no effect with genotype: searched; leave it out, or set it to {BackboneConfig().cells}"
+        raise UserError(f"{dotted}.cells: got {backbone.cells}, {no_effect}")
     elif backbone.genotype != "searched":
         try:
             spaces.SPACES[backbone.name](backbone.width, backbone.cells, image_size).decode(backbone.genotype)
@@ -145,7 +152,7 @@ def _check_search(config: Config) -> None:
         space = spaces.of(algorithm, config.data.image_size)
         cheapest = space.cheapest()
         for key, cost in (("max_macs", space.macs), ("max_parameters", space.parameters)):
-            limit, smallest = getattr(algorithm, key, 0), cost(cheapest)
+            limit, smallest = getattr(algorithm, key, None), cost(cheapest)
             if limit and limit < smallest:
                 raise UserError(
                     f"nas.algorithms.{name}.{key}: got {limit}; the smallest architecture of {space.name} needs {smallest} with "

@@ -173,7 +173,9 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    valid = isinstance(value, dict) and all(isinstance(value.get(key, {}), dict) for key in ("wildcards", "config", "inputs", "outputs"))
+    valid = isinstance(value, dict) and isinstance(value.get("stage"), str)
+    valid = valid and all(isinstance(value.get(key), dict) for key in ("wildcards", "config"))
+    valid = valid and all(isinstance(value.get(key, {}), dict) for key in ("inputs", "outputs"))
     return value if valid else None
 
 

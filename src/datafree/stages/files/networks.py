@@ -14,8 +14,8 @@ from datafree.zoo.backbones import Backbone, Classifier, Normalise
 CARD_KEYS = ("backbone", "input", "mean", "std")
 
 
-def searched_backbone(architecture: Path, width: int = 0) -> BackboneConfig:
-    """The backbone of a search result (architecture.json), with ``width`` channels in the first stage, or those of the search if 0.
+def searched_backbone(architecture: Path, width: int | None = None) -> BackboneConfig:
+    """The backbone of a search result (architecture.json), with ``width`` channels in the first stage, or those of the search.
 
     Raises:
         UserError: a file is missing or damaged.
