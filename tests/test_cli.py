@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from datafree import artifacts
-from datafree.config import as_tree, load
+from datafree.config import as_written, load
 from datafree.workflow import provenance
 
 PROJECT = Path(__file__).parent.parent
@@ -56,7 +56,7 @@ def test_the_printed_configuration_loads_back_to_the_same(tmp_path):
     assert result.returncode == 0, result.stderr
     (tmp_path / "printed.yaml").write_text(result.stdout)
     assert load(tmp_path / "printed.yaml") == load(PROJECT / "params.yaml", tmp_path / "preset.yaml")
-    assert yaml.safe_load(result.stdout) == as_tree(load(tmp_path / "printed.yaml"))
+    assert yaml.safe_load(result.stdout) == as_written(load(tmp_path / "printed.yaml"))
 
 
 def test_the_default_is_the_params_file_of_the_folder(tmp_path):
