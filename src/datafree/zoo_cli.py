@@ -26,7 +26,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 def check(
     manifest: Manifest,
     images: Annotated[Path | None, typer.Option(help="Folder of real images to measure accuracy, one subfolder per class")] = None,
-    limit: Annotated[int, typer.Option(min=0, help="Check only the first LIMIT teachers; 0 = all")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Check only the first LIMIT teachers; default: all")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Load every teacher and look for signs that it is broken; exit status 1 if one is. Downloads missing checkpoints."""

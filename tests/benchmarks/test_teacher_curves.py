@@ -59,5 +59,5 @@ def test_poor_teachers_are_trained_on_their_own_classes(run, tmp_path):
 
 
 def test_more_teachers_than_the_run_has_are_refused(run, tmp_path):
-    with pytest.raises(UserError, match="teachers 4: 4 teachers requested, but .* has 3; ask for fewer"):
+    with pytest.raises(UserError, match="teachers 4: 4 teachers requested, but .* has 3; request fewer"):
         curves(run, tmp_path, "--teachers", "4")

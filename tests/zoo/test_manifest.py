@@ -17,7 +17,7 @@ PROJECT = Path(__file__).parents[2]
 HASH = "ab" * 32
 
 
-def read(folder, text, limit=0):
+def read(folder, text, limit=None):
     path = folder / "z.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return read_manifest(path, limit)

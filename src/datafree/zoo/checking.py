@@ -81,8 +81,8 @@ class LabelledFolder:
         return images, torch.tensor([classes.index(name) for name in shared])[data.labels]
 
 
-def check(manifest: Path, cache: Path, images: Path | None = None, limit: int = 0) -> list[TeacherReport]:
-    """A report on each of the first ``limit`` teachers (0 = all), in the manifest's order. Downloads go to ``cache``.
+def check(manifest: Path, cache: Path, images: Path | None = None, limit: int | None = None) -> list[TeacherReport]:
+    """A report on each of the first ``limit`` teachers (None = all), in the manifest's order. Downloads go to ``cache``.
 
     Raises:
         UserError: the manifest or the folder of images cannot be used. Problems of a single teacher are in its report.
