@@ -30,11 +30,11 @@ def test_the_loss_is_its_formula():
 def test_the_memory_bank_holds_the_latest_features(images, teachers):
     memory, rng = memory_of(teachers[0]), devices.generator(0, "views")
     assert len(memory.memory_features()) == 0
-    memory.term(images, torch.zeros(6), teachers[0], rng)
+    memory.term(images, torch.zeros(6, dtype=torch.int64), teachers[0], rng)
     first = memory.memory_features()
     assert len(first) == 6
     assert not first.requires_grad
-    memory.term(images.flip(0), torch.zeros(6), teachers[0], rng)
+    memory.term(images.flip(0), torch.zeros(6, dtype=torch.int64), teachers[0], rng)
     second = memory.memory_features()
     assert len(second) == 8
     assert torch.equal(second[4:6], first[4:6])  # not yet overwritten
@@ -43,13 +43,13 @@ def test_the_memory_bank_holds_the_latest_features(images, teachers):
 
 def test_a_batch_larger_than_the_memory_is_allowed(images, teachers):
     memory = memory_of(teachers[0], size=4)
-    memory.term(images, torch.zeros(6), teachers[0], devices.generator(0, "views"))
+    memory.term(images, torch.zeros(6, dtype=torch.int64), teachers[0], devices.generator(0, "views"))
     assert len(memory.memory_features()) == 4
 
 
 def test_similar_images_have_a_higher_loss_with_a_gradient(images, teachers):
     def loss(batch):
-        return memory_of(teachers[0]).term(batch, torch.zeros(6), teachers[0], devices.generator(0, "views"))
+        return memory_of(teachers[0]).term(batch, torch.zeros(6, dtype=torch.int64), teachers[0], devices.generator(0, "views"))
 
     similar = images[:1] + 0.001 * images
     assert loss(similar) > loss(images)
@@ -61,7 +61,7 @@ def test_similar_images_have_a_higher_loss_with_a_gradient(images, teachers):
 def test_the_projection_is_trained_and_its_state_restored(images, teachers):
     memory, rng = memory_of(teachers[0]), devices.generator(0, "views")
     before = memory.projection[0].weight.clone()
-    memory.term(images, torch.zeros(6), teachers[0], rng).backward()
+    memory.term(images, torch.zeros(6, dtype=torch.int64), teachers[0], rng).backward()
     memory.learn(images, teachers[0])
     assert not torch.equal(memory.projection[0].weight, before)
     restored = memory_of(teachers[0])
@@ -69,7 +69,7 @@ def test_the_projection_is_trained_and_its_state_restored(images, teachers):
     results = []
     for instance in (memory, restored):
         rng = devices.generator(1, "views")
-        instance.term(images, torch.zeros(6), teachers[0], rng).backward()
+        instance.term(images, torch.zeros(6, dtype=torch.int64), teachers[0], rng).backward()
         instance.learn(images, teachers[0])
-        results.append(instance.term(images, torch.zeros(6), teachers[0], rng).item())
+        results.append(instance.term(images, torch.zeros(6, dtype=torch.int64), teachers[0], rng).item())
     assert results[0] == results[1]

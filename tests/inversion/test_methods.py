@@ -23,7 +23,7 @@ from datafree.zoo.teachers import soft_labels
 
 SIZE = 16
 SHARED = InversionConfig(images_per_class=4, shift=1, region=0.75, loss=InversionLossConfig(total_variation=0.01, squared_norm=0.001))
-OWN = {"initialisation": Initialisation.random, "latent": 6, "width": 8}
+OWN = {"initialisation": Initialisation.random, "latent": 6, "width": 8, "conditional": True}
 SMALL = {"steps": 4, "batch_size": 8}
 CASES = {
     "generator": GeneratorInversion(**SMALL),
@@ -34,7 +34,7 @@ CASES = {
     "black box": BlackBoxInversion(**SMALL, directions=4, latent=6, width=8),
     "new generator": GeneratorInversion(**SMALL, **OWN),
     "latents of each batch": GeneratorInversion(**{**SMALL, "batch_size": 4}, latent_learning_rate=0.05),
-    "unconditional": GeneratorInversion(**{**SMALL, "batch_size": 4}, **OWN, conditional=False, latent_learning_rate=0.1),
+    "unconditional": GeneratorInversion(**{**SMALL, "batch_size": 4}, **{**OWN, "conditional": False}, latent_learning_rate=0.1),
     "calibration": GeneratorInversion(steps=3, batch_size=8, calibration_rounds=4),
     "contrastive": GeneratorInversion(**SMALL, contrastive=0.5, contrastive_memory=12),
     "student": GeneratorInversion(**SMALL, adversarial=0.5),

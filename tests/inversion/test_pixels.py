@@ -136,12 +136,12 @@ def test_later_rounds_targets_are_the_predictions_for_the_previous_images(teache
 def test_the_competition_term_is_one_minus_the_divergence(teachers):
     teacher, images = teachers[0], torch.rand(12, 3, 32, 32, generator=devices.generator(0, "images"))
     student = CompetitionStudent([teacher], 1.0, 32, 0)
-    term = student.term(images, torch.zeros(12), teacher, torch.Generator())
+    term = student.term(images, torch.zeros(12, dtype=torch.int64), teacher, torch.Generator())
     logits = teacher.network(teacher.normalise(255 * images))
     assert torch.allclose(term, 1 - jensen_shannon(logits / 3, student(images, teacher) / 3))
     for _ in range(60):
         student.learn(images, teacher)
-    assert student.term(images, torch.zeros(12), teacher, torch.Generator()) > term
+    assert student.term(images, torch.zeros(12, dtype=torch.int64), teacher, torch.Generator()) > term
     assert student.term(images[..., ::2, ::2], torch.zeros(12), teacher, torch.Generator()).isfinite()  # at half the resolution as well
 
 

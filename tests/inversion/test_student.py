@@ -14,7 +14,7 @@ def images():
 def test_the_term_is_the_boundary_loss_of_teacher_and_student(images, teachers):
     student = Student(teachers, 1.0, 32, seed=0)
     for teacher in teachers:
-        term = student.term(images, torch.zeros(24), teacher, torch.Generator())
+        term = student.term(images, torch.zeros(24, dtype=torch.int64), teacher, torch.Generator())
         expected = boundary(teacher.network(teacher.normalise(255 * images)), student(images, teacher))
         assert torch.allclose(term, expected)
         assert student(images, teacher).shape == (24, len(teacher.classes))
