@@ -142,7 +142,9 @@ def test_the_competition_term_is_one_minus_the_divergence(teachers):
     for _ in range(60):
         student.learn(images, teacher)
     assert student.term(images, torch.zeros(12, dtype=torch.int64), teacher, torch.Generator()) > term
-    assert student.term(images[..., ::2, ::2], torch.zeros(12), teacher, torch.Generator()).isfinite()  # at half the resolution as well
+    assert student.term(
+        images[..., ::2, ::2], torch.zeros(12, dtype=torch.int64), teacher, torch.Generator()
+    ).isfinite()  # at half the resolution as well
 
 
 def test_the_competition_term_lowers_the_students_agreement(teachers):
