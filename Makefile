@@ -1,7 +1,9 @@
 # Targets install the package first if they need it. Needs Python 3.11 or newer and, for the installation, the network.
 # PYTHON: the first of these that is at least 3.11 and has venv and ensurepip. requirements.lock was tested with 3.11 to 3.13.
+# Not that of a .venv: an interrupted set-up leaves one that cannot make another.
+OUTER_PATH := $(PATH)
 PYTHON ?= $(firstword $(foreach candidate,python3.11 python3.12 python3.13 python3.14 python3 python,$(shell \
-	$(candidate) -c "import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))" >/dev/null 2>&1 && echo $(candidate))))
+	PATH="$(OUTER_PATH)" $(candidate) -c "import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))" >/dev/null 2>&1 && echo $(candidate))))
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 CORES ?= all
@@ -15,7 +17,7 @@ help: ## show this list
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(if $(PYTHON),,echo "make: found no Python 3.11 or newer with the modules venv and ensurepip; install one (Debian: python3-venv), or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 2)
-	$(PYTHON) -m venv --clear $(VENV)
+	PATH="$(OUTER_PATH)" $(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/pip install --quiet --requirement requirements.lock
 	$(VENV)/bin/pip install --quiet --no-deps --editable .
 	touch $@
