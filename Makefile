@@ -1,6 +1,6 @@
 # Targets install the package first if they need it. Needs Python 3.11 or newer and, for the installation, the network.
 # PYTHON: the first of these that is at least 3.11 and has venv and ensurepip. requirements.lock was tested with 3.11 to 3.13.
-# Not that of a .venv: an interrupted set-up leaves one that cannot make another.
+# Never the Python of .venv: that of an interrupted set-up cannot create another environment.
 OUTER_PATH := $(PATH)
 PYTHON ?= $(firstword $(foreach candidate,python3.11 python3.12 python3.13 python3.14 python3 python,$(shell \
 	PATH="$(OUTER_PATH)" $(candidate) -c "import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))" >/dev/null 2>&1 && echo $(candidate))))
