@@ -167,6 +167,6 @@ def test_a_degenerate_result_is_reported(new_job, workspace, small, monkeypatch,
     monkeypatch.setitem(search.ALGORITHMS, "spos", lambda *_: result)
     job = new_job("search", workspace, small, SEARCH)
     search.run(job)
-    assert "warning: mine found |skip_connect~0|" in capsys.readouterr().err
+    assert "warning: the result of mine is |skip_connect~0|" in capsys.readouterr().err
     assert artifacts.read_json(job.output("architecture"))["degenerate"] is True
     assert artifacts.read_json(job.output("metrics"))["degenerate"] == 1

@@ -40,18 +40,18 @@ def run(job: Job) -> None:
         teacher = move(teacher, device)
         zoo = read_teachers(job.input_list("auxiliary_weights"), job.input_list("auxiliary_cards"))
         auxiliary_teachers = [move(other, device) for other in auxiliary_teachers_of(teacher, zoo)]
-        found = METHODS[method.method](
+        recovered = METHODS[method.method](
             teacher, method, shared, size=job.config["data.image_size"], start=start, seed=seed, checkpoint=checkpoint,
             auxiliary_teachers=auxiliary_teachers,
         )  # fmt: skip
-        belief = teacher_confidence(teacher, found.images, found.labels, device)
-    pool = {"images": found.images, "labels": found.labels, "soft_labels": found.soft_labels}
+        confidence = teacher_confidence(teacher, recovered.images, recovered.labels, device)
+    pool = {"images": recovered.images, "labels": recovered.labels, "soft_labels": recovered.soft_labels}
     artifacts.write_tensors(job.output("images"), pool, teacher=teacher.name, method=job.wildcards["method"], seed=job.config["seed"])
-    artifacts.write_history(job.output("history"), found.history)
-    final = {f"final_{name}": value for name, value in found.history[-1].items() if name != "step"}
-    metrics = {**belief, **spread(teacher, found.images, found.labels), **final, "images": len(found.images)}
+    artifacts.write_history(job.output("history"), recovered.history)
+    final = {f"final_{name}": value for name, value in recovered.history[-1].items() if name != "step"}
+    metrics = {**confidence, **spread(teacher, recovered.images, recovered.labels), **final, "images": len(recovered.images)}
     artifacts.write_json(job.output("metrics"), metrics)
-    artifacts.write_image(job.output("preview"), class_sheet(found.images, found.labels, PREVIEW_COLUMNS))
+    artifacts.write_image(job.output("preview"), class_sheet(recovered.images, recovered.labels, PREVIEW_COLUMNS))
     checkpoint.clear()
 
 

@@ -31,31 +31,34 @@ def run(job: Job) -> None:
     space = spaces.of(config, pools.image_size, pools.image_channels)
     checkpoint = checkpoint_of(job)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
-        found = ALGORITHMS[config.method](space, pools, config, f"nas.algorithms.{name}", nas_seed(job), device, checkpoint)
-    if space.is_degenerate(found.best):
-        print(f"warning: {name} found {space.encode(found.best)}, in which nothing between input and output learns", file=sys.stderr)
-    sizes = {"macs": space.macs(found.best), "parameters": space.parameters(found.best)}
+        result = ALGORITHMS[config.method](space, pools, config, f"nas.algorithms.{name}", nas_seed(job), device, checkpoint)
+    if space.is_degenerate(result.best):
+        print(
+            f"warning: the result of {name} is {space.encode(result.best)}, in which no operation between input and output has weights",
+            file=sys.stderr,
+        )
+    sizes = {"macs": space.macs(result.best), "parameters": space.parameters(result.best)}
     architecture = {
         "algorithm": name,
         "space": space.name,
-        "backbone": space.backbone(found.best).name,
-        "genotype": space.encode(found.best),
+        "backbone": space.backbone(result.best).name,
+        "genotype": space.encode(result.best),
         "channels": config.channels,
         "cells": config.cells,
         **sizes,
-        **found.measures[found.best],
-        "degenerate": space.is_degenerate(found.best),
-        "candidates_scored": len(found.measures),
+        **result.measures[result.best],
+        "degenerate": space.is_degenerate(result.best),
+        "candidates_scored": len(result.measures),
         "seed": job.config["seed"],
     }
     artifacts.write_json(job.output("architecture"), architecture)
-    artifacts.write_image(job.output("drawing"), space.draw(found.best))
-    artifacts.write_history(job.output("history"), found.history)
-    rows = candidate_rows(space, found)
+    artifacts.write_image(job.output("drawing"), space.draw(result.best))
+    artifacts.write_history(job.output("history"), result.history)
+    rows = candidate_rows(space, result)
     artifacts.write_history(job.output("candidates"), rows)
-    artifacts.write_image(job.output("pareto"), draw_candidates(rows, list(found.measures).index(found.best)))
-    scored = {"candidates_scored": len(found.measures), "degenerate": int(space.is_degenerate(found.best))}
-    artifacts.write_json(job.output("metrics"), {**sizes, **found.measures[found.best], **scored, **found.facts})
+    artifacts.write_image(job.output("pareto"), draw_candidates(rows, list(result.measures).index(result.best)))
+    scored = {"candidates_scored": len(result.measures), "degenerate": int(space.is_degenerate(result.best))}
+    artifacts.write_json(job.output("metrics"), {**sizes, **result.measures[result.best], **scored, **result.facts})
     checkpoint.clear()
 
 
