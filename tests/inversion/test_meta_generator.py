@@ -15,6 +15,7 @@ from datafree.inversion.generator import new_generator
 from datafree.inversion.inner_loop import InnerLoopConfig, balanced_labels, run_inner_loop
 from datafree.inversion.meta_generator import OuterGradient, train_meta_generator
 from datafree.inversion.objective import image_terms, weighted
+from tests.interruption import Interrupted, Interrupting
 
 UPDATES = list(OuterUpdate)
 
@@ -93,28 +94,6 @@ def test_one_outer_step_is_its_formula(teachers, update, per_step):
         assert torch.allclose(after[reliable], expected[reliable], atol=1e-5)
         compared.append(reliable.float().flatten())
     assert torch.cat(compared).mean() > 0.9
-
-
-class Interrupted(Exception):
-    pass
-
-
-class Interrupting(Checkpoint):
-    """Saves every step and raises after ``steps``; ``restored`` is the step at which a training resumed."""
-
-    def __init__(self, path, steps=None):
-        super().__init__(path, "work", seconds_between=0)
-        self.steps = steps
-
-    def save(self, step, history, **objects):
-        super().save(step, history, **objects)
-        if step == self.steps:
-            raise Interrupted
-
-    def restore(self, **objects):
-        resumed = super().restore(**objects)
-        self.restored = resumed[0]
-        return resumed
 
 
 @pytest.mark.parametrize("after", [1, 5, 6])

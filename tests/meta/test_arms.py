@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from datafree import devices
-from datafree.checkpoints import Checkpoint
 from datafree.config import ARM_TYPES
 from datafree.distillation.losses import distillation_loss
 from datafree.meta import ARMS
+from tests.interruption import Interrupted, Interrupting
 
 
 @pytest.fixture(params=ARMS)
@@ -115,28 +115,6 @@ def test_the_gradient_cosine_is_measured_and_does_not_affect_training(arm, train
 def test_an_arm_trains_with_few_steps(arm, train, steps):
     _, history = train(dataclasses.replace(arm, steps=steps))
     assert history[-1]["step"] == steps
-
-
-class Interrupted(Exception):
-    pass
-
-
-class Interrupting(Checkpoint):
-    """Saves every step, raises after ``steps``, and records at which step a training resumed."""
-
-    def __init__(self, path, steps=None):
-        super().__init__(path, "work", seconds_between=0)
-        self.steps = steps
-
-    def save(self, step, history, **objects):
-        super().save(step, history, **objects)
-        if step == self.steps:
-            raise Interrupted
-
-    def restore(self, **objects):
-        step, history = super().restore(**objects)
-        self.restored = step
-        return step, history
 
 
 @pytest.mark.parametrize("after", [1, 4, 6])

@@ -12,6 +12,7 @@ from datafree.config.algorithms import COSTS, PROXIES, OneShotConfig, ProxylessC
 from datafree.config.arms import AdaptedPart, BellArm, Divergence, DroArm, IgrArm, MamlArm
 from datafree.config.schema import (
     CLASSIFIERS,
+    GENERATOR_SHAPE,
     INFERENCE,
     ORACLES,
     Config,
@@ -93,7 +94,8 @@ def check_combinations(config: Config) -> None:
     _check_algorithms(config)
     if config.data.source is Source.glyphs:
         _check_glyphs(config)
-    _check_effect(config)
+    for without_effect in _without_effect(config):
+        refuse_changed(*without_effect)
 
 
 def _check_algorithms(config: Config) -> None:
@@ -140,14 +142,18 @@ def _check_glyphs(config: Config) -> None:
         )
 
 
-def _check_effect(config: Config) -> None:
-    for dotted, settings, keys, condition in _without_effect(config):
-        for key in keys:
-            value, default = getattr(settings, key), getattr(type(settings)(), key)
-            if value != default:
-                raise UserError(
-                    f"{dotted}.{key}: got {as_text(value)}, which has no effect {condition}; leave it out, or set it to {as_text(default)}"
-                )
+def refuse_changed(dotted: str, settings: Any, keys: Sequence[str], condition: str) -> None:
+    """Refuse keys that have no effect under a condition and are not left at their defaults.
+
+    Raises:
+        UserError: names the key, its value, the condition and the default.
+    """
+    for key in keys:
+        value, default = getattr(settings, key), getattr(type(settings)(), key)
+        if value != default:
+            raise UserError(
+                f"{dotted}.{key}: got {as_text(value)}, which has no effect {condition}; leave it out, or set it to {as_text(default)}"
+            )
 
 
 def as_text(value: Any) -> str:
@@ -165,7 +171,7 @@ def _without_effect(config: Config) -> Iterator[tuple[str, Any, Sequence[str], s
         dotted = f"inversion.methods.{name}"
         if isinstance(method, GeneratorInversion) and starts_from_meta(method):
             shape = "with initialisation: meta; inversion.meta_generator has the shape"
-            yield dotted, method, ["latent", "width", "conditional"], shape
+            yield dotted, method, GENERATOR_SHAPE, shape
         if isinstance(method, GeneratorInversion) and not method.contrastive:
             yield dotted, method, ["contrastive_temperature", "contrastive_memory"], "with contrastive: 0"
         if isinstance(method, LearnableSetInversion) and not method.adversarial:

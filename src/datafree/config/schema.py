@@ -137,6 +137,9 @@ class GeneratorInversion:
     contrastive_memory: int = 2048  # earlier images kept as negatives
 
 
+GENERATOR_SHAPE = ("latent", "width", "conditional")  # keys that a randomly initialised generator takes from the meta-generator if null
+
+
 @dataclass
 class PixelInversion:
     """DeepInversion: the pixels of every image are optimised directly."""

@@ -23,7 +23,7 @@ from datafree.config.algorithms import ALGORITHM_BOUNDS, ALGORITHM_TYPES
 from datafree.config.arms import ARM_BOUNDS, ARM_TYPES
 from datafree.config.combinations import check_combinations
 from datafree.config.renamed import matches, present_name
-from datafree.config.schema import BOUNDS, INVERSION_TYPES, BackboneConfig, Config, GeneratorInversion, starts_from_meta
+from datafree.config.schema import BOUNDS, GENERATOR_SHAPE, INVERSION_TYPES, BackboneConfig, Config, GeneratorInversion, starts_from_meta
 from datafree.errors import UserError
 
 # Mappings from a user's name to settings, whose type the key `method` selects.
@@ -80,7 +80,7 @@ def resolve(tree: dict[str, Any]) -> Config:
         setattr(getattr(config, section), family, typed_members)
     for method in config.inversion.methods.values():
         if isinstance(method, GeneratorInversion) and not starts_from_meta(method):
-            for key in ("latent", "width", "conditional"):
+            for key in GENERATOR_SHAPE:
                 if getattr(method, key) is None:
                     setattr(method, key, getattr(config.inversion.meta_generator, key))
     _check_bounds(config)
@@ -110,15 +110,15 @@ def as_written(config: Config) -> dict[str, Any]:
     shape = tree["inversion"]["meta_generator"]
     for name, method in config.inversion.methods.items():
         if isinstance(method, GeneratorInversion):
-            same = {key: None for key in ("latent", "width", "conditional") if getattr(method, key) == shape[key]}
+            same = {key: None for key in GENERATOR_SHAPE if getattr(method, key) == shape[key]}
             tree["inversion"]["methods"][name] |= same
     return tree
 
 
 def _differences(default: dict[str, Any], backbone: dict[str, Any]) -> dict[str, Any]:
     """The keys of a backbone by which ``_over_default`` gives it."""
-    inherited = as_tree(BackboneConfig()) | _over_default(default, {"name": backbone["name"]})
-    return {key: value for key, value in backbone.items() if value != inherited[key] or (key == "name" and value != default["name"])}
+    inherited = as_tree(BackboneConfig()) | _over_default(default, {"name": backbone["name"]}) | {"name": default["name"]}
+    return {key: value for key, value in backbone.items() if value != inherited[key]}
 
 
 def text_nulls(tree: Any) -> Any:

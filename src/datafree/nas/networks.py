@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from datafree.config import BackboneConfig
-from datafree.devices import seeded_initialisation
 from datafree.nas.space import Genotype, Space
 from datafree.nas.spaces import SPACES
 from datafree.zoo import backbones
 from datafree.zoo.backbones import Backbone
-from datafree.zoo.backbones.memory_format import channels_last
 
 
 def build(config: BackboneConfig, channels: int, image_size: int, seed: int) -> Backbone:
@@ -28,7 +26,4 @@ def build(config: BackboneConfig, channels: int, image_size: int, seed: int) -> 
 
 def stand_alone(space: Space, genotype: Genotype, seed: int) -> Backbone:
     """The freshly initialised network of one architecture, outside the supernet; the same arguments give the same weights."""
-    with seeded_initialisation(seed):
-        backbone = channels_last(space.network(genotype))
-    backbone.input = (space.image_channels, space.image_size, space.image_size)
-    return backbone
+    return backbones.initialised(lambda: space.network(genotype), space.image_channels, space.image_size, seed)

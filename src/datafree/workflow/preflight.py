@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from datafree.config import Config, Source
-from datafree.config.combinations import as_text
+from datafree.config.combinations import as_text, refuse_changed
 from datafree.config.schema import BACKBONES, BackboneConfig, Precision, backbone_family
 from datafree.data import SPLITS
 from datafree.data.layout import by_domain, class_files, of_domain
@@ -106,19 +106,12 @@ def _check_backbone(dotted: str, backbone: BackboneConfig, image_size: int) -> N
     if backbone.name not in spaces.SPACES:
         if backbone_family(backbone.name) not in BACKBONES:
             raise UserError(f"{dotted}.name: got {backbone.name!r}; allowed: {', '.join([*BACKBONES, *spaces.SPACES])}")
-        for key in ("genotype", "cells"):
-            value = getattr(backbone, key)
-            if value != getattr(BackboneConfig(), key):
-                no_effect = (
-                    f"which has no effect with name: {backbone.name}; leave it out, or set it to {as_text(getattr(BackboneConfig(), key))}"
-                )
-                raise UserError(f"{dotted}.{key}: got {as_text(value)}, {no_effect}")
+        refuse_changed(dotted, backbone, ["genotype", "cells"], f"with name: {backbone.name}")
     elif not backbone.genotype:
         raise UserError(f"{dotted}.genotype: got {as_text(backbone.genotype)}; give an architecture of {backbone.name}, or `searched`")
-    elif backbone.genotype == "searched" and backbone.cells != BackboneConfig().cells:
-        no_effect = f"which has no effect with genotype: searched; leave it out, or set it to {BackboneConfig().cells}"
-        raise UserError(f"{dotted}.cells: got {backbone.cells}, {no_effect}")
-    elif backbone.genotype != "searched":
+    elif backbone.genotype == "searched":
+        refuse_changed(dotted, backbone, ["cells"], "with genotype: searched")
+    else:
         try:
             spaces.SPACES[backbone.name](backbone.width, backbone.cells, image_size).decode(backbone.genotype)
         except UserError as error:

@@ -55,8 +55,13 @@ def build(config: BackboneConfig, channels: int, image_size: int, seed: int) -> 
     family = backbone_family(config.name)
     if family not in BACKBONES:
         raise UserError(f"backbone: got {config.name!r}; allowed: {', '.join(BACKBONES)}")
+    return initialised(lambda: BACKBONES[family](config, channels, image_size), channels, image_size, seed)
+
+
+def initialised(make: Callable[[], Backbone], channels: int, image_size: int, seed: int) -> Backbone:
+    """The backbone that ``make`` constructs, with weights determined by the seed, in channels-last memory, with its ``input`` noted."""
     with seeded_initialisation(seed):
-        backbone = channels_last(BACKBONES[family](config, channels, image_size))
+        backbone = channels_last(make())
     backbone.input = (channels, image_size, image_size)
     return backbone
 
