@@ -98,9 +98,9 @@ SHAPES: dict[str, dict[str, Any]] = {
         "return": SCALAR,
     },
     "evaluation.baselines.pixels": {"images": UINT8_IMAGES, "return": Float[Tensor, "b d"]},
-    "evaluation.classifiers.nearest_centroid": SUPPORT_AND_QUERY,
-    "evaluation.classifiers.logistic": SUPPORT_AND_QUERY,
-    "evaluation.classifiers.logistic_weights": {"support": Float[Tensor, "*e way shot d"], "return": Float[Tensor, "*e way d"]},
+    "evaluation.nearest_centroid.nearest_centroid": SUPPORT_AND_QUERY,
+    "evaluation.logistic.logistic": SUPPORT_AND_QUERY,
+    "evaluation.logistic.logistic_weights": {"support": Float[Tensor, "*e way shot d"], "return": Float[Tensor, "*e way d"]},
     "evaluation.few_shot.Concatenated.__call__": {"images": UINT8_IMAGES, "return": Float[Tensor, "b d"]},
     "evaluation.few_shot.embed": {"images": UINT8_IMAGES, "return": Float[Tensor, "b d"]},
     "evaluation.few_shot.episode_rows": {"labels": Int64[Tensor, "n"], "return": Int64[Tensor, "e way m"]},
@@ -148,8 +148,6 @@ def install() -> None:
             for other, value in list(vars(module).items()):
                 if value is plain:
                     setattr(module, other, checked)
-                elif isinstance(value, dict):  # a registry
-                    value.update({key: checked for key, entry in value.items() if entry is plain})
         setattr(owner, name, checked)
 
 

@@ -7,7 +7,7 @@ import torch
 from beartype.roar import BeartypeDoorHintViolation
 
 from datafree.distillation import losses as distillation_losses
-from datafree.evaluation import classifiers
+from datafree.evaluation import classifiers, nearest_centroid
 from datafree.inversion import losses
 from tests.shapes import SHAPES, functions_with_tensors
 
@@ -23,7 +23,7 @@ def test_every_public_function_with_tensors_has_its_shapes_checked():
         lambda: losses.jensen_shannon(torch.rand(4, 5), torch.rand(4, 6)),
         lambda: losses.within_class_distance(torch.rand(4, 3, 8, 8), torch.zeros(4)),
         lambda: distillation_losses.divergence(torch.rand(4, 5), torch.rand(3, 5), 1.0),
-        lambda: classifiers.nearest_centroid(torch.rand(5, 2, 7), torch.rand(9, 8)),
+        lambda: nearest_centroid.nearest_centroid(torch.rand(5, 2, 7), torch.rand(9, 8)),
         lambda: classifiers.CLASSIFIERS["logistic"](torch.rand(5, 2, 7), torch.rand(9, 8)),
     ],
 )

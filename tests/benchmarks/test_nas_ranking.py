@@ -151,7 +151,7 @@ def test_the_accuracy_of_a_cell_that_is_not_in_the_table_is_that_of_the_next_bes
     """Three cells are scored: conv3x3, conv1x1, skip; the table has the first and the last, and the last scores higher."""
     cells = {name: (name,) * 6 for name in ("nor_conv_3x3", "nor_conv_1x1", "skip_connect")}
     measures = {cells["nor_conv_3x3"]: {"kl": 3.0}, cells["nor_conv_1x1"]: {"kl": 2.0}, cells["skip_connect"]: {"kl": 1.0}}
-    monkeypatch.setitem(nas_ranking.ALGORITHMS, "spos", lambda *given: SearchResult(cells[best], measures, []))
+    monkeypatch.setattr(nas_ranking, "ALGORITHMS", {"spos": lambda *given: SearchResult(cells[best], measures, [])})
     truth = {cells["nor_conv_3x3"]: 90.0, cells["skip_connect"]: 80.0}
     space = NasBench201Space(4, 1, 16)
     empty = {"arms": {}, "zero_cost": {}, "searches": {}}

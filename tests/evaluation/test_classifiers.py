@@ -3,7 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datafree.evaluation.classifiers import CLASSIFIERS, logistic, logistic_weights, nearest_centroid
+from datafree.evaluation.classifiers import CLASSIFIERS
+from datafree.evaluation.logistic import logistic, logistic_weights
+from datafree.evaluation.nearest_centroid import nearest_centroid
 
 EVERY = pytest.mark.parametrize("classify", CLASSIFIERS.values(), ids=list(CLASSIFIERS))
 

@@ -3,8 +3,9 @@ import torch
 
 from datafree import devices
 from datafree.data.images import ImageSet
-from datafree.evaluation.classifiers import CLASSIFIERS, nearest_centroid
+from datafree.evaluation.classifiers import CLASSIFIERS
 from datafree.evaluation.few_shot import Concatenated, embed, episode_accuracies, episode_rows, episodes_error, solver_accuracies
+from datafree.evaluation.nearest_centroid import nearest_centroid
 
 CPU = torch.device("cpu")
 

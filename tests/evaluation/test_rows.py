@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from datafree.config import AdaptationConfig, BackboneConfig, EvaluationConfig, as_tree
-from datafree.evaluation.classifiers import logistic, nearest_centroid
+from datafree.evaluation.logistic import logistic
+from datafree.evaluation.nearest_centroid import nearest_centroid
 from datafree.evaluation.rows import BEST, TrainedNetwork, baselines, learners, oracles
 from datafree.evaluation.table import accuracy_table
 from datafree.zoo.backbones import Normalise, build, parameter_count

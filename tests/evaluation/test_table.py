@@ -6,9 +6,9 @@ import torch
 from datafree.config import EvaluationConfig
 from datafree.data.images import ImageSet
 from datafree.evaluation.baselines import pixels
-from datafree.evaluation.classifiers import nearest_centroid
 from datafree.evaluation.few_shot import Concatenated
 from datafree.evaluation.intervals import mean_interval
+from datafree.evaluation.nearest_centroid import nearest_centroid
 from datafree.evaluation.rows import BEST, EvaluatedModel
 from datafree.evaluation.table import accuracy_table
 

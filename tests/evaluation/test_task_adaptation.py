@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from datafree.config import AdaptationConfig, AdaptedPart, BackboneConfig
-from datafree.evaluation.classifiers import nearest_centroid
 from datafree.evaluation.few_shot import episode_rows, solver_accuracies
+from datafree.evaluation.nearest_centroid import nearest_centroid
 from datafree.evaluation.task_adaptation import adaptation_solver, head_classifier, transductive_solver, without_running_statistics
 from datafree.meta.adaptation import adapt
 from datafree.zoo.backbones import Normalise, build

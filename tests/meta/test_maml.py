@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from datafree.config import AdaptationConfig, AdaptedPart, BackboneConfig, MamlArm
 from datafree.distillation.losses import distillation_loss
-from datafree.meta.maml import TaskSoftLabels, query_loss, task_soft_labels
+from datafree.meta.maml import task_soft_labels
+from datafree.meta.query_loss import TaskSoftLabels, query_loss
 from datafree.tasks.episodes import episode_images
 from datafree.zoo.backbones import build
 

@@ -164,7 +164,7 @@ def test_every_kind_of_search_writes_the_same_files_and_a_backbone(new_job, work
 def test_a_degenerate_result_is_reported(new_job, workspace, small, monkeypatch, capsys):
     collapsed = ("skip_connect",) * 6
     result = SearchResult(collapsed, {collapsed: {"agreement": 0.1, "kl": 2.0}}, [{"step": 1}])
-    monkeypatch.setitem(search.ALGORITHMS, "spos", lambda *_: result)
+    monkeypatch.setattr(search, "ALGORITHMS", {"spos": lambda *_: result})
     job = new_job("search", workspace, small, SEARCH)
     search.run(job)
     assert "warning: the result of mine is |skip_connect~0|" in capsys.readouterr().err

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from datafree import artifacts, checkpoints
-from datafree.meta import ARMS
 from datafree.stages import episodes
+from datafree.stages import learner as learner_stage
 from datafree.stages.files.networks import read_backbone
 from datafree.stages.files.pools import read_pool
 from datafree.stages.files.tasks import read_sampling_weights
@@ -126,7 +126,7 @@ def test_the_arm_is_given_the_learner_the_ensemble_and_the_tasks_of_the_job(proj
         given.update(learner=learner, ensemble=ensemble, episodes=episodes, arm=arm)
         return [{"step": 1, "loss": 0.0}]
 
-    monkeypatch.setitem(ARMS, "bell", pretend)
+    monkeypatch.setattr(learner_stage, "ARMS", {"bell": pretend})
     job = project.job_of("learner", "bell", 0)
     project.run(dataclasses.replace(job, outputs={name: str(tmp_path / name) for name in job.outputs}))
     card = artifacts.read_json(tmp_path / "card")

@@ -112,7 +112,7 @@ class ZeroCostConfig(LimitedConfig):
     mutation: float = 0.2  # probability per slot
 
 
-# Costs of ProxylessNAS, and the zero-cost proxies of datafree.nas.zero_cost.
+# Costs of ProxylessNAS, and the zero-cost proxies of datafree.nas.proxy_scores.
 COSTS = ("macs", "latency")
 PROXIES = ("parameters", "macs", "synflow", "jacob_cov", "nwot", "zen", "az_nas", "az_synflow")
 

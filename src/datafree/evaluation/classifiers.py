@@ -1,60 +1,28 @@
-"""Few-shot classifiers of features: nearest centroid, logistic regression, and a majority vote of several networks."""
+"""Few-shot classifiers of features by name, and a majority vote of several networks.
+
+A new classifier is one file here, one line in ``CLASSIFIERS``, and its name in ``datafree.config.schema.CLASSIFIERS``. Its module is
+imported only when the classifier is looked up.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from datafree.registry import Registry
+
 # Many episodes at once: support [..., way, shot, D], query [..., Q, D] → predicted class int64 [..., Q].
 Classifier = Callable[[Tensor, Tensor], Tensor]
 
-LOGISTIC_STEPS = 100  # the objective's condition number is at most 1 + shots · way / 2: enough for any support up to a few hundred images
-
-
-def nearest_centroid(support: Tensor, query: Tensor) -> Tensor:
-    """Predicted class of each query by the nearest class mean of centred, unit-length features; SimpleShot (Wang et al., 2019).
-
-    ``support`` [..., way, shot, D], ``query`` [..., Q, D] → int64 [..., Q]. The centre is the mean of the support alone: inductive, a
-    prediction does not depend on the other queries.
-    """
-    centre = support.flatten(-3, -2).mean(-2, keepdim=True)
-    means = F.normalize(F.normalize(support - centre[..., None, :], dim=-1).mean(-2), dim=-1)
-    # A distance rather than a product: under autocast it stays in float32, so rounding does not decide.
-    return torch.cdist(F.normalize(query - centre, dim=-1), means).argmin(-1)
-
-
-def logistic(support: Tensor, query: Tensor) -> Tensor:
-    """Predicted class of each query by multinomial logistic regression on the same features as ``nearest_centroid``.
-
-    ``support`` [..., way, shot, D], ``query`` [..., Q, D] → int64 [..., Q]. Tian et al., "Rethinking Few-shot Image Classification",
-    ECCV 2020. No bias: all classes have the same number of images, and the features are centred.
-    """
-    centre = support.flatten(-3, -2).mean(-2, keepdim=True)
-    with torch.autocast(support.device.type, enabled=False):
-        weights = logistic_weights(F.normalize(support - centre[..., None, :], dim=-1))
-        return (F.normalize(query - centre, dim=-1) @ weights.mT).argmax(-1)
-
-
-def logistic_weights(support: Tensor) -> Tensor:
-    """The W [..., way, D] that minimises Σ cross-entropy(W x) + ‖W‖² / 2 over features x [..., way, shot, D] of length at most 1.
-
-    Nesterov's method with step size and momentum from the bounds of the curvature, 1 and 1 + n/2 for n images.
-    """
-    way, shot, size = support.shape[-3:]
-    features = support.flatten(-3, -2)
-    target = torch.eye(way, device=support.device, dtype=support.dtype).repeat_interleave(shot, 0)
-    largest_curvature = 1 + way * shot / 2
-    momentum = (math.sqrt(largest_curvature) - 1) / (math.sqrt(largest_curvature) + 1)
-    weights = lookahead = torch.zeros(*support.shape[:-3], way, size, device=support.device, dtype=support.dtype)
-    for _ in range(LOGISTIC_STEPS):
-        gradient = ((lookahead @ features.mT).softmax(-2) - target.T) @ features + lookahead
-        previous, weights = weights, lookahead - gradient / largest_curvature
-        lookahead = weights + momentum * (weights - previous)
-    return weights
+CLASSIFIERS: Registry[Classifier] = Registry(
+    {
+        "nearest_centroid": "datafree.evaluation.nearest_centroid:nearest_centroid",
+        "logistic": "datafree.evaluation.logistic:logistic",
+    }
+)
 
 
 def vote(sizes: Sequence[int], classify: Classifier) -> Classifier:
@@ -68,6 +36,3 @@ def vote(sizes: Sequence[int], classify: Classifier) -> Classifier:
         return F.one_hot(torch.stack(votes), support.shape[-3]).sum(0).argmax(-1)
 
     return voted
-
-
-CLASSIFIERS: dict[str, Classifier] = {"nearest_centroid": nearest_centroid, "logistic": logistic}

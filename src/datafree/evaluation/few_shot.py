@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from datafree import devices
 from datafree.data.images import ImageSet
-from datafree.evaluation.classifiers import Classifier, nearest_centroid
+from datafree.evaluation.classifiers import Classifier
+from datafree.evaluation.nearest_centroid import nearest_centroid
 
 Embedding = Callable[[Tensor], Tensor]  # uint8 [B, C, H, W] → float [B, D]
 Solver = Callable[[Tensor, Tensor], Tensor]  # support uint8 [way, shot, C, H, W], query uint8 [Q, C, H, W] → int64 [Q]

@@ -12,8 +12,9 @@ import torch
 from datafree import devices
 from datafree.config import AdaptationConfig, AdaptedPart, EvaluationConfig, typed
 from datafree.evaluation.baselines import average_weights, backbone_features, batch_statistics_features, pixels
-from datafree.evaluation.classifiers import CLASSIFIERS, Classifier, nearest_centroid, vote
+from datafree.evaluation.classifiers import CLASSIFIERS, Classifier, vote
 from datafree.evaluation.few_shot import Concatenated, Embedding, Solver
+from datafree.evaluation.nearest_centroid import nearest_centroid
 from datafree.evaluation.task_adaptation import adaptation_solver, head_classifier, transductive_solver, without_running_statistics
 from datafree.meta.adaptation import describe
 from datafree.nas.networks import build

@@ -1,6 +1,8 @@
 """Inversion methods by name: each recovers images of one teacher's training distribution as a labelled pool.
 
 A method is one module here with a function ``recover``, a settings dataclass in ``datafree.config.schema``, and one line in ``METHODS``.
+Its module is imported only when the method is looked up, so an edit of it concerns only the jobs that use the method.
+
 Every method has the signature
 
     recover(teacher, method, shared, *, size, start, seed, checkpoint, auxiliary_teachers=()) -> Recovered
@@ -21,14 +23,16 @@ A method raises ``UserError`` if its loss becomes NaN or infinite.
 
 from collections.abc import Callable
 
-from datafree.inversion import black_box, generator_inversion, learnable_set, pixels
 from datafree.inversion.recovered import Recovered
+from datafree.registry import Registry
 
-METHODS: dict[str, Callable[..., Recovered]] = {
-    "generator": generator_inversion.recover,
-    "pixels": pixels.recover,
-    "learnable_set": learnable_set.recover,
-    "black_box": black_box.recover,
-}
+METHODS: Registry[Callable[..., Recovered]] = Registry(
+    {
+        "generator": "datafree.inversion.generator_inversion:recover",
+        "pixels": "datafree.inversion.pixels:recover",
+        "learnable_set": "datafree.inversion.learnable_set:recover",
+        "black_box": "datafree.inversion.black_box:recover",
+    }
+)
 
 __all__ = ["METHODS", "Recovered"]

@@ -1,15 +1,23 @@
-"""Meta-learning arms by method name. A new method is one file here, its settings in ``datafree.config.arms``, and one line in ``ARMS``."""
+"""Meta-learning arms by method name. A new method is one file here, its settings in ``datafree.config.arms``, and one line in ``ARMS``.
 
-from datafree.meta import bell, distillation, dro, igr, maml, protonet
+All are called as ``train(learner, ensemble, episodes, arm, seed, checkpoint)``, train the learner in place and return the training history,
+one dictionary of numbers per step. The module of a method is imported only when the method is looked up.
+"""
 
-ARMS = {
-    "bell": bell.train,
-    "distillation": distillation.train,
-    "protonet": protonet.train,
-    "maml": maml.train,
-    "anil": maml.train,
-    "igr": igr.train,
-    "dro": dro.train,
-}
+from collections.abc import Callable
+
+from datafree.registry import Registry
+
+ARMS: Registry[Callable[..., list[dict[str, float]]]] = Registry(
+    {
+        "bell": "datafree.meta.bell:train",
+        "distillation": "datafree.meta.distillation:train",
+        "protonet": "datafree.meta.protonet:train",
+        "maml": "datafree.meta.maml:train",
+        "anil": "datafree.meta.maml:train",
+        "igr": "datafree.meta.igr:train",
+        "dro": "datafree.meta.dro:train",
+    }
+)
 
 __all__ = ["ARMS"]

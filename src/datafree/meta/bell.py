@@ -14,7 +14,7 @@ from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.meta import alignment
 from datafree.meta.episode_losses import combined_loss, episode_batch, episode_losses
 from datafree.meta.learner import Learner
-from datafree.meta.maml import query_loss
+from datafree.meta.query_loss import query_loss
 from datafree.progress import progress, require_finite
 from datafree.tasks.episodes import Episodes, episode_images
 

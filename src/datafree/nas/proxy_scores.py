@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 import torch
+from torch import Tensor
 
-from datafree.devices import derive_seed, seeded_initialisation
-from datafree.nas import az_nas
+from datafree.devices import derive_seed, generator, seeded_initialisation
 from datafree.nas.networks import stand_alone
-from datafree.nas.search_result import Measures, mean_rank
+from datafree.nas.proxies import PROXIES
+from datafree.nas.proxy import measured_scores
+from datafree.nas.search_result import Measures
 from datafree.nas.space import Genotype, Space
-from datafree.nas.zero_cost import PROXIES, noise, synflow
-from datafree.zoo.backbones import BlockBackbone, Classifier
+from datafree.zoo.backbones import Classifier
+
+COSTS = ("macs", "parameters")  # proxies that need no network
 
 
 def proxy_measures(
     name: str, space: Space, genotype: Genotype, classes: int, batch_size: int, seed: int, device: torch.device | str
 ) -> Measures:
-    """The measurements of one architecture for the proxy ``name``; all architectures are measured on the same noise images.
-
-    ``score`` for most proxies, the components of AZ-NAS for ``az_nas``, these and ``synflow`` for ``az_synflow``.
-    """
-    if name in ("macs", "parameters"):
+    """The measurements of one architecture for the proxy ``name``; all architectures are measured on the same noise images."""
+    if name in COSTS:
         return {"score": float(getattr(space, name)(genotype))}
     network_seed = derive_seed(seed, "zero-cost", space.encode(genotype))
     backbone = stand_alone(space, genotype, network_seed)
@@ -32,22 +31,14 @@ def proxy_measures(
     images = noise(batch_size, space.image_channels, space.image_size, seed).to(device).contiguous(memory_format=torch.channels_last)
     # Half precision would round away the small differences that some proxies measure.
     with torch.autocast(torch.device(device).type, enabled=False):
-        if name in PROXIES:
-            return {"score": PROXIES[name](network, images, network_seed)}
-        measures = {"synflow": synflow(network, images, network_seed)} if name == "az_synflow" else {}
-        return measures | az_nas.components(cast(BlockBackbone, backbone), images, network_seed)  # last: it changes the weights
+        return PROXIES[name].measure(network, images, network_seed)
 
 
 def proxy_scores(name: str, space: Space, measures: Mapping[Genotype, Measures]) -> dict[Genotype, float]:
-    """The score of each architecture from its ``proxy_measures``; larger is better. ``az_nas`` and ``az_synflow`` rank each among all.
+    """The score of each architecture from its ``proxy_measures``; larger is better. ``az_nas`` and ``az_synflow`` rank each among all."""
+    return measured_scores(measures) if name in COSTS else PROXIES[name].scores(space, measures)
 
-    ``az_synflow`` is the mean of the ranks by AZ-NAS, which separates bad architectures from good ones, and by synflow, which orders the
-    good ones.
-    """
-    if name == "az_synflow":
-        by_synflow = {genotype: measured["synflow"] for genotype, measured in measures.items()}
-        return mean_rank(proxy_scores("az_nas", space, measures), by_synflow)
-    if name == "az_nas":
-        components = {genotype: {key: measured[key] for key in az_nas.COMPONENTS} for genotype, measured in measures.items()}
-        return az_nas.combine({genotype: {**values, "macs": space.macs(genotype)} for genotype, values in components.items()})
-    return {genotype: measured["score"] for genotype, measured in measures.items()}
+
+def noise(count: int, channels: int, size: int, seed: int) -> Tensor:
+    """Standard normal noise float [count, channels, size, size], on the scale of normalised images."""
+    return torch.randn(count, channels, size, size, generator=generator(seed, "zero-cost noise"))

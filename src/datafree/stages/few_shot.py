@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from datafree import artifacts, devices
 from datafree.config import EvaluationConfig, typed
 from datafree.data.images import ImageSet
@@ -11,7 +13,7 @@ from datafree.evaluation.few_shot import episodes_error
 from datafree.evaluation.rows import TrainedNetwork, baselines, learners, oracles
 from datafree.evaluation.table import accuracy_table
 from datafree.stages.files.image_sets import read_image_set
-from datafree.stages.files.networks import read_trained_network
+from datafree.stages.files.networks import CARD_KEYS, read_backbone, read_classifier
 from datafree.stages.files.teachers import read_teachers
 from datafree.workflow.provenance import Job
 from datafree.zoo.teachers import move
@@ -44,7 +46,16 @@ def run(job: Job) -> None:
 
 
 def _read_all(job: Job, weights: str, cards: str) -> list[TrainedNetwork]:
-    return [read_trained_network(*files) for files in zip(job.input_list(weights), job.input_list(cards), strict=True)]
+    return [_read(*files) for files in zip(job.input_list(weights), job.input_list(cards), strict=True)]
+
+
+def _read(weights: Path, card_path: Path) -> TrainedNetwork:
+    """A learner or a reference network, with its card; the head of a classifier is dropped."""
+    card = artifacts.read_json(card_path, *CARD_KEYS)
+    if "adaptation" in card:
+        return TrainedNetwork(card, *read_backbone(weights, card_path))
+    classifier, normalise = read_classifier(weights, card_path)
+    return TrainedNetwork(card, classifier.backbone, normalise)
 
 
 def _check(images: ImageSet, config: EvaluationConfig) -> None:

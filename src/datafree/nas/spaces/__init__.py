@@ -1,4 +1,6 @@
-"""The registry of search spaces. A new space is a package here (genotype, space, network, supernet) and its class in ``SPACES``.
+"""The registry of search spaces. A new space is a package here (genotype, space, network, supernet) and a line in ``SPACES``.
+
+A space is imported only when it is looked up.
 
 The modules of a space:
     genotype.py   how an architecture is written as a string, and the tables of operations and shapes; no PyTorch
@@ -11,14 +13,17 @@ from __future__ import annotations
 
 from datafree.config import AlgorithmConfig
 from datafree.nas.space import Space
-from datafree.nas.spaces.darts.space import DartsSpace
-from datafree.nas.spaces.mbconv.space import MbconvImagenetSpace, MbconvSpace
-from datafree.nas.spaces.nasbench201.space import NasBench201Space
-from datafree.nas.spaces.slim_resnet.space import SlimResNetSpace
+from datafree.registry import Registry
 
-SPACES: dict[str, type[Space]] = {
-    space.name: space for space in (NasBench201Space, DartsSpace, MbconvSpace, MbconvImagenetSpace, SlimResNetSpace)
-}
+SPACES: Registry[type[Space]] = Registry(
+    {
+        "nasbench201": "datafree.nas.spaces.nasbench201.space:NasBench201Space",
+        "darts": "datafree.nas.spaces.darts.space:DartsSpace",
+        "mbconv": "datafree.nas.spaces.mbconv.space:MbconvSpace",
+        "mbconv_imagenet": "datafree.nas.spaces.mbconv.space:MbconvImagenetSpace",
+        "slim_resnet": "datafree.nas.spaces.slim_resnet.space:SlimResNetSpace",
+    }
+)
 
 
 def of(config: AlgorithmConfig, image_size: int, image_channels: int = 3) -> Space:

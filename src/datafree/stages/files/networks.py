@@ -6,7 +6,6 @@ from pathlib import Path
 
 from datafree import artifacts
 from datafree.config import BackboneConfig, typed
-from datafree.evaluation.rows import TrainedNetwork
 from datafree.nas.networks import build
 from datafree.zoo import loading
 from datafree.zoo.backbones import Backbone, Classifier, Normalise
@@ -44,16 +43,3 @@ def read_classifier(weights: Path, card_path: Path) -> tuple[Classifier, Normali
     network = Classifier(backbone, len(card["classes"]))
     loading.fill(network, artifacts.read_tensors(weights), weights)
     return network.eval(), Normalise(card["mean"], card["std"])
-
-
-def read_trained_network(weights: Path, card_path: Path) -> TrainedNetwork:
-    """A learner or a reference network, with its card; the head of a classifier is dropped.
-
-    Raises:
-        UserError: a file is missing or damaged.
-    """
-    card = artifacts.read_json(card_path, *CARD_KEYS)
-    if "adaptation" in card:
-        return TrainedNetwork(card, *read_backbone(weights, card_path))
-    classifier, normalise = read_classifier(weights, card_path)
-    return TrainedNetwork(card, classifier.backbone, normalise)

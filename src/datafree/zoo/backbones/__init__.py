@@ -1,4 +1,7 @@
-"""Backbones (feature extractors) by name. To add one: a file here, a line in ``BACKBONES`` and in ``datafree.config.schema.BACKBONES``."""
+"""Backbones (feature extractors) by name. To add one: a file here, a line in ``BACKBONES`` and in ``datafree.config.schema.BACKBONES``.
+
+The module of a backbone is imported only when the backbone is looked up.
+"""
 
 from __future__ import annotations
 
@@ -9,41 +12,35 @@ from datafree.config import BackboneConfig
 from datafree.config.schema import backbone_family
 from datafree.devices import seeded_initialisation
 from datafree.errors import UserError
+from datafree.registry import Registry
 from datafree.zoo.backbones.base import Backbone, BlockBackbone, Classifier, Normalise, batch_norm_layers, fitted
-from datafree.zoo.backbones.cifar_resnet import CifarResNet
-from datafree.zoo.backbones.conv4 import Conv4
-from datafree.zoo.backbones.few_shot_resnet import FewShotResNet, ResNet12
 from datafree.zoo.backbones.memory_format import channels_last
-from datafree.zoo.backbones.mobilenet_v2 import MobileNetV2
-from datafree.zoo.backbones.resnet import ResNet8
-from datafree.zoo.backbones.timm_models import TimmModel
-from datafree.zoo.backbones.torchvision_models import TorchvisionModel
-from datafree.zoo.backbones.vgg import Vgg
-from datafree.zoo.backbones.wide_resnet import WideResNet
 
-# Each takes the configuration, the input channels and the image size in pixels. The part after a slash is the library's model name.
-BACKBONES: dict[str, Callable[[BackboneConfig, int, int], Backbone]] = {
-    "conv4": lambda config, channels, size: Conv4(config.width, channels, size),
-    "conv4_strided": lambda config, channels, size: Conv4(config.width, channels, size, stride_stem=True),
-    "resnet8": lambda config, channels, size: ResNet8(config.width, channels),
-    "resnet10": lambda config, channels, size: FewShotResNet(1, config.width, channels),
-    "resnet12": lambda config, channels, size: ResNet12(config.width, channels),
-    "resnet18": lambda config, channels, size: FewShotResNet(2, config.width, channels),
-    "resnet20": lambda config, channels, size: CifarResNet(20, config.width, channels),
-    "resnet32": lambda config, channels, size: CifarResNet(32, config.width, channels),
-    "resnet44": lambda config, channels, size: CifarResNet(44, config.width, channels),
-    "resnet56": lambda config, channels, size: CifarResNet(56, config.width, channels),
-    "resnet110": lambda config, channels, size: CifarResNet(110, config.width, channels),
-    "wrn16": lambda config, channels, size: WideResNet(16, config.width, channels),
-    "wrn40": lambda config, channels, size: WideResNet(40, config.width, channels),
-    "vgg11": lambda config, channels, size: Vgg(11, config.width, channels),
-    "vgg13": lambda config, channels, size: Vgg(13, config.width, channels),
-    "vgg16": lambda config, channels, size: Vgg(16, config.width, channels),
-    "vgg19": lambda config, channels, size: Vgg(19, config.width, channels),
-    "mobilenetv2": lambda config, channels, size: MobileNetV2(config.width, channels),
-    "torchvision/*": lambda config, channels, size: TorchvisionModel(config.name.partition("/")[2], channels, size),
-    "timm/*": lambda config, channels, size: TimmModel(config.name.partition("/")[2], channels, size),
-}
+# Each is called as ``build(config, channels, size)`` with the input channels and the image size in pixels.
+BACKBONES: Registry[Callable[[BackboneConfig, int, int], Backbone]] = Registry(
+    {
+        "conv4": "datafree.zoo.backbones.conv4:build",
+        "conv4_strided": "datafree.zoo.backbones.conv4:build_strided",
+        "resnet8": "datafree.zoo.backbones.resnet:build",
+        "resnet10": "datafree.zoo.backbones.few_shot_resnet:build",
+        "resnet12": "datafree.zoo.backbones.few_shot_resnet:build_resnet12",
+        "resnet18": "datafree.zoo.backbones.few_shot_resnet:build",
+        "resnet20": "datafree.zoo.backbones.cifar_resnet:build",
+        "resnet32": "datafree.zoo.backbones.cifar_resnet:build",
+        "resnet44": "datafree.zoo.backbones.cifar_resnet:build",
+        "resnet56": "datafree.zoo.backbones.cifar_resnet:build",
+        "resnet110": "datafree.zoo.backbones.cifar_resnet:build",
+        "wrn16": "datafree.zoo.backbones.wide_resnet:build",
+        "wrn40": "datafree.zoo.backbones.wide_resnet:build",
+        "vgg11": "datafree.zoo.backbones.vgg:build",
+        "vgg13": "datafree.zoo.backbones.vgg:build",
+        "vgg16": "datafree.zoo.backbones.vgg:build",
+        "vgg19": "datafree.zoo.backbones.vgg:build",
+        "mobilenetv2": "datafree.zoo.backbones.mobilenet_v2:build",
+        "torchvision/*": "datafree.zoo.backbones.torchvision_models:build",
+        "timm/*": "datafree.zoo.backbones.timm_models:build",
+    }
+)
 
 
 def build(config: BackboneConfig, channels: int, image_size: int, seed: int) -> Backbone:
@@ -55,7 +52,8 @@ def build(config: BackboneConfig, channels: int, image_size: int, seed: int) -> 
     family = backbone_family(config.name)
     if family not in BACKBONES:
         raise UserError(f"backbone: got {config.name!r}; allowed: {', '.join(BACKBONES)}")
-    return initialised(lambda: BACKBONES[family](config, channels, image_size), channels, image_size, seed)
+    make = BACKBONES[family]
+    return initialised(lambda: make(config, channels, image_size), channels, image_size, seed)
 
 
 def initialised(make: Callable[[], Backbone], channels: int, image_size: int, seed: int) -> Backbone:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from datafree.config import BackboneConfig
 from datafree.zoo.backbones.base import Backbone
+
+
+def build(config: BackboneConfig, channels: int, size: int) -> CifarResNet:
+    """``resnet<depth>``."""
+    return CifarResNet(int(config.name.removeprefix("resnet")), config.width, channels)
 
 
 class CifarResNet(Backbone):

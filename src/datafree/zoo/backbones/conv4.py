@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from datafree.config import BackboneConfig
 from datafree.errors import UserError
 from datafree.zoo.backbones.base import Backbone
+
+
+def build(config: BackboneConfig, channels: int, size: int) -> Conv4:
+    """``conv4``."""
+    return Conv4(config.width, channels, size)
+
+
+def build_strided(config: BackboneConfig, channels: int, size: int) -> Conv4:
+    """``conv4_strided``."""
+    return Conv4(config.width, channels, size, stride_stem=True)
 
 
 class Conv4(Backbone):

@@ -7,7 +7,18 @@ import itertools
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from datafree.config import BackboneConfig
 from datafree.zoo.backbones.base import Backbone
+
+
+def build(config: BackboneConfig, channels: int, size: int) -> FewShotResNet:
+    """``resnet10`` and ``resnet18``."""
+    return FewShotResNet({"resnet10": 1, "resnet18": 2}[config.name], config.width, channels)
+
+
+def build_resnet12(config: BackboneConfig, channels: int, size: int) -> ResNet12:
+    """``resnet12``."""
+    return ResNet12(config.width, channels)
 
 
 class FewShotResNet(Backbone):

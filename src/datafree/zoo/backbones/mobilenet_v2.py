@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from datafree.config import BackboneConfig
 from datafree.zoo.backbones.base import Backbone
 
 # Expansion, width at multiplier 1, blocks, stride: Sandler et al., table 2, with the first two strides of 2 replaced by 1.
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+
+
+def build(config: BackboneConfig, channels: int, size: int) -> MobileNetV2:
+    """``mobilenetv2``."""
+    return MobileNetV2(config.width, channels)
 
 
 class MobileNetV2(Backbone):

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from datafree.config import BackboneConfig
 from datafree.zoo.backbones.base import Backbone
+
+
+def build(config: BackboneConfig, channels: int, size: int) -> ResNet8:
+    """``resnet8``."""
+    return ResNet8(config.width, channels)
 
 
 class ResNet8(Backbone):

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from datafree.config import BackboneConfig
 from datafree.errors import UserError
 from datafree.zoo.backbones.base import Backbone
 from datafree.zoo.extras import import_extra
+
+
+def build(config: BackboneConfig, channels: int, size: int) -> TimmModel:
+    """``timm/<timm's name>``."""
+    return TimmModel(config.name.partition("/")[2], channels, size)
 
 
 class TimmModel(Backbone):

@@ -5,11 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from datafree.config import BackboneConfig
 from datafree.errors import UserError
 from datafree.zoo.backbones.base import Backbone
 from datafree.zoo.torchvision_guard import import_torchvision
 
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}  # heads used in training only
+
+
+def build(config: BackboneConfig, channels: int, size: int) -> TorchvisionModel:
+    """``torchvision/<torchvision's name>``."""
+    return TorchvisionModel(config.name.partition("/")[2], channels, size)
 
 
 class TorchvisionModel(Backbone):

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from datafree.config import BackboneConfig
 from datafree.zoo.backbones.base import Backbone
 
 # Convolutions per stage: Simonyan and Zisserman, ICLR 2015, table 1, configurations A, B, D and E.
 STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+
+
+def build(config: BackboneConfig, channels: int, size: int) -> Vgg:
+    """``vgg<depth>``."""
+    return Vgg(int(config.name.removeprefix("vgg")), config.width, channels)
 
 
 class Vgg(Backbone):

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from datafree.config import BackboneConfig
 from datafree.zoo.backbones.base import Backbone
+
+
+def build(config: BackboneConfig, channels: int, size: int) -> WideResNet:
+    """``wrn<depth>``."""
+    return WideResNet(int(config.name.removeprefix("wrn")), config.width, channels)
 
 
 class WideResNet(Backbone):

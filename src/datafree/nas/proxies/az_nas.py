@@ -10,18 +10,32 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datafree.devices import generator
-from datafree.nas.search_result import Key, relative_rank
-from datafree.zoo.backbones.base import BlockBackbone
+from datafree.nas.proxy import Proxy
+from datafree.nas.search_result import Key, Measures, relative_rank
+from datafree.nas.space import Genotype, Space
+from datafree.zoo.backbones import BlockBackbone, Classifier
 from datafree.zoo.hooks import LayerHooks
 
-COMPONENTS = ("expressivity", "progressivity", "trainability")  # measured on a network; multiply-adds are added by the caller
+COMPONENTS = ("expressivity", "progressivity", "trainability")  # measured on a network; ``scores`` adds the multiply-adds
 TINY = 1e-6  # added to the gain in the denominator, as in AZ-NAS
+
+
+def measure(network: Classifier, images: Tensor, seed: int) -> Measures:
+    """The ``components`` of the backbone, whose weights this changes."""
+    return components(cast(BlockBackbone, network.backbone), images, seed)
+
+
+def scores(space: Space, measures: Mapping[Genotype, Measures]) -> dict[Genotype, float]:
+    """The combined rank of each architecture among all by the components and the multiply-adds; see ``combine``."""
+    components_of = {genotype: {key: measured[key] for key in COMPONENTS} for genotype, measured in measures.items()}
+    return combine({genotype: {**values, "macs": space.macs(genotype)} for genotype, values in components_of.items()})
 
 
 def components(backbone: BlockBackbone, images: Tensor, seed: int) -> dict[str, float]:
@@ -89,3 +103,6 @@ def gain(before: Tensor, after: Tensor, seed: int, number: int) -> float:
         passed = F.pixel_unshuffle(F.pad(passed, (0, missing[1], 0, missing[0])), factor)
     backward, forward = (values.double().movedim(1, -1).flatten(0, -2) for values in (passed, sign))
     return torch.linalg.matrix_norm(backward.T @ forward / len(forward), 2).item()
+
+
+PROXY = Proxy(measure, scores)
