@@ -1,14 +1,9 @@
 # Real images, used to train teachers, oracles and the independent classifier, and to evaluate. No inversion reads them.
-def image_listing(wildcards):
-    # A hash of names, sizes and modification times, so that changed or added images are noticed. The embedded glyphs have no files.
-    return listing_hash(settings.data.folder) if settings.data.source is Source.folder else ""
-
-
 rule images:
     message:
-        f"real images: {settings.data.source.value}"
+        f"real images: {study['data']['source']}"
     input:
-        job=card("images", "artifacts/data", "seed", "data", computes=settings.data.source is Source.glyphs, data__files=image_listing),
+        unpack(run.planned("images")),
     output:
         train=update("artifacts/data/train.safetensors"),
         validation=update("artifacts/data/validation.safetensors"),
@@ -17,7 +12,8 @@ rule images:
         metrics=update("artifacts/data/metrics.json"),
         provenance=update("artifacts/data/provenance.json"),
     params:
-        files=arguments,
+        job=command("images"),
+        settings=run.settings_of("images"),
     log:
         "logs/images.log",
     shell:
@@ -26,4 +22,5 @@ rule images:
 
 rule data:
     input:
-        rules.images.output,
+        **run.planned_target("images"),
+        results=rules.images.output,

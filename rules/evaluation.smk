@@ -1,20 +1,14 @@
 # Evaluation on real images: the independent classifier (judge) and the oracles, the quality of recovered images, the few-shot table.
 
 # Judge and oracles need real images of the teachers' classes; a zoo of downloaded teachers may have none.
-REAL_CLASSES = real_classes(settings, teachers)
+REFERENCES = list(study["references"])
+ORACLES = [name for name in REFERENCES if name != "judge"]
 
 
-def reference_files(reference):
-    if not REAL_CLASSES:
-        return {}
-    folder = f"artifacts/evaluation/{reference}"
-    return {reference: f"{folder}/network.safetensors", f"{reference}_card": f"{folder}/card.json"}
-
-
-def oracle_files():
-    names = ["oracle" if name == "classifier" else name for name in settings.evaluation.oracles]
-    folders = [f"artifacts/evaluation/{name}" for name in names if reference_files(name)]
-    files = {"oracles": "network.safetensors", "oracle_cards": "card.json"}
+def reference_files(names, network, card):
+    # Oracles are listed under `oracles` and `oracle_cards`, the judge under its own name.
+    folders = [f"artifacts/evaluation/{name}" for name in names]
+    files = {network: "network.safetensors", card: "card.json"}
     return {kind: [f"{folder}/{file}" for folder in folders] for kind, file in files.items()} if folders else {}
 
 
@@ -22,20 +16,10 @@ rule reference:
     message:
         "{wildcards.reference} trained on real images"
     input:
+        unpack(run.planned("reference")),
         unpack(lambda wildcards: searched_architecture(wildcards.reference == "searched")),
-        job=card(
-            "reference",
-            "artifacts/evaluation/{reference}",
-            "seed",
-            "zoo.training",
-            "evaluation.oracle_steps",
-            evaluation__oracle_backbone=lambda wildcards: (
-                None if wildcards.reference in ("judge", "searched") else as_tree(settings.evaluation.oracle_backbone)
-            ),
-            tasks=lambda wildcards: as_tree(settings.tasks) if wildcards.reference in ("protonet", "maml") else None,
-        ),
         train=rules.images.output.train,
-        cards=CARDS,
+        zoo=ZOO,
     output:
         network=update("artifacts/evaluation/{reference}/network.safetensors"),
         card=update("artifacts/evaluation/{reference}/card.json"),
@@ -45,11 +29,12 @@ rule reference:
     wildcard_constraints:
         reference="oracle|searched|judge|protonet|maml",
     params:
-        files=arguments,
+        job=command("reference"),
+        settings=run.settings_of("reference"),
     log:
         "logs/reference/{reference}.log",
     resources:
-        gpu=1,
+        gpu=GPU,
     shell:
         STAGE
 
@@ -58,42 +43,35 @@ rule inversion_quality:
     message:
         "quality of the recovered images"
     input:
-        **reference_files("judge"),
-        job=card(
-            "inversion_quality",
-            "artifacts/evaluation/inversion",
-            "seed",
-            "zoo.training",
-            inversion__methods=lambda wildcards: METHODS,
-        ),
+        unpack(run.planned("inversion_quality")),
+        **reference_files([name for name in REFERENCES if name == "judge"], "judge", "judge_card"),
         train=rules.images.output.train,
-        weights=WEIGHTS,
-        cards=CARDS,
-        pools=[pool for method in METHODS for pool in pools_of(method)],
+        zoo=ZOO,
+        pools=[pool_index(method) for method in METHODS],
     output:
         quality=update("artifacts/evaluation/inversion/quality.json"),
         metrics=update("artifacts/evaluation/inversion/metrics.json"),
         preview=update("artifacts/evaluation/inversion/real.png"),
         provenance=update("artifacts/evaluation/inversion/provenance.json"),
     params:
-        files=arguments,
+        job=command("inversion_quality"),
+        settings=run.settings_of("inversion_quality"),
     log:
         "logs/inversion_quality.log",
     resources:
-        gpu=1,
+        gpu=GPU,
     shell:
         STAGE
 
 
 rule few_shot:
     message:
-        f"few-shot accuracy on the {settings.evaluation.split} classes"
+        f"few-shot accuracy on the {study['evaluation']['split']} classes"
     input:
-        **oracle_files(),
-        job=card("few_shot", "artifacts/evaluation/few_shot", "seed", "evaluation"),
-        images=f"artifacts/data/{settings.evaluation.split}.safetensors",
-        weights=WEIGHTS,
-        cards=CARDS,
+        unpack(run.planned("few_shot")),
+        **reference_files(ORACLES, "oracles", "oracle_cards"),
+        images=f"artifacts/data/{study['evaluation']['split']}.safetensors",
+        zoo=ZOO,
         learners=expand("artifacts/meta/{arm}/seed{seed}/learner.safetensors", arm=ARMS, seed=SEEDS),
         learner_cards=expand("artifacts/meta/{arm}/seed{seed}/card.json", arm=ARMS, seed=SEEDS),
     output:
@@ -101,16 +79,17 @@ rule few_shot:
         metrics=update("results/metrics.json"),
         provenance=update("artifacts/evaluation/few_shot/provenance.json"),
     params:
-        files=arguments,
+        job=command("few_shot"),
+        settings=run.settings_of("few_shot"),
     log:
         "logs/few_shot.log",
     resources:
-        gpu=1,
+        gpu=GPU,
     shell:
         STAGE
 
 
 rule evaluation:
     input:
-        rules.inversion_quality.output,
-        rules.few_shot.output,
+        **run.planned_target(*BEFORE_META, "learner", "reference", "inversion_quality", "few_shot"),
+        results=[rules.inversion_quality.output, rules.few_shot.output],

@@ -1,24 +1,25 @@
 # Meta-learning: one learner per arm and seed.
+BEFORE_META = ("images", "teacher", "meta_generator", "invert", "episodes", "search")
+
+
 def arm_architecture(wildcards):
-    return searched_architecture(settings.meta.arms[wildcards.arm].backbone.genotype == "searched")
+    return searched_architecture(study["meta"]["arms"][wildcards.arm]["backbone"]["genotype"] == "searched")
+
+
+def arm_inversion(wildcards):
+    return study["meta"]["arms"][wildcards.arm]["inversion"]
 
 
 rule learner:
     message:
         "meta-learner {wildcards.arm}, seed {wildcards.seed}"
     input:
+        unpack(run.planned("learner")),
         unpack(arm_architecture),
-        job=card(
-            "learner",
-            "artifacts/meta/{arm}/seed{seed}",
-            "seed",
-            meta__arm=lambda wildcards: as_tree(settings.meta.arms[wildcards.arm]),
-        ),
-        pools=lambda wildcards: pools_of(settings.meta.arms[wildcards.arm].inversion),
-        weights=WEIGHTS,
-        cards=CARDS,
-        episodes=lambda wildcards: f"artifacts/tasks/{settings.meta.arms[wildcards.arm].inversion}/episodes.safetensors",
-        reliability=lambda wildcards: reliability_of(settings.meta.arms[wildcards.arm].inversion),
+        zoo=ZOO,
+        pools=lambda wildcards: pool_index(arm_inversion(wildcards)),
+        episodes=lambda wildcards: f"artifacts/tasks/{arm_inversion(wildcards)}/episodes.safetensors",
+        reliability=lambda wildcards: reliability_of(arm_inversion(wildcards)),
     output:
         learner=update("artifacts/meta/{arm}/seed{seed}/learner.safetensors"),
         card=update("artifacts/meta/{arm}/seed{seed}/card.json"),
@@ -26,16 +27,18 @@ rule learner:
         metrics=update("artifacts/meta/{arm}/seed{seed}/metrics.json"),
         provenance=update("artifacts/meta/{arm}/seed{seed}/provenance.json"),
     params:
-        files=arguments,
+        job=command("learner"),
+        settings=run.settings_of("learner"),
     log:
         "logs/learner/{arm}.{seed}.log",
     priority: 2 # the longest jobs start first; otherwise one of them would run alone at the end
     resources:
-        gpu=1,
+        gpu=GPU,
     shell:
         STAGE
 
 
 rule meta:
     input:
-        expand("artifacts/meta/{arm}/seed{seed}/provenance.json", arm=ARMS, seed=SEEDS),
+        **run.planned_target(*BEFORE_META, "learner"),
+        results=expand("artifacts/meta/{arm}/seed{seed}/provenance.json", arm=ARMS, seed=SEEDS),

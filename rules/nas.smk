@@ -1,14 +1,6 @@
 # Architecture search on recovered images, and stand-alone training of the resulting architecture.
-def algorithm_tree(wildcards):
-    return as_tree(settings.nas.algorithms[wildcards.algorithm])
-
-
-def algorithm_pools(wildcards):
-    return pools_of(settings.nas.algorithms[wildcards.algorithm].inversion)
-
-
-def algorithm_reliability(wildcards):
-    return reliability_of(settings.nas.algorithms[wildcards.algorithm].inversion)
+def algorithm_inversion(wildcards):
+    return study["nas"]["algorithms"][wildcards.algorithm]["inversion"]
 
 
 def searched_architecture(wanted):
@@ -20,10 +12,10 @@ rule search:
     message:
         "architecture search by {wildcards.algorithm}"
     input:
-        job=card("search", "artifacts/nas/{algorithm}", "seed", nas__algorithm=algorithm_tree),
-        pools=algorithm_pools,
-        reliability=algorithm_reliability,
-        cards=CARDS,
+        unpack(run.planned("search")),
+        zoo=ZOO,
+        pools=lambda wildcards: pool_index(algorithm_inversion(wildcards)),
+        reliability=lambda wildcards: reliability_of(algorithm_inversion(wildcards)),
     output:
         architecture=update("artifacts/nas/{algorithm}/architecture.json"),
         history=update("artifacts/nas/{algorithm}/history.csv"),
@@ -33,13 +25,14 @@ rule search:
         metrics=update("artifacts/nas/{algorithm}/metrics.json"),
         provenance=update("artifacts/nas/{algorithm}/provenance.json"),
     params:
-        files=arguments,
+        job=command("search"),
+        settings=run.settings_of("search"),
     # Before the learners: a search takes as long, and the stand-alone training follows it.
     priority: 3
     log:
         "logs/search/{algorithm}.log",
     resources:
-        gpu=1,
+        gpu=GPU,
     shell:
         STAGE
 
@@ -48,11 +41,11 @@ rule retrain:
     message:
         "stand-alone training of the result of {wildcards.algorithm}"
     input:
-        job=card("retrain", "artifacts/nas/{algorithm}/retrained", "seed", nas__algorithm=algorithm_tree),
+        unpack(run.planned("retrain")),
         architecture=rules.search.output.architecture,
-        pools=algorithm_pools,
-        reliability=algorithm_reliability,
-        cards=CARDS,
+        zoo=ZOO,
+        pools=lambda wildcards: pool_index(algorithm_inversion(wildcards)),
+        reliability=lambda wildcards: reliability_of(algorithm_inversion(wildcards)),
     output:
         network=update("artifacts/nas/{algorithm}/retrained/network.safetensors"),
         card=update("artifacts/nas/{algorithm}/retrained/card.json"),
@@ -60,15 +53,17 @@ rule retrain:
         metrics=update("artifacts/nas/{algorithm}/retrained/metrics.json"),
         provenance=update("artifacts/nas/{algorithm}/retrained/provenance.json"),
     params:
-        files=arguments,
+        job=command("retrain"),
+        settings=run.settings_of("retrain"),
     log:
         "logs/retrain/{algorithm}.log",
     resources:
-        gpu=1,
+        gpu=GPU,
     shell:
         STAGE
 
 
 rule nas:
     input:
-        expand("artifacts/nas/{algorithm}/{part}provenance.json", algorithm=ALGORITHMS, part=["", "retrained/"]),
+        **run.planned_target("images", "teacher", "meta_generator", "invert", "episodes", "search", "retrain"),
+        results=expand("artifacts/nas/{algorithm}/{part}provenance.json", algorithm=ALGORITHMS, part=["", "retrained/"]),

@@ -3,21 +3,21 @@ rule episodes:
     message:
         "episodes over the pools of {wildcards.method}"
     input:
-        job=card("episodes", "artifacts/tasks/{method}", "seed", "tasks"),
-        pools=lambda wildcards: pools_of(wildcards.method),
-        weights=WEIGHTS,
-        cards=CARDS,
+        unpack(run.planned("episodes")),
+        zoo=ZOO,
+        pools=pool_index("{method}"),
     output:
         episodes=update("artifacts/tasks/{method}/episodes.safetensors"),
         reliability=update("artifacts/tasks/{method}/reliability.json"),
         metrics=update("artifacts/tasks/{method}/metrics.json"),
         provenance=update("artifacts/tasks/{method}/provenance.json"),
     params:
-        files=arguments,
+        job=command("episodes"),
+        settings=run.settings_of("episodes"),
     log:
         "logs/episodes/{method}.log",
     resources:
-        gpu=1,
+        gpu=GPU,
     shell:
         STAGE
 
@@ -28,4 +28,5 @@ def reliability_of(method):
 
 rule tasks:
     input:
-        expand("artifacts/tasks/{method}/provenance.json", method=METHODS),
+        **run.planned_target("images", "teacher", "meta_generator", "invert", "episodes"),
+        results=expand("artifacts/tasks/{method}/provenance.json", method=METHODS),

@@ -1,44 +1,49 @@
-# Teachers: trained, copied or downloaded, checked, and described by a card.
-BY_NAME = {teacher.name: teacher for teacher in teachers}
-
-
-def teacher_card(wildcards):
-    # A teacher that is trained depends on training settings and data; any other only on its manifest entry and file.
-    trained = bool(BY_NAME[wildcards.teacher].train)
-    keys = ["seed", "zoo.training"] if trained else []
-    entry = as_tree(BY_NAME[wildcards.teacher])
-    return card("teacher", "artifacts/zoo/{teacher}", *keys, computes=trained, teacher=lambda _: entry)(wildcards)
-
-
-def teacher_files(wildcards):
-    entry = BY_NAME[wildcards.teacher]
-    if entry.train:
-        return {"train": rules.images.output.train}
-    if entry.file:
-        return {"file": os.path.relpath(Path(workflow.basedir, settings.zoo.manifest).parent / entry.file)}
-    return {}
+# Teachers: trained, copied or downloaded, checked, and described by a card. One process works through the teachers of a shard.
+def training_images(wildcards):
+    return {"train": rules.images.output.train} if any(study["teachers"][name]["training"] for name in run.plan.shards[wildcards.shard]) else {}
 
 
 rule teacher:
     message:
-        "teacher {wildcards.teacher}"
+        "teachers of shard {wildcards.shard}"
     input:
-        unpack(teacher_files),
-        job=teacher_card,
+        unpack(run.planned("teacher")),
+        unpack(training_images),
     output:
-        weights=update("artifacts/zoo/{teacher}/weights.safetensors"),
-        card=update("artifacts/zoo/{teacher}/card.json"),
-        provenance=update("artifacts/zoo/{teacher}/provenance.json"),
+        update(".datafree/shards/teacher.{shard}.json"),
     params:
-        files=arguments,
+        job=shard_command(
+            "teacher",
+            inputs={},
+            outputs={
+                "weights": "artifacts/zoo/{teacher}/weights.safetensors",
+                "card": "artifacts/zoo/{teacher}/card.json",
+                "provenance": "artifacts/zoo/{teacher}/provenance.json",
+            },
+        ),
+        settings=run.settings_of("teacher"),
     log:
-        "logs/teacher/{teacher}.log",
+        "logs/teacher/{shard}.log",
     resources:
-        gpu=1,
+        gpu=lambda wildcards: GPU if training_images(wildcards) else 0,
     shell:
         STAGE
 
 
+rule zoo_index:
+    message:
+        "index of the teachers"
+    input:
+        unpack(run.planned_index("teacher")),
+        shards=expand(".datafree/shards/teacher.{shard}.json", shard=SHARDS),
+    output:
+        update(ZOO),
+    localrule: True
+    shell:
+        f"{PYTHON} -m datafree index {{output:q}} {{input.shards:q}}"
+
+
 rule zoo:
     input:
-        expand("artifacts/zoo/{teacher}/provenance.json", teacher=TEACHERS),
+        **run.planned_target("images", "teacher"),
+        index=ZOO,

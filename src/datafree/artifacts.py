@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MAX_TENSOR_FILE = 8 * 2**30  # bytes; no stage writes a larger file
 
+_written: dict[str, str] = {}  # SHA-256 of the bytes that this process wrote, by path as given
+
 
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
@@ -39,8 +41,11 @@ def atomic(path: str | Path) -> Iterator[Path]:
         yield part
         with part.open("rb+") as written:
             os.fsync(written.fileno())
+            written.seek(0)
+            digest = hashlib.file_digest(written, "sha256").hexdigest()
         part.chmod(0o644)
         part.replace(path)
+        _written[str(path)] = digest
     finally:
         part.unlink(missing_ok=True)
 
@@ -180,6 +185,11 @@ def sha256(path: str | Path) -> str:
     _require(Path(path), None)
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def written_hash(path: str | Path) -> str | None:
+    """The SHA-256 of the bytes that this process last wrote to a file, whatever is there now; None if it wrote none."""
+    return _written.get(str(Path(path)))
 
 
 def _require(path: Path, limit: int | None) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from datafree.errors import UserError, exit_on_user_error
 from datafree.zoo_cli import zoo_app
+
+if TYPE_CHECKING:
+    from datafree.workflow.plan import Plan
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(zoo_app, name="zoo")
@@ -18,32 +22,64 @@ Files = Annotated[list[Path] | None, typer.Argument(help="YAML files; later file
 
 @app.command()
 def stage(
-    job: Annotated[list[Path], typer.Option(help="A job card; repeat the option for jobs that differ only in wildcards")],
+    name: Annotated[str, typer.Argument(help="The stage")],
+    wildcards: Annotated[list[str], typer.Argument(help="name=value")] = [],  # noqa: B006
     inputs: Annotated[list[str], typer.Option("--input", "-i", help="name=path; repeat a name for a list")] = [],  # noqa: B006
     outputs: Annotated[list[str], typer.Option("--output", "-o", help="name=path")] = [],  # noqa: B006
+    shard: Annotated[str, typer.Option(help="Run the jobs of all teachers of this shard")] = "",
+    shard_file: Annotated[Path | None, typer.Option(help="Written when all jobs of the shard are done: their results")] = None,
 ) -> None:
-    """Run jobs of the pipeline (called by Snakemake). Jobs whose outputs are up to date are skipped.
+    """Run a job of the current run, or the jobs of a shard (called by Snakemake). Jobs whose outputs are up to date are skipped.
 
     Paths may contain wildcards of the job in braces, as in `zoo/{teacher}/card.json`.
     """
-    from datafree.workflow import jobs, provenance
+    from datafree.workflow import indexes, jobs
 
+    plan = _current_plan()
     input_files: dict[str, str | list[str]] = {}
-    for name, path in map(_name_and_path, inputs):
-        earlier = input_files.get(name)
-        input_files[name] = path if earlier is None else [*([earlier] if isinstance(earlier, str) else earlier), path]
-    output_files = dict(map(_name_and_path, outputs))
-    shard = [provenance.read_job(card, input_files, output_files) for card in job]
+    for key, path in map(_name_and_value, inputs):
+        earlier = input_files.get(key)
+        input_files[key] = path if earlier is None else [*([earlier] if isinstance(earlier, str) else earlier), path]
+    output_files = dict(map(_name_and_value, outputs))
     if "provenance" not in output_files:
         raise UserError("--output: expected one named provenance, the record of the job; give -o provenance=<path>")
-    jobs.execute_all(shard)
+    chosen = dict(map(_name_and_value, wildcards))
+    teachers = [{"teacher": teacher} for teacher in plan.shards[shard]] if shard else [{}]
+    members = [plan.job(name, chosen | teacher, input_files, output_files) for teacher in teachers]
+    jobs.execute_all(members, plan.source)
+    if shard_file:
+        indexes.write_shard(shard_file, members)
 
 
-def _name_and_path(text: str) -> tuple[str, str]:
-    name, equals, path = text.partition("=")
-    if not equals or not name or not path:
-        raise UserError(f"got {text!r}; expected name=path")
-    return name, path
+@app.command()
+def index(
+    output: Annotated[Path, typer.Argument(help="The index to write")],
+    shards: Annotated[list[Path], typer.Argument(help="Files of the shards that it joins")],
+) -> None:
+    """Write the index of the results of all teachers (called by Snakemake)."""
+    from datafree.workflow import indexes
+
+    indexes.write_index(output, shards, _current_plan().teachers)
+
+
+def _current_plan() -> Plan:
+    """The plan of the run that started this process.
+
+    Raises:
+        UserError: no run started it.
+    """
+    from datafree.workflow import plan
+
+    if not (path := os.environ.get(plan.VARIABLE)):
+        raise UserError(f"{plan.VARIABLE} is not set; jobs are started by snakemake, which also writes their plan")
+    return plan.Plan.read(Path(path))
+
+
+def _name_and_value(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        raise UserError(f"got {text!r}; expected name=value")
+    return name, value
 
 
 @app.command()
@@ -66,28 +102,44 @@ def table() -> None:
 
 
 @app.command()
-def status() -> None:
-    """Show the state of every job of the last Snakemake run or dry run: done, not yet run, or why it is out of date."""
+def status(files: Files = None) -> None:
+    """Show the state of every job: done, not yet run, or why it is out of date.
+
+    Without FILES, for the settings of the last run, or of params.yaml if there was none.
+    """
+    from datafree.config import load
+    from datafree.workflow import plan
     from datafree.workflow.status import print_status
 
-    print_status(Path(".datafree/jobs"))
+    last = None if files else plan.newest_plan()
+    print_status(last or plan.make_plan(load(*(files or [Path("params.yaml")])), Path.cwd()))
+
+
+@app.command()
+def stop() -> None:
+    """End the run of this folder and its jobs, also jobs whose run was killed; the next run continues from their checkpoints."""
+    from datafree.workflow import locks
+
+    ended = locks.stop_all()
+    print("\n".join(f"ended: {who}" for who in ended) or "nothing runs in this folder", file=sys.stderr)
 
 
 @app.command()
 def track(
     files: Files = None,
-    follow: Annotated[bool, typer.Option(help="Log new results until standard input closes")] = False,
+    follow: Annotated[Path | None, typer.Option(help="Log new results of the run with this plan until standard input closes")] = None,
 ) -> None:
     """Log every finished job to MLflow as one run; jobs that are already logged are skipped. View with `mlflow ui`."""
-    from datafree.config import as_tree, load
-    from datafree.workflow import preflight, tracking
+    from datafree.config import load
+    from datafree.workflow import plan, tracking
 
-    settings = load(*(files or [Path("params.yaml")]))
-    tree = {"processor": preflight.resolve_hardware(settings).processor, **as_tree(settings)}
+    planned = plan.Plan.read(follow) if follow else plan.make_plan(load(*(files or [Path("params.yaml")])), Path.cwd())
+    tree = {"processor": planned.hardware.processor, **planned.tree}
+    group = tracking.group_key(Path.cwd(), tree)
     if follow:
-        tracking.follow(Path.cwd(), tree, tracking.group_key(Path.cwd(), tree))
+        tracking.follow(Path.cwd(), tree, group)
     else:
-        print(f"{tracking.log_all(Path.cwd(), tree, tracking.group_key(Path.cwd(), tree))} runs logged", file=sys.stderr)
+        print(f"{tracking.log_all(Path.cwd(), tree, group)} runs logged", file=sys.stderr)
 
 
 def main() -> None:

@@ -11,10 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from datafree.config import as_tree, resolve, select, starts_from_meta
+from datafree import artifacts
+from datafree.config import Config, as_tree, references, resolve, starts_from_meta
 from datafree.data.images import ImageSet
 from datafree.stages.files.image_sets import write_image_set
-from datafree.workflow.provenance import Job
+from datafree.workflow import indexes
+from datafree.workflow.code import Source
+from datafree.workflow.hardware import Hardware
+from datafree.workflow.plan import Plan, declaration
+from datafree.workflow.provenance import RECORD, Job
+from datafree.workflow.run import ZOO, pool_index
 from datafree.zoo.manifest import Entry, read_manifest
 from datafree.zoo.teachers import empty_network
 
@@ -66,19 +72,19 @@ class Project:
 
     def __init__(self, root: Path, make_images, precision: str) -> None:
         self.root = root
-        self.hardware = {"device": "cpu", "precision": precision, "processor": "any"}
         self.settings = resolve(SETTINGS)
         (root / "zoos").mkdir()
         (root / "zoos" / "z.yaml").write_text(MANIFEST)
-        self.entries = {entry.name: entry for entry in read_manifest(root / "zoos" / "z.yaml")}
-        torch.save({"state_dict": self.local_checkpoint().state_dict()}, root / "zoos" / "gamma.pth")
+        entries = {entry.name: entry for entry in read_manifest(root / "zoos" / "z.yaml")}
+        checkpoint = empty_network(Entry(architecture=entries["gamma"].architecture, input=[3, 16, 16]), 3, seed=9)
+        torch.save({"state_dict": checkpoint.state_dict()}, root / "zoos" / "gamma.pth")
+        tree = as_tree(self.settings) | {"references": references(self.settings), "methods": ["five", "fresh"], "image_files": ""}
+        tree["teachers"] = {name: teacher_tree(entry, self.settings, root) for name, entry in entries.items()}
+        self.plan = Plan(tree, Hardware("cpu", "any", precision), {"0": list(TEACHERS)}, Source({}))
         for split, names in (("train", "real"), ("test", "unseen")):
             images, labels = make_images(6, 10, 16, seed=len(split))
             classes = tuple(f"{names}-{label}" for label in range(6))
             write_image_set(root / f"artifacts/data/{split}.safetensors", ImageSet(images, labels, classes))
-
-    def local_checkpoint(self):
-        return empty_network(Entry(architecture=self.entries["gamma"].architecture, input=[3, 16, 16]), 3, seed=9)
 
     @contextmanager
     def inside(self):
@@ -104,67 +110,52 @@ class Project:
     def job_of(self, stage: str, *wildcards) -> Job:
         return getattr(self, f"_{stage}")(*wildcards)
 
-    def _job(self, stage, wildcards, folder, keys, derived, inputs, outputs) -> Job:
-        config = select(self.settings, *keys) | derived | self.hardware
-        files = {name: f"{folder}/{file}" for name, file in {**outputs, "provenance": "provenance.json"}.items()}
-        return Job(stage, {name: str(value) for name, value in wildcards.items()}, config, "c0de", inputs, files)
+    def _job(self, stage, wildcards, inputs, outputs) -> Job:
+        wildcards = {name: str(value) for name, value in wildcards.items()}
+        folder = declaration(stage).folder.format(**wildcards)
+        return self.plan.job(
+            stage, wildcards, inputs, {name: f"{folder}/{file}" for name, file in {**outputs, "provenance": RECORD}.items()}
+        )
 
     def _path(self, name: str, stage: str, *wildcards) -> str:
         return str(self.outputs(stage, *wildcards)[name].relative_to(self.root))
 
-    def _zoo(self) -> dict[str, list[str]]:
-        return {f"{name}s" if name == "card" else name: [self._path(name, "teacher", t) for t in TEACHERS] for name in ("weights", "card")}
+    def _index(self, path: str, stage: str, *wildcards: str) -> str:
+        """Write the index of a stage's results for all teachers, and return its path."""
+        rows = []
+        for teacher in TEACHERS:
+            paths = [str(file.relative_to(self.root)) for file in self.outputs(stage, *wildcards, teacher).values()]
+            rows.append((teacher, {path: artifacts.sha256(self.root / path) for path in paths}))
+        artifacts.write_json(self.root / path, indexes.content(rows))
+        return path
 
-    def _pools(self, method: str) -> list[str]:
-        return [self._path("images", "invert", method, teacher) for teacher in TEACHERS]
+    def _zoo(self) -> dict[str, str]:
+        return {"zoo": self._index(ZOO, "teacher")}
+
+    def _pools(self, method: str) -> str:
+        return self._index(pool_index(method), "invert", method)
 
     def _teacher(self, name: str) -> Job:
-        entry = self.entries[name]
-        keys = ["seed", "zoo.training"] if entry.train else []
-        inputs = {"train": "artifacts/data/train.safetensors"} if entry.train else {"file": f"zoos/{entry.file}"}
-        outputs = {"weights": "weights.safetensors", "card": "card.json"}
-        return self._job("teacher", {"teacher": name}, f"artifacts/zoo/{name}", keys, {"teacher": as_tree(entry)}, inputs, outputs)
+        inputs = {"train": "artifacts/data/train.safetensors"} if name != "gamma" else {}
+        return self._job("teacher", {"teacher": name}, inputs, {"weights": "weights.safetensors", "card": "card.json"})
 
     def _meta_generator(self) -> Job:
-        keys = [
-            "seed",
-            "data.image_size",
-            "inversion.meta_generator",
-            "inversion.loss",
-            "inversion.shift",
-            "inversion.augmentation",
-            "inversion.auxiliary_teachers",
-            "inversion.region",
-        ]
         outputs = {"generator": "generator.safetensors", "history": "history.csv", "metrics": "metrics.json"}
-        return self._job("meta_generator", {}, "artifacts/inversion/meta_generator", keys, {}, self._zoo(), outputs)
+        return self._job("meta_generator", {}, self._zoo(), outputs)
 
     def _invert(self, method: str, teacher: str) -> Job:
-        keys = [
-            "seed",
-            "data.image_size",
-            "inversion.loss",
-            "inversion.shift",
-            "inversion.augmentation",
-            "inversion.auxiliary_teachers",
-            "inversion.region",
-            "inversion.images_per_class",
-        ]
-        derived = {"inversion.method": as_tree(self.settings.inversion.methods[method])}
         inputs = {name: self._path(name, "teacher", teacher) for name in ("weights", "card")}
         if self.settings.inversion.methods[method].method != "black_box":
-            inputs |= {f"auxiliary_{name}": paths for name, paths in self._zoo().items()}
+            inputs |= self._zoo()
         if starts_from_meta(self.settings.inversion.methods[method]):
             inputs["generator"] = self._path("generator", "meta_generator")
         outputs = {"images": "images.safetensors", "history": "history.csv", "metrics": "metrics.json", "preview": "preview.png"}
-        folder = f"artifacts/inversion/{method}/{teacher}"
-        return self._job("invert", {"method": method, "teacher": teacher}, folder, keys, derived, inputs, outputs)
+        return self._job("invert", {"method": method, "teacher": teacher}, inputs, outputs)
 
     def _episodes(self, method: str) -> Job:
         inputs = {"pools": self._pools(method), **self._zoo()}
         outputs = {"episodes": "episodes.safetensors", "reliability": "reliability.json", "metrics": "metrics.json"}
-        keys = ["seed", "tasks"]
-        return self._job("episodes", {"method": method}, f"artifacts/tasks/{method}", keys, {}, inputs, outputs)
+        return self._job("episodes", {"method": method}, inputs, outputs)
 
     def _learner(self, arm: str, seed: int) -> Job:
         settings = self.settings.meta.arms[arm]
@@ -172,31 +163,20 @@ class Project:
         for name in ("episodes", "reliability"):
             inputs[name] = self._path(name, "episodes", settings.inversion)
         outputs = {"learner": "learner.safetensors", "card": "card.json", "history": "history.csv", "metrics": "metrics.json"}
-        folder, derived = f"artifacts/meta/{arm}/seed{seed}", {"meta.arm": as_tree(settings)}
-        return self._job("learner", {"arm": arm, "seed": seed}, folder, ["seed"], derived, inputs, outputs)
+        return self._job("learner", {"arm": arm, "seed": seed}, inputs, outputs)
 
     def _reference(self, name: str) -> Job:
-        keys = ["seed", "zoo.training", "evaluation.oracle_steps"]
-        derived = {"tasks": as_tree(self.settings.tasks)} if name in ("protonet", "maml") else {}
-        if name != "judge":
-            derived["evaluation.oracle_backbone"] = as_tree(self.settings.evaluation.oracle_backbone)
-        inputs = {"train": "artifacts/data/train.safetensors", "cards": self._zoo()["cards"]}
+        inputs = {"train": "artifacts/data/train.safetensors", **self._zoo()}
         outputs = {"network": "network.safetensors", "card": "card.json", "history": "history.csv", "metrics": "metrics.json"}
-        return self._job("reference", {"reference": name}, f"artifacts/evaluation/{name}", keys, derived, inputs, outputs)
-
-    def _reference_inputs(self, name: str) -> dict[str, str]:
-        return {name: self._path("network", "reference", name), f"{name}_card": self._path("card", "reference", name)}
+        return self._job("reference", {"reference": name}, inputs, outputs)
 
     def _inversion_quality(self) -> Job:
-        keys = ["seed", "zoo.training"]
-        pools = [path for method in ("five", "fresh") for path in self._pools(method)]
-        inputs = {"train": "artifacts/data/train.safetensors", **self._zoo(), "pools": pools, **self._reference_inputs("judge")}
-        outputs = {"quality": "quality.json", "metrics": "metrics.json", "preview": "real.png"}
-        derived = {"inversion.methods": ["five", "fresh"]}
-        return self._job("inversion_quality", {}, "artifacts/evaluation/inversion", keys, derived, inputs, outputs)
+        judge = {"judge": self._path("network", "reference", "judge"), "judge_card": self._path("card", "reference", "judge")}
+        pools = [self._pools(method) for method in ("five", "fresh")]
+        inputs = {"train": "artifacts/data/train.safetensors", **self._zoo(), "pools": pools, **judge}
+        return self._job("inversion_quality", {}, inputs, {"quality": "quality.json", "metrics": "metrics.json", "preview": "real.png"})
 
     def _few_shot(self) -> Job:
-        keys = ["seed", "evaluation"]
         learners = {
             plural: [self._path(name, "learner", arm, seed) for arm, seed in LEARNERS]
             for plural, name in (("learners", "learner"), ("learner_cards", "card"))
@@ -206,8 +186,15 @@ class Project:
             for plural, name in (("oracles", "network"), ("oracle_cards", "card"))
         }
         inputs = {"images": "artifacts/data/test.safetensors", **self._zoo(), **learners, **oracles}
-        outputs = {"results": "results.json", "metrics": "metrics.json"}
-        return self._job("few_shot", {}, "artifacts/evaluation/few_shot", keys, {}, inputs, outputs)
+        return self._job("few_shot", {}, inputs, {"results": "results.json", "metrics": "metrics.json"})
+
+
+def teacher_tree(entry: Entry, settings: Config, root: Path) -> dict:
+    """What the job of a teacher reads of a plan."""
+    trained = {"training": as_tree(settings.zoo.training), "seed": settings.seed, "file": None, "file_sha256": None}
+    file = f"zoos/{entry.file}"
+    given = {"training": None, "seed": None, "file": file, "file_sha256": artifacts.sha256(root / file) if entry.file else None}
+    return {"entry": as_tree(entry), **(trained if entry.train else given)}
 
 
 @pytest.fixture(scope="session")

@@ -81,6 +81,7 @@ class TeacherTrainingConfig:
 class ZooConfig:
     manifest: str = "zoos/glyphs.yaml"  # path, relative to the Snakefile; source, architecture, classes and normalisation of every teacher
     limit: int | None = None  # number of teachers, from the start of the manifest; null = all
+    shard_size: int | None = None  # teachers of one architecture per process; null = twice the root of their number; changes no result
     training: TeacherTrainingConfig = field(default_factory=TeacherTrainingConfig)
 
 
@@ -209,7 +210,6 @@ def starts_from_meta(method: Any) -> bool:
 @dataclass
 class InversionConfig:
     images_per_class: int = 30  # images of each pool
-    shard_size: int = 8  # teachers of one architecture per process; has no effect on the results
     shift: int = 2  # largest random translation of the images at every step, in pixels
     augmentation: float = 1.0  # strength of the augmented views: 1 = up to 15° rotation, 15 % scale, 10 % shift of the side; 0 = none
     auxiliary_teachers: int = 1  # auxiliary teachers per step, sampled at random, whose BatchNorm statistics are matched too; 0 = none
@@ -328,7 +328,7 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "zoo.training.batch_size": (2, None),
     "zoo.training.learning_rate": (1e-8, 10),
     "zoo.training.held_out": (0.01, 0.9),
-    "inversion.shard_size": (1, None),
+    "zoo.shard_size": (1, None),
     "inversion.images_per_class": (2, None),
     "inversion.shift": (0, 16),
     "inversion.augmentation": (0, 4),

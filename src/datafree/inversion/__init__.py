@@ -15,8 +15,7 @@ Every method has the signature
 - ``start``: the meta-generator if ``starts_from_meta(method)``, otherwise None.
 - ``seed``: determines every random number; global random state is neither read nor changed.
 - ``checkpoint``: saves and restores progress; an interrupted recovery continues to the same result.
-- ``auxiliary_teachers``: other teachers of the zoo whose BatchNorm statistics regularise the images, on the same device; see
-  ``auxiliary_teachers_of``.
+- ``auxiliary_teachers``: other teachers of the zoo whose BatchNorm statistics regularise the images, on the same device.
 
 A method raises ``UserError`` if its loss becomes NaN or infinite.
 """

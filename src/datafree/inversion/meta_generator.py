@@ -14,7 +14,6 @@ import torch
 from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import InversionConfig, MetaGeneratorConfig, OuterUpdate
-from datafree.inversion.auxiliary_teachers import has_trained_statistics
 from datafree.inversion.generator import Generator
 from datafree.inversion.inner_loop import InnerLoopConfig, run_inner_loop
 from datafree.inversion.student import Student
@@ -34,7 +33,7 @@ def train_meta_generator(
         UserError: the loss became NaN or infinite.
     """
     settings = config.meta_generator
-    candidates = [teacher for teacher in teachers if has_trained_statistics(teacher)]
+    candidates = [teacher for teacher in teachers if has_trained_statistics(teacher.network)]
     inner = InnerLoopConfig(settings.inner_steps, settings.inner_learning_rate, settings.batch_size, settings.latent_learning_rate)
     outer = _outer_optimiser(generator, settings)
     extras = []

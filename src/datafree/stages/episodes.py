@@ -15,11 +15,14 @@ from datafree.tasks.reliability import TeacherReliability, most_pools_unrecognis
 from datafree.workflow.provenance import Job
 from datafree.zoo.teachers import move
 
+FOLDER = "artifacts/tasks/{method}"
+READS = ("seed", "tasks")
+
 
 def run(job: Job) -> None:
-    """Inputs: ``pools``, ``weights`` and ``cards``, one per teacher. Outputs: ``episodes``, ``reliability``, ``metrics``."""
+    """Inputs: ``zoo`` and ``pools``, the indexes of the teachers and of their pools. Outputs: ``episodes``, ``reliability``, ``metrics``."""
     config = typed(TasksConfig, job.config["tasks"])
-    pools = read_pools(job.input_list("pools"), job.input_list("cards"))
+    pools = read_pools(job.input("pools"), job.input("zoo"))
     results = _measure_reliability(job, pools)
     weights = [result.weight if config.check_teachers else 1.0 for result in results]
     episodes = sample_episodes(pools, weights, config, job.config["seed"])
@@ -34,7 +37,7 @@ def run(job: Job) -> None:
 
 
 def _measure_reliability(job: Job, pools: list[Pool]) -> list[TeacherReliability]:
-    teachers = read_teachers(job.input_list("weights"), job.input_list("cards"))
+    teachers = read_teachers(job.input("zoo"))
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         placed = [move(teacher, device) for teacher in teachers]
         results = teacher_reliability(pools, placed, seed=devices.derive_seed(job.config["seed"], "trust"), device=device)

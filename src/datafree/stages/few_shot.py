@@ -18,9 +18,12 @@ from datafree.stages.files.teachers import read_teachers
 from datafree.workflow.provenance import Job
 from datafree.zoo.teachers import move
 
+FOLDER = "artifacts/evaluation/few_shot"
+READS = ("seed", "evaluation")
+
 
 def run(job: Job) -> None:
-    """Inputs: ``images`` (of the evaluation split); ``weights`` and ``cards``, one per teacher; ``learners`` and ``learner_cards``;
+    """Inputs: ``images`` (of the evaluation split); ``zoo``, the index of the teachers; ``learners`` and ``learner_cards``;
     optionally ``oracles`` and ``oracle_cards``.
 
     Outputs: ``results``, ``metrics`` (flat, for comparisons between revisions).
@@ -31,7 +34,7 @@ def run(job: Job) -> None:
     trained = _read_all(job, "learners", "learner_cards")
     references = _read_all(job, "oracles", "oracle_cards")
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
-        teachers = [move(t, device) for t in read_teachers(job.input_list("weights"), job.input_list("cards"))]
+        teachers = [move(t, device) for t in read_teachers(job.input("zoo"))]
         models = [
             *learners(trained, config, device),
             *baselines(teachers, images.images.shape[1:], config, job.config["seed"], device),

@@ -12,6 +12,9 @@ from datafree.data.preview import preview
 from datafree.stages.files.image_sets import write_image_set
 from datafree.workflow.provenance import Job
 
+FOLDER = "artifacts/data"
+READS = ("seed", "data", "image_files")
+
 
 def run(job: Job) -> None:
     """No inputs. Outputs: ``train``, ``validation``, ``test``, ``preview``, ``metrics``."""

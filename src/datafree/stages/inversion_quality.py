@@ -9,7 +9,7 @@ from datafree.data.images import ImageSet, class_sheet
 from datafree.evaluation.inversion_quality import Judge, measure, quality_row
 from datafree.stages.files.image_sets import read_image_set
 from datafree.stages.files.networks import read_classifier
-from datafree.stages.files.pools import read_pool
+from datafree.stages.files.pools import read_pools
 from datafree.stages.files.teachers import read_teachers
 from datafree.tasks.pools import Pool, real_pool
 from datafree.workflow.provenance import Job
@@ -18,23 +18,26 @@ from datafree.zoo.training import hold_out
 
 PREVIEW_COLUMNS = 12  # images per class in the preview, as in the previews of the pools
 
+FOLDER = "artifacts/evaluation/inversion"
+READS = ("seed", "zoo.training", "methods")
+
 
 def run(job: Job) -> None:
-    """Inputs: ``train`` (image set); ``weights`` and ``cards``, one per teacher; ``pools``, by method and within it by teacher; optionally
-    ``judge`` and ``judge_card``, the independent classifier.
+    """Inputs: ``train`` (image set); ``zoo``, the index of the teachers; ``pools``, those of the pools by method; optionally ``judge`` and
+    ``judge_card``, the independent classifier.
 
     Outputs: ``quality``, ``metrics``, ``preview`` (real images of the first teacher's classes, or of any classes if it has none).
     """
-    teachers = read_teachers(job.input_list("weights"), job.input_list("cards"))
+    teachers = read_teachers(job.input("zoo"))
     judge = _read_judge(job)
     data = read_image_set(job.input("train"))
     _, held = hold_out(data, job.config["zoo.training"]["held_out"], job.config["seed"])
-    paths = iter(job.input_list("pools"))
+    indexes = dict(zip(job.config["methods"], job.input_list("pools"), strict=True))
     measured: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
-        for method in ["real", *job.config["inversion.methods"]]:
-            for teacher, card in zip(teachers, job.input_list("cards"), strict=True):
-                pool = _real_pool(held, teacher) if method == "real" else read_pool(next(paths), card)
+        for method in ["real", *indexes]:
+            pools = read_pools(indexes[method], job.input("zoo")) if method in indexes else [_real_pool(held, t) for t in teachers]
+            for teacher, pool in zip(teachers, pools, strict=True):
                 if pool is not None:
                     measured[method][teacher.name] = measure(move(teacher, device), judge, pool, device)
     rows = [quality_row(method, by_teacher, measured.get("real", {})) for method, by_teacher in measured.items() if by_teacher]

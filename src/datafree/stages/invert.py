@@ -10,26 +10,31 @@ from datafree.config import INVERSION_TYPES, InversionConfig, typed
 from datafree.data.images import class_sheet
 from datafree.evaluation.inversion_quality import spread, teacher_confidence
 from datafree.inversion import METHODS
-from datafree.inversion.auxiliary_teachers import auxiliary_teachers_of
 from datafree.inversion.generator import Generator, new_generator
-from datafree.stages.files.teachers import read_teacher, read_teachers
+from datafree.stages.files.teachers import AuxiliaryTeachers, read_teacher
 from datafree.workflow.job_checkpoints import checkpoint_of
 from datafree.workflow.provenance import Job
 from datafree.zoo.backbones import batch_norm_layers
 from datafree.zoo.teachers import move
 
+FOLDER = "artifacts/inversion/{method}/{teacher}"
+READS = (
+    "seed", "data.image_size", "inversion.loss", "inversion.shift", "inversion.augmentation", "inversion.auxiliary_teachers",
+    "inversion.region", "inversion.images_per_class", "inversion.methods.{method}",
+)  # fmt: skip
 SHARED = ("loss", "shift", "augmentation", "auxiliary_teachers", "region", "images_per_class")  # settings that all methods use
 PREVIEW_COLUMNS = 12  # images per class in the preview
 
 
 def run(job: Job) -> None:
-    """Inputs: ``weights`` and ``card`` of the teacher; ``generator`` for methods that start from the meta-generator; ``auxiliary_weights``
-    and ``auxiliary_cards`` of all teachers for methods that match the statistics of auxiliary teachers.
+    """Inputs: ``weights`` and ``card`` of the teacher; ``generator`` for methods that start from the meta-generator; ``zoo``, the index of
+    the teachers, for methods that match the statistics of auxiliary teachers.
 
     Outputs: ``images`` (the pool), ``history``, ``metrics``, ``preview``.
     """
     shared = typed(InversionConfig, {key: job.config[f"inversion.{key}"] for key in SHARED})
-    method = typed(INVERSION_TYPES[job.config["inversion.method"]["method"]], job.config["inversion.method"])
+    chosen = job.config[f"inversion.methods.{job.wildcards['method']}"]
+    method = typed(INVERSION_TYPES[chosen["method"]], chosen)
     teacher = read_teacher(job.input("weights"), job.input("card"))
     if shared.loss.batch_norm and not batch_norm_layers(teacher.network):
         print(f"{teacher.name}: no BatchNorm layer; inversion.loss.batch_norm has no effect on this teacher", file=sys.stderr)
@@ -38,8 +43,7 @@ def run(job: Job) -> None:
     checkpoint = checkpoint_of(job)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         teacher = move(teacher, device)
-        zoo = read_teachers(job.input_list("auxiliary_weights"), job.input_list("auxiliary_cards"))
-        auxiliary_teachers = [move(other, device) for other in auxiliary_teachers_of(teacher, zoo)]
+        auxiliary_teachers = AuxiliaryTeachers(job.input("zoo"), teacher.name, device) if "zoo" in job.inputs else ()
         recovered = METHODS[method.method](
             teacher, method, shared, size=job.config["data.image_size"], start=start, seed=seed, checkpoint=checkpoint,
             auxiliary_teachers=auxiliary_teachers,

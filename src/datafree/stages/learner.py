@@ -13,27 +13,32 @@ from datafree.nas.networks import build
 from datafree.stages.files.networks import searched_backbone
 from datafree.stages.files.pools import read_pools
 from datafree.stages.files.tasks import read_episodes, read_sampling_weights
-from datafree.stages.files.teachers import read_teachers
+from datafree.stages.files.teachers import read_cards, read_teachers
 from datafree.workflow.job_checkpoints import checkpoint_of
 from datafree.workflow.provenance import Job
 from datafree.zoo.backbones import Normalise
 from datafree.zoo.networks import network_card
 from datafree.zoo.teachers import common_normalisation, move
 
+FOLDER = "artifacts/meta/{arm}/seed{seed}"
+READS = ("seed", "meta.arms.{arm}")
+
 
 def run(job: Job) -> None:
-    """Inputs: ``pools``, ``weights`` and ``cards``, one per teacher; ``episodes``; ``reliability``; ``architecture`` if it is searched.
+    """Inputs: ``zoo`` and ``pools``, the indexes of the teachers and of their pools; ``episodes``; ``reliability``; ``architecture`` if it
+    is searched.
 
     Outputs: ``learner`` (the backbone's weights), ``card``, ``history``, ``metrics``.
     """
-    arm = typed(ARM_TYPES[job.config["meta.arm"]["method"]], job.config["meta.arm"])
+    chosen = job.config[f"meta.arms.{job.wildcards['arm']}"]
+    arm = typed(ARM_TYPES[chosen["method"]], chosen)
     seed = devices.derive_seed(job.config["seed"], "learner", int(job.wildcards["seed"]))
-    teachers = read_teachers(job.input_list("weights"), job.input_list("cards"))
-    pools = read_pools(job.input_list("pools"), job.input_list("cards"))
+    teachers = read_teachers(job.input("zoo"))
+    pools = read_pools(job.input("pools"), job.input("zoo"))
     shape = pools[0].images.shape[1:]
     searched = arm.backbone.genotype == "searched"
     backbone_config = searched_backbone(job.input("architecture"), arm.backbone.width) if searched else arm.backbone
-    mean, std = common_normalisation([artifacts.read_json(path) for path in job.input_list("cards")])
+    mean, std = common_normalisation(read_cards(job.input("zoo")))
     backbone = build(backbone_config, shape[0], shape[1], seed)
     with devices.seeded_initialisation(seed):
         heads = TeacherHeads(backbone.feature_size, [len(t.classes) for t in teachers], shared=getattr(arm, "one_head", False))

@@ -11,9 +11,15 @@ from datafree.workflow.job_checkpoints import checkpoint_of
 from datafree.workflow.provenance import Job
 from datafree.zoo.teachers import move
 
+FOLDER = "artifacts/inversion/meta_generator"
+READS = (
+    "seed", "data.image_size", "inversion.loss", "inversion.shift", "inversion.augmentation", "inversion.auxiliary_teachers",
+    "inversion.region", "inversion.meta_generator",
+)  # fmt: skip
+
 
 def run(job: Job) -> None:
-    """Inputs: ``weights`` and ``cards``, one per teacher. Outputs: ``generator``, ``history``, ``metrics``."""
+    """Input: ``zoo``, the index of the teachers. Outputs: ``generator``, ``history``, ``metrics``."""
     config = typed(
         InversionConfig,
         {
@@ -21,7 +27,7 @@ def run(job: Job) -> None:
             for key in ("meta_generator", "loss", "shift", "augmentation", "auxiliary_teachers", "region")
         },
     )
-    teachers = read_teachers(job.input_list("weights"), job.input_list("cards"))
+    teachers = read_teachers(job.input("zoo"))
     classes = max(len(teacher.classes) for teacher in teachers)
     shape = {"latent": config.meta_generator.latent, "width": config.meta_generator.width, "classes": classes, "channels": 3}
     shape["conditional"] = config.meta_generator.conditional

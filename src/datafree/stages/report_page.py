@@ -10,13 +10,20 @@ from typing import Any
 from datafree import artifacts
 from datafree.report import tables
 from datafree.report.page import Architecture, Curve, Study, render
+from datafree.stages.files.teachers import read_cards
+from datafree.workflow.indexes import read_index
 from datafree.workflow.provenance import Job
+
+FOLDER = "artifacts/report"
+READS = ("seed", "backbone", "data", "zoo", "inversion", "tasks", "meta", "nas", "evaluation")
+PREVIEWED = 4  # teachers whose recovered images are shown
 
 
 def run(job: Job) -> None:
-    """Inputs, all optional: ``few_shot``, ``quality``, ``real_preview``, ``data_preview``, ``generator_history``; ``cards`` per teacher;
-    ``reliability``, one per method (<method>/reliability.json); ``histories`` (<arm>/seed<k>/history.csv); ``architectures``,
-    ``drawings``, ``candidates`` and ``retrained``, one per algorithm in the same order; ``previews`` (<method>/<teacher>/preview.png).
+    """Inputs, all but ``zoo`` optional: ``zoo`` and ``pools``, the indexes of the teachers and, per method, of their pools; ``few_shot``,
+    ``quality``, ``real_preview``, ``data_preview``, ``generator_history``; ``reliability``, one per method (<method>/reliability.json);
+    ``histories`` (<arm>/seed<k>/history.csv); ``architectures``, ``drawings``, ``candidates`` and ``retrained``, one per algorithm in the
+    same order.
 
     Outputs: ``page``, ``table``, ``summary``.
     """
@@ -26,12 +33,12 @@ def run(job: Job) -> None:
         config=job.config,
         few_shot=few_shot,
         quality=quality,
-        cards=[artifacts.read_json(path) for path in job.input_list("cards")],
+        cards=read_cards(job.input("zoo")),
         reliability={path.parent.name: artifacts.read_json(path, "teachers")["teachers"] for path in job.input_list("reliability")},
         learner_curves=_learner_curves(job.input_list("histories")),
         generator_curve=artifacts.read_history(job.input("generator_history")) if "generator_history" in job.inputs else (),
         architectures=_architectures(job),
-        sheets=_sheets(job.input_list("previews")),
+        sheets=_sheets(job.input_list("pools")),
         real_sheet=real,
         data_sheet=data,
     )
@@ -51,11 +58,12 @@ def _learner_curves(paths: list[Path]) -> dict[str, list[Curve]]:
     return curves
 
 
-def _sheets(paths: list[Path]) -> dict[str, dict[str, bytes]]:
-    """PNG contact sheets by teacher and method, from <method>/<teacher>/preview.png."""
+def _sheets(indexes: list[Path]) -> dict[str, dict[str, bytes]]:
+    """PNG contact sheets by teacher and method, from indexes of pools (<method>/index.json)."""
     sheets: dict[str, dict[str, bytes]] = {}
-    for path in paths:
-        sheets.setdefault(path.parent.name, {})[path.parent.parent.name] = path.read_bytes()
+    for index in indexes:
+        for member in read_index(index)[:PREVIEWED]:
+            sheets.setdefault(member.name, {})[index.parent.name] = member.path("preview.png").read_bytes()
     return sheets
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 from datafree import artifacts, devices
 from datafree.nas.retrain import retrain
 from datafree.stages.files.networks import searched_backbone
+from datafree.stages.files.teachers import read_cards
 from datafree.stages.search import algorithm_config, joined_pools, nas_seed
 from datafree.workflow.job_checkpoints import checkpoint_of
 from datafree.workflow.provenance import Job
 from datafree.zoo.networks import network_card
 from datafree.zoo.teachers import common_normalisation
 
+FOLDER = "artifacts/nas/{algorithm}/retrained"
+READS = ("seed", "nas.algorithms.{algorithm}")
+
 
 def run(job: Job) -> None:
-    """Inputs: ``architecture``; ``pools`` and ``cards``, one per teacher; ``reliability``.
+    """Inputs: ``architecture``; ``zoo`` and ``pools``, the indexes of the teachers and of their pools; ``reliability``.
 
     Outputs: ``network`` (the backbone's weights), ``card``, ``history``, ``metrics``.
     """
@@ -24,7 +28,7 @@ def run(job: Job) -> None:
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         result = retrain(pools, described, config, nas_seed(job), device, checkpoint)
     backbone = result.network.backbone
-    mean, std = common_normalisation([artifacts.read_json(path) for path in job.input_list("cards")])
+    mean, std = common_normalisation(read_cards(job.input("zoo")))
     card = network_card(backbone, described, pools.images.shape[1:], mean, std)
     artifacts.write_tensors(job.output("network"), backbone.state_dict())
     artifacts.write_json(job.output("card"), card)

@@ -15,14 +15,18 @@ from datafree.nas.search_result import SearchResult
 from datafree.nas.space import Space
 from datafree.stages.files.pools import read_pools
 from datafree.stages.files.tasks import read_sampling_weights
+from datafree.stages.files.teachers import read_cards
 from datafree.workflow.job_checkpoints import checkpoint_of
 from datafree.workflow.provenance import Job
 from datafree.zoo.backbones import Normalise
 from datafree.zoo.teachers import common_normalisation
 
+FOLDER = "artifacts/nas/{algorithm}"
+READS = ("seed", "nas.algorithms.{algorithm}")
+
 
 def run(job: Job) -> None:
-    """Inputs: ``pools`` and ``cards``, one per teacher; ``reliability``.
+    """Inputs: ``zoo`` and ``pools``, the indexes of the teachers and of their pools; ``reliability``.
 
     Outputs: ``architecture``, ``drawing``, ``pareto``, ``history``, ``candidates``, ``metrics``.
     """
@@ -73,17 +77,16 @@ def candidate_rows(space: Space, result: SearchResult) -> list[dict[str, Any]]:
 
 
 def algorithm_config(job: Job) -> AlgorithmConfig:
-    tree = job.config["nas.algorithm"]
+    tree = job.config[f"nas.algorithms.{job.wildcards['algorithm']}"]
     return typed(ALGORITHM_TYPES[tree["method"]], tree)
 
 
 def joined_pools(job: Job) -> JoinedPools:
     """The pools of all teachers with a sampling weight above 0 as one pool, with the normalisation of a network for all teachers."""
-    cards = [artifacts.read_json(path) for path in job.input_list("cards")]
-    pools = read_pools(job.input_list("pools"), job.input_list("cards"))
+    pools = read_pools(job.input("pools"), job.input("zoo"))
     weights = read_sampling_weights(job.input("reliability"))
     used = [pool for pool, weight in zip(pools, weights, strict=True) if weight > 0]
-    return JoinedPools.join(used, Normalise(*common_normalisation(cards)))
+    return JoinedPools.join(used, Normalise(*common_normalisation(read_cards(job.input("zoo")))))
 
 
 def nas_seed(job: Job) -> int:

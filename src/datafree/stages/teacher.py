@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -17,41 +18,48 @@ from datafree.workflow.provenance import Job
 from datafree.zoo import hashing, sources
 from datafree.zoo.backbones import Classifier, Normalise
 from datafree.zoo.manifest import Entry
+from datafree.zoo.plausibility import has_trained_statistics
 from datafree.zoo.teachers import empty_network, load_checkpoint, make_card
 from datafree.zoo.training import accuracy, hold_out, logits_of, train_classifier, with_label_noise
 
+FOLDER = "artifacts/zoo/{teacher}"
+READS = ("teachers.{teacher}",)  # the manifest entry, and training settings and seed, or path and hash of the file
 CACHE = Path(".datafree/downloads")
 
 
 def run(job: Job) -> None:
-    """Inputs: ``train`` (image set) to train a teacher, or ``file`` (checkpoint) to copy one. Outputs: ``weights``, ``card``."""
-    entry = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Entry), job.config["teacher"]))
+    """Input: ``train`` (image set) to train a teacher. Outputs: ``weights``, ``card``."""
+    described = job.config[f"teachers.{job.wildcards['teacher']}"]
+    entry = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Entry), described["entry"]))
     assert isinstance(entry, Entry)
     if entry.train:
-        network, card = _train(entry, job)
+        network, card = _train(entry, described, job)
     else:
-        path = _fetch(entry, job)
+        path = _fetch(entry, described)
         classes = sources.class_names(entry)
         network = load_checkpoint(entry, path, len(classes))
         card = make_card(entry, classes, entry.origin, hashing.sha256(path), None)
     artifacts.write_tensors(job.output("weights"), network.state_dict())
-    artifacts.write_json(job.output("card"), {**card, "sha256": card["sha256"] or artifacts.sha256(job.output("weights"))})
+    measured = {"sha256": card["sha256"] or artifacts.sha256(job.output("weights")), "trained_statistics": has_trained_statistics(network)}
+    artifacts.write_json(job.output("card"), {**card, **measured})
 
 
-def _fetch(entry: Entry, job: Job) -> Path:
+def _fetch(entry: Entry, described: dict[str, Any]) -> Path:
     if not entry.file:
         return sources.fetch(entry, Path(), CACHE)
-    file = job.input("file")
+    file = Path(described["file"])
+    if hashing.sha256(file) != described["file_sha256"]:
+        raise UserError(f"{file}: its content changed after the run started; start the run again")
     return sources.fetch(dataclasses.replace(entry, file=file.name), file.parent, CACHE)
 
 
-def _train(entry: Entry, job: Job) -> tuple[Classifier, dict]:
+def _train(entry: Entry, described: dict[str, Any], job: Job) -> tuple[Classifier, dict]:
     data = read_image_set(job.input("train"))
-    settings = typed(TeacherTrainingConfig, job.config["zoo.training"])
+    settings = typed(TeacherTrainingConfig, described["training"])
     assert entry.train is not None
-    seed = devices.derive_seed(job.config["seed"], "teacher", entry.train.seed)
+    seed = devices.derive_seed(described["seed"], "teacher", entry.train.seed)
     classes = draw_classes(data, entry, seed)
-    train, held = (part.of_classes(classes) for part in hold_out(data, settings.held_out, job.config["seed"]))
+    train, held = (part.of_classes(classes) for part in hold_out(data, settings.held_out, described["seed"]))
     train = with_label_noise(train, entry.train.label_noise, seed)
     steps = settings.steps if entry.train.steps is None else entry.train.steps
     normalise = Normalise(entry.mean, entry.std, entry.input)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
-import json
-import os
 import platform
 import resource
 import sys
@@ -16,7 +14,10 @@ from pathlib import Path
 
 from datafree import artifacts, devices
 from datafree.errors import UserError
-from datafree.workflow import provenance
+from datafree.registry import noted_modules
+from datafree.workflow import hardware, provenance
+from datafree.workflow.code import Source
+from datafree.workflow.locks import job_lock
 from datafree.workflow.provenance import Job
 
 TIMINGS = Path("logs/timings")
@@ -24,7 +25,7 @@ JOB_LOG = Path("logs/jobs.log")
 TEST_SPLIT, FINAL_EVALUATION = "test.safetensors", "few_shot"
 
 
-def execute_all(shard: Sequence[Job]) -> None:
+def execute_all(shard: Sequence[Job], source: Source) -> None:
     """Run several jobs one after the other, in this process and on one device. If a job fails, the others still run.
 
     Raises:
@@ -38,7 +39,7 @@ def execute_all(shard: Sequence[Job]) -> None:
 
         for index, job in enumerate(shard):
             try:
-                execute(job, hold_device if len(shard) > 1 else _nothing)
+                execute(job, source, hold_device if len(shard) > 1 and "device" in job.config else _nothing)
             except UserError as error:
                 failed.append(error)
                 if index < len(shard) - 1:
@@ -51,38 +52,65 @@ def _nothing(job: Job) -> None:
     pass
 
 
-def execute(job: Job, before_computing: Callable[[Job], None] = _nothing) -> None:
+def execute(job: Job, source: Source, before_computing: Callable[[Job], None] = _nothing) -> None:
     """Run a job, unless its outputs are up to date; ``before_computing`` is called only if its stage runs.
 
+    ``source`` is the code with which the run was planned.
+
     Raises:
-        UserError: a user's mistake or a file error; finished outputs are kept.
+        UserError: a user's mistake or a file error; finished outputs are kept. Or the code or an input changed since the start of the run:
+            the job then records nothing.
     """
     try:
-        reason = provenance.stale_reason(job)
-        if not reason:
-            provenance.touch_outputs(job)
-            _log(job, "up to date")
-            return
-        _refuse_test_split(job)
-        job = on_current_hardware(job)
-        before_computing(job)
-        _log(job, f"computing ({reason})")
-        start, cpu_start = time.monotonic(), _cpu_seconds()
-        importlib.import_module(f"datafree.stages.{job.stage}").run(job)
-        _write_timing(job, time.monotonic() - start, _cpu_seconds() - cpu_start)
-        provenance.write_record(job, _produced_with())
-        _log(job, f"done in {time.monotonic() - start:.1f} s")
+        with job_lock(job.name):
+            reason = provenance.stale_reason(job, source)
+            if not reason:
+                provenance.touch_outputs(job)
+                _log(job, "up to date")
+                return
+            _refuse_test_split(job)
+            _compute(on_this_hardware(job), source, reason, before_computing)
     except OSError as error:
         where = error.filename or job.outputs["provenance"]
         raise UserError(f"{where}: {error.strerror or error}; fix this and run again, finished work is kept") from None
 
 
-def on_current_hardware(job: Job) -> Job:
-    """The job with the hardware of this machine; its card may name the accepted hardware of an earlier result."""
-    hardware = os.environ.get(provenance.CURRENT_HARDWARE)
-    if not job.accept_other_hardware or "processor" not in job.config or not hardware:
+def _compute(job: Job, source: Source, reason: str, before_computing: Callable[[Job], None]) -> None:
+    inputs = {path: artifacts.sha256(path) for path in job.input_paths()}
+    stage = importlib.import_module(job.module)
+    _refuse_changed_code(job, source, [job.module])
+    before_computing(job)
+    provenance.date_inputs_now(job)
+    _log(job, f"computing ({reason})")
+    start, cpu_start = time.monotonic(), _cpu_seconds()
+    with noted_modules() as looked_up:
+        stage.run(job)
+    modules = [job.module, *looked_up]
+    _refuse_changed_code(job, source, modules)
+    _write_timing(job, time.monotonic() - start, _cpu_seconds() - cpu_start)
+    provenance.write_record(job, modules, source, inputs, _produced_with())
+    _log(job, f"done in {time.monotonic() - start:.1f} s")
+
+
+def on_this_hardware(job: Job) -> Job:
+    """The job with the hardware of this machine, if other hardware than that of the plan is accepted.
+
+    Raises:
+        UserError: this machine computes in another way than the one that planned the run.
+    """
+    if "processor" not in job.config:
         return job
-    return dataclasses.replace(job, config={**job.config, **json.loads(hardware)})
+    planned = hardware.Hardware(**{key: job.config[key] for key in provenance.HARDWARE})
+    here = hardware.of_this_machine(planned.device, planned.precision)
+    difference = hardware.mismatch(planned, here)
+    if difference and not job.accept_other_hardware:
+        raise UserError(f"{job.name}: {difference}")
+    return dataclasses.replace(job, config={**job.config, **dataclasses.asdict(here)}) if difference else job
+
+
+def _refuse_changed_code(job: Job, source: Source, modules: list[str]) -> None:
+    if path := source.first_change(modules):
+        raise UserError(f"{job.name}: src/datafree/{path} was edited after the run started, so nothing is recorded; start the run again")
 
 
 def _refuse_test_split(job: Job) -> None:

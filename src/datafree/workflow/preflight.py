@@ -5,6 +5,7 @@ This module does not import PyTorch, because Snakemake runs it at every start.
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -51,8 +52,12 @@ def resolve_hardware(config: Config) -> Hardware:
     return resolved
 
 
-def shards(teachers: list[Entry], size: int) -> dict[str, list[str]]:
-    """Shards by number: the names of at most ``size`` teachers of one architecture, in the order of the manifest."""
+def shards(teachers: list[Entry], size: int | None) -> dict[str, list[str]]:
+    """Shards by number: the names of at most ``size`` teachers of one architecture, in the order of the manifest.
+
+    The default size, twice the root of the number of teachers, keeps both the processes and the teachers of one process few.
+    """
+    size = size or math.ceil(2 * math.sqrt(len(teachers)))
     groups: dict[str, list[str]] = {}
     for teacher in teachers:
         groups.setdefault(str(teacher.architecture), []).append(teacher.name)

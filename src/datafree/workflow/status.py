@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console
 from rich.table import Table
 
-from datafree.errors import UserError
 from datafree.workflow import provenance
+from datafree.workflow.plan import Plan
 
 
-def job_states(cards: Path, artifacts: Path) -> list[tuple[str, str]]:
-    """(job, state) of every job card, sorted by name; the state is ``done`` or the reason why the job would compute.
+def job_states(plan: Plan) -> list[tuple[str, str]]:
+    """(job, state) of every job of a plan, in the order of the stages; the state is ``done`` or the reason why the job would compute.
 
-    Compares records with the cards of the last Snakemake run or dry run, and hashes no file; ``make verify`` also checks file contents.
+    Compares records with the plan, and hashes no file; ``make verify`` also checks file contents.
     """
-    records = {
-        (record["stage"], tuple(record["wildcards"].values())): record
-        for path in sorted(artifacts.rglob("provenance.json"))
-        if (record := provenance.read_record(path)) is not None
-    }
-    states = []
-    for path in sorted(cards.glob("*/card.json")):
-        card = provenance.read_record(path)
-        if card is None:
-            continue
-        accepted = bool(card.get("accept_other_hardware"))
-        record = records.get((card["stage"], tuple(card["wildcards"].values())))
-        reason = "not yet run" if record is None else provenance.changed_on_disk(record, card, accepted)
-        states.append(("/".join([card["stage"], *card["wildcards"].values()]), reason or "done"))
-    return states
+    records = provenance.Records()
+    return [(job.name, records.stale_reason(job, plan.source) or "done") for job in plan.jobs()]
 
 
-def print_status(cards: Path) -> None:
-    """Print ``job_states`` as a table.
-
-    Raises:
-        UserError: there are no job cards.
-    """
-    states = job_states(cards, Path("artifacts"))
-    if not states:
-        raise UserError(f"{cards}: no job cards here; run `snakemake -n` first, in the project folder")
+def print_status(plan: Plan) -> None:
+    """Print ``job_states`` as a table."""
+    states = job_states(plan)
     table = Table("job", "state", title=f"{sum(state == 'done' for _, state in states)} of {len(states)} jobs done")
     for job, state in states:
         table.add_row(job, state, style="" if state == "done" else "yellow")

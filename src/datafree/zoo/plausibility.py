@@ -37,6 +37,11 @@ def noise_images(shape: Sequence[int], count: int, seed: int = 0) -> Tensor:
     return (torch.cat(images) * 255).round().to(torch.uint8)
 
 
+def has_trained_statistics(network: nn.Module) -> bool:
+    """Whether a network has BatchNorm layers whose weights and statistics show signs of training."""
+    return bool(batch_norm_layers(network)) and not (never_trained(network) or never_updated(network))
+
+
 def never_trained(network: nn.Module) -> str:
     """The reason to believe that the parameters are freshly initialised; empty if there is none.
 

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from datafree import artifacts
 from datafree.tasks.pools import Pool
+from datafree.workflow.indexes import read_index
+
+
+def read_pools(index: Path, zoo: Path) -> list[Pool]:
+    """The pools of all teachers by one method, in the order of the zoo; ``index`` and ``zoo`` are the indexes of pools and teachers.
+
+    Raises:
+        UserError: a file is missing, damaged or not the one of the index.
+    """
+    return [
+        read_pool(pool.path("images.safetensors"), teacher.path("card.json"))
+        for pool, teacher in zip(read_index(index), read_index(zoo), strict=True)
+    ]
 
 
 def read_pool(images: Path, card: Path) -> Pool:
@@ -17,8 +29,3 @@ def read_pool(images: Path, card: Path) -> Pool:
     """
     tensors = artifacts.read_tensors(images, "images", "labels", "soft_labels")
     return Pool(tensors["images"], tensors["labels"], tensors["soft_labels"], tuple(artifacts.read_json(card, "classes")["classes"]))
-
-
-def read_pools(images: Sequence[Path], cards: Sequence[Path]) -> list[Pool]:
-    """The pools of several teachers, in the order of the files."""
-    return [read_pool(i, c) for i, c in zip(images, cards, strict=True)]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from datafree import artifacts
+from datafree.workflow.indexes import Member, read_index
 from datafree.zoo import loading
 from datafree.zoo.backbones import Normalise
-from datafree.zoo.teachers import Teacher, empty_network, freeze
+from datafree.zoo.teachers import Teacher, empty_network, freeze, move
 
 
 def read_teacher(weights: Path, card_path: Path) -> Teacher:
@@ -25,6 +30,45 @@ def read_teacher(weights: Path, card_path: Path) -> Teacher:
     )
 
 
-def read_teachers(weights: Sequence[Path], cards: Sequence[Path]) -> list[Teacher]:
-    """Several teachers, in the order of the files."""
-    return [read_teacher(w, c) for w, c in zip(weights, cards, strict=True)]
+def read_teachers(zoo: Path) -> list[Teacher]:
+    """All teachers of an index, in its order.
+
+    Raises:
+        UserError: a file is missing, damaged or not the one of the index.
+    """
+    return [_read_member(member) for member in read_index(zoo)]
+
+
+def read_cards(zoo: Path) -> list[dict[str, Any]]:
+    """The cards of all teachers of an index, in its order."""
+    return [artifacts.read_json(member.path("card.json")) for member in read_index(zoo)]
+
+
+class AuxiliaryTeachers(Sequence[Teacher]):
+    """The other teachers of a zoo with trained BatchNorm statistics, in its order, on a device; a teacher is read when it is used."""
+
+    def __init__(self, zoo: Path, name: str, device: torch.device) -> None:
+        """``zoo`` is the index of the teachers, ``name`` the teacher whose images are recovered."""
+        self._members = [member for member in _with_trained_statistics(zoo, artifacts.sha256(zoo)) if member.name != name]
+        self._device = device
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __getitem__(self, index: int) -> Teacher:
+        return _placed(self._members[index].name, tuple(self._members[index].files.items()), self._device)
+
+
+@functools.cache
+def _with_trained_statistics(zoo: Path, sha256: str) -> list[Member]:
+    """``sha256`` of the index, so that another index under the same path is read anew."""
+    return [member for member in read_index(zoo) if artifacts.read_json(member.path("card.json"), "trained_statistics")["trained_statistics"]]
+
+
+@functools.lru_cache(maxsize=128)  # shared by the jobs of a process
+def _placed(name: str, files: tuple[tuple[str, str], ...], device: torch.device) -> Teacher:
+    return move(_read_member(Member(name, dict(files))), device)
+
+
+def _read_member(member: Member) -> Teacher:
+    return read_teacher(member.path("weights.safetensors"), member.path("card.json"))

@@ -1,0 +1,163 @@
+"""What the rules ask of a run: its plan, which jobs it must look at, and the command line of a job.
+
+A rule depends on the file of the plan exactly if the record of its job does not match the plan. This file does not exist before the run, so
+Snakemake runs the job, after the rule ``plan``. Results that match have no such input, whatever their time stamps say.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from datafree.config import resolve, text_nulls
+from datafree.errors import UserError
+from datafree.workflow import indexes
+from datafree.workflow import plan as plans
+from datafree.workflow.file_hashes import FileHashes
+from datafree.workflow.locks import hold_run_lock
+from datafree.workflow.plan import Plan
+from datafree.workflow.provenance import HARDWARE, OTHER_HARDWARE, Job, Records
+
+ZOO = "artifacts/zoo/index.json"
+SHARDED = ("teacher", "invert")  # stages whose jobs, one per teacher, share processes
+PYTHON = shlex.quote(sys.executable).replace("{", "{{").replace("}", "}}")  # in shell commands of rules, which Snakemake formats
+
+
+def pool_index(method: str) -> str:
+    """The index of the pools of one inversion method."""
+    return f"artifacts/inversion/{method}/index.json"
+
+
+class Run:
+    """One run of the pipeline. ``path``: the file of its plan. ``begun``: whether that file exists, as in a process that the run started."""
+
+    def __init__(self, plan: Plan, path: Path, begun: bool) -> None:
+        self.plan, self.path, self.begun = plan, path, begun
+        self._records = Records()
+        self._reasons: dict[str, str] = {}
+        self._reported = False
+
+    @classmethod
+    def of_snakefile(cls, config: Mapping[str, Any], project: Path) -> Run:
+        """The run of this process, or that of the process that started it (``plan.VARIABLE``); writes nothing.
+
+        Raises:
+            UserError: the configuration, the manifest, the data and the machine do not fit together.
+        """
+        if path := os.environ.get(plans.VARIABLE):
+            return cls(Plan.read(Path(path)), Path(path), True)
+        path = plans.new_path()
+        os.environ[plans.VARIABLE] = str(path)
+        return cls(plans.make_plan(resolve(text_nulls(dict(config))), project), path, False)
+
+    def begin(self) -> None:
+        """Lock the project folder and write the plan: the first thing that a run writes.
+
+        Raises:
+            UserError: another run holds the lock.
+        """
+        if self.begun:
+            return
+        hold_run_lock(" ".join(map(shlex.quote, sys.argv))[:200])
+        self.plan.write(self.path)
+        hashes = FileHashes.read()
+        for teacher in self.plan.tree["teachers"].values():
+            if teacher["file"]:
+                hashes.of(teacher["file"])
+        hashes.write()
+
+    # ---- staleness ----------------------------------------------------------------------------------------------------------------------
+
+    def planned(self, stage: str) -> Callable[[Any], dict[str, str]]:
+        """An input function: the plan, if a job of the stage must be looked at; a sharded stage has the wildcard ``shard``."""
+        return lambda wildcards: self._plan_if(lambda: any(map(self.stale, self.jobs(stage, dict(wildcards.items())))))
+
+    def planned_index(self, stage: str) -> Callable[[Any], dict[str, str]]:
+        """As ``planned``, for the index of a sharded stage."""
+        return lambda wildcards: self._plan_if(lambda: bool(self._index_changed(stage, dict(wildcards.items()))))
+
+    def planned_target(self, *stages: str) -> dict[str, str]:
+        """The plan, if any job or index of these stages must be looked at: Snakemake starts from the inputs of a target."""
+        return self._plan_if(
+            lambda: any(self.stale(job) for job in self.plan.jobs() if job.stage in stages) or self._any_index_changed(stages)
+        )
+
+    def stale(self, job: Job) -> str:
+        """Why a job must be looked at, in one phrase; empty if its record matches."""
+        if job.name not in self._reasons:
+            self._reasons[job.name] = self._records.stale_reason(job, self.plan.source)
+            self._report_other_hardware(self._reasons[job.name])
+        return self._reasons[job.name]
+
+    def _plan_if(self, wanted: Callable[[], bool]) -> dict[str, str]:
+        return {"plan": str(self.path)} if self.begun or wanted() else {}
+
+    def _any_index_changed(self, stages: Iterable[str]) -> bool:
+        wildcards = {"teacher": [{}], "invert": [{"method": method} for method in self.plan.tree["methods"]]}
+        return any(self._index_changed(stage, chosen) for stage in stages if stage in SHARDED for chosen in wildcards[stage])
+
+    def _index_changed(self, stage: str, wildcards: Mapping[str, str]) -> str:
+        path = ZOO if stage == "teacher" else pool_index(wildcards["method"])
+        jobs = [self.plan.job(stage, {**wildcards, "teacher": teacher}) for teacher in self.plan.teachers]
+        return indexes.index_changed(path, jobs, self._records)
+
+    def _report_other_hardware(self, reason: str) -> None:
+        # Results that were pulled from another machine would otherwise be recomputed without a message. Printed once.
+        if reason.startswith(OTHER_HARDWARE) and not self._reported:
+            self._reported = True
+            message = f"finished results were {reason}, and will be recomputed; --config accept_other_hardware=true keeps them"
+            print(f"datafree: {message}", file=sys.stderr, flush=True)
+
+    # ---- jobs ---------------------------------------------------------------------------------------------------------------------------
+
+    def jobs(self, stage: str, wildcards: Mapping[str, str]) -> list[Job]:
+        """The jobs of one process: one per teacher of the shard, or the one with these wildcards. Each has only its record as output."""
+        if stage not in SHARDED:
+            return [self.plan.job(stage, wildcards)]
+        rest = {name: value for name, value in wildcards.items() if name != "shard"}
+        return [self.plan.job(stage, {**rest, "teacher": teacher}) for teacher in self.plan.shards[wildcards["shard"]]]
+
+    def settings_of(self, stage: str) -> Callable[[Any], str]:
+        """A function for ``params``: a hash of what the jobs read of the plan, without hardware, so that Snakemake notices changes too."""
+
+        def settings(wildcards: Any) -> str:
+            read = [{k: v for k, v in job.config.items() if k not in HARDWARE} for job in self.jobs(stage, dict(wildcards.items()))]
+            return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]
+
+        return settings
+
+
+def command(stage: str) -> Callable[..., str]:
+    """A function for ``params``: stage, wildcards, inputs and outputs of a job, quoted for the shell."""
+
+    def quoted(wildcards: Any, input: Any, output: Any) -> str:
+        files = {name: [value] if isinstance(value, str) else value for name, value in input.items() if name != "plan"}
+        words = [stage, *(f"{name}={value}" for name, value in wildcards.items())]
+        words += [word for name, paths in files.items() for path in paths for word in ("-i", f"{name}={path}")]
+        words += [word for name, path in output.items() for word in ("-o", f"{name}={path}")]
+        return " ".join(map(shlex.quote, map(str, words)))
+
+    return quoted
+
+
+def shard_command(stage: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> Callable[..., str]:
+    """As ``command``, for the jobs of a shard: ``inputs`` and ``outputs`` are those of one job, with ``{teacher}`` left open.
+
+    Further inputs of the rule are common to its jobs, except ``shard``, the file of another shard.
+    """
+
+    def quoted(wildcards: Any, input: Any, output: Any) -> str:
+        common = {name: path for name, path in input.items() if name != "shard"}
+        filled = [{name: path.replace("{method}", wildcards.get("method", "")) for name, path in files.items()} for files in (inputs, outputs)]
+        rest = {name: value for name, value in wildcards.items() if name != "shard"}
+        shard = ["--shard", wildcards.shard, "--shard-file", str(output)]
+        return " ".join([command(stage)(rest, common | filled[0], filled[1]), *map(shlex.quote, shard)])
+
+    return quoted
