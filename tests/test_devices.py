@@ -1,15 +1,12 @@
 import hashlib
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datafree import devices
+from datafree import devices, gpus
 from datafree.errors import UserError
 
 # ---- randomness -------------------------------------------------------------------------------------------------------------------------
@@ -78,73 +75,19 @@ def test_an_updated_weight_is_used_immediately_inside_the_context():
     assert torch.equal(second, 2 * first)
 
 
-# ---- which device -----------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("spec", "gpus", "expected"),
-    [
-        ("cpu", ["A"], []),
-        ("auto", [], []),
-        ("auto", ["A", "B"], ["A", "B"]),
-        ("cuda", ["A", "B"], ["A", "B"]),
-        ("cuda:0", ["A", "B"], ["A"]),
-        ("cuda:1", ["A", "B"], ["B"]),
-        ("cuda", [], None),
-        ("cuda:0", [], None),
-        ("cuda:2", ["A", "B"], None),
-    ],
-)
-def test_require_returns_the_matching_gpus_or_raises(monkeypatch, spec, gpus, expected):
-    monkeypatch.setattr(devices, "visible_gpus", lambda: gpus)
-    if expected is None:
-        with pytest.raises(UserError, match=f"^device: got {spec}, but this machine has {len(gpus)} visible GPUs; set `device: auto`"):
-            devices.require(spec)
-    else:
-        assert devices.require(spec) == expected
-
-
-def fake_nvidia_smi(folder, monkeypatch, script):
-    tool = folder / "nvidia-smi"
-    tool.write_text(f"#!/bin/sh\n{script}\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
-
-
-@pytest.mark.parametrize(
-    ("chosen", "expected"),
-    [
-        (None, ["GPU-aa", "GPU-bb", "GPU-cc"]),
-        ("", []),
-        ("-1", []),
-        ("2,0", ["GPU-cc", "GPU-aa"]),
-        ("GPU-bb", ["GPU-bb"]),
-    ],
-)
-def test_visible_gpus_are_those_of_the_driver_in_CUDA_VISIBLE_DEVICES(tmp_path, monkeypatch, chosen, expected):
-    fake_nvidia_smi(tmp_path, monkeypatch, 'printf "0, GPU-aa\\n1, GPU-bb\\n2, GPU-cc\\n"')
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if chosen is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
-    assert devices.visible_gpus() == expected
-
-
-@pytest.mark.parametrize("script", ["exit 9", "echo 'No devices were found'"])
-def test_without_a_working_driver_there_is_no_gpu(tmp_path, monkeypatch, script):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    fake_nvidia_smi(tmp_path, monkeypatch, script)
-    assert devices.visible_gpus() == []
-    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    assert devices.visible_gpus() == []
+# ---- the device of a job ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def two_gpus(tmp_path, monkeypatch):
-    monkeypatch.setattr(devices, "visible_gpus", lambda: ["GPU-aa", "GPU-bb"])
-    monkeypatch.setattr(devices, "default_lock_folder", lambda: tmp_path / "locks")
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    """Two GPUs that PyTorch can use, as far as ``use`` knows; the folder of the lock files."""
+    monkeypatch.setattr(gpus, "_driver_gpus", lambda: {0: "GPU-aa", 1: "GPU-bb"})
+    monkeypatch.setattr(gpus, "unusable", lambda: "")
+    monkeypatch.setattr(devices, "_check", lambda gpu: None)
+    monkeypatch.setenv("DATAFREE_GPU_LOCKS", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    return tmp_path / "locks"
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    return tmp_path
 
 
 def test_a_job_on_the_cpu_uses_one_thread_and_takes_no_lease(two_gpus):
@@ -154,7 +97,7 @@ def test_a_job_on_the_cpu_uses_one_thread_and_takes_no_lease(two_gpus):
         assert device == torch.device("cpu")
         assert torch.get_num_threads() == 1
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
-    assert not two_gpus.exists()
+    assert not list(two_gpus.iterdir())
     torch.set_num_threads(threads)
 
 
@@ -162,71 +105,39 @@ def test_only_the_leased_gpu_is_visible_to_a_job(two_gpus):
     with devices.use("cuda:1") as device:
         assert device == torch.device("cuda")
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-bb"
-        assert [path.name for path in two_gpus.iterdir()] == ["GPU-bb.lock"]
+        assert [path.name for path in two_gpus.iterdir()] == ["datafree-GPU-bb.lock"]
 
 
-def test_a_nested_use_has_the_same_gpu_and_takes_no_other_lease(two_gpus):
+def test_a_nested_or_later_use_has_the_same_gpu(two_gpus):
     with devices.use("cuda:1"), devices.use("cuda:1") as device:
+        assert device.type == "cuda"
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-bb"
+    with devices.use("cuda:1") as device:  # CUDA of this process knows only this GPU, now as number 0
         assert device.type == "cuda"
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-bb"
     with devices.use("cpu") as device:
         assert device.type == "cpu"
 
 
-@pytest.mark.parametrize(("spec", "visible"), [("cuda", "0,1"), ("cuda:1", "GPU-bb")])
-def test_no_lease_is_taken_where_a_scheduler_assigned_the_gpus(two_gpus, monkeypatch, spec, visible):
-    monkeypatch.setenv("SLURM_JOB_ID", "1")
-    with devices.use(spec):
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
-    assert not two_gpus.exists()
+def test_auto_is_the_cpu_if_pytorch_cannot_use_the_gpus(two_gpus, monkeypatch):
+    monkeypatch.setattr(gpus, "unusable", lambda: "PyTorch 1 is a build without CUDA")
+    threads = torch.get_num_threads()
+    with devices.use("auto") as device:
+        assert device.type == "cpu"
+    torch.set_num_threads(threads)
+    with pytest.raises(UserError, match="^device: got cuda, but PyTorch 1 is a build without CUDA; install PyTorch"), devices.use("cuda"):
+        pass
 
 
-# ---- the lease --------------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA driver initialization failed.\nat x.cpp"), AssertionError("Torch not compiled with CUDA enabled")]
+)
+def test_a_gpu_that_fails_at_its_first_use_gives_one_line(two_gpus, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
 
-HOLD = """
-import os, sys, time
-from pathlib import Path
-from datafree import devices
-folder = Path(sys.argv[1])
-with devices.lease(sys.argv[3:], folder / "locks") as uuid:
-    marker = folder / f"{uuid}.in_use"
-    os.close(os.open(marker, os.O_CREAT | os.O_EXCL))  # fails if another process holds the same one
-    print(uuid, flush=True)
-    time.sleep(float(sys.argv[2]))
-    marker.unlink()
-"""
-
-
-def holder(folder: Path, seconds: float, *uuids: str) -> subprocess.Popen:
-    command = [sys.executable, "-c", HOLD, folder, str(seconds), *uuids]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_no_two_processes_lease_one_gpu(tmp_path):
-    processes = [holder(tmp_path, 0.05, "GPU-aa", "GPU-bb") for _ in range(4)]
-    results = [(process.communicate(timeout=60), process.returncode) for process in processes]
-    assert [status for _, status in results] == [0] * 4, [error for (_, error), _ in results]
-    assert {output.strip() for (output, _), _ in results} <= {"GPU-aa", "GPU-bb"}
-
-
-def test_a_lease_ends_with_its_process_even_if_killed(tmp_path):
-    first = holder(tmp_path, 600, "GPU-aa")
-    assert first.stdout.readline() == "GPU-aa\n"
-    second = holder(tmp_path, 0, "GPU-aa")
-    assert second.stderr.readline() == "waiting for a free GPU (1 in use)\n"
-    assert second.poll() is None
-    (tmp_path / "GPU-aa.in_use").unlink()
-    first.kill()
-    first.communicate(timeout=60)
-    output, _ = second.communicate(timeout=60)
-    assert (output, second.returncode) == ("GPU-aa\n", 0)
-
-
-def test_a_lease_ends_with_its_block_and_a_second_lease_gets_another_gpu(tmp_path):
-    for _ in range(3):
-        with pytest.raises(ZeroDivisionError), devices.lease(["A"], tmp_path) as uuid:
-            assert uuid == "A"
-            raise ZeroDivisionError
-    with devices.lease(["A", "B"], tmp_path) as first, devices.lease(["A", "B"], tmp_path) as second:
-        assert {first, second} == {"A", "B"}
-    assert (tmp_path.stat().st_mode & 0o1777) == 0o1777  # other users of the machine use the same folder
+    monkeypatch.undo()
+    monkeypatch.setattr(torch, "ones", fail)
+    reason = str(error).splitlines()[0].rstrip(".")
+    with pytest.raises(UserError, match=rf"^device: PyTorch \S+ cannot use GPU GPU-aa: {reason}; correct this .* set `device: cpu`$"):
+        devices._check("GPU-aa")

@@ -12,7 +12,7 @@ import pytest
 PROJECT = Path(__file__).parents[1]
 SOURCE = PROJECT / "src" / "datafree"
 # A module imports only from its own room and from those before it.
-TOP_LEVEL_MODULES = ("errors", "registry", "artifacts", "devices", "progress", "checkpoints", "episode_loss")
+TOP_LEVEL_MODULES = ("errors", "registry", "artifacts", "gpus", "devices", "progress", "checkpoints", "episode_loss")
 ROOMS = ("config", "data", "zoo", "inversion", "tasks", "distillation", "meta", "nas", "evaluation", "report")
 ORDER = (*TOP_LEVEL_MODULES, *ROOMS, "workflow", "stages", "cli")
 ORCHESTRATION = {"snakemake", "dvc", "mlflow"}
@@ -45,7 +45,7 @@ IMPORTS = {name: sorted(set(imported(path))) for name, path in MODULES.items()}
 
 def room_of(module: str) -> str:
     """The room of a module; for a module directly in the package, its own name."""
-    return {"zoo_cli": "cli"}.get(room := [*module.split("."), ""][1], room)
+    return {"zoo_cli": "cli", "__main__": "cli"}.get(room := [*module.split("."), ""][1], room)
 
 
 def test_every_module_belongs_to_a_room_of_the_order():

@@ -1,5 +1,6 @@
 import os
 import platform
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,11 +23,12 @@ def machine(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
 
-    def simulate(flags="", gpus=None, version="2.13.0", limit=""):
+    def simulate(flags="", gpus=None, unusable="", limit=""):
         monkeypatch.setattr(hardware, "_cpu_flags", lambda: set(flags.split()))
-        monkeypatch.setattr(hardware.devices, "visible_gpus", lambda: list(gpus or {}))
+        monkeypatch.setattr(hardware.gpus, "_driver_gpus", lambda: dict(enumerate(gpus or {})))
         monkeypatch.setattr(hardware, "_names_and_capabilities", lambda uuids: dict(gpus[uuid] for uuid in uuids))
-        monkeypatch.setattr(hardware.importlib.metadata, "version", lambda name: version)
+        monkeypatch.setattr(hardware.gpus, "unusable", lambda: unusable)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
 
     return simulate
@@ -76,19 +78,19 @@ GPUS = {"GPU-a": ("NVIDIA H100", 9.0), "GPU-b": ("NVIDIA H100", 9.0), "GPU-c": (
 
 
 @pytest.mark.parametrize(
-    ("device", "gpus", "version", "expected"),
+    ("device", "gpus", "unusable", "expected"),
     [
-        ("auto", "ab", "2.13.0", Hardware("cuda", "NVIDIA H100", "bfloat16")),
-        ("auto", "abc", "2.13.0", Hardware("cuda", "NVIDIA H100 / Tesla T4", "float32")),
-        ("cuda:2", "abc", "2.13.0", Hardware("cuda:2", "Tesla T4", "float32")),
-        ("cuda:0", "abc", "2.13.0", Hardware("cuda:0", "NVIDIA H100", "bfloat16")),
-        ("cpu", "ab", "2.13.0", Hardware("cpu", "x86_64 AVX2", "float32")),
-        ("auto", "ab", "2.13.0+cpu", Hardware("cpu", "x86_64 AVX2", "float32")),
-        ("auto", "", "2.13.0", Hardware("cpu", "x86_64 AVX2", "float32")),
+        ("auto", "ab", "", Hardware("cuda", "NVIDIA H100", "bfloat16")),
+        ("auto", "abc", "", Hardware("cuda", "NVIDIA H100 / Tesla T4", "float32")),
+        ("cuda:2", "abc", "", Hardware("cuda:2", "Tesla T4", "float32")),
+        ("cuda:0", "abc", "", Hardware("cuda:0", "NVIDIA H100", "bfloat16")),
+        ("cpu", "ab", "", Hardware("cpu", "x86_64 AVX2", "float32")),
+        ("auto", "ab", "a build without CUDA", Hardware("cpu", "x86_64 AVX2", "float32")),
+        ("auto", "", "", Hardware("cpu", "x86_64 AVX2", "float32")),
     ],
 )
-def test_auto_is_a_gpu_if_pytorch_can_use_one(machine, device, gpus, version, expected):
-    machine(AVX2, {f"GPU-{letter}": GPUS[f"GPU-{letter}"] for letter in gpus}, version)
+def test_auto_is_a_gpu_if_pytorch_can_use_one(machine, device, gpus, unusable, expected):
+    machine(AVX2, {f"GPU-{letter}": GPUS[f"GPU-{letter}"] for letter in gpus}, unusable)
     assert hardware.resolve(device, "auto") == expected
 
 
@@ -99,19 +101,68 @@ def test_a_named_gpu_that_does_not_exist_is_refused(machine):
 
 
 def test_a_gpu_that_the_installed_pytorch_cannot_use_is_refused(machine):
-    machine(AVX2, GPUS, "2.13.0+cpu")
-    with pytest.raises(UserError, match=r"^device: got cuda:1, but PyTorch 2.13.0\+cpu is a build for CPUs; install one for CUDA"):
+    machine(AVX2, GPUS, "PyTorch 2.13.0+cpu is a build without CUDA")
+    with pytest.raises(UserError, match=r"^device: got cuda:1, but PyTorch 2.13.0\+cpu is a build without CUDA; install"):
         hardware.resolve("cuda:1", "auto")
 
 
-def test_without_pytorch_a_gpu_is_accepted(machine, monkeypatch):
-    machine(AVX2, {"GPU-a": GPUS["GPU-a"]})
+@pytest.mark.parametrize("device", ["cuda", "cuda:3"])
+def test_jobs_can_be_planned_for_a_gpu_of_another_machine_in_a_fixed_precision(machine, device):
+    machine(AMX)
+    planned = hardware.resolve(device, "bfloat16", accept_other=True)
+    assert planned == Hardware(device, "GPU of the node", "bfloat16")
+    with pytest.raises(UserError, match=f"^precision: got auto, but jobs are planned for {device} of another machine; set precision to"):
+        hardware.resolve(device, "auto", accept_other=True)
+    with pytest.raises(UserError, match=f"^device: got {device}, but this machine has 0 visible GPUs"):
+        hardware.of_this_machine(device, "bfloat16")
+    machine(AVX2, GPUS)
+    here = hardware.of_this_machine("cuda:1", "bfloat16")
+    assert here == Hardware("cuda:1", "NVIDIA H100", "bfloat16")
+    assert hardware.mismatch(planned, here) == ""
 
-    def missing(name):
-        raise hardware.importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(hardware.importlib.metadata, "version", missing)
-    assert hardware.resolve("auto", "auto").device == "cuda"
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:2"])
+def test_the_plan_is_for_this_machine_if_it_has_the_device(machine, device):
+    machine(AMX, GPUS)
+    assert hardware.resolve(device, "auto", accept_other=True) == hardware.resolve(device, "auto")
+
+
+def test_the_hardware_of_a_job_is_the_gpu_that_it_uses(machine, monkeypatch, tmp_path):
+    machine(AVX2, GPUS)
+    monkeypatch.setenv("DATAFREE_GPU_LOCKS", str(tmp_path))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    planned = hardware.resolve("cuda", "auto")
+    with hardware.gpus.reserve(["GPU-c"]):
+        here = hardware.of_this_machine(planned.device, planned.precision)
+    assert here == Hardware("cuda", "Tesla T4", "float32")
+    assert hardware.mismatch(planned, here) == ""
+
+
+H100, T4 = Hardware("cuda", "NVIDIA H100", "bfloat16"), Hardware("cuda", "Tesla T4", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("planned", "here", "allowed"),
+    [
+        (H100, H100, True),
+        (H100, replace(H100, device="cuda:1"), True),
+        (replace(H100, device="cuda:1"), replace(H100, device="cuda:0"), True),
+        (replace(H100, processor="NVIDIA H100 / Tesla T4"), T4, True),
+        (replace(H100, processor=hardware.GPU_OF_THE_NODE), T4, True),
+        (H100, T4, False),
+        (T4, replace(H100, processor="NVIDIA H100 / Tesla T4"), False),
+        (H100, replace(H100, precision="float32"), False),
+        (replace(H100, processor=hardware.GPU_OF_THE_NODE), replace(T4, precision="float32"), False),
+        (replace(H100, processor=hardware.GPU_OF_THE_NODE), Hardware("cpu", "x86_64 AMX", "bfloat16"), False),
+        (Hardware("cpu", "x86_64 AMX", "bfloat16"), Hardware("cpu", "x86_64 AVX2", "bfloat16"), False),
+    ],
+)
+def test_a_job_on_other_hardware_than_planned_is_told_so_in_one_line(planned, here, allowed):
+    reason = hardware.mismatch(planned, here)
+    assert (reason == "") == allowed
+    if not allowed:
+        assert f"this machine computes on {here.device} ({here.processor}) in {here.precision}" in reason
+        assert f"planned for {planned.device} ({planned.processor}) in {planned.precision}; " in reason
 
 
 @pytest.mark.parametrize(
@@ -133,9 +184,8 @@ def test_name_and_capability_come_from_the_driver(tmp_path, monkeypatch, script,
 
 
 def test_an_unknown_gpu_computes_in_float32(monkeypatch):
-    monkeypatch.setattr(hardware.devices, "visible_gpus", lambda: ["GPU-a"])
+    monkeypatch.setattr(hardware.gpus, "require", lambda device: ["GPU-a"])
     monkeypatch.setattr(hardware, "_names_and_capabilities", lambda uuids: {})
-    monkeypatch.setattr(hardware, "_torch_version", lambda: "2.13.0")
     assert hardware.resolve("cuda", "auto") == Hardware("cuda", "GPU", "float32")
 
 

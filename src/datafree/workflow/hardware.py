@@ -6,14 +6,13 @@ like parameters (``datafree.workflow.provenance``). This module does not import 
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from datafree import devices
+from datafree import gpus
 from datafree.errors import UserError
 
 # Instruction sets of x86-64 in ascending order, with the CPU flags of Linux that each needs.
@@ -32,11 +31,14 @@ LIMITS = {
     "AVX10_1_512": "AVX-512 bfloat16",
 }  # fmt: skip
 BFLOAT16_CAPABILITY = 8.0  # lowest CUDA compute capability with native bfloat16
+GPU_OF_THE_NODE = "GPU of the node"  # the processor of a run that is planned on a machine without the GPU
+BETWEEN_NAMES = " / "
 
 
 @dataclass(frozen=True)
 class Hardware:
     """``device``: cpu, cuda or cuda:N. ``processor``: names of the GPUs, or architecture and instruction set of the CPU.
+
     ``precision``: float32 or bfloat16."""
 
     device: str
@@ -44,27 +46,63 @@ class Hardware:
     precision: str
 
 
-def resolve(device: str, precision: str) -> Hardware:
-    """The hardware of this machine for the settings ``device`` and ``precision``.
+def resolve(device: str, precision: str, accept_other: bool = False) -> Hardware:
+    """The hardware for the settings ``device`` and ``precision``, in general that of this machine.
 
     ``device: auto`` is a GPU if the installed PyTorch can use one; ``precision: auto`` is bfloat16 if the processor computes it natively.
+    With ``accept_other``, a named GPU that this machine does not have is one of another machine, on which the jobs will run, as on a
+    cluster: its name is then ``GPU_OF_THE_NODE``.
 
     Raises:
-        UserError: the machine does not have the named device, or the installed PyTorch cannot use it.
+        UserError: the machine does not have the named device, or the installed PyTorch cannot use it; with ``accept_other``: the precision
+            is ``auto``, which only the other machine can determine.
     """
-    without_cuda = _torch_version().endswith("+cpu")
-    uuids = [] if device == "auto" and without_cuda else devices.require(device)
+    try:
+        uuids = gpus.require(device)
+    except UserError:
+        if not accept_other:
+            raise
+        if precision == "auto":
+            raise UserError(
+                f"precision: got auto, but jobs are planned for {device} of another machine; set precision to float32 or bfloat16"
+            ) from None
+        return Hardware(device, GPU_OF_THE_NODE, precision)
     if device == "auto":
         device = "cuda" if uuids else "cpu"
-    if uuids and without_cuda:
-        raise UserError(
-            f"device: got {device}, but PyTorch {_torch_version()} is a build for CPUs; install one for CUDA, or set `device: cpu`"
-        )
-    gpus = _names_and_capabilities(uuids)
+    names = _names_and_capabilities(uuids)
     if precision == "auto":
-        native = min(gpus.values(), default=0.0) >= BFLOAT16_CAPABILITY if uuids else instruction_set() in NATIVE_BFLOAT16
+        native = min(names.values(), default=0.0) >= BFLOAT16_CAPABILITY if uuids else instruction_set() in NATIVE_BFLOAT16
         precision = "bfloat16" if native else "float32"
-    return Hardware(device, " / ".join(sorted(gpus)) or "GPU" if uuids else processor_kind(), precision)
+    return Hardware(device, BETWEEN_NAMES.join(sorted(names)) or "GPU" if uuids else processor_kind(), precision)
+
+
+def of_this_machine(device: str, precision: str) -> Hardware:
+    """The hardware that a job planned for ``device`` and ``precision`` computes on here; inside ``devices.use`` only the GPU in use.
+
+    Raises:
+        UserError: this machine does not have the device, or the installed PyTorch cannot use it.
+    """
+    return resolve(device, precision)
+
+
+def mismatch(planned: Hardware, here: Hardware) -> str:
+    """Why a job that was planned for one hardware must not compute on another, as one line; empty if it may.
+
+    The number of a GPU makes no difference. A run that was planned for GPUs of several names may compute on each of them, and one that
+    was planned for ``GPU_OF_THE_NODE`` on any.
+    """
+    same_device = planned.device.partition(":")[0] == here.device.partition(":")[0]
+    names = set(here.processor.split(BETWEEN_NAMES)) <= set(planned.processor.split(BETWEEN_NAMES))
+    if same_device and planned.precision == here.precision and (names or planned.processor == GPU_OF_THE_NODE):
+        return ""
+    return (
+        f"this machine computes on {_in_words(here)}, but the run was planned for {_in_words(planned)}; use the same kind of machine, "
+        "or set `accept_other_hardware: true`"
+    )
+
+
+def _in_words(hardware: Hardware) -> str:
+    return f"{hardware.device} ({hardware.processor}) in {hardware.precision}"
 
 
 def processor_kind() -> str:
@@ -97,14 +135,6 @@ def _cpu_flags() -> set[str]:
     except OSError:
         return set()
     return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
-
-
-def _torch_version() -> str:
-    """Version of the installed PyTorch, read without importing it; ends in ``+cpu`` for CPU-only builds; empty if not installed."""
-    try:
-        return importlib.metadata.version("torch")
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def _names_and_capabilities(uuids: list[str]) -> dict[str, float]:
