@@ -47,7 +47,7 @@ def resolve_hardware(config: Config) -> Hardware:
     Raises:
         UserError: the machine does not have the named device.
     """
-    resolved = hardware.resolve(config.device, config.precision.value)
+    resolved = hardware.resolve(config.device, config.precision.value, config.accept_other_hardware)
     config.device, config.precision = resolved.device, Precision(resolved.precision)
     return resolved
 
