@@ -18,6 +18,7 @@ from datafree.inversion.generator import Generator
 from datafree.inversion.inner_loop import InnerLoopConfig, run_inner_loop
 from datafree.inversion.student import Student
 from datafree.progress import progress
+from datafree.zoo.plausibility import has_trained_statistics
 from datafree.zoo.teachers import Teacher
 
 
