@@ -89,7 +89,7 @@ def meta_generator(teacher: Teacher, inversion: config.InversionConfig, seed: in
     """A meta-generator trained on this teacher alone, so that the other classifiers stay independent (as in Fast-Datafree)."""
     shape = {key: getattr(inversion.meta_generator, key) for key in ("latent", "width", "conditional")}
     generator = new_generator(**shape, classes=len(teacher.classes), channels=3, size=SIZE, seed=seed).to(teacher.normalise.mean.device)
-    train_meta_generator(generator, [teacher], inversion, seed, Checkpoint(None))
+    train_meta_generator(generator, [teacher], inversion.meta_generator, inversion, seed, Checkpoint(None))
     return generator
 
 

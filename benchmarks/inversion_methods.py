@@ -132,7 +132,9 @@ class Study:
         path = self.output / "generators" / f"{row.generator_key}-{seed}.safetensors"
 
         def train() -> dict[str, Any]:
-            cost = self.cost(lambda: train_meta_generator(generator, self.zoo, row.shared, own_seed, Checkpoint(None)))
+            cost = self.cost(
+                lambda: train_meta_generator(generator, self.zoo, row.shared.meta_generator, row.shared, own_seed, Checkpoint(None))
+            )
             artifacts.write_tensors(path, generator.state_dict())
             return cost
 
@@ -293,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     spec = yaml.safe_load(options.methods.read_text(encoding="utf-8"))
     rows = [Row.read(name, row, spec) for name, row in spec["rows"].items() if not options.only or name in options.only]
-    evaluation = config.typed(config.EvaluationConfig, spec.get("evaluation", {}))
+    evaluation = config.typed(config.EvaluationConfig, config.merge(config.as_tree(config.EvaluationConfig()), spec.get("evaluation", {})))
     machine = hardware.resolve(options.device, "auto")
     with devices.use(machine.device) as device, devices.autocast(device, machine.precision):
         study = read_study(options.run, options.output, options.teachers, options.run_seed, device)

@@ -193,7 +193,8 @@ class Study:
         allowed = {field.name for field in dataclasses.fields(kind)}
         tree = {key: value for key, value in {**self.supernet, **arm.supernet, "max_macs": None}.items() if key in allowed}
         tree |= {"channels": self.space.channels, "cells": self.space.cells, **(changes or {})}
-        return config.typed(kind, tree | ({"temperature": 1.0} if arm.signal == "hard" else {}))
+        tree |= {"temperature": 1.0} if arm.signal == "hard" else {}
+        return config.typed(kind, config.as_tree(kind()) | tree)
 
     def correlation(self, scores: Sequence[float]) -> dict[str, float]:
         """The rank correlation of the sample's scores with the true accuracies."""

@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     spec = yaml.safe_load(given.methods.read_text(encoding="utf-8"))
     row = Row.read(given.row, spec["rows"][given.row], spec)
-    evaluation = config.typed(config.EvaluationConfig, spec.get("evaluation", {}))
+    evaluation = config.typed(config.EvaluationConfig, config.merge(config.as_tree(config.EvaluationConfig()), spec.get("evaluation", {})))
     machine = hardware.resolve(given.device, "auto")
     with devices.use(machine.device) as device, devices.autocast(device, machine.precision):
         measured = points(given, row, evaluation, device)

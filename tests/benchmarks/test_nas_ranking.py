@@ -12,7 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
-from datafree.config import ALGORITHM_TYPES, PROXIES, typed
+from datafree.config import ALGORITHM_TYPES, PROXIES, as_tree, typed
 from datafree.errors import UserError
 from datafree.nas.search_result import SearchResult
 from datafree.nas.spaces.nasbench201.genotype import OPERATIONS
@@ -135,7 +135,8 @@ def test_the_included_studies_are_valid(path):
     assert {search["arm"] for search in spec["searches"].values()} <= set(arms)
     for name, search in spec["searches"].items():
         changes = {key: value for key, value in search.items() if key != "arm"}
-        assert typed(ALGORITHM_TYPES[search["method"]], changes).method == search["method"], name
+        kind = ALGORITHM_TYPES[search["method"]]
+        assert typed(kind, as_tree(kind()) | changes).method == search["method"], name
 
 
 def test_the_reduced_study_has_every_kind_of_images_and_signal():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from datafree.config import Config, as_tree, load, merge, resolve
+from datafree.config import AdaptationConfig, AdaptedPart, Config, Splits, as_tree, load, merge, resolve, text_nulls
 from datafree.config.algorithms import ALGORITHM_BOUNDS, ALGORITHM_TYPES
 from datafree.config.arms import ARM_BOUNDS, ARM_TYPES
 from datafree.config.schema import BOUNDS, INVERSION_TYPES
@@ -110,3 +110,24 @@ def test_two_configurations_share_no_mutable_value():
     first.inversion.methods.clear()
     assert Config().meta.seeds == [0, 1, 2]
     assert Config().inversion.methods
+
+
+# Values that YAML and the command line give, and the setting that they become.
+CONVERTED = [
+    ("seed", "7", 7), ("zoo.limit", "null", None), ("inversion.shift", 3, 3), ("inversion.augmentation", 2, 2.0),
+    ("inversion.augmentation", "1e-3", 0.001), ("meta.seeds", ["3", 4], [3, 4]), ("tracking.enabled", "off", False),
+    ("tracking.enabled", "True", True), ("tracking.enabled", 1, True), ("tracking.experiment", 5, "5"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("dotted", "given", "expected"), CONVERTED)
+def test_values_are_converted_to_the_type_of_their_key(dotted, given, expected):
+    tree = text_nulls(functools.reduce(lambda value, part: {part: value}, reversed(dotted.split(".")), given))
+    value = dict(leaves(as_tree(resolve(tree))))[dotted]
+    assert (type(value), value) == (type(expected), expected)
+
+
+def test_an_inner_mapping_changes_single_keys_of_the_default_of_its_field():
+    config = resolve({"meta": {"arms": {"maml": {"adaptation": {"steps": 3}}}}, "data": {"glyphs": {"classes": {"train": 30}}}})
+    assert config.meta.arms["maml"].adaptation == AdaptationConfig(AdaptedPart.network, 3, 0.05)
+    assert config.data.glyphs.classes == Splits(30, 60, 120)

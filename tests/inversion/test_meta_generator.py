@@ -37,7 +37,7 @@ def fresh():
 
 def train(teachers, settings, seed=0, checkpoint=None):
     generator = fresh()
-    history = train_meta_generator(generator, teachers, settings, seed, checkpoint or Checkpoint(None))
+    history = train_meta_generator(generator, teachers, settings.meta_generator, settings, seed, checkpoint or Checkpoint(None))
     return generator, history
 
 
@@ -200,13 +200,13 @@ def test_options_train_repeat_and_resume(teachers, changes, tmp_path):
     settings = config(outer_steps=3, **changes)
     start = functools.partial(new_generator, 8, 8, 5, 3, 32, seed=0, conditional=settings.meta_generator.conditional)
     whole = start()
-    history = train_meta_generator(whole, teachers, settings, 0, Checkpoint(None))
+    history = train_meta_generator(whole, teachers, settings.meta_generator, settings, 0, Checkpoint(None))
     plain, _ = train(teachers, config(outer_steps=3))
     assert ("adversarial" in history[0]) == ("adversarial" in changes)
     assert not torch.equal(whole.expand.weight[:1], plain.expand.weight[:1, : whole.expand.in_features])
     with pytest.raises(Interrupted):
-        train_meta_generator(start(), teachers, settings, 0, Interrupting(tmp_path / "c.pt", 2))
+        train_meta_generator(start(), teachers, settings.meta_generator, settings, 0, Interrupting(tmp_path / "c.pt", 2))
     resumed = start()
-    curve = train_meta_generator(resumed, teachers, settings, 0, Interrupting(tmp_path / "c.pt"))
+    curve = train_meta_generator(resumed, teachers, settings.meta_generator, settings, 0, Interrupting(tmp_path / "c.pt"))
     assert same(whole, resumed)
     assert curve == history

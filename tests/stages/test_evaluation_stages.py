@@ -46,8 +46,7 @@ def test_a_reference_has_exactly_the_classes_of_the_teachers(project, name, back
 def test_the_searched_oracle_has_the_architecture_of_the_search_result(project, tmp_path):
     result = {"backbone": "nasbench201", "channels": 4, "genotype": CELL, "cells": 1}
     artifacts.write_json(tmp_path / "architecture.json", result)
-    job = moved(project.job_of("reference", "oracle"), tmp_path, architecture=str(tmp_path / "architecture.json"))
-    project.run(dataclasses.replace(job, wildcards={"reference": "searched"}))
+    project.run(moved(project.job_of("reference", "searched"), tmp_path, architecture=str(tmp_path / "architecture.json")))
     card = artifacts.read_json(tmp_path / "card")
     assert (card["reference"], card["backbone"]["genotype"], card["backbone"]["width"]) == ("searched", CELL, 4)
     files = {"oracles": [str(tmp_path / "network")], "oracle_cards": [str(tmp_path / "card")]}

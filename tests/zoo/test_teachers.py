@@ -56,8 +56,8 @@ def test_the_card_describes_the_teacher(written):
     }
 
 
-def test_the_card_holds_the_default_width_and_the_number_of_batch_norm_layers():
-    card = make_card(Entry(name="t", architecture=Architecture("resnet20")), ["x", "y"], "", "", None)
+def test_the_card_holds_the_width_and_the_number_of_batch_norm_layers():
+    card = make_card(Entry(name="t", architecture=Architecture("resnet20", 16)), ["x", "y"], "", "", None)
     assert (card["architecture"], card["batch_norm_layers"]) == ({"name": "resnet20", "width": 16}, 19)
     card = make_card(Entry(name="t", architecture=Architecture("torchvision/convnext_tiny")), ["x", "y"], "", "", None)
     assert (card["architecture"], card["batch_norm_layers"]) == ({"name": "torchvision/convnext_tiny", "width": 0}, 0)

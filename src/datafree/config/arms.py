@@ -65,6 +65,7 @@ class DistillationArm:
     temperature: float = 4.0  # of the distillation loss
     augment: bool = True  # augmented views of the images
     mixup: bool = True  # mixup on every other step
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
 
 
 @dataclass
@@ -101,6 +102,7 @@ class ProtoNetArm:
     learning_rate: float = 0.002  # peak of a one-cycle schedule (AdamW)
     augment: bool = True  # augmented views of the images
     task_mixup: float = 0.0  # share of the tasks that mix the features of two tasks, as in TEAPOT
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
 
 
 @dataclass
@@ -144,6 +146,7 @@ class IgrArm:
     temperature: float = 4.0  # of the distillation loss
     distillation: float = 0.7  # weight of the distillation loss, 0 to 1; the rest is the cross-entropy of the episode
     augment: bool = True  # augmented views of the images
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
 
 
 @dataclass

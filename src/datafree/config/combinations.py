@@ -178,9 +178,8 @@ def _without_effect(config: Config) -> Iterator[tuple[str, Any, Sequence[str], s
             yield dotted, method, ["warm_up", "patience"], "with adversarial: 0"
     for name, arm in config.meta.arms.items():
         dotted = f"meta.arms.{name}"
-        adaptation = getattr(arm, "adaptation", None)
-        if adaptation is not None and adaptation.part is AdaptedPart.nothing:
-            yield f"{dotted}.adaptation", adaptation, ["steps", "learning_rate"], "with part: nothing"
+        if arm.adaptation.part is AdaptedPart.nothing:
+            yield f"{dotted}.adaptation", arm.adaptation, ["steps", "learning_rate"], "with part: nothing"
         if isinstance(arm, BellArm) and arm.divergence is Divergence.released:
             yield dotted, arm, ["temperature"], "with divergence: released"
         if isinstance(arm, (BellArm, IgrArm)) and not arm.distillation:

@@ -208,13 +208,26 @@ def starts_from_meta(method: Any) -> bool:
 
 
 @dataclass
-class InversionConfig:
-    images_per_class: int = 30  # images of each pool
+class InversionStepConfig:
+    """Settings of a step of every inversion method, and of the meta-generator's inner loop."""
+
     shift: int = 2  # largest random translation of the images at every step, in pixels
     augmentation: float = 1.0  # strength of the augmented views: 1 = up to 15° rotation, 15 % scale, 10 % shift of the side; 0 = none
     auxiliary_teachers: int = 1  # auxiliary teachers per step, sampled at random, whose BatchNorm statistics are matched too; 0 = none
     region: float = 1.0  # share of each side of the random region that a step updates; 1 = the whole image
     loss: InversionLossConfig = field(default_factory=InversionLossConfig)
+
+
+@dataclass
+class RecoveryConfig(InversionStepConfig):
+    """Settings that all inversion methods use."""
+
+    images_per_class: int = 30  # images of each pool
+
+
+@dataclass
+class InversionConfig(RecoveryConfig):
+    shard_size: int = 8  # teachers of one architecture per process; has no effect on the results
     meta_generator: MetaGeneratorConfig = field(default_factory=MetaGeneratorConfig)
     methods: dict[str, Any] = field(
         default_factory=lambda: {"five": {"method": "generator"}, "deep_inversion": {"method": "pixels", "steps": 50}}

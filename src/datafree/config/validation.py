@@ -7,8 +7,6 @@ at every start.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import functools
 import math
 import typing
 from collections.abc import Iterator
@@ -17,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
 
 from datafree.config.algorithms import ALGORITHM_BOUNDS, ALGORITHM_TYPES
 from datafree.config.arms import ARM_BOUNDS, ARM_TYPES
+from datafree.config.coercion import coerce, type_hints
 from datafree.config.combinations import check_combinations
-from datafree.config.renamed import matches, present_name
+from datafree.config.renamed import matches
 from datafree.config.schema import BOUNDS, GENERATOR_SHAPE, INVERSION_TYPES, BackboneConfig, Config, GeneratorInversion, starts_from_meta
 from datafree.errors import UserError
 
@@ -66,7 +64,7 @@ def resolve(tree: dict[str, Any]) -> Config:
         UserError: unknown or renamed key, wrong type, value out of bounds, key without effect, or impossible combination.
     """
     tree = _without_null_arms(tree)
-    default = as_tree(_typed(BackboneConfig, {} if tree.get("backbone") is None else tree["backbone"], "backbone"))
+    default = as_tree(coerce(BackboneConfig, {} if tree.get("backbone") is None else tree["backbone"], "backbone"))
     members = {path: _typed_family(tree, path, types, default) for path, types in FAMILIES.items()}
     plain = {**tree, "backbone": default}
     for section, family in FAMILIES:
@@ -75,7 +73,7 @@ def resolve(tree: dict[str, Any]) -> Config:
     evaluation = tree.get("evaluation", {})
     if isinstance(evaluation, dict):
         plain["evaluation"] = {**evaluation, "oracle_backbone": _over_default(default, evaluation.get("oracle_backbone"))}
-    config = _typed(Config, plain, "")
+    config = coerce(Config, plain)
     for (section, family), typed_members in members.items():
         setattr(getattr(config, section), family, typed_members)
     for method in config.inversion.methods.values():
@@ -142,8 +140,14 @@ def select(config: Config, *keys: str) -> dict[str, Any]:
 
 
 def typed(kind: type, tree: dict[str, Any]) -> Any:
-    """The dataclass ``kind`` of a plain tree; inverse of ``as_tree``, for stages that read a job's configuration."""
-    return _typed(kind, tree, "")
+    """The dataclass ``kind`` of a complete plain tree; inverse of ``as_tree``, for stages that read a job's configuration.
+
+    Every key of the dataclass must be in the tree, so that all settings of a job are in its record and none is a default of the code.
+
+    Raises:
+        UserError: a key is missing or unknown, or a value has the wrong type.
+    """
+    return coerce(kind, tree, complete=True)
 
 
 def _without_null_arms(tree: dict[str, Any]) -> dict[str, Any]:
@@ -182,56 +186,8 @@ def _typed_family(tree: dict[str, Any], path: tuple[str, str], types: dict[str, 
         spec = {**spec, "method": method}
         if path == ("meta", "arms"):
             spec["backbone"] = _over_default(backbone, spec.get("backbone"))
-        resolved[name] = _typed(types[method], spec, dotted)
+        resolved[name] = coerce(types[method], spec, dotted)
     return resolved
-
-
-def _typed(kind: type, tree: Any, dotted: str) -> Any:
-    _refuse_unknown(kind, tree, dotted)
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.create(tree))
-        assert isinstance(merged, DictConfig)
-        return OmegaConf.to_object(merged)
-    except Exception as error:  # OmegaConf also raises others, such as OverflowError
-        key = ".".join(part for part in (dotted, getattr(error, "full_key", None) or "") if part)
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{key or 'configuration'}: {reason}") from None
-
-
-def _refuse_unknown(kind: Any, tree: Any, dotted: str) -> None:
-    if not isinstance(tree, dict):
-        raise UserError(f"{dotted or 'configuration'}: expected a mapping, got {tree!r}")
-    hints = _hints(kind)
-    for key, value in tree.items():
-        here = f"{dotted}.{key}" if dotted else str(key)
-        if key not in hints:
-            if renamed := present_name(here):
-                raise UserError(f"{here}: this key was renamed; write {renamed}")
-            near = difflib.get_close_matches(str(key), hints, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else f"allowed: {', '.join(hints)}"
-            raise UserError(f"{here}: unknown key; {hint}")
-        inner = hints[key]
-        if value is None and type(None) not in typing.get_args(inner) and inner is not Any:
-            raise UserError(f"{here}: got null; expected {_kind_name(inner)}")
-        if dataclasses.is_dataclass(inner):
-            _refuse_unknown(inner, value, here)
-        elif typing.get_origin(inner) is list and not _is_plain_list(value):
-            raise UserError(f"{here}: expected a plain list, got {value!r}")
-
-
-def _kind_name(kind: Any) -> str:
-    """What a setting of this type is, for messages."""
-    if dataclasses.is_dataclass(kind) or typing.get_origin(kind) is dict:
-        return "a mapping"
-    if typing.get_origin(kind) is list:
-        return "a list"
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return f"one of {', '.join(member.value for member in kind)}"
-    return {int: "an integer", float: "a number", bool: "true or false", str: "text"}.get(kind, "a value")
-
-
-def _is_plain_list(value: Any) -> bool:
-    return isinstance(value, list) and not any(entry is None or isinstance(entry, (list, dict)) for entry in value)
 
 
 def _check_bounds(config: Config) -> None:
@@ -248,7 +204,7 @@ def _check_bounds(config: Config) -> None:
 def _leaves(value: Any, path: tuple[str, ...], nullable: bool = False) -> Iterator[tuple[tuple[str, ...], Any, bool]]:
     """(dotted key, value, whether null is allowed) of every setting."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for key, kind in _hints(type(value)).items():
+        for key, kind in type_hints(type(value)).items():
             yield from _leaves(getattr(value, key), (*path, key), type(None) in typing.get_args(kind))
     elif isinstance(value, dict):
         for key, inner in value.items():
@@ -258,8 +214,3 @@ def _leaves(value: Any, path: tuple[str, ...], nullable: bool = False) -> Iterat
             yield from _leaves(inner, (*path, str(index)))
     else:
         yield path, value, nullable
-
-
-@functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)

@@ -85,12 +85,12 @@ def _evaluations(
     backbone, normalise = network.backbone, network.normalise
     features = backbone_features(backbone, normalise, device)
     base = EvaluatedModel(name, kind, description, features, 1, parameter_count(backbone), seed)
-    rule = typed(AdaptationConfig, network.card.get("adaptation", {}))
+    rule: AdaptationConfig | None = typed(AdaptationConfig, network.card["adaptation"]) if "adaptation" in network.card else None
     models = []
     for inference in config.inference:
         transductive = inference == "transductive"
         variant = ["transductive"] if transductive else []
-        if rule.part is AdaptedPart.nothing:
+        if rule is None or rule.part is AdaptedPart.nothing:
             extractor = without_running_statistics(backbone) if transductive else backbone
             for classifier in config.classifiers:
                 solve = transductive_solver(extractor, normalise, CLASSIFIERS[classifier]) if transductive else None

@@ -9,7 +9,7 @@ Every method has the signature
 
 - ``teacher``: frozen, on the device to compute on; never changed.
 - ``method``: the method's own settings.
-- ``shared``: ``InversionConfig``, the settings of all methods (``loss``, ``shift``, ``augmentation``, ``auxiliary_teachers``, ``region``,
+- ``shared``: ``RecoveryConfig``, the settings of all methods (``loss``, ``shift``, ``augmentation``, ``auxiliary_teachers``, ``region``,
   ``images_per_class``).
 - ``size``: height and width of the recovered images, in pixels.
 - ``start``: the meta-generator if ``starts_from_meta(method)``, otherwise None.

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from datafree import devices
 from datafree.checkpoints import Checkpoint
-from datafree.config import BlackBoxInversion, InversionConfig
+from datafree.config import BlackBoxInversion, RecoveryConfig
 from datafree.inversion.generator import Generator, new_generator
 from datafree.inversion.inner_loop import balanced_labels, batch_labels
 from datafree.inversion.objective import as_row, prior_terms, random_view, weighted
@@ -35,7 +35,7 @@ Probabilities = Callable[[Tensor], Tensor]  # float [B, 3, S, S] in [0, 255] →
 def recover(
     teacher: Teacher,
     method: BlackBoxInversion,
-    shared: InversionConfig,
+    shared: RecoveryConfig,
     *,
     size: int,
     start: Generator | None,
@@ -58,7 +58,7 @@ def recover_from_predictions(
     probabilities: Probabilities,
     classes: int,
     method: BlackBoxInversion,
-    shared: InversionConfig,
+    shared: RecoveryConfig,
     *,
     size: int,
     seed: int,
@@ -148,7 +148,7 @@ def _pool(
     probabilities: Probabilities,
     classes: int,
     method: BlackBoxInversion,
-    shared: InversionConfig,
+    shared: RecoveryConfig,
     history: list[dict[str, float]],
     seed: int,
 ) -> Recovered:

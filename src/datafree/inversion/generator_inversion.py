@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datafree import devices
 from datafree.checkpoints import Checkpoint
-from datafree.config import GeneratorInversion, Initialisation, InversionConfig
+from datafree.config import GeneratorInversion, Initialisation, RecoveryConfig
 from datafree.inversion.contrastive import ContrastiveMemory
 from datafree.inversion.generator import Generator, new_generator
 from datafree.inversion.inner_loop import InnerLoopConfig, PoolInputs, balanced_labels, draw_images, run_inner_loop
@@ -27,7 +27,7 @@ CHANNELS = 3  # teachers of grey images get the channels' average
 def recover(
     teacher: Teacher,
     method: GeneratorInversion,
-    shared: InversionConfig,
+    shared: RecoveryConfig,
     *,
     size: int,
     start: Generator | None,
@@ -77,7 +77,7 @@ def _recover_whole_pool(
     teacher: Teacher,
     auxiliary_teachers: Sequence[Teacher],
     method: GeneratorInversion,
-    shared: InversionConfig,
+    shared: RecoveryConfig,
     extras: list[ExtraTerm],
     seed: int,
     checkpoint: Checkpoint,
@@ -113,7 +113,7 @@ def _recover_in_batches(
     teacher: Teacher,
     auxiliary_teachers: Sequence[Teacher],
     method: GeneratorInversion,
-    shared: InversionConfig,
+    shared: RecoveryConfig,
     extras: list[ExtraTerm],
     seed: int,
     checkpoint: Checkpoint,

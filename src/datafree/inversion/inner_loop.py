@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from datafree import devices
 from datafree.checkpoints import Checkpoint
-from datafree.config import InversionConfig
+from datafree.config import InversionStepConfig
 from datafree.inversion.generator import Generator
 from datafree.inversion.objective import ExtraTerm, as_row, image_terms, random_view, weighted
 from datafree.progress import progress, require_finite
@@ -65,7 +65,7 @@ def run_inner_loop(
     generator: Generator,
     teacher: Teacher,
     config: InnerLoopConfig,
-    shared: InversionConfig,
+    shared: InversionStepConfig,
     *,
     seed: int,
     auxiliary_teachers: Sequence[Teacher] = (),

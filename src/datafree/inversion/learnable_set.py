@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from datafree import devices
 from datafree.checkpoints import Checkpoint
-from datafree.config import BackboneConfig, InversionConfig, LearnableSetInversion
+from datafree.config import BackboneConfig, LearnableSetInversion, RecoveryConfig
 from datafree.episode_loss import EPISODE_SCALE, episode_logits
 from datafree.errors import UserError
 from datafree.inversion.generator import Generator
@@ -39,7 +39,7 @@ from datafree.zoo.teachers import Teacher, soft_labels
 def recover(
     teacher: Teacher,
     method: LearnableSetInversion,
-    shared: InversionConfig,
+    shared: RecoveryConfig,
     *,
     size: int,
     start: Generator | None,

@@ -13,7 +13,7 @@ import torch
 
 from datafree import devices
 from datafree.checkpoints import Checkpoint
-from datafree.config import InversionConfig, MetaGeneratorConfig, OuterUpdate
+from datafree.config import InversionStepConfig, MetaGeneratorConfig, OuterUpdate
 from datafree.inversion.generator import Generator
 from datafree.inversion.inner_loop import InnerLoopConfig, run_inner_loop
 from datafree.inversion.student import Student
@@ -23,9 +23,14 @@ from datafree.zoo.teachers import Teacher
 
 
 def train_meta_generator(
-    generator: Generator, teachers: Sequence[Teacher], config: InversionConfig, seed: int, checkpoint: Checkpoint
+    generator: Generator,
+    teachers: Sequence[Teacher],
+    settings: MetaGeneratorConfig,
+    shared: InversionStepConfig,
+    seed: int,
+    checkpoint: Checkpoint,
 ) -> list[dict[str, float]]:
-    """Train ``generator`` in place over the teachers.
+    """Train ``generator`` in place over the teachers; ``shared`` has the settings of the inner steps.
 
     Returns one row per outer step: the loss terms of the last inner step, the mean over the step's teachers. The teachers are visited in
     random order, each once before any is repeated.
@@ -33,7 +38,6 @@ def train_meta_generator(
     Raises:
         UserError: the loss became NaN or infinite.
     """
-    settings = config.meta_generator
     candidates = [teacher for teacher in teachers if has_trained_statistics(teacher.network)]
     inner = InnerLoopConfig(settings.inner_steps, settings.inner_learning_rate, settings.batch_size, settings.latent_learning_rate)
     outer = _outer_optimiser(generator, settings)
@@ -48,7 +52,7 @@ def train_meta_generator(
         rows = []
         for index in chosen:
             result = run_inner_loop(
-                generator, teachers[index], inner, config, seed=devices.derive_seed(seed, "meta_generator", step, index),
+                generator, teachers[index], inner, shared, seed=devices.derive_seed(seed, "meta_generator", step, index),
                 auxiliary_teachers=[other for other in candidates if other is not teachers[index]],
                 extras=extras, each_step=gradient.add_step,
             )  # fmt: skip

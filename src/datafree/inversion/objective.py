@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datafree.config import InversionConfig, InversionLossConfig
+from datafree.config import InversionLossConfig, InversionStepConfig
 from datafree.inversion.losses import BatchNormMatch, diversity_hinge, soft_cross_entropy, squared_norm, total_variation
 from datafree.inversion.regions import Region, crop, random_region
 from datafree.zoo.augmentation import random_affine
@@ -92,7 +92,7 @@ def prior_terms(images: Tensor, labels: Tensor, weights: InversionLossConfig) ->
     return terms
 
 
-def random_view(size: int, shared: InversionConfig, rng: torch.Generator, auxiliary_teachers: Sequence[Teacher] = ()) -> dict[str, Any]:
+def random_view(size: int, shared: InversionStepConfig, rng: torch.Generator, auxiliary_teachers: Sequence[Teacher] = ()) -> dict[str, Any]:
     """Random ``move``, ``region``, ``augment`` and ``auxiliary_teachers`` for one step, as ``image_terms`` takes them.
 
     ``size``: height and width of the images; ``shared`` sets the ranges; at most ``shared.auxiliary_teachers`` teachers are chosen.

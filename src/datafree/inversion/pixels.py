@@ -15,7 +15,7 @@ from torch import Tensor
 
 from datafree import devices
 from datafree.checkpoints import Checkpoint
-from datafree.config import InversionConfig, PixelInversion
+from datafree.config import PixelInversion, RecoveryConfig
 from datafree.inversion.generator import Generator
 from datafree.inversion.inner_loop import balanced_labels
 from datafree.inversion.label_calibration import calibrated_targets
@@ -33,7 +33,7 @@ TEMPERATURE = 3.0  # of teacher and student logits in the competition term, as i
 def recover(
     teacher: Teacher,
     method: PixelInversion,
-    shared: InversionConfig,
+    shared: RecoveryConfig,
     *,
     size: int,
     start: Generator | None,

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from datafree import artifacts, devices
-from datafree.config import INVERSION_TYPES, InversionConfig, typed
+from datafree.config import INVERSION_TYPES, RecoveryConfig, typed
 from datafree.data.images import class_sheet
 from datafree.evaluation.inversion_quality import spread, teacher_confidence
 from datafree.inversion import METHODS
@@ -32,7 +32,7 @@ def run(job: Job) -> None:
 
     Outputs: ``images`` (the pool), ``history``, ``metrics``, ``preview``.
     """
-    shared = typed(InversionConfig, {key: job.config[f"inversion.{key}"] for key in SHARED})
+    shared = typed(RecoveryConfig, {key: job.config[f"inversion.{key}"] for key in SHARED})
     chosen = job.config[f"inversion.methods.{job.wildcards['method']}"]
     method = typed(INVERSION_TYPES[chosen["method"]], chosen)
     teacher = read_teacher(job.input("weights"), job.input("card"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datafree import artifacts, devices
-from datafree.config import ARM_TYPES, AdaptationConfig, as_tree, typed
+from datafree.config import ARM_TYPES, as_tree, typed
 from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.distillation.heads import TeacherHeads
 from datafree.meta import ARMS
@@ -54,8 +54,7 @@ def run(job: Job) -> None:
     artifacts.write_tensors(job.output("learner"), backbone.state_dict())
     arm_card = {"arm": job.wildcards["arm"], "seed": int(job.wildcards["seed"]), "method": arm.method, "inversion": arm.inversion}
     arm_card |= {"computed_on": job.computed_on}
-    adaptation = getattr(arm, "adaptation", AdaptationConfig())
-    arm_card |= {"classifier": describe(adaptation), "adaptation": as_tree(adaptation)}
+    arm_card |= {"classifier": describe(arm.adaptation), "adaptation": as_tree(arm.adaptation)}
     artifacts.write_json(job.output("card"), {**card, **arm_card})
     artifacts.write_history(job.output("history"), history)
     artifacts.write_json(job.output("metrics"), {f"final_{key}": value for key, value in history[-1].items() if key != "step"})

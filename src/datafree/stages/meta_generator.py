@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datafree import artifacts, devices
-from datafree.config import InversionConfig, typed
+from datafree.config import InversionStepConfig, MetaGeneratorConfig, typed
 from datafree.inversion.generator import new_generator
 from datafree.inversion.meta_generator import train_meta_generator
 from datafree.stages.files.teachers import read_teachers
@@ -16,28 +16,23 @@ READS = (
     "seed", "data.image_size", "inversion.loss", "inversion.shift", "inversion.augmentation", "inversion.auxiliary_teachers",
     "inversion.region", "inversion.meta_generator",
 )  # fmt: skip
+SHARED = ("loss", "shift", "augmentation", "auxiliary_teachers", "region")  # settings that all methods use
 
 
 def run(job: Job) -> None:
     """Input: ``zoo``, the index of the teachers. Outputs: ``generator``, ``history``, ``metrics``."""
-    config = typed(
-        InversionConfig,
-        {
-            key: job.config[f"inversion.{key}"]
-            for key in ("meta_generator", "loss", "shift", "augmentation", "auxiliary_teachers", "region")
-        },
-    )
+    shared = typed(InversionStepConfig, {key: job.config[f"inversion.{key}"] for key in SHARED})
+    settings = typed(MetaGeneratorConfig, job.config["inversion.meta_generator"])
     teachers = read_teachers(job.input("zoo"))
     classes = max(len(teacher.classes) for teacher in teachers)
-    shape = {"latent": config.meta_generator.latent, "width": config.meta_generator.width, "classes": classes, "channels": 3}
-    shape["conditional"] = config.meta_generator.conditional
+    shape = {"latent": settings.latent, "width": settings.width, "classes": classes, "channels": 3, "conditional": settings.conditional}
     size = job.config["data.image_size"]  # of the recovered images; they are resized for each teacher
     seed = devices.derive_seed(job.config["seed"], "meta_generator")
     generator = new_generator(**shape, size=size, seed=seed)
     checkpoint = checkpoint_of(job)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         placed = [move(teacher, device) for teacher in teachers]
-        history = train_meta_generator(generator.to(device), placed, config, seed, checkpoint)
+        history = train_meta_generator(generator.to(device), placed, settings, shared, seed, checkpoint)
     artifacts.write_tensors(job.output("generator"), generator.state_dict(), **shape, size=size)
     artifacts.write_history(job.output("history"), history)
     artifacts.write_json(job.output("metrics"), {f"final_{key}": value for key, value in history[-1].items() if key != "step"})

@@ -6,8 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from datafree import artifacts, devices
 from datafree.config import TeacherTrainingConfig, typed
 from datafree.data.images import ImageSet
@@ -30,8 +28,7 @@ CACHE = Path(".datafree/downloads")
 def run(job: Job) -> None:
     """Input: ``train`` (image set) to train a teacher. Outputs: ``weights``, ``card``."""
     described = job.config[f"teachers.{job.wildcards['teacher']}"]
-    entry = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Entry), described["entry"]))
-    assert isinstance(entry, Entry)
+    entry: Entry = typed(Entry, described["entry"])
     if entry.train:
         network, card = _train(entry, described, job)
     else:

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from datafree import artifacts
-from datafree.config import Config, Source as ImageSource, as_tree, starts_from_meta
-from datafree.config.references import references
+from datafree.config import Config, as_tree, references
+from datafree.config import Source as ImageSource
 from datafree.data.layout import listing_hash
 from datafree.errors import UserError
 from datafree.workflow import preflight

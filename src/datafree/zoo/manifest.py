@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
-from omegaconf import OmegaConf
 
 from datafree.config import BackboneConfig, merge
+from datafree.config.coercion import coerce, short
 from datafree.config.schema import BACKBONES, backbone_family
 from datafree.errors import UserError
 from datafree.zoo import keys
@@ -36,14 +36,18 @@ MAX_VALUES = 50_000  # in one entry, counting every use of a YAML alias
 
 @dataclass
 class Architecture:
-    """A name of ``datafree.config.schema.BACKBONES`` and the channels of the first stage; 0 = the default width."""
+    """A name of ``datafree.config.schema.BACKBONES`` and the channels of the first stage.
+
+    A width of 0 stands for the usual one in a manifest; ``read_manifest`` fills it in. It stays 0 for models of a library, which have
+    their own.
+    """
 
     name: str = "conv4"
     width: int = 0
 
     def backbone(self) -> BackboneConfig:
-        """The configuration for ``datafree.zoo.backbones.build``, with the default width filled in."""
-        return BackboneConfig(self.name, self.width or BACKBONES.get(backbone_family(self.name), 0))
+        """The configuration for ``datafree.zoo.backbones.build``."""
+        return BackboneConfig(self.name, self.width)
 
 
 @dataclass
@@ -118,7 +122,7 @@ def read_manifest(path: str | Path, limit: int | None = None) -> list[Entry]:
         raise UserError(f"{path}: unknown key {sorted(unknown, key=str)[0]!r}; allowed: defaults, teachers")
     defaults = tree.get("defaults") or {}
     if not isinstance(defaults, dict):
-        raise UserError(f"{path}: defaults: expected a mapping, got {_short(defaults)}")
+        raise UserError(f"{path}: defaults: expected a mapping, got {short(defaults)}")
     entries = [_entry(path, position, spec, defaults) for position, spec in enumerate(tree["teachers"])]
     name, count = Counter(entry.name for entry in entries).most_common(1)[0]
     if count > 1:
@@ -128,21 +132,18 @@ def read_manifest(path: str | Path, limit: int | None = None) -> list[Entry]:
 
 def _entry(path: Path, position: int, spec: Any, defaults: dict[str, Any]) -> Entry:
     if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
-        raise UserError(f"{path}: teacher {position + 1}: expected a mapping with a `name`, got {_short(spec)}")
+        raise UserError(f"{path}: teacher {position + 1}: expected a mapping with a `name`, got {short(spec)}")
     where = f"{path}: {spec['name'][:80]}"
     if not NAME.fullmatch(spec["name"]):
         raise UserError(f"{where}: a name may hold letters, digits, `_` and `-` only; it becomes a folder")
     tree = _bounded(where, _with_defaults(spec, defaults))
-    _check_keys(where, tree.get("keys", {}))
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Entry), OmegaConf.create(tree))
-        entry = OmegaConf.to_object(merged)
-    except Exception as error:  # OmegaConf raises other errors too, such as a RecursionError
-        reason = str(error).partition("\n")[0][:200]
-        raise UserError(f"{where}: {getattr(error, 'full_key', '') or 'entry'}: {reason}") from None
-    assert isinstance(entry, Entry)
+        entry: Entry = coerce(Entry, tree)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     _check_source(where, entry)
     _check_network(where, entry)
+    entry.architecture.width = entry.architecture.width or BACKBONES.get(backbone_family(entry.architecture.name), 0)
     return entry
 
 
@@ -172,11 +173,6 @@ def _bounded(where: str, tree: dict[str, Any]) -> dict[str, Any]:
         if visited + len(waiting) > MAX_VALUES:
             raise UserError(f"{where}: more than {MAX_VALUES} values in one entry; write fewer, or fewer YAML aliases")
     return tree
-
-
-def _short(value: Any) -> str:
-    """The value as text, or only the type of a collection, which may contain itself."""
-    return f"a {type(value).__name__}" if isinstance(value, (dict, list)) else repr(value)[:80]
 
 
 def _check_source(where: str, entry: Entry) -> None:
@@ -221,7 +217,7 @@ def _check_url(where: str, url: str) -> None:
         raise UserError(f"{where}: url: holds a user or password, which would be copied into the card; put them into ~/.netrc")
 
 
-def _check_keys(where: str, rules: Any) -> None:
+def _check_keys(where: str, rules: keys.Rules) -> None:
     try:
         keys.check(rules)
     except UserError as error:
@@ -234,7 +230,7 @@ def _check_network(where: str, entry: Entry) -> None:
         raise UserError(f"{where}: architecture.width: got {width}; allowed: at least 1, or 0 for the default width")
     if width and BACKBONES.get(family) == 0:
         raise UserError(f"{where}: architecture.width: got {width}; {entry.architecture.name} has a fixed width, remove the key")
-    _check_keys(where, entry.keys)  # again, after OmegaConf's conversions
+    _check_keys(where, entry.keys)
     if len(entry.input) != 3 or min(entry.input) < 1 or entry.input[1] != entry.input[2]:
         raise UserError(f"{where}: input: got {entry.input}; expected [channels, height, width] with height = width")
     finite = all(math.isfinite(value) for value in (*entry.mean, *entry.std))

@@ -20,7 +20,8 @@ def searched_backbone(architecture: Path, width: int | None = None) -> BackboneC
         UserError: a file is missing or damaged.
     """
     result = artifacts.read_json(architecture, "backbone", "channels", "genotype", "cells")
-    return BackboneConfig(result["backbone"], width or result["channels"], result["genotype"], result["cells"])
+    tree = {"name": result["backbone"], "width": width or result["channels"], "genotype": result["genotype"], "cells": result["cells"]}
+    return typed(BackboneConfig, tree)
 
 
 def read_backbone(weights: Path, card_path: Path) -> tuple[Backbone, Normalise]:
