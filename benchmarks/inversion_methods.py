@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 import yaml
+from datafree.inversion.auxiliary_teachers import auxiliary_teachers_of
 from frechet import frechet_distance, teacher_features
 from inversion_table import of_seeds, table
 from jury import jury
@@ -39,7 +40,6 @@ from datafree.data.images import ImageSet
 from datafree.errors import UserError, exit_on_user_error
 from datafree.evaluation.inversion_quality import Judge, spread, teacher_confidence, transfer
 from datafree.inversion import METHODS
-from datafree.inversion.auxiliary_teachers import auxiliary_teachers_of
 from datafree.inversion.generator import Generator, new_generator
 from datafree.inversion.meta_generator import train_meta_generator
 from datafree.stages.files.image_sets import read_image_set

@@ -1,8 +1,8 @@
 import dataclasses
 
 import torch
-
 from datafree.inversion.auxiliary_teachers import auxiliary_teachers_of, has_trained_statistics
+
 from datafree.zoo.backbones import batch_norm_layers
 from datafree.zoo.manifest import Architecture, Entry
 from datafree.zoo.teachers import empty_network, freeze

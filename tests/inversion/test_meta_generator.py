@@ -5,12 +5,12 @@ import itertools
 
 import pytest
 import torch
+from datafree.inversion.auxiliary_teachers import auxiliary_teachers_of
 
 from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import InversionConfig, InversionLossConfig, MetaGeneratorConfig, OuterUpdate
 from datafree.inversion import meta_generator
-from datafree.inversion.auxiliary_teachers import auxiliary_teachers_of
 from datafree.inversion.generator import new_generator
 from datafree.inversion.inner_loop import InnerLoopConfig, balanced_labels, run_inner_loop
 from datafree.inversion.meta_generator import OuterGradient, train_meta_generator

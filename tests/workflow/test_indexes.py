@@ -77,7 +77,9 @@ def test_a_missing_record_or_shard_is_one_line(jobs):
         indexes.write_shard(Path("0.json"), jobs)
 
 
-@pytest.mark.parametrize("content", [{"members": 3}, {"members": [3]}, {"members": [{"name": "a"}]}, {"members": [{"name": "a", "files": 3}]}, {}])
+@pytest.mark.parametrize(
+    "content", [{"members": 3}, {"members": [3]}, {"members": [{"name": "a"}]}, {"members": [{"name": "a", "files": 3}]}, {}]
+)
 def test_a_file_that_is_no_index_is_refused(tmp_path, content):
     artifacts.write_json(tmp_path / "index.json", content)
     with pytest.raises(UserError, match="index.json"):

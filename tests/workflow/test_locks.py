@@ -15,7 +15,9 @@ import pytest
 from datafree.errors import UserError
 from datafree.workflow import locks
 
-HOLD_JOB = "from datafree.workflow import locks\nimport time\nwith locks.job_lock('teacher/t0'):\n    print('held', flush=True); time.sleep({})"
+HOLD_JOB = (
+    "from datafree.workflow import locks\nimport time\nwith locks.job_lock('teacher/t0'):\n    print('held', flush=True); time.sleep({})"
+)
 HOLD_RUN = "from datafree.workflow import locks\nimport time\nlocks.hold_run_lock('snakemake --cores 2')\nprint('held', flush=True); time.sleep(60)"
 
 
@@ -69,7 +71,9 @@ def test_a_killed_process_leaves_no_lock(process):
 def test_a_second_run_is_refused_in_one_line_and_writes_nothing(process):
     child = process(HOLD_RUN)
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=rf"another run of this folder is in progress: process {child.pid} on host .*snakemake --cores 2.*stop"):
+    with pytest.raises(
+        UserError, match=rf"another run of this folder is in progress: process {child.pid} on host .*snakemake --cores 2.*stop"
+    ):
         locks.hold_run_lock("snakemake --cores 1")
     assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
 

@@ -227,7 +227,6 @@ class RecoveryConfig(InversionStepConfig):
 
 @dataclass
 class InversionConfig(RecoveryConfig):
-    shard_size: int = 8  # teachers of one architecture per process; has no effect on the results
     meta_generator: MetaGeneratorConfig = field(default_factory=MetaGeneratorConfig)
     methods: dict[str, Any] = field(
         default_factory=lambda: {"five": {"method": "generator"}, "deep_inversion": {"method": "pixels", "steps": 50}}

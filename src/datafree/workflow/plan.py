@@ -12,7 +12,6 @@ from __future__ import annotations
 import ast
 import functools
 import json
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping

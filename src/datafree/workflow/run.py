@@ -6,7 +6,6 @@ Snakemake runs the job, after the rule ``plan``. Results that match have no such
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from datafree.config import resolve, text_nulls
-from datafree.errors import UserError
 from datafree.workflow import indexes
 from datafree.workflow import plan as plans
 from datafree.workflow.file_hashes import FileHashes
@@ -155,7 +153,9 @@ def shard_command(stage: str, inputs: Mapping[str, str], outputs: Mapping[str, s
 
     def quoted(wildcards: Any, input: Any, output: Any) -> str:
         common = {name: path for name, path in input.items() if name != "shard"}
-        filled = [{name: path.replace("{method}", wildcards.get("method", "")) for name, path in files.items()} for files in (inputs, outputs)]
+        filled = [
+            {name: path.replace("{method}", wildcards.get("method", "")) for name, path in files.items()} for files in (inputs, outputs)
+        ]
         rest = {name: value for name, value in wildcards.items() if name != "shard"}
         shard = ["--shard", wildcards.shard, "--shard-file", str(output)]
         return " ".join([command(stage)(rest, common | filled[0], filled[1]), *map(shlex.quote, shard)])

@@ -62,7 +62,9 @@ class AuxiliaryTeachers(Sequence[Teacher]):
 @functools.cache
 def _with_trained_statistics(zoo: Path, sha256: str) -> list[Member]:
     """``sha256`` of the index, so that another index under the same path is read anew."""
-    return [member for member in read_index(zoo) if artifacts.read_json(member.path("card.json"), "trained_statistics")["trained_statistics"]]
+    return [
+        member for member in read_index(zoo) if artifacts.read_json(member.path("card.json"), "trained_statistics")["trained_statistics"]
+    ]
 
 
 @functools.lru_cache(maxsize=128)  # shared by the jobs of a process
