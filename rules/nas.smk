@@ -4,8 +4,8 @@ def algorithm_inversion(wildcards):
 
 
 def searched_architecture(wanted):
-    # Backbones with `genotype: searched` need the result of the first search.
-    return {"architecture": f"artifacts/nas/{ALGORITHMS[0]}/architecture.json"} if wanted else {}
+    # Backbones with `genotype: searched` need the result of one search.
+    return {"architecture": f"artifacts/nas/{study['searched']}/architecture.json"} if wanted else {}
 
 
 rule search:

@@ -179,7 +179,7 @@ IMPOSSIBLE = [
     ({"meta": {"arms": {"a": {"method": "anil", "adaptation": {"part": "nothing"}}}}}, "meta.arms.a.adaptation.part: .*allowed: head"),
     ({"meta": {"seeds": []}}, "meta.seeds: got \\[\\]"),
     ({"meta": {"seeds": [1, 2, 1]}}, "meta.seeds: got \\[1, 2, 1\\]; .* each once"),
-    ({"meta": {"arms": {"bell": {"inversion": "six"}}}}, "meta.arms.bell.inversion: got 'six'; allowed: five, deep_inversion"),
+    ({"meta": {"arms": {"bell": {"inversion": "six"}}}}, "meta.arms.bell.inversion: got 'six'; allowed: deep_inversion, five"),
     ({"nas": {"algorithms": {"spos": {"inversion": "six"}}}}, "nas.algorithms.spos.inversion: got 'six'"),
     (
         {

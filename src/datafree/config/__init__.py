@@ -51,6 +51,7 @@ from datafree.config.schema import (
     Splits,
     TasksConfig,
     TeacherTrainingConfig,
+    searched_algorithm,
     starts_from_meta,
 )
 from datafree.config.validation import as_tree, as_written, load, merge, resolve, select, text_nulls, typed
@@ -109,6 +110,7 @@ __all__ = [
     "merge",
     "references",
     "resolve",
+    "searched_algorithm",
     "select",
     "starts_from_meta",
     "text_nulls",

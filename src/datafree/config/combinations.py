@@ -11,10 +11,8 @@ from typing import Any
 from datafree.config.algorithms import COSTS, PROXIES, OneShotConfig, ProxylessConfig, ZeroCostConfig
 from datafree.config.arms import AdaptedPart, BellArm, Divergence, DroArm, IgrArm, MamlArm
 from datafree.config.schema import (
-    CLASSIFIERS,
     GENERATOR_SHAPE,
-    INFERENCE,
-    ORACLES,
+    SETS,
     Config,
     GeneratorInversion,
     LearnableSetInversion,
@@ -42,11 +40,14 @@ def check_combinations(config: Config) -> None:
         raise UserError("data.folder: empty, but data.source is `folder`; name the folder that holds train/, validation/ and test/")
     if config.evaluation.split not in ("validation", "test"):
         raise UserError(f"evaluation.split: got {config.evaluation.split!r}; allowed: validation, test")
-    if not config.evaluation.shots:
+    shots = config.evaluation.shots
+    if not shots:
         raise UserError("evaluation.shots: empty; name at least one number of support images per class, such as [1, 5]")
+    if len(set(shots)) != len(shots):
+        raise UserError(f"evaluation.shots: got {shots}; allowed: each number once")
     if config.evaluation.by_domain and config.data.source is not Source.folder:
         raise UserError("evaluation.by_domain: true, but the embedded data has one domain; set data.source to `folder`, or remove this key")
-    for key, allowed in (("inference", INFERENCE), ("classifiers", CLASSIFIERS), ("oracles", ORACLES)):
+    for key, allowed in SETS.items():
         chosen = getattr(config.evaluation, key)
         number = "any" if key == "oracles" else "at least one"
         if (not chosen and key != "oracles") or len(set(chosen)) != len(chosen) or not set(chosen) <= set(allowed):
@@ -99,6 +100,8 @@ def check_combinations(config: Config) -> None:
 
 
 def _check_algorithms(config: Config) -> None:
+    if config.nas.searched not in (None, *config.nas.algorithms):
+        raise UserError(f"nas.searched: got {config.nas.searched!r}; allowed: null, {', '.join(config.nas.algorithms)}")
     for name, algorithm in config.nas.algorithms.items():
         dotted = f"nas.algorithms.{name}"
         for key, allowed in (("cost", COSTS), ("proxy", PROXIES)):

@@ -263,7 +263,7 @@ class BackboneConfig:
 
     name: str = "conv4_strided"  # of BACKBONES or nas.spaces.SPACES; conv4_strided starts with stride 2 and has half the cost of conv4
     width: int = 64  # channels of the first stage; without effect for models of torchvision and timm
-    genotype: str | None = None  # search spaces only: an architecture; `searched` = the result of the first search, with its space
+    genotype: str | None = None  # search spaces only: an architecture; `searched` = the result of `nas.searched`, with its space
     cells: int = 1  # search spaces only: cells per stage; with `searched` that of the search
 
 
@@ -275,7 +275,13 @@ class MetaConfig:
 
 @dataclass
 class NasConfig:
+    searched: str | None = None  # algorithm whose result `genotype: searched` stands for; null = the first by name
     algorithms: dict[str, Any] = field(default_factory=lambda: {"spos": {"method": "spos"}})
+
+
+def searched_algorithm(nas: NasConfig) -> str:
+    """The name of the algorithm whose result `genotype: searched` and the oracle `searched` stand for; there is at least one."""
+    return nas.searched or min(nas.algorithms)
 
 
 # BatchNorm at test time: running statistics, or the batch statistics of the episode's support and query images (as in the papers).
@@ -283,8 +289,10 @@ INFERENCE = ("inductive", "transductive")
 # Classifiers of a new task's features, for networks that are used as feature extractors.
 CLASSIFIERS = ("nearest_centroid", "logistic")
 # Oracles: networks trained on real images of the teachers' classes, as an upper bound. `searched` is a classifier with the architecture of
-# the first search.
+# the search `nas.searched`.
 ORACLES = ("classifier", "searched", "protonet", "maml")
+# Keys of `evaluation` that are sets, and their members in the order in which a resolved configuration has them.
+SETS = {"inference": INFERENCE, "classifiers": CLASSIFIERS, "oracles": ORACLES}
 
 
 @dataclass

@@ -21,7 +21,16 @@ from datafree.config.arms import ARM_BOUNDS, ARM_TYPES
 from datafree.config.coercion import coerce, type_hints
 from datafree.config.combinations import check_combinations
 from datafree.config.renamed import matches
-from datafree.config.schema import BOUNDS, GENERATOR_SHAPE, INVERSION_TYPES, BackboneConfig, Config, GeneratorInversion, starts_from_meta
+from datafree.config.schema import (
+    BOUNDS,
+    GENERATOR_SHAPE,
+    INVERSION_TYPES,
+    SETS,
+    BackboneConfig,
+    Config,
+    GeneratorInversion,
+    starts_from_meta,
+)
 from datafree.errors import UserError
 
 # Mappings from a user's name to settings, whose type the key `method` selects.
@@ -58,7 +67,8 @@ def resolve(tree: dict[str, Any]) -> Config:
     """Coerce and check a plain tree; a method, arm or algorithm that is null is removed.
 
     Fills in the defaults that come from other keys: backbones from ``backbone``, the shape of a randomly initialised generator from
-    ``inversion.meta_generator``. Idempotent: the resolved tree resolves to itself.
+    ``inversion.meta_generator``. The result has one order, whatever the order of the tree: methods, arms and algorithms by name, seeds and
+    shots ascending, other sets as in ``datafree.config.schema``. Idempotent: the resolved tree resolves to itself.
 
     Raises:
         UserError: unknown or renamed key, wrong type, value out of bounds, key without effect, or impossible combination.
@@ -83,7 +93,16 @@ def resolve(tree: dict[str, Any]) -> Config:
                     setattr(method, key, getattr(config.inversion.meta_generator, key))
     _check_bounds(config)
     check_combinations(config)
+    _sort(config)
     return config
+
+
+def _sort(config: Config) -> None:
+    """Sort what is a set, because the order in which files name its members must make no difference."""
+    config.meta.seeds.sort()
+    config.evaluation.shots.sort()
+    for key, members in SETS.items():
+        getattr(config.evaluation, key).sort(key=members.index)
 
 
 def as_tree(config: Any) -> Any:
@@ -187,7 +206,7 @@ def _typed_family(tree: dict[str, Any], path: tuple[str, str], types: dict[str, 
         if path == ("meta", "arms"):
             spec["backbone"] = _over_default(backbone, spec.get("backbone"))
         resolved[name] = coerce(types[method], spec, dotted)
-    return resolved
+    return dict(sorted(resolved.items()))
 
 
 def _check_bounds(config: Config) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from datafree import artifacts
-from datafree.config import Config, as_tree, references
+from datafree.config import Config, as_tree, references, searched_algorithm
 from datafree.config import Source as ImageSource
 from datafree.data.layout import listing_hash
 from datafree.errors import UserError
@@ -39,7 +39,7 @@ KEPT = 10  # plans that are not deleted
 @dataclass(frozen=True)
 class Plan:
     """``tree``: the resolved settings, and what follows from them and from files: ``teachers``, ``references``, ``methods``,
-    ``image_files``. ``shards``: by number the names of the teachers whose jobs share a process. ``source``: the code.
+    ``searched``, ``image_files``. ``shards``: by number the names of the teachers whose jobs share a process. ``source``: the code.
     """
 
     tree: Mapping[str, Any]
@@ -142,6 +142,7 @@ def make_plan(config: Config, project: Path) -> Plan:
     tree["teachers"] = {entry.name: _teacher_tree(entry, config, project, hashes) for entry in teachers}
     tree["references"] = _references(config) if preflight.real_classes(config, teachers) else {}
     tree["methods"] = list(config.inversion.methods)
+    tree["searched"] = searched_algorithm(config.nas) if config.nas.algorithms else None
     # Names, sizes and modification times, so that changed or added images are noticed. The embedded glyphs have no files.
     tree["image_files"] = listing_hash(config.data.folder) if config.data.source is ImageSource.folder and config.data.folder else ""
     newest = newest_plan()
