@@ -28,7 +28,7 @@ from recovered_fraction import noise_pool
 
 from datafree import artifacts, config, devices
 from datafree.checkpoints import Checkpoint
-from datafree.config.schema import starts_from_meta
+from datafree.config.inversions import starts_from_meta
 from datafree.data.folder import folder_images
 from datafree.data.images import ImageSet, class_sheet
 from datafree.distillation.ensemble import mixup

@@ -35,7 +35,7 @@ from recovered_fraction import downstream_accuracies, noise_pool, with_soft_labe
 
 from datafree import artifacts, config, devices
 from datafree.checkpoints import Checkpoint
-from datafree.config.schema import starts_from_meta
+from datafree.config.inversions import starts_from_meta
 from datafree.data.images import ImageSet
 from datafree.errors import UserError, exit_on_user_error
 from datafree.evaluation.inversion_quality import Judge, spread, teacher_confidence, transfer

@@ -1,4 +1,4 @@
-"""``python -m datafree``: the ``datafree`` command. Jobs of the pipeline run in this way, without the programs of an environment on PATH."""
+"""``python -m datafree``: the ``datafree`` command; jobs of the pipeline run in this way, without programs of an environment on PATH."""
 
 from datafree.workflow.code import note_loaded_modules
 

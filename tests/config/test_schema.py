@@ -12,8 +12,10 @@ import yaml
 from datafree.config import AdaptationConfig, AdaptedPart, Config, Splits, as_tree, load, merge, resolve, text_nulls
 from datafree.config.algorithms import ALGORITHM_BOUNDS, ALGORITHM_TYPES
 from datafree.config.arms import ARM_BOUNDS, ARM_TYPES
-from datafree.config.schema import BOUNDS, INVERSION_TYPES
+from datafree.config.inversions import INVERSION_BOUNDS, INVERSION_TYPES
+from datafree.config.schema import BOUNDS
 
+ALL_BOUNDS = BOUNDS | INVERSION_BOUNDS | ARM_BOUNDS | ALGORITHM_BOUNDS
 PROJECT = Path(__file__).parents[2]
 PARAMS = PROJECT / "params.yaml"
 PRESETS = sorted((PROJECT / "presets").glob("*.yaml"))
@@ -100,8 +102,8 @@ def test_every_number_has_bounds_and_every_bound_a_number():
         parts = list(zip(pattern.split("."), key.split("."), strict=False))
         return pattern.count(".") == key.count(".") and all(p in ("*", k) for p, k in parts)
 
-    assert {key for key in numbers if not any(fits(pattern, key) for pattern in BOUNDS | ARM_BOUNDS | ALGORITHM_BOUNDS)} == set()
-    assert {pattern for pattern in BOUNDS | ARM_BOUNDS | ALGORITHM_BOUNDS if not any(fits(pattern, key) for key in numbers)} == set()
+    assert {key for key in numbers if not any(fits(pattern, key) for pattern in ALL_BOUNDS)} == set()
+    assert {pattern for pattern in ALL_BOUNDS if not any(fits(pattern, key) for key in numbers)} == set()
 
 
 def test_two_configurations_share_no_mutable_value():

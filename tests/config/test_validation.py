@@ -9,20 +9,20 @@ from hypothesis import strategies as st
 from datafree.config import as_tree, as_written, load, merge, resolve, select, text_nulls, typed
 from datafree.config.algorithms import ALGORITHM_BOUNDS, ALGORITHM_TYPES
 from datafree.config.arms import ARM_BOUNDS, ARM_TYPES, BellArm
-from datafree.config.renamed import RENAMED
-from datafree.config.schema import (
-    BOUNDS,
+from datafree.config.inversions import (
+    INVERSION_BOUNDS,
     INVERSION_TYPES,
-    BackboneConfig,
     GeneratorInversion,
     Initialisation,
     MetaGeneratorConfig,
     starts_from_meta,
 )
+from datafree.config.renamed import RENAMED
+from datafree.config.schema import BOUNDS, BackboneConfig
 from datafree.errors import UserError
 
 DEFAULT = as_tree(resolve({}))
-ALL_BOUNDS = BOUNDS | ARM_BOUNDS | ALGORITHM_BOUNDS
+ALL_BOUNDS = BOUNDS | INVERSION_BOUNDS | ARM_BOUNDS | ALGORITHM_BOUNDS
 
 
 def at(dotted: str, value):

@@ -28,16 +28,10 @@ from datafree.config.arms import (
     ProtoNetArm,
     ReplayConfig,
 )
-from datafree.config.references import ClassifierReference, LearnerReference, references
-from datafree.config.schema import (
+from datafree.config.inversions import (
     INVERSION_TYPES,
-    BackboneConfig,
     BlackBoxInversion,
-    Config,
-    DataConfig,
-    EvaluationConfig,
     GeneratorInversion,
-    GlyphsConfig,
     Initialisation,
     InversionConfig,
     InversionLossConfig,
@@ -47,12 +41,20 @@ from datafree.config.schema import (
     OuterUpdate,
     PixelInversion,
     RecoveryConfig,
+    starts_from_meta,
+)
+from datafree.config.references import ClassifierReference, LearnerReference, references
+from datafree.config.schema import (
+    BackboneConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    GlyphsConfig,
     Source,
     Splits,
     TasksConfig,
     TeacherTrainingConfig,
     searched_algorithm,
-    starts_from_meta,
 )
 from datafree.config.validation import as_tree, as_written, load, merge, resolve, select, text_nulls, typed
 

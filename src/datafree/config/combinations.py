@@ -10,16 +10,8 @@ from typing import Any
 
 from datafree.config.algorithms import COSTS, PROXIES, OneShotConfig, ProxylessConfig, ZeroCostConfig
 from datafree.config.arms import AdaptedPart, BellArm, Divergence, DroArm, IgrArm, MamlArm
-from datafree.config.schema import (
-    GENERATOR_SHAPE,
-    SETS,
-    Config,
-    GeneratorInversion,
-    LearnableSetInversion,
-    OuterUpdate,
-    Source,
-    starts_from_meta,
-)
+from datafree.config.inversions import GENERATOR_SHAPE, GeneratorInversion, LearnableSetInversion, OuterUpdate, starts_from_meta
+from datafree.config.schema import SETS, Config, Source
 from datafree.errors import UserError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")

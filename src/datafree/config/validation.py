@@ -20,17 +20,9 @@ from datafree.config.algorithms import ALGORITHM_BOUNDS, ALGORITHM_TYPES
 from datafree.config.arms import ARM_BOUNDS, ARM_TYPES
 from datafree.config.coercion import coerce, type_hints
 from datafree.config.combinations import check_combinations
+from datafree.config.inversions import GENERATOR_SHAPE, INVERSION_BOUNDS, INVERSION_TYPES, GeneratorInversion, starts_from_meta
 from datafree.config.renamed import matches
-from datafree.config.schema import (
-    BOUNDS,
-    GENERATOR_SHAPE,
-    INVERSION_TYPES,
-    SETS,
-    BackboneConfig,
-    Config,
-    GeneratorInversion,
-    starts_from_meta,
-)
+from datafree.config.schema import BOUNDS, SETS, BackboneConfig, Config
 from datafree.errors import UserError
 
 # Mappings from a user's name to settings, whose type the key `method` selects.
@@ -211,7 +203,7 @@ def _typed_family(tree: dict[str, Any], path: tuple[str, str], types: dict[str, 
 
 def _check_bounds(config: Config) -> None:
     for dotted, value, nullable in _leaves(config, ()):
-        for pattern, (low, high) in (BOUNDS | ARM_BOUNDS | ALGORITHM_BOUNDS).items():
+        for pattern, (low, high) in (BOUNDS | INVERSION_BOUNDS | ARM_BOUNDS | ALGORITHM_BOUNDS).items():
             if value is None or not matches(pattern.split("."), dotted):
                 continue
             infinite = isinstance(value, float) and not math.isfinite(value)
