@@ -15,10 +15,20 @@ import pytest
 from datafree.errors import UserError
 from datafree.workflow import locks
 
-HOLD_JOB = (
-    "from datafree.workflow import locks\nimport time\nwith locks.job_lock('teacher/t0'):\n    print('held', flush=True); time.sleep({})"
-)
-HOLD_RUN = "from datafree.workflow import locks\nimport time\nlocks.hold_run_lock('snakemake --cores 2')\nprint('held', flush=True); time.sleep(60)"
+HOLD_JOB = """
+from datafree.workflow import locks
+import time
+with locks.job_lock("teacher/t0"):
+    print("held", flush=True)
+    time.sleep({})
+"""
+HOLD_RUN = """
+from datafree.workflow import locks
+import time
+locks.hold_run_lock("snakemake --cores 2")
+print("held", flush=True)
+time.sleep(60)
+"""
 
 
 @pytest.fixture

@@ -168,7 +168,6 @@ class RecoveryConfig(InversionStepConfig):
 
 @dataclass
 class InversionConfig(RecoveryConfig):
-    shard_size: int = 8  # teachers of one architecture per process; has no effect on the results
     meta_generator: MetaGeneratorConfig = field(default_factory=MetaGeneratorConfig)
     methods: dict[str, Any] = field(
         default_factory=lambda: {"five": {"method": "generator"}, "deep_inversion": {"method": "pixels", "steps": 50}}
@@ -177,7 +176,6 @@ class InversionConfig(RecoveryConfig):
 
 # Inclusive bounds, as datafree.config.schema.BOUNDS.
 INVERSION_BOUNDS: dict[str, tuple[float | None, float | None]] = {
-    "inversion.shard_size": (1, None),
     "inversion.images_per_class": (2, None),
     "inversion.shift": (0, 16),
     "inversion.augmentation": (0, 4),

@@ -179,6 +179,7 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "data.glyphs.classes.*": (2, None),
     "data.glyphs.images_per_class.*": (2, None),
     "zoo.limit": (1, None),
+    "zoo.shard_size": (1, None),
     "zoo.training.steps": (1, None),
     "zoo.training.batch_size": (2, None),
     "zoo.training.learning_rate": (1e-8, 10),

@@ -1,6 +1,6 @@
 """Inversion methods by name: each recovers images of one teacher's training distribution as a labelled pool.
 
-A method is one module here with a function ``recover``, a settings dataclass in ``datafree.config.inversions``, and one line in ``METHODS``.
+A method is one module here with a function ``recover``, a settings dataclass in ``datafree.config.inversions``, and a line in ``METHODS``.
 Its module is imported only when the method is looked up, so an edit of it concerns only the jobs that use the method.
 
 Every method has the signature

@@ -20,7 +20,10 @@ READS = ("seed", "tasks")
 
 
 def run(job: Job) -> None:
-    """Inputs: ``zoo`` and ``pools``, the indexes of the teachers and of their pools. Outputs: ``episodes``, ``reliability``, ``metrics``."""
+    """Inputs: ``zoo`` and ``pools``, the indexes of the teachers and of their pools.
+
+    Outputs: ``episodes``, ``reliability``, ``metrics``.
+    """
     config = typed(TasksConfig, job.config["tasks"])
     pools = read_pools(job.input("pools"), job.input("zoo"))
     results = _measure_reliability(job, pools)

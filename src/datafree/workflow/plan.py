@@ -1,9 +1,10 @@
 """The plan of a run: all settings by value, teachers, hardware and code, as they are when the run starts.
 
-A run writes its plan once, before its first job; all its jobs read this file, so that an edit of a configuration file, of the manifest or of
-the code in the meantime, or another start of Snakemake, cannot change what they compute. A dry run has a plan too, but does not write it.
+A run writes its plan once, before its first job. All its jobs read this file, so neither an edit of a configuration file, of the manifest
+or of the code in the meantime nor another start of Snakemake changes what they compute. A dry run has a plan too, but does not write it.
 
-What a stage reads of the plan stands beside its code: ``READS``, dotted keys with wildcards in braces, and ``FOLDER``, where its record lies.
+What a stage reads of the plan is declared beside its code: ``READS``, dotted keys with wildcards in braces, and ``FOLDER``, the place of
+its record.
 This module imports no PyTorch and no stage: Snakemake imports it at every start.
 """
 

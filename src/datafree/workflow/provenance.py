@@ -148,7 +148,7 @@ class Records:
         return self._records[path]
 
     def recorded_hash(self, path: str) -> str:
-        """The hash of a file according to its producer's record; of an index, which has none, according to its content. Empty if unknown."""
+        """The hash of a file according to its producer's record, or that of an index, which has no record; empty if unknown."""
         if path.endswith("/index.json"):
             if path not in self._hashes:
                 self._hashes[path] = artifacts.sha256(path) if Path(path).is_file() else ""

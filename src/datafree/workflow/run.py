@@ -34,7 +34,7 @@ def pool_index(method: str) -> str:
 
 
 class Run:
-    """One run of the pipeline. ``path``: the file of its plan. ``begun``: whether that file exists, as in a process that the run started."""
+    """One run of the pipeline. ``path``: the file of its plan. ``begun``: whether it exists, as in a process that the run started."""
 
     def __init__(self, plan: Plan, path: Path, begun: bool) -> None:
         self.plan, self.path, self.begun = plan, path, begun
