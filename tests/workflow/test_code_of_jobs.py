@@ -20,7 +20,7 @@ from datafree.nas.networks import build
 from datafree.nas.proxies import PROXIES
 from datafree.nas.proxy_scores import proxy_measures, proxy_scores
 from datafree.registry import Registry, noted_modules
-from datafree.workflow import provenance
+from datafree.workflow.code import Source
 from datafree.zoo.backbones import BACKBONES
 
 FAMILIES: dict[str, Registry] = {
@@ -32,6 +32,7 @@ FAMILIES: dict[str, Registry] = {
     "backbones": BACKBONES,
     "classifiers": CLASSIFIERS,
 }
+SOURCE = Source.read()
 STAGES = [module.name for module in pkgutil.iter_modules(stages.__path__) if not module.ispkg]
 # What the evaluation uses whatever its settings are, and the proxy that is the combination of two others.
 ALWAYS = {"few_shot": {"datafree.evaluation.nearest_centroid"}}
@@ -47,8 +48,8 @@ MEMBERS = sorted({module_of(registry, name) for registry in FAMILIES.values() fo
 
 def modules_in(*roots: str) -> set[str]:
     """The modules of the package in the code of ``roots``."""
-    files = {path.relative_to(provenance.PACKAGE) for root in roots for path in provenance.code_files(root)}
-    return {".".join(("datafree", *path.with_suffix("").parts)).removesuffix(".__init__") for path in files}
+    paths = [path.removesuffix(".py").removesuffix("/__init__") for path in SOURCE.files_of(roots)]
+    return {"datafree." + path.replace("/", ".") for path in paths}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -101,22 +102,3 @@ def test_a_proxy_notes_its_own_module_when_measuring_and_when_scoring(name):
     with noted_modules() as again:
         proxy_scores(name, space, measures)
     assert noted == again == ({module_of(PROXIES, name)} if name in PROXIES else set())
-
-
-IMPORTS_FOR_TYPES = """
-from typing import TYPE_CHECKING
-if TYPE_CHECKING:
-    from datafree.inversion import pixels
-    if True:
-        import datafree.meta.bell
-else:
-    import datafree.devices
-def function():
-    import datafree.artifacts
-"""
-
-
-def test_imports_for_the_type_checker_alone_are_not_code_of_a_job(tmp_path):
-    (tmp_path / "module.py").write_text(IMPORTS_FOR_TYPES)
-    names = {name for name in provenance._imports(tmp_path / "module.py") if name.startswith("datafree")}
-    assert names == {"datafree.devices", "datafree.artifacts"}

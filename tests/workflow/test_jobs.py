@@ -150,10 +150,11 @@ import sys
 from datafree import artifacts, devices
 from datafree.workflow import jobs
 from datafree.workflow import provenance
+from datafree.workflow.code import Source
 artifacts.write_text("out/x", "x")
 job = provenance.Job("no_such_stage", {}, {}, "c", {}, {"x": "out/x", "provenance": "out/provenance.json"})
-provenance.write_record(job, {})
-execute(job)
+provenance.write_record(job, [], Source({}), {}, {})
+jobs.execute(job, Source({}))
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
@@ -219,7 +220,7 @@ def test_an_internal_error_is_not_a_user_error(stage):
 
 def test_a_stage_with_a_missing_output_is_not_recorded(stage, monkeypatch):
     monkeypatch.setattr(stage, "run", lambda job: artifacts.write_text(job.output("first"), "first"))
-    with pytest.raises(UserError, match="out/second was not written"):
+    with pytest.raises(UserError, match="out/second"):
         execute(a_job())
     assert not Path("out/provenance.json").exists()
 
@@ -261,7 +262,7 @@ def test_code_that_was_edited_after_the_start_is_neither_run_nor_recorded(stage,
 def test_code_that_the_stage_loads_while_it_runs_is_checked_before_it_is_recorded(stage, monkeypatch):
     changed = {"datafree.stages.pretend": ""}
     monkeypatch.setattr(Source, "first_change", lambda self, modules: next(filter(None, map(changed.get, modules)), ""))
-    registry = Registry({"near": "datafree.evaluation.intervals:interval"})
+    registry = Registry({"near": "datafree.evaluation.intervals:mean_interval"})
     changed["datafree.evaluation.intervals"] = "evaluation/intervals.py"
     stage.then = lambda: registry["near"]
     with pytest.raises(UserError, match="evaluation/intervals.py was edited after the run started"):
@@ -271,7 +272,7 @@ def test_code_that_the_stage_loads_while_it_runs_is_checked_before_it_is_recorde
 
 
 def test_a_record_names_the_modules_that_the_job_looked_up(stage):
-    registry = Registry({"near": "datafree.evaluation.intervals:interval"})
+    registry = Registry({"near": "datafree.evaluation.intervals:mean_interval"})
     stage.then = lambda: registry["near"]
     execute(a_job())
     assert provenance.read_record("out/provenance.json")["code"]["modules"] == ["datafree.evaluation.intervals", "datafree.stages.pretend"]

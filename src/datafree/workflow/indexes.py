@@ -15,8 +15,6 @@ from datafree import artifacts
 from datafree.errors import UserError
 from datafree.workflow.provenance import Job, Records, read_record
 
-_verified: set[tuple[str, str]] = set()  # (path, SHA-256) of files that this process has hashed
-
 
 @dataclass(frozen=True)
 class Member:
@@ -33,10 +31,8 @@ class Member:
         """
         for path, digest in self.files.items():
             if Path(path).name == file:
-                if (path, digest) not in _verified:
-                    if artifacts.sha256(path) != digest:
-                        raise UserError(f"{path}: its content differs from the index; run again, or `make verify` to check all files")
-                    _verified.add((path, digest))
+                if artifacts.sha256(path) != digest:
+                    raise UserError(f"{path}: its content differs from the index; run again, or `make verify` to check all files")
                 return Path(path)
         raise UserError(f"{self.name}: the index names no {file}; delete the index and run again")
 

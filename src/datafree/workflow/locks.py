@@ -68,7 +68,7 @@ def holder(path: Path) -> str:
 
 
 def stop_all(seconds: float = 20.0) -> list[str]:
-    """End all processes of this host that hold a lock of this folder: first the run, then its jobs. Returns who was asked to end.
+    """End all processes of this host that hold a lock of this folder: first the run, then its jobs. Returns a description of each.
 
     Each gets SIGTERM and, if it still holds its lock after ``seconds``, SIGKILL. The next run continues from the checkpoints of the jobs.
 

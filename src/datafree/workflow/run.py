@@ -1,4 +1,4 @@
-"""What the rules ask of a run: its plan, which jobs it must look at, and the command line of a job.
+"""A run as the rules see it: its plan, which jobs it must look at, and the command line of a job.
 
 A rule depends on the file of the plan exactly if the record of its job does not match the plan. This file does not exist before the run, so
 Snakemake runs the job, after the rule ``plan``. Results that match have no such input, whatever their time stamps say.
