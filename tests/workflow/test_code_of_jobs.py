@@ -68,11 +68,11 @@ def test_an_edited_method_concerns_only_the_jobs_that_look_it_up(family):
     for name in registry:
         with noted_modules() as noted:
             registry[name]
-        assert noted == {module_of(registry, name)}
-        code = modules_in(*noted)
+        module = module_of(registry, name)
+        assert noted == {module}
+        code = modules_in(module)
         concerned = {other for other in registry if module_of(registry, other) in code}
-        same_module = {other for other in registry if module_of(registry, other) == module_of(registry, name)}
-        assert concerned == same_module | {other for other in registry if module_of(registry, other) in COMBINED.get(*noted, set())}
+        assert concerned == {other for other in registry if module_of(registry, other) in {module, *COMBINED.get(module, ())}}
 
 
 @pytest.mark.parametrize("name", ["conv4", "vgg11", "resnet20"])
