@@ -25,7 +25,7 @@ def test_sound(number):
 
 def test_a_test_that_crashes_its_process_is_one_failed_test_with_its_name(tmp_path):
     (tmp_path / "test_crash.py").write_text(CRASH)
-    (flags,) = re.findall(r"^test: setup.*\n\tpytest (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    (flags,) = re.findall(r"^test: setup.*\n\t.* -m pytest (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     command = [sys.executable, "-m", "pytest", *flags.split(), "--rootdir", str(tmp_path), "-p", "no:cacheprovider", str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
