@@ -137,7 +137,8 @@ def track(
     tree = {"processor": planned.hardware.processor, **planned.tree}
     group = tracking.group_key(Path.cwd(), tree)
     if follow:
-        tracking.follow(Path.cwd(), tree, group)
+        if not tracking.follow(Path.cwd(), tree, group):
+            os.execv(sys.executable, sys.orig_argv)
     else:
         print(f"{tracking.log_all(Path.cwd(), tree, group)} runs logged", file=sys.stderr)
 

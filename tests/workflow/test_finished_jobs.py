@@ -1,11 +1,13 @@
 """Finished jobs read from their records, without MLflow."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from datafree import artifacts
+from datafree.errors import UserError
 from datafree.workflow import finished_jobs, provenance
 
 
@@ -27,9 +29,12 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
+def all_jobs(project):
+    return [finished_jobs.read_finished_job(project, record) for record in finished_jobs.record_states(project)]
+
+
 def only_job(project):
-    (job,), problems = finished_jobs.finished_jobs(project)
-    assert problems == []
+    (job,) = all_jobs(project)
     return job
 
 
@@ -84,12 +89,15 @@ CONFIG = {
         ({}, {"seed": 0, "inversion.shift": 2}, True),
         ({}, {"seed": 1}, False),
         ({}, {"inversion.shift": 3}, False),
-        ({"arm": "bell", "seed": "1"}, {"seed": 0, "meta.arm": {"steps": 7}}, True),
-        ({"arm": "bell"}, {"meta.arm": {"steps": 8}}, False),
-        ({"arm": "gone"}, {"meta.arm": {"steps": 7}}, False),
+        ({"arm": "bell", "seed": "1"}, {"seed": 0, "meta.arms.bell": {"steps": 7}}, True),
+        ({"arm": "bell"}, {"meta.arms.bell": {"steps": 8}}, False),
+        ({"arm": "bell"}, {"meta.arms.bell.steps": 7}, True),
+        ({"arm": "bell"}, {"meta.arms.bell.steps.more": 7}, False),
+        ({"arm": "gone"}, {"meta.arms.gone": {"steps": 7}}, False),
         ({}, {"inversion.methods": ["five", "slow"]}, True),
+        ({}, {"inversion.methods": ["slow", "five"]}, True),
         ({}, {"inversion.methods": ["five"]}, False),
-        ({"teacher": "latin"}, {"teacher": {"name": "latin"}}, True),
+        ({"teacher": "latin"}, {"teachers.latin": {"name": "latin"}}, True),
     ],
 )
 def test_a_job_belongs_to_the_configuration_that_it_read(project, wildcards, recorded, expected):
@@ -116,7 +124,7 @@ def test_metrics_curve_and_timing(project):
     artifacts.write_json(project / "logs/timings/learner/bell.0.json", {"seconds": 2.5, "max_rss_mb": 100})
     finish(project, "images", {}, {}, {}, "artifacts/x")
     artifacts.write_json(project / "logs/timings/images/images.json", {"seconds": 4})
-    learner, images = finished_jobs.finished_jobs(project)[0]
+    learner, images = all_jobs(project)
     assert list(images.metrics(project)) == [("timing/seconds", 4.0, 0)]
     assert sorted(learner.metrics(project)) == [
         ("history/accuracy", 0.5, 10),
@@ -151,15 +159,26 @@ def test_an_unreadable_record_is_reported(project, content):
     path = project / "artifacts/x/provenance.json"
     path.parent.mkdir(parents=True)
     path.write_text(content)
-    jobs, (problem,) = finished_jobs.finished_jobs(project)
-    assert jobs == []
-    assert problem.startswith("artifacts/x/provenance.json: skipped: not a readable record (")
+    with pytest.raises(UserError, match=r"^artifacts/x/provenance.json: skipped: not a readable record \(.*\); rerun its job$"):
+        finished_jobs.read_finished_job(project, Path("artifacts/x/provenance.json"))
 
 
 def test_record_states_change_when_a_job_finishes(project):
-    assert finished_jobs.record_states(project) == set()
-    finish(project, "teacher", {}, {}, {}, "artifacts/zoo/t")
+    assert finished_jobs.record_states(project) == {}
+    folder = finish(project, "teacher", {}, {}, {}, "artifacts/zoo/t")
     before = finished_jobs.record_states(project)
     assert before == finished_jobs.record_states(project)
-    finish(project, "teacher", {}, {}, {}, "artifacts/zoo/u")
-    assert before < finished_jobs.record_states(project)
+    assert list(before) == [Path("artifacts/zoo/t/provenance.json")]
+    finish(project, "teacher", {}, {}, {}, "artifacts/zoo/a")
+    both = finished_jobs.record_states(project)
+    assert list(both) == [Path("artifacts/zoo/a/provenance.json"), *before]
+    os.utime(folder / "provenance.json", ns=(5, 5))
+    assert finished_jobs.record_states(project)[Path("artifacts/zoo/t/provenance.json")] != both[Path("artifacts/zoo/t/provenance.json")]
+
+
+def test_the_code_of_a_record_is_a_hash_or_names_its_modules(project):
+    folder = finish(project, "teacher", {}, {}, {}, "artifacts/zoo/t")
+    assert only_job(project).code_hash == "c0de"
+    record = artifacts.read_json(folder / "provenance.json")
+    artifacts.write_json(folder / "provenance.json", {**record, "code": {"modules": ["datafree.stages.teacher"], "hash": "ab12"}})
+    assert only_job(project).code_hash == "ab12"

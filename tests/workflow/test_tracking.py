@@ -69,7 +69,7 @@ def project(tmp_path, monkeypatch, empty_store):
 def learner(project: Path, seed: int, loss: float = 0.5, arm: str = "bell") -> Path:
     curve = "step,loss\n" + "".join(f"{step},{loss + 1 / (1 + step)}\n" for step in range(1200))
     files = {"history.csv": curve.encode(), "metrics.json": {"loss": loss}, "learner.safetensors": b"2"}
-    config = {"meta.arm": {"method": "bell", "steps": 7}, "seed": 0}
+    config = {f"meta.arms.{arm}": {"method": "bell", "steps": 7}, "seed": 0}
     return finish(project, "learner", {"arm": arm, "seed": str(seed)}, config, files, f"artifacts/meta/{arm}/seed{seed}")
 
 
@@ -122,7 +122,7 @@ def test_every_job_is_logged_once_under_one_parent(project):
 
     run = again["learner/bell/1"]
     assert run.info.status == "FINISHED"
-    assert run.data.params == {"meta.arm.method": "bell", "meta.arm.steps": "7", "seed": "0"}
+    assert run.data.params == {"meta.arms.bell.method": "bell", "meta.arms.bell.steps": "7", "seed": "0"}
     assert {key: run.data.tags[f"datafree.{key}"] for key in ("stage", "arm", "seed", "groups")} == {
         "stage": "learner",
         "arm": "bell",
@@ -228,18 +228,11 @@ def test_a_locked_store_loses_nothing(project, capsys):
         other.execute("ROLLBACK")
         other.close()
     line = str(caught.value)
-    assert (
-        line == f"tracking: MLflow store sqlite:///{project}/mlflow.db: database is locked; results are safe, repeat with `datafree track`"
-    )
+    assert line.startswith(f"tracking: MLflow store sqlite:///{project}/mlflow.db: locked by another process (database is locked); ")
+    assert line.endswith("; results are safe, repeat with `datafree track`")
     assert capsys.readouterr().err == f"{line}\n"
     assert {path: path.read_bytes() for path in project.glob("artifacts/**/*") if path.is_file()} == before
     assert tracking.log_all(project, CONFIG, "first") == 1
-
-
-def test_an_invalid_store_is_reported_in_one_line(project):
-    (project / "mlflow.db").write_bytes(b"no database" * 100)
-    with pytest.raises(UserError, match=r"^tracking: MLflow store sqlite:.*mlflow.db: file is not a database; results are safe"):
-        tracking.log_all(project, CONFIG, "first", timeout=0.1)
 
 
 def test_an_unreachable_server_is_reported_in_one_line_without_its_password(project, monkeypatch):
@@ -265,11 +258,11 @@ def test_unreadable_files_are_skipped_with_one_line(project, capsys):
     (project / "artifacts/meta/bell/seed0/metrics.json").write_text('{"loss": 0.1}')
     assert tracking.log_all(project, CONFIG, "first") == 2
     assert [line.partition(": skipped: ")[0::2] for line in capsys.readouterr().err.splitlines()] == [
-        ("tracking: artifacts/zoo/latin/provenance.json", ANY),
         (
             "tracking: artifacts/meta/bell/seed0/provenance.json",
             "artifacts/meta/bell/seed0/metrics.json is missing or differs from the record; rerun learner/bell/0",
         ),
+        ("tracking: artifacts/zoo/latin/provenance.json", ANY),
     ]
     assert set(runs(project)) == {"pipeline first", "learner/bell/1", "few_shot"}
     learner(project, 0)
@@ -317,6 +310,85 @@ def test_follow_logs_until_the_pipe_is_closed(project):
     assert states == ["RUNNING"]
     assert runs(project)["learner/bell/2"].info.status == "FINISHED"
     assert runs(project)["pipeline first"].info.status == "FINISHED"
+
+
+def passes(project: Path, monkeypatch, *between) -> list[float]:
+    """Follow with one pass before each call of ``between``, and the last one; the seconds that each would wait for the next."""
+    waits, calls = [], iter(between)
+
+    def wait(descriptor, seconds):
+        waits.append(seconds)
+        call = next(calls, None)
+        if call:
+            call()
+        return call is None
+
+    monkeypatch.setattr(tracking, "_reached_end", wait)
+    assert tracking.follow(project, CONFIG, "first")
+    return waits
+
+
+def test_a_pass_reads_new_records_only_and_looks_up_all_runs_once(project, monkeypatch):
+    read, searched = [], []
+    read_job, search = tracking.read_finished_job, tracking.Store.search
+    monkeypatch.setattr(tracking, "read_finished_job", lambda folder, record: read.append(str(record)) or read_job(folder, record))
+    monkeypatch.setattr(tracking.Store, "search", lambda store, text: searched.append(text) or search(store, text))
+
+    def first_pass():
+        assert {"artifacts/zoo/latin/provenance.json", "artifacts/meta/bell/seed0/provenance.json"} <= set(read)
+        assert searched.count("tags.`datafree.fingerprint` != ''") == 1
+        read.clear(), searched.clear()
+
+    def new_teacher():
+        assert (read, searched) == ([], [])
+        finish(project, "teacher", {"teacher": "greek"}, {"seed": 0}, {"card.json": {"accuracy": 0.5}}, "artifacts/zoo/greek")
+
+    def teacher_is_logged():
+        assert read == ["artifacts/zoo/greek/provenance.json"]
+        assert len(searched) == 1
+        assert "fingerprint` = '" in searched[0]
+        assert runs(project)["teacher/greek"].info.status == "FINISHED"
+        read.clear(), searched.clear()
+
+    passes(project, monkeypatch, first_pass, new_teacher, teacher_is_logged)
+    assert (read, searched) == ([], [])
+    assert runs(project)["pipeline first"].data.tags["datafree.jobs_total"] == "5"
+
+
+def test_an_expensive_pass_is_followed_by_a_longer_wait(project, monkeypatch):
+    used = iter([0.0, 3.0, 3.0, 3.1, 3.1, 100.0, 100.0, 100.0])
+    monkeypatch.setattr(tracking.time, "process_time", lambda: next(used))
+    monkeypatch.setattr(tracking._Logging, "run_pass", lambda logging, last: 0)
+    waits = passes(project, monkeypatch, int, int)
+    assert waits == [pytest.approx(75.0), 15.0, 300.0]
+
+
+def test_a_store_deleted_while_following_is_complete_at_the_end(project):
+    """MLflow keeps the deleted file open: the command continues in a new process."""
+    (project / "params.yaml").write_text("tracking: {experiment: study}\n")
+    environment = {name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_EXP_NAME")}
+    following = (
+        "import sys; from datafree.workflow import tracking as t; t.follow.__kwdefaults__['every'] = 0.1; from datafree import cli; "
+    )
+    command = [sys.executable, "-c", f"{following} sys.argv[1:] = ['track', '--follow']; cli.main()"]
+    process = subprocess.Popen(command, cwd=project, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    wait_for(lambda: client(project).get_experiment_by_name("study") and len(runs(project)) >= 4)
+    store = project / "mlflow.db"
+    store.rename(project / "old.db")
+    shutil.rmtree(project / "mlartifacts")
+    wait_for(store.exists)
+    learner(project, 2)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    assert {"teacher/latin", "learner/bell/0", "learner/bell/1", "learner/bell/2", "few_shot"} <= set(runs(project))
+    assert "Traceback" not in error
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_follow_ends_on_interrupt_and_on_a_closed_descriptor(project):

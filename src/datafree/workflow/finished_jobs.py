@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from datafree import artifacts
 from datafree.errors import UserError
 from datafree.workflow.provenance import HARDWARE
 
+RECORD = "provenance.json"
 MEASURED_ON_CARDS = ("accuracy", "macs", "parameters")
 READABLE = (".json", ".csv", ".png", ".txt", ".html")  # suffixes of human-readable files, unlike weights and pools
 
@@ -36,7 +38,7 @@ class FinishedJob:
     stage: str
     wildcards: Mapping[str, str]
     config: Mapping[str, Any]
-    code: str
+    code: Mapping[str, Any] | str
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
 
@@ -44,27 +46,14 @@ class FinishedJob:
     def name(self) -> str:
         return "/".join([self.stage, *self.wildcards.values()])
 
+    @property
+    def code_hash(self) -> str:
+        return self.code if isinstance(self.code, str) else str(self.code.get("hash", ""))
+
     def belongs_to(self, config_tree: Mapping[str, Any]) -> bool:
         """Whether the job was computed under this resolved configuration, and not under another, such as one with a removed arm."""
         ignored = HARDWARE if config_tree.get("accept_other_hardware") else ()
-        return all(
-            self._is_current(config_tree, dotted.split("."), value) for dotted, value in self.config.items() if dotted not in ignored
-        )
-
-    def _is_current(self, tree: Any, path: Sequence[str], recorded: Any) -> bool:
-        """Whether a recorded setting equals the setting under ``path`` in ``tree``.
-
-        A key that ends in the name of a wildcard, such as ``meta.arm``, is the entry of ``meta.arms`` that the wildcard selects. A list
-        may hold only the names of a mapping. Keys outside the configuration, such as a teacher's manifest entry, count as equal.
-        """
-        first, *rest = path
-        if not rest and first in self.wildcards and f"{first}s" in tree:
-            return tree[f"{first}s"].get(self.wildcards[first]) == recorded
-        if first not in tree:
-            return True
-        if rest:
-            return self._is_current(tree[first], rest, recorded)
-        return recorded == (list(tree[first]) if isinstance(recorded, list) else tree[first])
+        return all(_is_current(config_tree, dotted, value) for dotted, value in self.config.items() if dotted not in ignored)
 
     def changed_output(self, project: Path) -> str:
         """The first readable output that is missing or differs from the record; empty if there is none."""
@@ -97,32 +86,54 @@ class FinishedJob:
                 yield from [(f"timing/{name}", number, 0) for name, number in numbers(artifacts.read_json(timing))]
 
 
-def record_states(project: Path) -> set[tuple[str, int]]:
-    """Path and modification time (ns) of every record; the set changes whenever a job finishes."""
-    states = set()
-    for path in project.glob("artifacts/**/provenance.json"):
-        with contextlib.suppress(FileNotFoundError):  # being replaced
-            states.add((str(path), path.stat().st_mtime_ns))
+def _is_current(config_tree: Mapping[str, Any], dotted: str, recorded: Any) -> bool:
+    """Whether a recorded setting equals the setting under the dotted key.
+
+    A list may hold only the names of a mapping. Sections outside the configuration, such as a teacher's manifest entry, count as equal.
+    """
+    first, *rest = dotted.split(".")
+    if first not in config_tree:
+        return True
+    value = config_tree[first]
+    for key in rest:
+        if not isinstance(value, Mapping) or key not in value:
+            return False
+        value = value[key]
+    if isinstance(recorded, list) and isinstance(value, Mapping):
+        return sorted(recorded) == sorted(value)
+    return recorded == value
+
+
+def record_states(project: Path) -> dict[Path, tuple[int, int]]:
+    """Modification time (ns) and size of every record by its path in the project, sorted; reads no record."""
+    states: dict[Path, tuple[int, int]] = {}
+    for folder, subfolders, files in os.walk(project / "artifacts"):
+        subfolders.sort()
+        if RECORD in files:
+            path = Path(folder, RECORD)
+            with contextlib.suppress(FileNotFoundError):  # being replaced
+                status = path.stat()
+                states[path.relative_to(project)] = (status.st_mtime_ns, status.st_size)
     return states
 
 
-def finished_jobs(project: Path) -> tuple[list[FinishedJob], list[str]]:
-    """All jobs with a readable record, in the order of the records' paths, and one line for every other record."""
-    jobs, problems = [], []
-    for path in sorted(project.glob("artifacts/**/provenance.json")):
-        record = path.relative_to(project)
-        try:
-            content, finished = path.read_bytes(), path.stat().st_mtime_ns // 10**6
-            value = json.loads(content)
-            parts = {key: value[key] for key in ("stage", "wildcards", "config", "code", "inputs", "outputs")}
-            for key in ("wildcards", "config", "inputs", "outputs"):
-                if not isinstance(parts[key], dict):
-                    raise TypeError(f"`{key}` is not a mapping")
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            problems.append(f"{record}: skipped: not a readable record ({one_line(error)}); rerun its job")
-        else:
-            jobs.append(FinishedJob(record, hashlib.sha256(content).hexdigest(), finished, **parts))
-    return jobs, problems
+def read_finished_job(project: Path, record: Path) -> FinishedJob:
+    """The job of a record; ``record``: its path in the project.
+
+    Raises:
+        UserError: the file is missing, or not a record.
+    """
+    try:
+        with (project / record).open("rb") as file:
+            content, finished = file.read(), os.fstat(file.fileno()).st_mtime_ns // 10**6
+        value = json.loads(content)
+        parts = {key: value[key] for key in ("stage", "wildcards", "config", "code", "inputs", "outputs")}
+        for key in ("wildcards", "config", "inputs", "outputs"):
+            if not isinstance(parts[key], dict):
+                raise TypeError(f"`{key}` is not a mapping")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{record}: skipped: not a readable record ({one_line(error)}); rerun its job") from None
+    return FinishedJob(record, hashlib.sha256(content).hexdigest(), finished, **parts)
 
 
 def numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:

@@ -1,4 +1,4 @@
-"""MLflow tracking: logs finished jobs from their files. The only module that imports mlflow.
+"""MLflow tracking: logs finished jobs from their files.
 
 Stages do not use MLflow. This module reads the records, metrics, training curves and images of finished jobs and logs one run per job.
 A run is tagged with the fingerprint of the job's record, so logging can be repeated at any time, and no result depends on the store.
@@ -14,32 +14,32 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import os
-import re
 import select
 import signal
-import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datafree import artifacts
 from datafree.errors import UserError
 from datafree.report import tables
-from datafree.workflow.finished_jobs import FinishedJob, finished_jobs, flatten, numbers, one_line, record_states, warn
+from datafree.workflow.finished_jobs import FinishedJob, flatten, numbers, read_finished_job, record_states, warn
+from datafree.workflow.mlflow_store import TAG_LENGTH, Store, open_store, store_file
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 FEW_SHOT_RESULTS = "artifacts/evaluation/few_shot/results.json"
+EVALUATION_STAGE = "few_shot"  # writes the results
 LEARNER_STAGE = "learner"  # its wildcards are `arm` and `seed`
 LARGEST_COPY = 32 * 2**20  # bytes; larger files are not copied into the store
-# Limits of MLflow.
-KEY_LENGTH, PARAMETER_LENGTH, TAG_LENGTH, PARAMETERS_PER_CALL, METRICS_PER_CALL = 250, 6000, 5000, 100, 1000
+LARGEST_SHARE = 0.04  # of a core: the follower waits so long between two passes that it uses less
+LONGEST_WAIT = 300.0  # seconds between two passes of the follower
 
 
 def group_key(project: str | Path, config_tree: Mapping[str, Any]) -> str:
@@ -59,239 +59,258 @@ def log_all(project: str | Path, config_tree: Mapping[str, Any], group: str, *, 
     Raises:
         UserError: the store cannot be used; the results are not affected.
     """
-    try:
-        return _log_finished_jobs(Path(project), config_tree, group, timeout=timeout, last=True)
-    except Exception as error:  # MLflow, SQLAlchemy, file system and network have different error types
-        raise UserError(_store_problem(Path(project), error)) from None
+    return _Logging(Path(project), config_tree, group, timeout).run_pass(last=True)
 
 
 def follow(
     project: str | Path, config_tree: Mapping[str, Any], group: str, *, descriptor: int = 0, every: float = 15.0, timeout: float = 30.0
-) -> None:
+) -> bool:
     """Log jobs as they finish, until the file ``descriptor`` (standard input) reaches its end; then log the remaining jobs and return.
 
     For a background process: the pipeline holds the other end of the pipe, which closes when the pipeline ends for any reason. Ctrl-C
-    ends it too. Looks for new records every ``every`` seconds. Call from the main thread. Errors of the store are not raised but printed
-    as one line on standard error; the next pass or ``log_all`` logs what is missing.
+    ends it too. Looks for new records every ``every`` seconds, less often if a pass is expensive. Call from the main thread. Errors of
+    the store are not raised but printed as one line on standard error; the next pass or ``log_all`` logs what is missing.
+
+    Returns False if the database file was deleted or replaced while this process had it open: MLflow keeps files open, so only a new
+    process can log to the new one.
     """
-    project = Path(project)
-    logged: object = None
-    printed: set[str] = set()
+    project, printed = Path(project), set[str]()
+    logging, ended, opened = _Logging(project, config_tree, group, timeout), False, None
     with _record_interrupts() as interrupts:
-        ended = False
-        while not ended:
-            records = record_states(project)
-            if records != logged:
-                try:
-                    _log_finished_jobs(project, config_tree, group, timeout=timeout, last=False)
-                    logged = records
-                except Exception as error:  # as in `log_all`
-                    _print_once(_store_problem(project, error), printed)
-            ended = _reached_end(descriptor, every) or bool(interrupts)
+        while True:
+            begin = time.process_time()
+            try:
+                logging.run_pass(last=ended)
+            except UserError as error:
+                _print_once(str(error), printed)
+            if ended:
+                return True
+            wait = max(every, min((time.process_time() - begin) / LARGEST_SHARE, LONGEST_WAIT))
+            opened = opened or store_file(project)
+            ended = _reached_end(descriptor, wait) or bool(interrupts)
+            if opened and store_file(project) != opened:
+                return False
+
+
+class _LoggedJob(NamedTuple):
+    """What is kept of a job that has a run. ``current``: it was computed under this configuration; ``reused``: by an earlier execution."""
+
+    name: str
+    stage: str
+    fingerprint: str
+    run_id: str
+    current: bool
+    reused: bool
+
+
+@dataclass(frozen=True)
+class _StoredRun:
+    """What is kept of a run of the store; ``groups``: its executions, oldest first."""
+
+    run_id: str
+    finished: bool
+    has_parent: bool
+    groups: tuple[str, ...]
+
+
+class _Logging:
+    """The logging of one execution: each pass reads only records that are new or changed since the last one.
+
+    All runs of the store are looked up once, in the first pass. A job has a run, or its record is in ``skipped`` with the reason.
+    """
+
+    def __init__(self, project: Path, config_tree: Mapping[str, Any], group: str, timeout: float) -> None:
+        self.project, self.config_tree, self.group, self.timeout = project, config_tree, group, timeout
+        self.created: int | None = None  # of the store that the following belongs to
+        self._forget()
+
+    def _forget(self) -> None:
+        self.states: dict[Path, tuple[int, int]] = {}
+        self.jobs: dict[Path, _LoggedJob] = {}
+        self.skipped: dict[Path, str] = {}
+        self.runs: dict[str, _StoredRun] = {}
+        self.parent: str | None = None
+        self.commit = ""
+
+    def run_pass(self, *, last: bool) -> int:
+        """Log new jobs; returns their number. Before the ``last`` pass, jobs that differ from their record are skipped silently: they
+        are running. The last pass reports them and ends the parent run.
+
+        Raises:
+            UserError: the store cannot be used.
+        """
+        states = record_states(self.project)
+        if states == self.states and not last:
+            return 0
         try:
-            log_all(project, config_tree, group, timeout=timeout)
-        except UserError as error:
-            _print_once(str(error), printed)
+            with open_store(self.project, self.config_tree["tracking"]["experiment"], self.timeout) as store:
+                first = store.created != self.created
+                if first:
+                    self._forget()
+                    self.created, self.commit = store.created, _commit(self.project)
+                    self.runs = _stored_runs(store)
+                return self._log_changes(store, states, first=first, last=last)
+        except UserError:
+            self.created = None  # the next pass looks up everything again
+            raise
 
-
-def _log_finished_jobs(project: Path, config_tree: Mapping[str, Any], group: str, *, timeout: float, last: bool) -> int:
-    """Log the jobs without a run. Before the ``last`` pass, jobs that differ from their record are skipped silently: they are running."""
-    with _open_store(project, config_tree["tracking"]["experiment"], timeout) as store:
-        jobs, problems = finished_jobs(project)
-        for problem in problems if last else ():
-            warn(problem)
-        current = {job.fingerprint for job in jobs if job.belongs_to(config_tree)}
-        if last and len(current) < len(jobs):
-            warn(f"{len(jobs) - len(current)} of {len(jobs)} jobs were computed under another configuration; they get no parent run")
-        commit = _commit(project)
-        parent = store.parent(group, config_tree, commit) if current else None
-        runs = store.logged_jobs()
-        used: list[tuple[FinishedJob, Run]] = []
-        logged = 0
-        for job in jobs:
-            job_parent = parent if job.fingerprint in current else None
-            run = runs.get(job.fingerprint)
-            if run is None or run.info.status != "FINISHED":
-                if problem := job.changed_output(project):
-                    if last:
-                        warn(f"{job.record}: skipped: {problem} is missing or differs from the record; rerun {job.name}")
-                    continue
-                if run is not None:  # unfinished: its process was stopped
-                    store.client.delete_run(run.info.run_id)
-                run = store.log_job(project, job, job_parent, group, commit)
-                logged += 1
-            elif job_parent:
-                store.link(run, job_parent, group)
-            if job_parent:
-                used.append((job, run))
-        if parent:
-            _log_headline(store, project, used, parent)
-            store.describe(parent, used, group)
-            store.client.update_run(parent, status="RUNNING")
-            if last:
-                store.client.set_terminated(parent, "FINISHED")
+    def _log_changes(self, store: Store, states: dict[Path, tuple[int, int]], *, first: bool, last: bool) -> int:
+        for record in [*(self.jobs.keys() | self.skipped.keys()) - states.keys()]:
+            self.jobs.pop(record, None), self.skipped.pop(record, None)
+        changed = [r for r, state in states.items() if state != self.states.get(r) or (last and r in self.skipped)]
+        logged = sum([self._log_record(store, record, first=first) for record in changed])
+        self.states, self.runs = states, {}
+        if last:
+            self._report()
+        if self.parent and (changed or last):
+            self._describe(store, changed, last=last)
         return logged
 
+    def _log_record(self, store: Store, record: Path, *, first: bool) -> bool:
+        """Give the job of a record a run if it has none; returns whether a run was made."""
+        self.jobs.pop(record, None), self.skipped.pop(record, None)
+        try:
+            job = read_finished_job(self.project, record)
+        except UserError as error:
+            self.skipped[record] = str(error)
+            return False
+        current = job.belongs_to(self.config_tree)
+        if current and self.parent is None:
+            self.parent = self._find_parent(store)
+        parent = self.parent if current else None
+        # Another execution can have logged the job since the first pass.
+        run = (self.runs if first else _stored_runs(store, job.fingerprint)).get(job.fingerprint)
+        made = run is None or not run.finished
+        if made:
+            if problem := job.changed_output(self.project):
+                self.skipped[record] = f"{record}: skipped: {problem} is missing or differs from the record; rerun {job.name}"
+                return False
+            if run is not None:  # unfinished: its process was stopped
+                store.client.delete_run(run.run_id)
+            run = self._log_job(store, job, parent)
+        elif parent:
+            self._link(store, run, parent)
+        reused = bool(run.groups) and run.groups[0] != self.group
+        self.jobs[record] = _LoggedJob(job.name, job.stage, job.fingerprint, run.run_id, current, reused)
+        return made
 
-def _log_headline(store: _Store, project: Path, used: Sequence[tuple[FinishedJob, Run]], parent: str) -> None:
-    """Copy the few-shot results to the parent run and to the run of each arm and seed, so that MLflow's run table compares them.
-
-    The run of an arm gets a result only if the evaluation read its outputs.
-    """
-    few_shot = next(((job, run) for job, run in used if FEW_SHOT_RESULTS in job.outputs), None)
-    if few_shot is None or few_shot[0].changed_output(project):
-        return
-    evaluation, at = few_shot[0], few_shot[1].info.start_time  # a fixed time, so that repeated values replace each other
-    results = artifacts.read_json(project / FEW_SHOT_RESULTS)
-    store.log(parent, metrics=[(name, number, 0) for name, number in numbers(results)], at=at)
-    store.client.set_tag(parent, "mlflow.note.content", tables.markdown_table(results)[:TAG_LENGTH])
-    for job, run in used:
-        if job.stage != LEARNER_STAGE or any(evaluation.inputs.get(path, digest) != digest for path, digest in job.outputs.items()):
-            continue
-        scores = {
-            "_".join([f"accuracy_{shot}shot", *row.get("variant", "").split()]): of_seed
-            for row in results["rows"]
-            if row["kind"] == "arm" and row["name"] == " ".join([job.wildcards["arm"], row.get("variant", "")]).strip()
-            for shot, result in row["shots"].items()
-            for of_seed in result["per_seed"]
-            if str(of_seed["seed"]) == job.wildcards["seed"]
-        }
-        store.log(run.info.run_id, metrics=[(name, number, 0) for name, number in numbers(scores)], at=at)
-
-
-class _Store:
-    """One MLflow experiment."""
-
-    def __init__(self, client: MlflowClient, experiment: str) -> None:
-        self.client = client
-        self.experiment = experiment
-
-    def search(self, filter_string: str) -> Iterator[Run]:
-        token = None
-        while True:
-            page = self.client.search_runs([self.experiment], filter_string, max_results=1000, page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
-
-    def logged_jobs(self) -> dict[str, Run]:
-        """Runs by fingerprint; an unfinished run only if there is no finished one."""
-        runs: dict[str, Run] = {}
-        for run in self.search("tags.`datafree.fingerprint` != ''"):
-            fingerprint = run.data.tags["datafree.fingerprint"]
-            if run.info.status == "FINISHED" or fingerprint not in runs:
-                runs[fingerprint] = run
-        return runs
-
-    def parent(self, group: str, config_tree: Mapping[str, Any], commit: str) -> str:
-        """Find or create the parent run of one execution. Parameters of a run cannot change, so another configuration has another run."""
-        digest = _digest(config_tree)
-        for run in self.search(f"tags.`datafree.config` = '{digest}'"):
-            if run.data.tags.get("datafree.group") == group:
-                return run.info.run_id
-        tags = {"mlflow.runName": f"pipeline {group}", "datafree.group": group, "datafree.config": digest, **_source_tags(commit)}
-        run_id = self.client.create_run(self.experiment, tags=tags).info.run_id
-        self.log(run_id, flatten(config_tree))
-        return run_id
-
-    def log_job(self, project: Path, job: FinishedJob, parent: str | None, group: str, commit: str) -> Run:
+    def _log_job(self, store: Store, job: FinishedJob, parent: str | None) -> _StoredRun:
         """Create the run of a job, without a parent if ``parent`` is None."""
-        metrics = list(dict.fromkeys(job.metrics(project)))  # two files may hold the same number
+        metrics = list(dict.fromkeys(job.metrics(self.project)))  # two files may hold the same number
         seconds = next((value for name, value, _ in metrics if name == "timing/seconds"), 0.0)
         tags = {f"datafree.{name}": value for name, value in job.wildcards.items()}
-        tags |= {"datafree.stage": job.stage, "datafree.code": job.code, "datafree.fingerprint": job.fingerprint}
-        tags |= {"mlflow.runName": job.name, **_source_tags(commit)}
+        tags |= {"datafree.stage": job.stage, "datafree.code": job.code_hash, "datafree.fingerprint": job.fingerprint}
+        tags |= {"mlflow.runName": job.name, **_source_tags(self.commit)}
         if parent:
-            tags |= {"mlflow.parentRunId": parent, "datafree.groups": group}
-        run = self.client.create_run(self.experiment, start_time=job.finished - round(1000 * seconds), tags=tags)
-        self.log(run.info.run_id, flatten(job.config), metrics, job.finished)
+            tags |= {"mlflow.parentRunId": parent, "datafree.groups": self.group}
+        start = job.finished - round(1000 * seconds)
+        run_id = store.client.create_run(store.experiment, start_time=start, tags=tags).info.run_id
+        store.log(run_id, flatten(job.config), metrics, job.finished)
         for path in job.readable_files():
-            if (project / path).stat().st_size <= LARGEST_COPY:
-                self.client.log_artifact(run.info.run_id, str(project / path))
-        self.client.set_terminated(run.info.run_id, "FINISHED", end_time=job.finished)
-        return run
+            if (self.project / path).stat().st_size <= LARGEST_COPY:
+                store.client.log_artifact(run_id, str(self.project / path))
+        store.client.set_terminated(run_id, "FINISHED", end_time=job.finished)
+        return _StoredRun(run_id, True, parent is not None, (self.group,) if parent else ())
 
-    def link(self, run: Run, parent: str, group: str) -> None:
+    def _link(self, store: Store, run: _StoredRun, parent: str) -> None:
         """Add this execution to the tags of an earlier run, and set its parent if it has none."""
-        groups = run.data.tags.get("datafree.groups", "").split()
-        if group not in groups:
-            self.client.set_tag(run.info.run_id, "datafree.groups", " ".join([*groups, group])[:TAG_LENGTH])
-        if "mlflow.parentRunId" not in run.data.tags:
-            self.client.set_tag(run.info.run_id, "mlflow.parentRunId", parent)
+        if self.group not in run.groups:
+            store.client.set_tag(run.run_id, "datafree.groups", " ".join([*run.groups, self.group])[:TAG_LENGTH])
+        if not run.has_parent:
+            store.client.set_tag(run.run_id, "mlflow.parentRunId", parent)
 
-    def log(
-        self, run_id: str, parameters: Mapping[str, str] | None = None, metrics: Iterable[tuple[str, float, int]] = (), at: int = 0
-    ) -> None:
-        """Log flat parameters, and metrics (name, value, step) at a time in milliseconds since 1970."""
-        from mlflow.entities import Metric, Param
+    def _find_parent(self, store: Store) -> str:
+        """Find or create the parent run of the execution. Parameters of a run cannot change, so another configuration has another run."""
+        digest = _digest(self.config_tree)
+        for run in store.search(f"tags.`datafree.config` = '{digest}'"):
+            if run.data.tags.get("datafree.group") == self.group:
+                store.client.update_run(run.info.run_id, status="RUNNING")
+                return run.info.run_id
+        tags = {"mlflow.runName": f"pipeline {self.group}", "datafree.group": self.group, "datafree.config": digest}
+        run_id = store.client.create_run(store.experiment, tags=tags | _source_tags(self.commit)).info.run_id
+        store.log(run_id, flatten(self.config_tree))
+        return run_id
 
-        params = [Param(_key(name), value[:PARAMETER_LENGTH]) for name, value in (parameters or {}).items()]
-        for start in range(0, len(params), PARAMETERS_PER_CALL):
-            self.client.log_batch(run_id, params=params[start : start + PARAMETERS_PER_CALL])
-        points = [Metric(_key(name), value, at, step) for name, value, step in metrics]
-        for start in range(0, len(points), METRICS_PER_CALL):
-            self.client.log_batch(run_id, metrics=points[start : start + METRICS_PER_CALL])
+    def _report(self) -> None:
+        for problem in self.skipped.values():
+            warn(problem)
+        if others := sum(not job.current for job in self.jobs.values()):
+            warn(f"{others} of {len(self.jobs)} jobs were computed under another configuration; they get no parent run")
 
-    def describe(self, parent: str, used: Sequence[tuple[FinishedJob, Run]], group: str) -> None:
-        """List the jobs of an execution on its parent run, and count those that an earlier execution computed."""
-        rows = [{"job": job.name, "fingerprint": job.fingerprint, "run": run.info.run_id} for job, run in used]
-        reused = sum(run.data.tags.get("datafree.groups", group).split()[0] != group for _, run in used)
-        self.client.log_dict(parent, {"jobs": rows}, "jobs.json")
-        self.client.set_tag(parent, "datafree.jobs_total", str(len(rows)))
-        self.client.set_tag(parent, "datafree.jobs_reused", str(reused))
+    def _describe(self, store: Store, changed: list[Path], *, last: bool) -> None:
+        """Update the parent run: the headline numbers if a job that they depend on is new, the number of jobs, at the end their list."""
+        assert self.parent is not None
+        used = {record: job for record, job in self.jobs.items() if job.current}
+        if any(record in used and used[record].stage in (EVALUATION_STAGE, LEARNER_STAGE) for record in changed):
+            self._log_headline(store, self.parent, used)
+        store.client.set_tag(self.parent, "datafree.jobs_total", str(len(used)))
+        store.client.set_tag(self.parent, "datafree.jobs_reused", str(sum(job.reused for job in used.values())))
+        if last:
+            rows = [{"job": job.name, "fingerprint": job.fingerprint, "run": job.run_id} for job in used.values()]
+            store.client.log_dict(self.parent, {"jobs": rows}, "jobs.json")
+            store.client.set_terminated(self.parent, "FINISHED")
 
+    def _log_headline(self, store: Store, parent: str, used: Mapping[Path, _LoggedJob]) -> None:
+        """Copy the few-shot results to the parent run and to the run of each arm and seed, so that MLflow's run table compares them.
 
-@contextlib.contextmanager
-def _open_store(project: Path, experiment: str, timeout: float) -> Iterator[_Store]:
-    """The experiment in its store, under a lock, so that no schema and no run is created twice."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that does not respond must not delay the pipeline
-    from filelock import FileLock
-    from mlflow import MlflowClient
+        The run of an arm gets a result only if the evaluation read its outputs.
+        """
+        jobs = {stage: self._read(used, stage) for stage in (EVALUATION_STAGE, LEARNER_STAGE)}
+        evaluation = next((job for job, _ in jobs[EVALUATION_STAGE] if FEW_SHOT_RESULTS in job.outputs), None)
+        if evaluation is None or evaluation.changed_output(self.project):
+            return
+        at = evaluation.finished  # a fixed time, so that repeated values replace each other
+        results = artifacts.read_json(self.project / FEW_SHOT_RESULTS)
+        store.log(parent, metrics=[(name, number, 0) for name, number in numbers(results)], at=at)
+        store.client.set_tag(parent, "mlflow.note.content", tables.markdown_table(results)[:TAG_LENGTH])
+        for job, run_id in jobs[LEARNER_STAGE]:
+            if any(evaluation.inputs.get(path, digest) != digest for path, digest in job.outputs.items()):
+                continue
+            store.log(run_id, metrics=[(name, number, 0) for name, number in numbers(_scores(results, job))], at=at)
 
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # failures arrive as exceptions, which are printed as one line
-    folder, uri = _store_folder(project), _store_uri(project)
-    database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-    lock = Path(f"{database or folder / 'mlflow.db'}.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock, timeout=timeout):
-        if database and database.exists():
-            _require_writable(database, timeout)
-        client = MlflowClient(tracking_uri=uri)
-        existing = client.get_experiment_by_name(experiment)
-        if existing is None:
-            # A server has its own setting for the artifact location.
-            location = (folder / "mlartifacts").as_uri() if database else None
-            yield _Store(client, client.create_experiment(experiment, artifact_location=location))
-        else:
-            yield _Store(client, existing.experiment_id)
-
-
-def _require_writable(database: Path, timeout: float) -> None:
-    # Checked first, because MLflow would retry for a minute.
-    with contextlib.closing(sqlite3.connect(database, timeout=timeout, isolation_level=None)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute("ROLLBACK")
-
-
-def _store_folder(project: Path) -> Path:
-    """The folder of the store. DVC runs queued experiments in temporary copies of the project; DVC_ROOT is then the original."""
-    return Path(os.environ.get("DVC_ROOT", project)).absolute()
+    def _read(self, used: Mapping[Path, _LoggedJob], stage: str) -> list[tuple[FinishedJob, str]]:
+        """The jobs of a stage with their runs, without those whose record changed since they were logged."""
+        found = []
+        for record, logged in used.items():
+            if logged.stage == stage:
+                with contextlib.suppress(UserError):  # being replaced
+                    job = read_finished_job(self.project, record)
+                    if job.fingerprint == logged.fingerprint:
+                        found.append((job, logged.run_id))
+        return found
 
 
-def _store_uri(project: Path) -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_store_folder(project) / 'mlflow.db'}"
+def _scores(results: Mapping[str, Any], job: FinishedJob) -> dict[str, Any]:
+    """The results of one arm and seed by metric."""
+    return {
+        "_".join([f"accuracy_{shot}shot", *row.get("variant", "").split()]): of_seed
+        for row in results["rows"]
+        if row["kind"] == "arm" and row["name"] == " ".join([job.wildcards["arm"], row.get("variant", "")]).strip()
+        for shot, result in row["shots"].items()
+        for of_seed in result["per_seed"]
+        if str(of_seed["seed"]) == job.wildcards["seed"]
+    }
+
+
+def _stored_runs(store: Store, fingerprint: str = "") -> dict[str, _StoredRun]:
+    """The runs of one fingerprint, or of all jobs, by fingerprint; an unfinished run only if there is no finished one."""
+    runs: dict[str, _StoredRun] = {}
+    condition = f"= '{fingerprint}'" if fingerprint else "!= ''"
+    for run in store.search(f"tags.`datafree.fingerprint` {condition}"):
+        tags = run.data.tags
+        if run.info.status == "FINISHED" or tags["datafree.fingerprint"] not in runs:
+            runs[tags["datafree.fingerprint"]] = _stored_run(run)
+    return runs
+
+
+def _stored_run(run: Run) -> _StoredRun:
+    tags = run.data.tags
+    groups = tuple(tags.get("datafree.groups", "").split())
+    return _StoredRun(run.info.run_id, run.info.status == "FINISHED", "mlflow.parentRunId" in tags, groups)
 
 
 def _source_tags(commit: str) -> dict[str, str]:
     return {"mlflow.source.name": "datafree", **({"mlflow.source.git.commit": commit} if commit else {})}
-
-
-def _key(name: str) -> str:
-    """The name with characters and length that MLflow accepts."""
-    return re.sub(r"[^\w\-. /]", "_", name)[:KEY_LENGTH]
 
 
 def _digest(config_tree: Mapping[str, Any]) -> str:
@@ -304,13 +323,6 @@ def _commit(project: Path) -> str:
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     return ""
-
-
-def _store_problem(project: Path, error: Exception) -> str:
-    if isinstance(error, ModuleNotFoundError):
-        return f"tracking: {error.name} is not installed; results are safe, install datafree[workflow] and repeat with `datafree track`"
-    where = re.sub(r"//[^/@]*@", "//", f"{_store_uri(project)}: {one_line(error)}")  # without a password in a server's address
-    return f"tracking: MLflow store {where}; results are safe, repeat with `datafree track`"
 
 
 def _print_once(line: str, printed: set[str]) -> None:
