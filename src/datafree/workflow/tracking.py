@@ -75,18 +75,18 @@ def follow(
     process can log to the new one.
     """
     project, printed = Path(project), set[str]()
-    logging, ended, opened = _Logging(project, config_tree, group, timeout), False, None
+    logging, ended, opened, begin = _Logging(project, config_tree, group, timeout), False, None, None
     with _record_interrupts() as interrupts:
         while True:
-            begin = time.process_time()
             try:
                 logging.run_pass(last=ended)
             except UserError as error:
                 _print_once(str(error), printed)
             if ended:
                 return True
-            wait = max(every, min((time.process_time() - begin) / LARGEST_SHARE, LONGEST_WAIT))
-            opened = opened or store_file(project)
+            # The first pass imports MLflow and looks up all runs, which is not repeated.
+            wait = every if begin is None else max(every, min((time.process_time() - begin) / LARGEST_SHARE, LONGEST_WAIT))
+            opened, begin = opened or store_file(project), time.process_time()
             ended = _reached_end(descriptor, wait) or bool(interrupts)
             if opened and store_file(project) != opened:
                 return False
