@@ -1,4 +1,4 @@
-# The report: an HTML page, the few-shot table as text, and a summary as JSON.
+# The report: an HTML page, the few-shot table as text, a summary as JSON, and two tables for plots.
 def generator_history():
     return {"generator_history": rules.meta_generator.output.history} if run.plan.trains_meta_generator else {}
 
@@ -25,6 +25,8 @@ rule report_page:
         page=report(update("artifacts/report/report.html"), category="Study", caption="../report/page.rst"),
         table=update("artifacts/report/table.txt"),
         summary=update("artifacts/report/summary.json"),
+        accuracies=update("artifacts/report/accuracies.csv"),
+        curves=update("artifacts/report/curves.csv"),
         provenance=update("artifacts/report/provenance.json"),
     params:
         job=command("report_page"),

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,6 +148,13 @@ def write_history(path: str | Path, rows: Sequence[Mapping[str, float | int]]) -
         writer.writeheader()
         for row in rows:
             writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
+
+
+def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[str | float]]) -> None:
+    """Save rows of text and numbers as CSV."""
+    with atomic(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([columns, *([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row] for row in rows)])
 
 
 def read_history(path: str | Path) -> list[dict[str, float]]:

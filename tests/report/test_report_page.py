@@ -12,6 +12,8 @@ OUTPUTS = {
     "page": "report/report.html",
     "table": "report/table.txt",
     "summary": "report/summary.json",
+    "accuracies": "report/accuracies.csv",
+    "curves": "report/curves.csv",
     "provenance": "report/provenance.json",
 }
 
@@ -56,6 +58,19 @@ def inputs(tmp_path, monkeypatch, results):
 def run(inputs):
     report_page.run(Job("report_page", {}, {"seed": 0, "nas": {"algorithms": {"spos": {"max_macs": 5000}}}}, "c0de", inputs, OUTPUTS))
     return artifacts.read_json(OUTPUTS["summary"])
+
+
+def test_tables_for_plots_have_one_row_per_value(inputs, tmp_path, results):
+    run(inputs)
+    curves = (tmp_path / OUTPUTS["curves"]).read_text().splitlines()
+    assert curves[:3] == ["learner,step,metric,value", '"bell, seed0",1,episode,0.5', '"bell, seed0",2,episode,0.25']
+    assert len(curves) == 5
+    accuracies = (tmp_path / OUTPUTS["accuracies"]).read_text().splitlines()
+    assert accuracies[0] == "name,kind,accuracy,interval"
+    assert len(accuracies) == 1 + sum(len(row["shots"]) for row in results["rows"])
+    row = results["rows"][0]
+    shot, result = next(iter(row["shots"].items()))
+    assert accuracies[1] == f'"{row["name"]}, {shot}-shot",{row["kind"]},{result["mean"]:.6g},{result["interval"]:.6g}'
 
 
 def test_all_inputs(inputs, tmp_path):

@@ -112,3 +112,16 @@ def _row(name: str, members: list[tuple[EvaluatedModel, Accuracies]], shots: Seq
 def _shot(runs: Sequence[tuple[int, list[float]]]) -> dict[str, Any]:
     per_seed = [{"seed": seed, **mean_interval(accuracies)} for seed, accuracies in runs]
     return {**over_seeds([accuracies for _, accuracies in runs]), "per_seed": per_seed}
+
+
+def headline(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean accuracies of a table's arms, best teacher and oracles by a flat name, such as ``bell_5shot`` or ``best_teacher_1shot``.
+
+    Few numbers, because experiments are compared by one column per number; the table has the other baselines.
+    """
+    return {
+        f"{row['name'].replace(' ', '_')}_{shot}shot": result["mean"]
+        for row in rows
+        if row["kind"] != "baseline" or row["name"] == BEST
+        for shot, result in row["shots"].items()
+    }

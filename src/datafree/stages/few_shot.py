@@ -11,7 +11,7 @@ from datafree.data.layout import by_domain
 from datafree.errors import UserError
 from datafree.evaluation.few_shot import episodes_error
 from datafree.evaluation.rows import TrainedNetwork, baselines, learners, oracles
-from datafree.evaluation.table import accuracy_table
+from datafree.evaluation.table import accuracy_table, headline
 from datafree.stages.files.image_sets import read_image_set
 from datafree.stages.files.networks import CARD_KEYS, read_backbone, read_classifier
 from datafree.stages.files.teachers import read_teachers
@@ -26,7 +26,7 @@ def run(job: Job) -> None:
     """Inputs: ``images`` (of the evaluation split); ``zoo``, the index of the teachers; ``learners`` and ``learner_cards``;
     optionally ``oracles`` and ``oracle_cards``.
 
-    Outputs: ``results``, ``metrics`` (flat, for comparisons between revisions).
+    Outputs: ``results``, ``metrics`` (``headline``, for comparisons between revisions).
     """
     config = typed(EvaluationConfig, job.config["evaluation"])
     images = read_image_set(job.input("images"))
@@ -44,8 +44,7 @@ def run(job: Job) -> None:
     computed_on = sorted({job.computed_on, *(network.card["computed_on"] for network in [*trained, *references])})
     settings = {"computed_on": computed_on, "split": config.split, "way": config.way, "query": config.query, "episodes": config.episodes}
     artifacts.write_json(job.output("results"), {**settings, "rows": rows})
-    flat = {row["name"]: {f"accuracy_{shot}shot": result["mean"] for shot, result in row["shots"].items()} for row in rows}
-    artifacts.write_json(job.output("metrics"), {"split": config.split, **flat})
+    artifacts.write_json(job.output("metrics"), {"split": config.split, **headline(rows)})
 
 
 def _read_all(job: Job, weights: str, cards: str) -> list[TrainedNetwork]:

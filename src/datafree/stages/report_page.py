@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ def run(job: Job) -> None:
     ``histories`` (<arm>/seed<k>/history.csv); ``architectures``, ``drawings``, ``candidates`` and ``retrained``, one per algorithm in the
     same order.
 
-    Outputs: ``page``, ``table``, ``summary``.
+    Outputs: ``page``, ``table``, ``summary``; for plots ``accuracies`` (one row per row of the table and number of shots) and ``curves``
+    (one row per learner, logged step and metric).
     """
     few_shot, quality = (artifacts.read_json(job.input(name)) if name in job.inputs else None for name in ("few_shot", "quality"))
     real, data = (job.input(name).read_bytes() if name in job.inputs else None for name in ("real_preview", "data_preview"))
@@ -48,6 +49,22 @@ def run(job: Job) -> None:
         job.output("table"), table + "".join(f"warning: {line}\n" for line in tables.reliability_warnings(study.reliability))
     )
     artifacts.write_json(job.output("summary"), _summary(study))
+    artifacts.write_table(job.output("accuracies"), ("name", "kind", "accuracy", "interval"), _accuracies(few_shot))
+    artifacts.write_table(job.output("curves"), ("learner", "step", "metric", "value"), _points(job.input_list("histories")))
+
+
+def _accuracies(few_shot: Mapping[str, Any] | None) -> Iterator[tuple[str, str, float, float]]:
+    for row in few_shot["rows"] if few_shot else ():
+        for shot, result in row["shots"].items():
+            yield f"{row['name']}, {shot}-shot", row["kind"], result["mean"], result["interval"]
+
+
+def _points(paths: list[Path]) -> Iterator[tuple[str, int, str, float]]:
+    """The points of training curves, from <arm>/seed<k>/history.csv."""
+    for path in paths:
+        for row in artifacts.read_history(path):
+            step = int(row.pop("step"))
+            yield from ((f"{path.parent.parent.name}, {path.parent.name}", step, metric, value) for metric, value in row.items())
 
 
 def _learner_curves(paths: list[Path]) -> dict[str, list[Curve]]:
