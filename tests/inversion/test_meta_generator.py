@@ -5,7 +5,6 @@ import itertools
 
 import pytest
 import torch
-from datafree.inversion.auxiliary_teachers import auxiliary_teachers_of
 
 from datafree import devices
 from datafree.checkpoints import Checkpoint
@@ -15,6 +14,7 @@ from datafree.inversion.generator import new_generator
 from datafree.inversion.inner_loop import InnerLoopConfig, balanced_labels, run_inner_loop
 from datafree.inversion.meta_generator import OuterGradient, train_meta_generator
 from datafree.inversion.objective import image_terms, weighted
+from datafree.zoo.plausibility import has_trained_statistics
 from tests.interruption import Interrupted, Interrupting
 
 UPDATES = list(OuterUpdate)
@@ -59,6 +59,11 @@ def test_a_seed_determines_the_result_and_the_teachers_do_not_change(teachers, u
         assert_same_state(state_of(teacher.network), state)
 
 
+def others_of(index, teachers):
+    """The auxiliary teachers of one teacher."""
+    return [other for other in teachers if other is not teachers[index] and has_trained_statistics(other.network)]
+
+
 @pytest.mark.parametrize("per_step", [1, 2])
 @pytest.mark.parametrize("update", UPDATES)
 def test_one_outer_step_is_its_formula(teachers, update, per_step):
@@ -72,7 +77,7 @@ def test_one_outer_step_is_its_formula(teachers, update, per_step):
         labels = balanced_labels(len(teachers[index].classes), 10)
         latent = torch.randn(10, 8, generator=rng)
         move = tuple(torch.randint(-1, 2, (2,), generator=rng).tolist())
-        others = auxiliary_teachers_of(teachers[index], teachers)
+        others = others_of(index, teachers)
         terms = image_terms(start(latent, labels), teachers[index], labels, settings.loss, move=move, auxiliary_teachers=others)
         gradients.append(torch.autograd.grad(weighted(terms, settings.loss), list(start.parameters())))
         losses.append(terms["cross_entropy"].item())
@@ -150,7 +155,7 @@ def test_reptiles_rate_falls_linearly_to_a_tenth(teachers, steps, rates):
     train(teachers, settings, checkpoint=recording)
     for step, (before, after) in enumerate(itertools.pairwise([fresh(), *recording.generators])):
         (index,) = meta_generator._teachers_of_step(3, 1, step, 0)
-        seed, others = devices.derive_seed(0, "meta_generator", step, index), auxiliary_teachers_of(teachers[index], teachers)
+        seed, others = devices.derive_seed(0, "meta_generator", step, index), others_of(index, teachers)
         trained = run_inner_loop(before, teachers[index], InnerLoopConfig(1, 0.01, 10), settings, seed=seed, auxiliary_teachers=others)
         weights = [module.expand.weight.detach() for module in (before, after, trained.generator)]
         assert torch.allclose(weights[1] - weights[0], rates[step] * (weights[2] - weights[0]), atol=1e-6)

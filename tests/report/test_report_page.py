@@ -7,6 +7,7 @@ import pytest
 from datafree import artifacts
 from datafree.stages import report_page
 from datafree.workflow.provenance import Job
+from tests.index_files import write_index
 
 OUTPUTS = {
     "page": "report/report.html",
@@ -44,14 +45,14 @@ def inputs(tmp_path, monkeypatch, results):
         "real_preview": "inversion/real.png",
         "data_preview": "data/preview.png",
         "generator_history": "meta/bell/seed0/history.csv",
-        "cards": ["zoo/latin/card.json", "zoo/greek/card.json"],
+        "zoo": write_index("zoo/index.json", {name: [f"zoo/{name}/card.json"] for name in ("latin", "greek")}),
         "reliability": ["tasks/five/reliability.json"],
         "histories": ["meta/bell/seed0/history.csv", "meta/bell/seed1/history.csv"],
         "architectures": "nas/spos/architecture.json",  # one file is no list on the command line
         "drawings": ["nas/spos/cell.png"],
         "candidates": ["nas/spos/candidates.csv"],
         "retrained": ["nas/spos/retrained/metrics.json"],
-        "previews": ["pools/five/latin/preview.png", "pools/five/greek/preview.png"],
+        "pools": [write_index("pools/five/index.json", {name: [f"pools/five/{name}/preview.png"] for name in ("latin", "greek")})],
     }
 
 
@@ -99,13 +100,13 @@ def test_same_files_same_bytes(inputs, tmp_path):
 
 @pytest.mark.parametrize(
     "absent",
-    ["few_shot", "quality", "real_preview", "data_preview", "generator_history", "cards", "histories", "architectures", "drawings",
-     "candidates", "retrained", "previews"],
+    ["few_shot", "quality", "real_preview", "data_preview", "generator_history", "zoo", "histories", "architectures", "drawings",
+     "candidates", "retrained", "pools"],
 )  # fmt: skip
 def test_any_input_may_be_absent(inputs, absent):
     gone = {"architectures": ("architectures", "drawings", "candidates", "retrained")}.get(absent, (absent,))
     summary = run({name: value for name, value in inputs.items() if name not in gone})
-    assert summary["teachers"] == (0 if absent == "cards" else 2)
+    assert summary["teachers"] == (0 if absent == "zoo" else 2)
     assert bool(summary["few_shot"]) is (absent != "few_shot")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import os
@@ -15,7 +16,6 @@ from datafree import artifacts
 from datafree.config import Config, as_tree, references, resolve, starts_from_meta
 from datafree.data.images import ImageSet
 from datafree.stages.files.image_sets import write_image_set
-from datafree.workflow import indexes
 from datafree.workflow.code import Source
 from datafree.workflow.hardware import Hardware
 from datafree.workflow.plan import Plan, declaration
@@ -23,6 +23,7 @@ from datafree.workflow.provenance import RECORD, Job
 from datafree.workflow.run import ZOO, pool_index
 from datafree.zoo.manifest import Entry, read_manifest
 from datafree.zoo.teachers import empty_network
+from tests.index_files import write_index
 
 MANIFEST = """
 defaults: {architecture: {name: conv4_strided, width: 4}, input: [3, 16, 16], licence: CC0}
@@ -76,8 +77,9 @@ class Project:
         (root / "zoos").mkdir()
         (root / "zoos" / "z.yaml").write_text(MANIFEST)
         entries = {entry.name: entry for entry in read_manifest(root / "zoos" / "z.yaml")}
-        checkpoint = empty_network(Entry(architecture=entries["gamma"].architecture, input=[3, 16, 16]), 3, seed=9)
-        torch.save({"state_dict": checkpoint.state_dict()}, root / "zoos" / "gamma.pth")
+        self.entries = entries
+        self.local_checkpoint = empty_network(Entry(architecture=entries["gamma"].architecture, input=[3, 16, 16]), 3, seed=9)
+        torch.save({"state_dict": self.local_checkpoint.state_dict()}, root / "zoos" / "gamma.pth")
         tree = as_tree(self.settings) | {"references": references(self.settings), "methods": ["five", "fresh"], "image_files": ""}
         tree["teachers"] = {name: teacher_tree(entry, self.settings, root) for name, entry in entries.items()}
         self.plan = Plan(tree, Hardware("cpu", "any", precision), {"0": list(TEACHERS)}, Source({}))
@@ -122,12 +124,8 @@ class Project:
 
     def _index(self, path: str, stage: str, *wildcards: str) -> str:
         """Write the index of a stage's results for all teachers, and return its path."""
-        rows = []
-        for teacher in TEACHERS:
-            paths = [str(file.relative_to(self.root)) for file in self.outputs(stage, *wildcards, teacher).values()]
-            rows.append((teacher, {path: artifacts.sha256(self.root / path) for path in paths}))
-        artifacts.write_json(self.root / path, indexes.content(rows))
-        return path
+        files = {t: [str(file.relative_to(self.root)) for file in self.outputs(stage, *wildcards, t).values()] for t in TEACHERS}
+        return write_index(path, files, self.root)
 
     def _zoo(self) -> dict[str, str]:
         return {"zoo": self._index(ZOO, "teacher")}
@@ -138,6 +136,13 @@ class Project:
     def _teacher(self, name: str) -> Job:
         inputs = {"train": "artifacts/data/train.safetensors"} if name != "gamma" else {}
         return self._job("teacher", {"teacher": name}, inputs, {"weights": "weights.safetensors", "card": "card.json"})
+
+    def changed_teacher(self, name: str, folder: Path, **changes) -> Job:
+        """The job of a teacher with another manifest entry, which writes into a folder."""
+        job, entry = self.job_of("teacher", name), dataclasses.replace(self.entries[name], **changes)
+        described = teacher_tree(entry, self.settings, self.root)
+        outputs = {output: str(folder / output) for output in job.outputs}
+        return dataclasses.replace(job, config={**job.config, f"teachers.{name}": described}, outputs=outputs)
 
     def _meta_generator(self) -> Job:
         outputs = {"generator": "generator.safetensors", "history": "history.csv", "metrics": "metrics.json"}

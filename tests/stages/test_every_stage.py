@@ -9,6 +9,7 @@ from PIL import Image
 
 from datafree import artifacts
 from datafree.workflow import provenance
+from datafree.workflow.code import Source
 
 JOBS = [
     ("teacher", "alpha"), ("teacher", "gamma"), ("meta_generator",), ("invert", "five", "beta"), ("invert", "fresh", "alpha"),
@@ -51,10 +52,12 @@ def test_a_stage_leaves_no_other_files(project, job):
 
 def test_a_recorded_job_is_up_to_date(project, job):
     with project.inside():
-        provenance.write_record(job, {})
+        project.run(job)  # a record has the hashes of what this process wrote
+        inputs = {path: artifacts.sha256(path) for path in job.input_paths()}
+        provenance.write_record(job, [], Source({}), inputs, {})
         try:
-            again = dataclasses.replace(job, config=json.loads(json.dumps(job.config)))  # as read from a job card
-            assert provenance.stale_reason(again) == ""
+            again = dataclasses.replace(job, config=json.loads(json.dumps(job.config)))  # as read from a plan
+            assert provenance.stale_reason(again, Source({})) == ""
         finally:
             Path(job.outputs["provenance"]).unlink()
 

@@ -27,7 +27,9 @@ def job(tmp_path, monkeypatch):
 
     def make(entry):
         # As in a job card: plain values, keys in alphabetical order.
-        return Job("teacher", {"teacher": "t"}, {"teacher": as_tree(entry)}, "", {"file": f"zoos/{entry.file}"}, outputs)
+        file = f"zoos/{entry.file}"
+        described = {"entry": as_tree(entry), "training": None, "seed": None, "file": file, "file_sha256": artifacts.sha256(file)}
+        return Job("teacher", {"teacher": "t"}, {"teachers.t": described}, "", {}, outputs)
 
     return make
 
@@ -50,4 +52,14 @@ def test_a_file_that_does_not_match_leaves_no_output(tmp_path, job):
     torch.save({"a": torch.ones(1)}, tmp_path / "zoos" / "w.pth")
     with pytest.raises(UserError, match="missing"):
         stage.run(job(ENTRY))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_changed_after_the_start_of_the_run_is_refused(tmp_path, job):
+    (tmp_path / "zoos").mkdir()
+    torch.save(empty_network(ENTRY, 2).state_dict(), tmp_path / "zoos" / "w.pth")
+    planned = job(ENTRY)
+    torch.save(empty_network(ENTRY, 2, seed=1).state_dict(), tmp_path / "zoos" / "w.pth")
+    with pytest.raises(UserError, match=r"zoos/w.pth: its content changed after the run started; start the run again"):
+        stage.run(planned)
     assert not (tmp_path / "out").exists()

@@ -83,10 +83,10 @@ def test_seeds_give_different_learners(project):
 def test_a_search_result_becomes_the_backbone(project, tmp_path):
     job = project.job_of("learner", "bell", 0)
     artifacts.write_json(tmp_path / "architecture.json", {"backbone": "nasbench201", "channels": 8, "genotype": CELL, "cells": 2})
-    arm = {**job.config["meta.arm"], "backbone": {"name": "nasbench201", "width": 4, "genotype": "searched", "cells": 1}}
+    arm = {**job.config["meta.arms.bell"], "backbone": {"name": "nasbench201", "width": 4, "genotype": "searched", "cells": 1}}
     searched = dataclasses.replace(
         job,
-        config={**job.config, "meta.arm": arm},
+        config={**job.config, "meta.arms.bell": arm},
         inputs={**job.inputs, "architecture": str(tmp_path / "architecture.json")},
         outputs={name: str(tmp_path / name) for name in job.outputs},
     )

@@ -20,7 +20,7 @@ PREVIEWED = 4  # teachers whose recovered images are shown
 
 
 def run(job: Job) -> None:
-    """Inputs, all but ``zoo`` optional: ``zoo`` and ``pools``, the indexes of the teachers and, per method, of their pools; ``few_shot``,
+    """Inputs, all optional: ``zoo`` and ``pools``, the indexes of the teachers and, per method, of their pools; ``few_shot``,
     ``quality``, ``real_preview``, ``data_preview``, ``generator_history``; ``reliability``, one per method (<method>/reliability.json);
     ``histories`` (<arm>/seed<k>/history.csv); ``architectures``, ``drawings``, ``candidates`` and ``retrained``, one per algorithm in the
     same order.
@@ -34,7 +34,7 @@ def run(job: Job) -> None:
         config=job.config,
         few_shot=few_shot,
         quality=quality,
-        cards=read_cards(job.input("zoo")),
+        cards=read_cards(job.input("zoo")) if "zoo" in job.inputs else [],
         reliability={path.parent.name: artifacts.read_json(path, "teachers")["teachers"] for path in job.input_list("reliability")},
         learner_curves=_learner_curves(job.input_list("histories")),
         generator_curve=artifacts.read_history(job.input("generator_history")) if "generator_history" in job.inputs else (),
