@@ -68,7 +68,7 @@ def test_changed_parameter_reruns_exactly_what_reads_it(project: Project, key: s
 
 
 def test_the_shard_size_changes_no_result(project: Project) -> None:
-    project.change("inversion.shard_size", 1)
+    project.change("zoo.shard_size", 1)
     assert project.snakemake() == {"report_page"}  # which lists all settings
     pools = project.folder / "artifacts/inversion/five"
     before = {path.relative_to(pools): path.read_bytes() for path in pools.rglob("*") if path.is_file()}
@@ -94,11 +94,19 @@ def test_changed_teacher_does_not_rerun_the_other_teacher(project: Project) -> N
     assert project.snakemake("--", "inversion") == {"teacher/glyphs-01", "meta_generator", "invert/five/glyphs-00", "invert/five/glyphs-01"}
 
 
-def test_edited_code_reruns_its_stage_and_a_comment_does_not(project: Project) -> None:
-    project.edit("src/datafree/tasks/episodes.py", "from __future__", "# a comment\nfrom __future__")
+@pytest.mark.parametrize(
+    ("file", "old", "new", "expected"),
+    [
+        ("tasks/episodes.py", "from __future__", "# a comment\nfrom __future__", set()),
+        ("report/tables.py", "\ndef ", "\nUNUSED = 0\n\n\ndef ", {"report_page"}),
+        ("inversion/pixels.py", "\ndef ", "\nUNUSED = 0\n\n\ndef ", set()),  # of a method that no job of this study names
+        ("meta/bell.py", "\ndef ", "\nUNUSED = 0\n\n\ndef ", {"learner/bell/0"}),  # the same bytes as before
+    ],
+)
+def test_edited_code_reruns_the_jobs_that_use_it(project: Project, file: str, old: str, new: str, expected: set[str]) -> None:
+    project.edit(f"src/datafree/{file}", old, new)
+    assert project.snakemake() == expected
     assert project.snakemake() == set()
-    project.edit("src/datafree/report/tables.py", "\ndef ", "\nUNUSED = 0\n\n\ndef ")
-    assert project.snakemake() == {"report_page"}
 
 
 def test_damaged_artifact_is_found_and_recomputed(project: Project) -> None:

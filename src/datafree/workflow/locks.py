@@ -44,6 +44,19 @@ def job_lock(name: str) -> Iterator[None]:
         os.close(handle)
 
 
+def running_jobs() -> list[str]:
+    """Who computes jobs of this folder now, by ``holder``."""
+    running = []
+    for path in sorted(set(FOLDER.glob("*.lock")) - {RUN_LOCK}):
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if not _try(handle):
+                running.append(holder(path) or f"the process that holds {path}")
+        finally:
+            os.close(handle)
+    return running
+
+
 def hold_run_lock(command: str) -> None:
     """Hold the lock of the project folder until this process ends.
 

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from datafree.config import resolve, text_nulls
-from datafree.workflow import indexes
+from datafree.workflow import indexes, locks
 from datafree.workflow import plan as plans
 from datafree.workflow.file_hashes import FileHashes
-from datafree.workflow.locks import hold_run_lock
 from datafree.workflow.plan import Plan
 from datafree.workflow.provenance import HARDWARE, OTHER_HARDWARE, Job, Records
 
@@ -63,7 +62,10 @@ class Run:
         """
         if self.begun:
             return
-        hold_run_lock(" ".join(map(shlex.quote, sys.argv))[:200])
+        locks.hold_run_lock(" ".join(map(shlex.quote, sys.argv))[:200])
+        if left := locks.running_jobs():
+            message = f"still running after the end of their run: {', '.join(left)}; the same jobs wait for them, `datafree stop` ends them"
+            print(f"datafree: {message}", file=sys.stderr, flush=True)
         self.plan.write(self.path)
         hashes = FileHashes.read()
         for teacher in self.plan.tree["teachers"].values():
