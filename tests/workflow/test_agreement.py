@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import shutil
@@ -33,7 +34,7 @@ def planned(project: Project, *settings: str) -> dict[str, list[dict]]:
     by_stage: dict[str, list[dict]] = {}
     for line in re.findall(r"-m datafree stage (.*) > logs/", text):
         stage, *words = shlex.split(line)
-        pairs = [(flag, word.partition("=")[2]) for flag, word in zip(words, words[1:], strict=False)]
+        pairs = [(flag, word.partition("=")[2]) for flag, word in itertools.pairwise(words)]
         job = {kind: [path for flag, path in pairs if flag == option] for kind, option in (("inputs", "-i"), ("outputs", "-o"))}
         by_stage.setdefault(stage, []).append(job)
     assert by_stage
