@@ -28,6 +28,7 @@ ifneq ($(CURDIR),$(shell cat $(VENV)/.installed 2>/dev/null))
 endif
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@test -n $(call quoted,$(PYTHON)) || { echo "make: found no Python 3.11 or newer with the modules venv and ensurepip; install one (Debian: python3-venv), or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 2; }
+	@case "$$PWD" in *\$$*) echo "make: setuptools cannot install from a folder with a dollar sign in its path, $$PWD; rename it" >&2; exit 2; esac
 	$(call quoted,$(PYTHON)) -m venv --clear $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --requirement requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --no-deps --editable .

@@ -22,18 +22,7 @@ elif [ "$1" = -c ]; then
     echo 3
 fi
 """
-NAMES = [
-    "plain",
-    "two words",
-    "o'brien",
-    "x$HOME y",
-    "p (1), q",
-    'say "x"',
-    "a;touch PWNED",
-    "$(touch PWNED)",
-    "`touch PWNED`",
-    "[a-z]* & x",
-]
+NAMES = ["plain", "two words", "o'brien", "p (1), q", 'say "x"', "a;touch PWNED", "`touch PWNED`", "[a-z]* & x"]
 
 
 class Project:
@@ -54,11 +43,14 @@ class Project:
             (tools / "found by name" / program).symlink_to(self.python)
         self.environment["PATH"] = f"{tools / 'found by name'}{os.pathsep}{os.environ['PATH']}"
 
+    def run_make(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["make", *arguments, f"PYTHON={self.python}"]
+        return subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+
     def make(self, *arguments: str) -> list[list[str]]:
         """The programs that make calls, each with its arguments."""
         self.calls.unlink(missing_ok=True)
-        command = ["make", *arguments, f"PYTHON={self.python}"]
-        done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+        done = self.run_make(*arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         assert not re.search(r"not found|No such file|[Ss]yntax error", done.stderr), done.stderr
         calls = self.calls.read_text().split("CALL\n")[1:] if self.calls.exists() else []
@@ -94,8 +86,19 @@ def test_every_target_works_in_a_folder_of_any_name(tmp_path, name):
     ]  # fmt: skip
     project.make("help")
     project.make("clean")
-    assert not [path for path in tmp_path.rglob("*") if path.name == "PWNED"]
+    assert not list(tmp_path.rglob("PWNED"))
     assert project.make("setup") == []
+
+
+@pytest.mark.parametrize("name", ["x$y", "$(touch PWNED)"])
+def test_a_folder_that_setuptools_cannot_install_from_is_refused_in_one_line(tmp_path, name):
+    project = Project(tmp_path / name, tmp_path / "tools")
+    done = project.run_make("run")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        f"make: setuptools cannot install from a folder with a dollar sign in its path, {project.folder}; rename it\n"
+    )
+    assert not list(tmp_path.rglob("PWNED"))
 
 
 @pytest.mark.parametrize("value", ["a b", "$(touch PWNED)", "o'brien"])
@@ -105,7 +108,7 @@ def test_values_of_the_user_are_arguments_and_no_commands(project, value):
     assert not (project.folder / "PWNED").exists()
 
 
-@pytest.mark.parametrize("new_name", ["renamed", "o'brien (2) $x"])
+@pytest.mark.parametrize("new_name", ["renamed", "o'brien (2), x"])
 def test_a_moved_or_copied_project_is_set_up_again_and_once(project, tmp_path, new_name):
     project.make("setup")
     shutil.copytree(project.folder, tmp_path / "copy")
