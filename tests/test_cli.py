@@ -77,3 +77,15 @@ def test_a_stage_is_given_its_files_by_name_and_repeated_names_are_lists(tmp_pat
     result = datafree(tmp_path, "stage", "--job", "card.json", *files[2:])
     assert "absent: computing (other input files)" in result.stderr
     assert result.returncode == 1  # there is no such stage, which is no user's mistake
+
+
+def test_the_command_line_runs_as_a_module_of_any_python():
+    done = subprocess.run(
+        [sys.executable, "-m", "datafree", "stage", "--job"],
+        env=os.environ | {"PYTHONPATH": str(PROJECT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "requires an argument" in done.stderr
