@@ -33,7 +33,7 @@ def card(tmp_path):
         (["stage", "--job", "card.json", "-i", "no-equals"], "got 'no-equals'; expected name=path"),
         (["stage", "--job", "card.json", "-o", "=path"], "got '=path'; expected name=path"),
         (["stage", "--job", "card.json"], "provenance"),
-        (["config", "absent.yaml"], "absent.yaml: cannot read the configuration"),
+        (["config", "absent.yaml"], "configuration: cannot read absent.yaml"),
         (["config", "text.yaml"], "text.yaml: expected a mapping of sections"),
         (["config", "misspelt.yaml"], "tasks.shots: unknown key; did you mean `shot`?"),
         (["table"], "results.json: the file is missing"),

@@ -107,11 +107,11 @@ MISTAKES = [
     (f"teachers: [{{{GOOD}, keys: {{a: 'b.{{}}'}}}}]", "a: keys: 'a': got 'b.{}'; expected as many {}"),
     (f"teachers: [{{{GOOD}, keys: [a, b]}}]", "a: keys"),
     (f"teachers: [{{{GOOD}, keys: {{a: [b]}}}}]", "a: keys"),
-    (f"defaults: &d {{keys: *d}}\nteachers: [{{{GOOD}}}]", "a: "),
+    (f"defaults: &d {{keys: *d}}\nteachers: [{{{GOOD}}}]", "defaults: keys: a YAML alias stands for a collection that contains itself"),
     (
         "teachers:\n  - name: a\n    classes: [&a [x, x, x, x, x, x, x, x, x, x], &b [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a], "
         "&c [*b, *b, *b, *b, *b, *b, *b, *b, *b, *b], &d [*c, *c, *c, *c, *c, *c, *c, *c, *c, *c], [*d, *d, *d, *d, *d, *d, *d, *d, *d]]",
-        "a: more than 50000 values in one entry; write fewer, or fewer YAML aliases",
+        "a: classes.4: more than 50000 values; write fewer, or fewer YAML aliases",
     ),
     (f"teachers: [{{{GOOD}, sha256: abc}}]", "a: sha256: got 'abc'; expected 64 hexadecimal digits"),
     (f"teachers: [{{{GOOD}, sha256: {HASH.upper()}}}]", "a: sha256: got .* in lower case"),
@@ -192,7 +192,7 @@ def test_an_entry_is_unchanged_after_a_job_card(tmp_path):
 
 
 def test_a_too_large_manifest_is_refused_unread(tmp_path):
-    with pytest.raises(UserError, match="z.yaml: 17000000 bytes; a manifest may have at most 16777216"):
+    with pytest.raises(UserError, match="z.yaml: 17000000 bytes; allowed: at most 16777216"):
         read(tmp_path, b"#" * 17_000_000)
 
 
@@ -236,3 +236,10 @@ def assert_only_user_errors(tmp_path_factory, content: bytes) -> None:
         assert "\n" not in str(error)
     else:
         assert all(entry.class_count >= 2 for entry in entries)
+
+
+def test_names_and_numbers_are_converted_to_the_types_of_an_entry(tmp_path):
+    values = "classes: [0, 1.5, x, yes], mean: [0, 0, '0.5'], input: ['3', 8, 8], licence: 2024-05-06"
+    (entry,) = read(tmp_path, f"teachers: [{{name: a, file: 7, {values}}}]")
+    assert (entry.file, entry.classes, entry.licence) == ("7", ["0", "1.5", "x", "True"], "2024-05-06")
+    assert [type(value) for value in (*entry.mean, *entry.input)] == [float] * 3 + [int] * 3

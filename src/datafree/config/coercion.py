@@ -14,6 +14,7 @@ from typing import Any
 from datafree.config.renamed import present_name
 from datafree.errors import UserError
 
+LARGEST = 2**63 - 1  # integer
 TRUE, FALSE = ("true", "yes", "y", "on", "1"), ("false", "no", "n", "off", "0")
 
 
@@ -59,7 +60,12 @@ def type_hints(kind: type) -> dict[str, Any]:
 
 def short(value: Any) -> str:
     """The value in at most 80 characters, or only the type of a collection, which may be large."""
-    return f"a {type(value).__name__}" if isinstance(value, (dict, list)) else repr(value)[:80]
+    if isinstance(value, (dict, list)):
+        return f"a {type(value).__name__}"
+    try:
+        return repr(value)[:80]
+    except ValueError:  # Python does not write integers of more than 4300 digits
+        return "an integer of too many digits"
 
 
 def _unknown(here: str, key: str, hints: dict[str, Any]) -> str:
@@ -99,15 +105,17 @@ def _value(kind: Any, value: Any, here: str) -> Any:
     if origin is list:
         if not isinstance(value, list):
             raise UserError(f"{here}: expected a list, got {short(value)}")
+        if inner[0] is str and all(type(entry) is str for entry in value):  # most values of a manifest are class names
+            return list(value)
         return [_value(inner[0], entry, f"{here}.{index}") for index, entry in enumerate(value)]
     if origin is dict:
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             raise UserError(f"{here}: expected a mapping from names, got {short(value)}")
         return {key: _value(inner[1], entry, f"{here}.{key}") for key, entry in value.items()}
-    if type(value) is kind:
-        return value
     try:
-        return _scalar(kind, value)
+        if kind is int and type(value) is int and abs(value) > LARGEST:
+            raise OverflowError
+        return value if type(value) is kind else _scalar(kind, value)
     except (ValueError, KeyError):
         raise UserError(f"{here}: got {short(value)}; expected {_kind_name(kind)}") from None
     except OverflowError:

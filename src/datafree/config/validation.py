@@ -14,10 +14,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from datafree.config.algorithms import ALGORITHM_BOUNDS, ALGORITHM_TYPES
 from datafree.config.arms import ARM_BOUNDS, ARM_TYPES
+from datafree.config.bounded import check_bounded, read_yaml
 from datafree.config.coercion import coerce, type_hints
 from datafree.config.combinations import check_combinations
 from datafree.config.inversions import GENERATOR_SHAPE, INVERSION_BOUNDS, INVERSION_TYPES, GeneratorInversion, starts_from_meta
@@ -33,18 +32,14 @@ def load(*paths: str | Path) -> Config:
     """Merge YAML files over the defaults, later files over earlier ones.
 
     Raises:
-        UserError: a file is missing or not YAML, or any error of ``resolve``.
+        UserError: a file is missing, not YAML or beyond the bounds of ``datafree.config.bounded``, or any error of ``resolve``.
     """
     merged: dict[str, Any] = {}
     for path in paths:
-        try:
-            tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path}: cannot read the configuration: {error.strerror}") from None
-        except Exception as error:  # PyYAML also raises others, such as ValueError for the date 2020-13-45
-            raise UserError(f"{path}: not valid YAML: {error}") from None
+        tree = read_yaml(path, "configuration")
         if tree is not None and not isinstance(tree, dict):
             raise UserError(f"{path}: expected a mapping of sections, got {type(tree).__name__}")
+        check_bounded(tree, str(path))
         merged = merge(merged, tree or {})
     return resolve(merged)
 
@@ -65,6 +60,7 @@ def resolve(tree: dict[str, Any]) -> Config:
     Raises:
         UserError: unknown or renamed key, wrong type, value out of bounds, key without effect, or impossible combination.
     """
+    check_bounded(tree)
     tree = _without_null_arms(tree)
     default = as_tree(coerce(BackboneConfig, {} if tree.get("backbone") is None else tree["backbone"], "backbone"))
     members = {path: _typed_family(tree, path, types, default) for path, types in FAMILIES.items()}
@@ -131,11 +127,20 @@ def _differences(default: dict[str, Any], backbone: dict[str, Any]) -> dict[str,
 
 
 def text_nulls(tree: Any) -> Any:
-    """A tree whose texts ``null`` are None: Snakemake reads the mappings of ``--config`` with every value as text."""
+    """A tree whose texts ``null`` are None: Snakemake reads the mappings of ``--config`` with every value as text.
+
+    Raises:
+        UserError: a tree beyond the bounds of ``datafree.config.bounded``; Snakemake reads the files of ``--configfile`` without any.
+    """
+    check_bounded(tree)
+    return _text_nulls(tree)
+
+
+def _text_nulls(tree: Any) -> Any:
     if isinstance(tree, dict):
-        return {key: text_nulls(value) for key, value in tree.items()}
+        return {key: _text_nulls(value) for key, value in tree.items()}
     if isinstance(tree, list):
-        return [text_nulls(value) for value in tree]
+        return [_text_nulls(value) for value in tree]
     return None if tree == "null" else tree
 
 

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import math
 import re
-import stat
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
-
 from datafree.config import BackboneConfig, merge
+from datafree.config.bounded import check_bounded, read_yaml
 from datafree.config.coercion import coerce, short
 from datafree.config.schema import BACKBONES, backbone_family
 from datafree.errors import UserError
@@ -30,8 +28,6 @@ HUB = re.compile(r"[\w.-]+/[\w.-]+(/[\w-][\w.-]*)+(@[\w.-]+)?", re.ASCII)
 
 SOURCES = ("file", "url", "torchvision", "timm", "hub", "train")
 IMAGENET_CLASSES = 1000  # of every classifier that torchvision publishes
-MAX_BYTES = 16 * 2**20  # of a manifest
-MAX_VALUES = 50_000  # in one entry, counting every use of a YAML alias
 
 
 @dataclass
@@ -102,20 +98,7 @@ def read_manifest(path: str | Path, limit: int | None = None) -> list[Entry]:
     Raises:
         UserError: unreadable file, or an entry that is incomplete, contradictory or misspelt; names file, teacher and key.
     """
-    path = Path(path)
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # reading a device may never end, and reading a pipe may wait forever
-            raise UserError(f"zoo.manifest: cannot read {path}: not a file")
-        if status.st_size > MAX_BYTES:
-            raise UserError(f"{path}: {status.st_size} bytes; a manifest may have at most {MAX_BYTES}")
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"zoo.manifest: cannot read {path}: {error.strerror}") from None
-    except Exception as error:  # PyYAML raises other errors too, such as a ValueError for the date 2020-13-45
-        raise UserError(f"{path}: not valid YAML: {error}") from None
+    tree = read_yaml(path, "zoo.manifest")
     if not isinstance(tree, dict) or not isinstance(tree.get("teachers"), list) or not tree["teachers"]:
         raise UserError(f"{path}: expected a mapping with a non-empty list `teachers`")
     if unknown := set(tree) - {"teachers", "defaults"}:
@@ -123,6 +106,7 @@ def read_manifest(path: str | Path, limit: int | None = None) -> list[Entry]:
     defaults = tree.get("defaults") or {}
     if not isinstance(defaults, dict):
         raise UserError(f"{path}: defaults: expected a mapping, got {short(defaults)}")
+    check_bounded(defaults, f"{path}: defaults")
     entries = [_entry(path, position, spec, defaults) for position, spec in enumerate(tree["teachers"])]
     name, count = Counter(entry.name for entry in entries).most_common(1)[0]
     if count > 1:
@@ -130,13 +114,14 @@ def read_manifest(path: str | Path, limit: int | None = None) -> list[Entry]:
     return entries[:limit]
 
 
-def _entry(path: Path, position: int, spec: Any, defaults: dict[str, Any]) -> Entry:
+def _entry(path: str | Path, position: int, spec: Any, defaults: dict[str, Any]) -> Entry:
     if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
         raise UserError(f"{path}: teacher {position + 1}: expected a mapping with a `name`, got {short(spec)}")
     where = f"{path}: {spec['name'][:80]}"
     if not NAME.fullmatch(spec["name"]):
         raise UserError(f"{where}: a name may hold letters, digits, `_` and `-` only; it becomes a folder")
-    tree = _bounded(where, _with_defaults(spec, defaults))
+    check_bounded(spec, where)
+    tree = _with_defaults(spec, defaults)
     try:
         entry: Entry = coerce(Entry, tree)
     except UserError as error:
@@ -153,26 +138,6 @@ def _with_defaults(spec: dict[str, Any], defaults: dict[str, Any]) -> dict[str, 
     if isinstance(spec.get("architecture"), dict) and "name" in spec["architecture"]:
         replaced.add("architecture")
     return merge({key: value for key, value in defaults.items() if key not in replaced}, spec)
-
-
-def _bounded(where: str, tree: dict[str, Any]) -> dict[str, Any]:
-    """The tree itself, after two checks that OmegaConf does not make.
-
-    Its size without aliases is bounded, because expanded aliases of aliases would fill the memory. Interpolations (``${...}``) are
-    refused, because OmegaConf would resolve environment variables into the card.
-    """
-    waiting: list[Any] = [tree]
-    visited = 0
-    while waiting:
-        value = waiting.pop()
-        visited += 1
-        if isinstance(value, str) and "${" in value:
-            raise UserError(f"{where}: got {value[:80]!r}; `${{` is not allowed in a manifest, remove it")
-        if isinstance(value, (dict, list)):
-            waiting.extend(value.values() if isinstance(value, dict) else value)
-        if visited + len(waiting) > MAX_VALUES:
-            raise UserError(f"{where}: more than {MAX_VALUES} values in one entry; write fewer, or fewer YAML aliases")
-    return tree
 
 
 def _check_source(where: str, entry: Entry) -> None:
