@@ -1,6 +1,7 @@
 """Logging to a real MLflow store: every job once, grouped by execution, without effect on results."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ import pytest
 
 from datafree import artifacts
 from datafree.errors import UserError
-from datafree.workflow import provenance, tracking
+from datafree.workflow import tracking
 
 CONFIG = {
     "seed": 0,
@@ -26,14 +27,16 @@ CONFIG = {
 }
 
 
-def finish(project: Path, stage: str, wildcards: dict, config: dict, files: dict, folder: str, inputs: dict | None = None) -> Path:
-    """Write outputs and record as a job does; returns the folder. Call inside the project folder."""
+def finish(project: Path, stage: str, wildcards: dict, config: dict, files: dict, folder: str, inputs: list[str] | None = None) -> Path:
+    """Write outputs and record as a job does; returns the folder."""
     (project / folder).mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         path = project / folder / name
         path.write_bytes(content) if isinstance(content, bytes) else artifacts.write_json(path, content)
-    outputs = {name: f"{folder}/{name}" for name in files} | {"provenance": f"{folder}/provenance.json"}
-    provenance.write_record(provenance.Job(stage, wildcards, config, "c0de", inputs or {}, outputs), {"datafree": "0"})
+    record = {"stage": stage, "wildcards": wildcards, "config": config, "code": {"modules": [], "hash": "c0de"}}
+    record |= {"inputs": {path: artifacts.sha256(project / path) for path in inputs or ()}}
+    record |= {"outputs": {f"{folder}/{name}": artifacts.sha256(project / folder / name) for name in files}}
+    artifacts.write_json(project / folder / "provenance.json", record)
     return project / folder
 
 
@@ -86,7 +89,7 @@ def evaluation(project: Path, episodes: int = 600) -> Path:
         {"name": "pixels", "kind": "baseline", "seeds": [0], "shots": {"1": result(0.33)}, **shared},
     ]
     results = {"computed_on": ["float32 on x86_64 AVX2"], "split": "test", "way": 5, "query": 15, "episodes": episodes, "rows": rows}
-    inputs = {"learners": [f"artifacts/meta/bell/seed{seed}/learner.safetensors" for seed in (0, 1)]}
+    inputs = [f"artifacts/meta/bell/seed{seed}/learner.safetensors" for seed in (0, 1)]
     config = {"evaluation": {"way": 5, "episodes": episodes}}
     return finish(project, "few_shot", {}, config, {"results.json": results, "plot.png": b"png"}, "artifacts/evaluation/few_shot", inputs)
 
@@ -365,20 +368,22 @@ def test_an_expensive_pass_is_followed_by_a_longer_wait(project, monkeypatch):
 
 
 def test_a_store_deleted_while_following_is_complete_at_the_end(project):
-    """MLflow keeps the deleted file open: the command continues in a new process."""
-    (project / "params.yaml").write_text("tracking: {experiment: study}\n")
-    environment = {name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_EXP_NAME")}
-    following = (
-        "import sys; from datafree.workflow import tracking as t; t.follow.__kwdefaults__['every'] = 0.1; from datafree import cli; "
+    """MLflow keeps the deleted file open: the process starts itself again, as the command does."""
+    call = (
+        "import json, os, sys; from datafree.workflow import tracking\n"
+        "if not tracking.follow('.', json.loads(sys.argv[1]), 'first', every=0.1): os.execv(sys.executable, sys.orig_argv)"
     )
-    command = [sys.executable, "-c", f"{following} sys.argv[1:] = ['track', '--follow']; cli.main()"]
-    process = subprocess.Popen(command, cwd=project, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    wait_for(lambda: len(finished_runs(project)) == 4)
-    store = project / "mlflow.db"
-    store.rename(project / "old.db")
-    wait_for(store.exists)
-    learner(project, 2)
-    _, error = process.communicate(timeout=120)
+    command = [sys.executable, "-c", call, json.dumps(CONFIG)]
+    with subprocess.Popen(command, cwd=project, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_for(lambda: len(finished_runs(project)) == 4)
+            store = project / "mlflow.db"
+            store.rename(project / "old.db")
+            wait_for(store.exists)
+            learner(project, 2)
+            _, error = process.communicate(timeout=300)
+        finally:
+            process.kill()
     assert process.returncode == 0, error
     assert {"teacher/latin", "learner/bell/0", "learner/bell/1", "learner/bell/2", "few_shot"} == finished_runs(project) - {"pipeline"}
     assert len(list((project / "mlartifacts").iterdir())) == 7  # five jobs, their parent, and the marker: those of the old store are gone
@@ -393,7 +398,7 @@ def finished_runs(project: Path) -> set[str]:
 
 
 def wait_for(condition) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -38,7 +38,7 @@ class FinishedJob:
     stage: str
     wildcards: Mapping[str, str]
     config: Mapping[str, Any]
-    code: Mapping[str, Any] | str
+    code: Mapping[str, Any]
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
 
@@ -48,7 +48,7 @@ class FinishedJob:
 
     @property
     def code_hash(self) -> str:
-        return self.code if isinstance(self.code, str) else str(self.code.get("hash", ""))
+        return str(self.code.get("hash", ""))
 
     def belongs_to(self, config_tree: Mapping[str, Any]) -> bool:
         """Whether the job was computed under this resolved configuration, and not under another, such as one with a removed arm."""
@@ -128,7 +128,7 @@ def read_finished_job(project: Path, record: Path) -> FinishedJob:
             content, finished = file.read(), os.fstat(file.fileno()).st_mtime_ns // 10**6
         value = json.loads(content)
         parts = {key: value[key] for key in ("stage", "wildcards", "config", "code", "inputs", "outputs")}
-        for key in ("wildcards", "config", "inputs", "outputs"):
+        for key in ("wildcards", "config", "code", "inputs", "outputs"):
             if not isinstance(parts[key], dict):
                 raise TypeError(f"`{key}` is not a mapping")
     except (OSError, ValueError, TypeError, KeyError) as error:
