@@ -119,7 +119,8 @@ def empty_project(once, precision: str) -> Project:
     return once("empty", functools.partial(checkout, precision=precision))
 
 
-def checkout(folder: Path, precision: str) -> Made:
+def copy_checkout(folder: Path) -> None:
+    """Copy the files of this checkout, tests apart, into a new folder."""
     folder.mkdir()
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -128,6 +129,10 @@ def checkout(folder: Path, precision: str) -> Made:
         if (ROOT / name).is_file() and not name.startswith("tests/"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
+
+
+def checkout(folder: Path, precision: str) -> Made:
+    copy_checkout(folder)
     tiny = folder / "tiny.yaml"
     tiny.write_text(yaml.safe_dump({**TINY, "precision": precision}))
     settings = as_tree(load(folder / "params.yaml", folder / "presets/smoke.yaml", tiny))
