@@ -8,6 +8,8 @@ from datafree.workflow import plan as plans
 from datafree.workflow.run import PYTHON, ZOO, Run, command, pool_index, shard_command
 
 try:
+    if store := workflow.storage_settings.default_storage_provider:
+        raise UserError(f"--default-storage-provider: got {store}; jobs need a local or shared file system, leave the option out")
     run = Run.of_snakefile(config, Path(workflow.basedir))
 except UserError as error:
     print(f"datafree: {error}", file=sys.stderr, flush=True)
