@@ -217,16 +217,10 @@ def test_a_job_that_reaches_its_time_limit_is_ended_and_continues_in_the_next_ru
             file.write(STALLED)
         project.run("snakemake", "--cores", "2", *SMOKE, "--", "zoo")
         (project.folder / "stall").touch()
-        arguments = (
-            "--retries",
-            "0",
-            "--set-resources",
-            "meta_generator:runtime=1",
-            "--",
-            "artifacts/inversion/meta_generator/provenance.json",
-        )
-        assert "TIMEOUT" in project.slurm(*arguments, ok=False)
+        target = "artifacts/inversion/meta_generator/provenance.json"
+        limited = ("--retries", "0", "--set-resources", "meta_generator:runtime=2")
+        assert "TIMEOUT" in project.slurm(*limited, "--", target, ok=False)
         (project.folder / "stall").unlink()
         (project.folder / "restored.log").unlink()
-        project.slurm(*arguments)
+        project.slurm("--", target)
         assert project.lines("restored.log") == ["2"]
