@@ -16,6 +16,10 @@ rule images:
         settings=run.settings_of("images"),
     log:
         "logs/images.log",
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30, # minutes
     shell:
         STAGE
 

@@ -33,8 +33,11 @@ rule reference:
         settings=run.settings_of("reference"),
     log:
         "logs/reference/{reference}.log",
+    threads: 1
     resources:
         gpu=GPU,
+        mem_mb=3000,
+        runtime=60, # minutes
     shell:
         STAGE
 
@@ -58,8 +61,11 @@ rule inversion_quality:
         settings=run.settings_of("inversion_quality"),
     log:
         "logs/inversion_quality.log",
+    threads: 1
     resources:
         gpu=GPU,
+        mem_mb=2000,
+        runtime=30, # minutes
     shell:
         STAGE
 
@@ -83,8 +89,11 @@ rule few_shot:
         settings=run.settings_of("few_shot"),
     log:
         "logs/few_shot.log",
+    threads: 1
     resources:
         gpu=GPU,
+        mem_mb=3000,
+        runtime=60, # minutes
     shell:
         STAGE
 

@@ -16,8 +16,11 @@ rule meta_generator:
     log:
         "logs/meta_generator.log",
     priority: 3 # first, because learners and searches need the pools
+    threads: 1
     resources:
         gpu=GPU,
+        mem_mb=2000,
+        runtime=60, # minutes
     shell:
         STAGE
 
@@ -61,8 +64,11 @@ rule invert:
     log:
         "logs/invert/{method}.{shard}.log",
     priority: 3
+    threads: 1
     resources:
         gpu=GPU,
+        mem_mb=2000,
+        runtime=60, # minutes
     shell:
         STAGE
 

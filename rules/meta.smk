@@ -32,8 +32,11 @@ rule learner:
     log:
         "logs/learner/{arm}.{seed}.log",
     priority: 2 # the longest jobs start first; otherwise one of them would run alone at the end
+    threads: 1
     resources:
         gpu=GPU,
+        mem_mb=3000,
+        runtime=240, # minutes
     shell:
         STAGE
 

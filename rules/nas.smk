@@ -31,8 +31,11 @@ rule search:
     priority: 3
     log:
         "logs/search/{algorithm}.log",
+    threads: 1
     resources:
         gpu=GPU,
+        mem_mb=3000,
+        runtime=120, # minutes
     shell:
         STAGE
 
@@ -57,8 +60,11 @@ rule retrain:
         settings=run.settings_of("retrain"),
     log:
         "logs/retrain/{algorithm}.log",
+    threads: 1
     resources:
         gpu=GPU,
+        mem_mb=3000,
+        runtime=120, # minutes
     shell:
         STAGE
 

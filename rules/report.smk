@@ -33,6 +33,10 @@ rule report_page:
         settings=run.settings_of("report_page"),
     log:
         "logs/report_page.log",
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10, # minutes
     shell:
         STAGE
 

@@ -16,8 +16,11 @@ rule episodes:
         settings=run.settings_of("episodes"),
     log:
         "logs/episodes/{method}.log",
+    threads: 1
     resources:
         gpu=GPU,
+        mem_mb=2000,
+        runtime=30, # minutes
     shell:
         STAGE
 

@@ -24,8 +24,11 @@ rule teacher:
         settings=run.settings_of("teacher"),
     log:
         "logs/teacher/{shard}.log",
+    threads: 1
     resources:
         gpu=lambda wildcards: GPU if training_images(wildcards) else 0,
+        mem_mb=2000,
+        runtime=60, # minutes
     shell:
         STAGE
 

@@ -226,7 +226,9 @@ def test_a_folder_that_os_access_reports_as_unwritable_is_refused(project, monke
 
 
 def test_resolved_hardware_replaces_auto_in_the_configuration(monkeypatch):
-    monkeypatch.setattr(hardware, "resolve", lambda device, precision: hardware.Hardware("cuda", f"{device} {precision}", "bfloat16"))
+    monkeypatch.setattr(
+        hardware, "resolve", lambda device, precision, accept: hardware.Hardware("cuda", f"{device} {precision}", "bfloat16")
+    )
     config = resolve({})
     assert preflight.resolve_hardware(config).processor == "auto auto"
     assert (config.device, config.precision.value) == ("cuda", "bfloat16")

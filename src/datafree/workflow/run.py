@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from datafree import gpus
 from datafree.config import resolve, text_nulls
 from datafree.workflow import indexes, locks
 from datafree.workflow import plan as plans
@@ -50,9 +51,12 @@ class Run:
         """
         if path := os.environ.get(plans.VARIABLE):
             return cls(Plan.read(Path(path)), Path(path), True)
-        path = plans.new_path()
+        settings, path = resolve(text_nulls(dict(config))), plans.new_path()
+        if notice := gpus.notice(settings.device):
+            print(f"datafree: {notice}", file=sys.stderr, flush=True)
+        run = cls(plans.make_plan(settings, project), path, False)
         os.environ[plans.VARIABLE] = str(path)
-        return cls(plans.make_plan(resolve(text_nulls(dict(config))), project), path, False)
+        return run
 
     def begin(self) -> None:
         """Lock the project folder and write the plan: the first thing that a run writes.
