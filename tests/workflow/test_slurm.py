@@ -185,7 +185,7 @@ def test_a_cluster_without_gpus_runs_the_smoke_preset_in_at_most_12_submissions(
         assert "distillation" in printed  # the table
         assert (project.folder / "artifacts/report/report.html").stat().st_size > 10_000
         assert 0 < len(project.submissions()) <= 12
-        assert not [options for options in project.submissions() if "gpu" in options or "gres" in options]
+        assert not [options for options in project.submissions() if "--gpus" in options or "--gres" in options]
         again = project.run("snakemake", "--cores", "1", *SMOKE)
         assert "Nothing to be done" in again.stdout + again.stderr
 
