@@ -1,7 +1,12 @@
+import io
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from datafree.data.folder import folder_images
 from datafree.errors import UserError
@@ -95,3 +100,42 @@ def test_a_file_that_cannot_be_read_is_named(folder, damage):
     with pytest.raises(UserError, match=r"train/ant/1\.tif: cannot be read as an image \(.*\); replace or remove") as error:
         folder_images(folder, "train", 16)
     assert "\n" not in str(error.value)
+
+
+def header_of(width: int, height: int) -> bytes:
+    """A small PNG that says it has other dimensions, and holds the data of few pixels."""
+    content = io.BytesIO()
+    Image.new("1", (8, 8)).save(content, "PNG")
+    whole = bytearray(content.getvalue())
+    whole[16:24] = struct.pack(">II", width, height)
+    whole[29:33] = struct.pack(">I", zlib.crc32(whole[12:29]))
+    return bytes(whole)
+
+
+@pytest.mark.parametrize(("width", "height"), [(8001, 8000), (13000, 13000), (1, 64_000_001), (60000, 60000)])
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(folder, monkeypatch, width, height):
+    monkeypatch.setattr(PngImageFile, "load", lambda *_: pytest.fail("decoded"))
+    (folder / "train" / "ant" / "1.png").write_bytes(header_of(width, height))
+    (folder / "train" / "ant" / "0.png").unlink()
+    with pytest.raises(UserError, match=r"train/ant/1\.png: cannot be read as an image \(.*pixels.*\); replace or remove") as error:
+        folder_images(folder, "train", 16)
+    assert "\n" not in str(error.value)
+
+
+def test_the_largest_image_is_read(folder, monkeypatch):
+    monkeypatch.setattr("datafree.data.folder.MAX_PIXELS", 600)
+    for name, size in (("1", (30, 20)), ("2", (30, 21))):
+        Image.new("RGB", size, RED).save(folder / "train" / "ant" / f"{name}.png")
+    with pytest.raises(UserError, match=r"ant/2\.png: .*30 x 21 pixels; allowed: at most 600"):
+        folder_images(folder, "train", 16)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "ICO", "TGA", "PCX", "JPEG2000"])
+def test_a_format_that_is_not_listed_is_refused(folder, kind):
+    path = folder / "train" / "ant" / "1"
+    if kind == "JPEG2000":
+        path.write_bytes(b"\x00\x00\x00\x0cjP  \x0d\x0a\x87\x0a" + bytes(40))
+    else:
+        Image.new("RGB", (20, 20), RED).save(path, format=kind)
+    with pytest.raises(UserError, match=r"train/ant/1: cannot be read as an image \(.*BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP.*\)"):
+        folder_images(folder, "train", 16)

@@ -81,7 +81,10 @@ def _size(value: Any, dotted: str, depth: int, known: dict[int, int], open_: set
     return total
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+_FASTEST: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_FASTEST):
     """PyYAML's safe loader, in C where there is one, with bounds.
 
     PyYAML calls these methods for every node, and itself recursively: without a bound on the depth, the C version ends the process.
