@@ -83,13 +83,21 @@ def _name_and_value(text: str) -> tuple[str, str]:
 
 
 @app.command()
-def config(files: Files = None) -> None:
-    """Print the resolved configuration as YAML. Redirect it to a new params.yaml to make a preset permanent."""
+def config(
+    files: Files = None,
+    output: Annotated[Path | None, typer.Option(help="Write to this file, which may be one of the files that are read")] = None,
+) -> None:
+    """Print the resolved configuration as YAML. With `--output params.yaml`, a preset applies to DVC too."""
     import yaml
 
+    from datafree import artifacts
     from datafree.config import as_written, load
 
-    print(yaml.safe_dump(as_written(load(*(files or [Path("params.yaml")]))), sort_keys=False), end="")
+    text = yaml.safe_dump(as_written(load(*(files or [Path("params.yaml")]))), sort_keys=False)
+    if output:
+        artifacts.write_text(output, text)
+    else:
+        print(text, end="")
 
 
 @app.command()

@@ -75,7 +75,7 @@ def follow(
     process can log to the new one.
     """
     project, printed = Path(project), set[str]()
-    logging, ended, opened, begin = _Logging(project, config_tree, group, timeout), False, None, None
+    logging, ended, begin = _Logging(project, config_tree, group, timeout), False, None
     with _record_interrupts() as interrupts:
         while True:
             try:
@@ -86,9 +86,9 @@ def follow(
                 return True
             # The first pass imports MLflow and looks up all runs, which is not repeated.
             wait = every if begin is None else max(every, min((time.process_time() - begin) / LARGEST_SHARE, LONGEST_WAIT))
-            opened, begin = opened or store_file(project), time.process_time()
+            begin = time.process_time()
             ended = _reached_end(descriptor, wait) or bool(interrupts)
-            if opened and store_file(project) != opened:
+            if logging.opened and store_file(project) != logging.opened:
                 return False
 
 
@@ -121,7 +121,8 @@ class _Logging:
 
     def __init__(self, project: Path, config_tree: Mapping[str, Any], group: str, timeout: float) -> None:
         self.project, self.config_tree, self.group, self.timeout = project, config_tree, group, timeout
-        self.created: int | None = None  # of the store that the following belongs to
+        self.opened: tuple[int, int] | None = None  # the database file that MLflow has open
+        self.created: int | None = None  # time stamp of the store that the following belongs to
         self._forget()
 
     def _forget(self) -> None:
@@ -144,6 +145,7 @@ class _Logging:
             return 0
         try:
             with open_store(self.project, self.config_tree["tracking"]["experiment"], self.timeout) as store:
+                self.opened = self.opened or store_file(self.project)
                 first = store.created != self.created
                 if first:
                     self._forget()
@@ -155,8 +157,8 @@ class _Logging:
             raise
 
     def _log_changes(self, store: Store, states: dict[Path, tuple[int, int]], *, first: bool, last: bool) -> int:
-        for record in [*(self.jobs.keys() | self.skipped.keys()) - states.keys()]:
-            self.jobs.pop(record, None), self.skipped.pop(record, None)
+        for record in self.states.keys() - states.keys():
+            self._drop(record)
         changed = [r for r, state in states.items() if state != self.states.get(r) or (last and r in self.skipped)]
         logged = sum([self._log_record(store, record, first=first) for record in changed])
         self.states, self.runs = states, {}
@@ -166,9 +168,13 @@ class _Logging:
             self._describe(store, changed, last=last)
         return logged
 
+    def _drop(self, record: Path) -> None:
+        self.jobs.pop(record, None)
+        self.skipped.pop(record, None)
+
     def _log_record(self, store: Store, record: Path, *, first: bool) -> bool:
         """Give the job of a record a run if it has none; returns whether a run was made."""
-        self.jobs.pop(record, None), self.skipped.pop(record, None)
+        self._drop(record)
         try:
             job = read_finished_job(self.project, record)
         except UserError as error:
@@ -181,15 +187,16 @@ class _Logging:
         # Another execution can have logged the job since the first pass.
         run = (self.runs if first else _stored_runs(store, job.fingerprint)).get(job.fingerprint)
         made = run is None or not run.finished
-        if made:
-            if problem := job.changed_output(self.project):
-                self.skipped[record] = f"{record}: skipped: {problem} is missing or differs from the record; rerun {job.name}"
-                return False
-            if run is not None:  # unfinished: its process was stopped
+        if run is not None and run.finished:
+            if parent:
+                self._link(store, run, parent)
+        elif problem := job.changed_output(self.project):
+            self.skipped[record] = f"{record}: skipped: {problem} is missing or differs from the record; rerun {job.name}"
+            return False
+        else:
+            if run is not None:  # its process was stopped
                 store.client.delete_run(run.run_id)
             run = self._log_job(store, job, parent)
-        elif parent:
-            self._link(store, run, parent)
         reused = bool(run.groups) and run.groups[0] != self.group
         self.jobs[record] = _LoggedJob(job.name, job.stage, job.fingerprint, run.run_id, current, reused)
         return made
