@@ -16,8 +16,7 @@ import importlib.machinery
 import io
 import sys
 import tokenize
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -30,13 +29,35 @@ BESIDE_MODULES = (".html", ".css", ".js")  # suffixes of templates and styles, w
 _loaded: dict[str, bytes] = {}  # the source of each module of this package that this process loaded, by path in the package
 
 
-@dataclass(frozen=True)
 class SourceFile:
-    """One file of the package: SHA-256 of its bytes and of what counts of them, both in hexadecimal, and the modules that it imports."""
+    """One file of the package: SHA-256 of its bytes and of what counts of them, both in hexadecimal, and the modules that it imports.
 
-    sha256: str
-    counted: str
-    imports: tuple[str, ...]
+    A file that is given by its ``content`` is parsed when ``counted`` or ``imports`` is first read. One that is not valid Python counts
+    with all its bytes and imports nothing: jobs that load it fail.
+    """
+
+    def __init__(self, sha256: str, counted: str = "", imports: tuple[str, ...] = (), content: bytes | None = None) -> None:
+        self.sha256 = sha256
+        self._parsed, self._content = (counted, imports), content
+
+    @property
+    def counted(self) -> str:
+        return self._parse()[0]
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        return self._parse()[1]
+
+    def _parse(self) -> tuple[str, tuple[str, ...]]:
+        if self._content is not None:
+            try:
+                text = self._content.decode()
+                tree = ast.parse(text)
+                self._parsed = hashlib.sha256(without_comments(text, tree).encode()).hexdigest(), _imports(tree)
+            except (ValueError, SyntaxError, tokenize.TokenError):
+                self._parsed = self.sha256, ()
+            self._content = None
+        return self._parsed
 
 
 class Source:
@@ -44,20 +65,19 @@ class Source:
 
     def __init__(self, files: Mapping[str, SourceFile]) -> None:
         self.files = dict(files)
+        self._hashes: dict[tuple[str, ...], str] = {}
 
     @classmethod
     def read(cls, known: Source | None = None, package: Path = PACKAGE) -> Source:
-        """The files as they are now; files with the same bytes as in ``known`` are not parsed again.
-
-        A file that is not valid Python counts with all its bytes and imports nothing: jobs that load it fail.
-        """
+        """The files as they are now; files with the same bytes as in ``known`` are not parsed again."""
         earlier = {file.sha256: file for file in known.files.values()} if known else {}
         files = {}
         for path in sorted(package.rglob("*")):
             if path.suffix in (".py", *BESIDE_MODULES) and path.is_file():
                 content = path.read_bytes()
                 digest = hashlib.sha256(content).hexdigest()
-                files[path.relative_to(package).as_posix()] = earlier.get(digest) or _parse(content, digest, path.suffix == ".py")
+                name = path.relative_to(package).as_posix()
+                files[name] = earlier.get(digest) or _source_file(name, content)
         return cls(files)
 
     @classmethod
@@ -88,10 +108,11 @@ class Source:
 
     def hash_of(self, modules: Iterable[str]) -> str:
         """A hash, 16 hexadecimal digits, of these modules and of all that they import."""
-        digest = hashlib.sha256()
-        for path in self.files_of(modules):
-            digest.update(f"{path} {self.files[path].counted}\n".encode())
-        return digest.hexdigest()[:16]
+        names = tuple(modules)
+        if names not in self._hashes:
+            text = "".join(f"{path} {self.files[path].counted}\n" for path in self.files_of(names))
+            self._hashes[names] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return self._hashes[names]
 
     def hash_of_all(self) -> str:
         """A hash, 16 hexadecimal digits, of all files that can be part of a job's code."""
@@ -107,8 +128,8 @@ class Source:
             if path not in _loaded and _module(path) not in sys.modules and path.endswith(".py"):
                 continue
             content = _loaded[path] if path in _loaded else (package / path).read_bytes() if (package / path).is_file() else b""
-            digest = hashlib.sha256(content).hexdigest()
-            if digest != self.files[path].sha256 and _parse(content, digest, path.endswith(".py")).counted != self.files[path].counted:
+            loaded = _source_file(path, content)
+            if loaded.sha256 != self.files[path].sha256 and loaded.counted != self.files[path].counted:
                 return path
         return ""
 
@@ -157,35 +178,43 @@ class _Loader(importlib.machinery.SourceFileLoader):
         return self.source_to_code(content, self.path)
 
 
-def _parse(content: bytes, sha256: str, python: bool) -> SourceFile:
-    if not python:
-        return SourceFile(sha256, sha256, ())
-    try:
-        text = content.decode()
-        return SourceFile(sha256, hashlib.sha256(without_comments(text).encode()).hexdigest(), _imports(ast.parse(text)))
-    except (ValueError, SyntaxError, tokenize.TokenError):
-        return SourceFile(sha256, sha256, ())
+def _source_file(path: str, content: bytes) -> SourceFile:
+    digest = hashlib.sha256(content).hexdigest()
+    return SourceFile(digest, content=content) if path.endswith(".py") else SourceFile(digest, digest)
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """All statements of a module, at any depth, but not the expressions in them, which are ten times as many.
+
+    Blocks for type checkers alone are left out.
+    """
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+            if block == "body" and isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+                continue
+            inner = getattr(node, block, ())
+            waiting.extend(inner if isinstance(inner, list) else ())
 
 
 def _imports(tree: ast.Module) -> tuple[str, ...]:
     """Modules of this package that a module imports, anywhere but for type checkers; a name from a module may be a module itself."""
     names: list[str] = []
-    waiting: list[ast.AST] = [tree]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            waiting.extend(node.orelse)
-            continue
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        waiting.extend(ast.iter_child_nodes(node))
     return tuple(sorted({name for name in names if name.startswith("datafree.")}))
 
 
-def without_comments(source: str) -> str:
-    """Python source with comments, docstrings, blank lines and trailing spaces removed; other strings stay as they are."""
+def without_comments(source: str, tree: ast.Module | None = None) -> str:
+    """Python source with comments, docstrings, blank lines and trailing spaces removed; other strings stay as they are.
+
+    ``tree``: the syntax tree of the source, if it is known.
+    """
     lines = source.encode().split(b"\n")  # as the parser: columns in bytes, lines end at newlines only
     cuts: list[tuple[int, int, int, int]] = []  # first line, column, last line, column
     unfinished: set[int] = set()  # lines that end inside a string
@@ -195,7 +224,7 @@ def without_comments(source: str) -> str:
             line = lines[first - 1]
             cuts.append((first, len(line.decode()[:start].encode()), first, len(line)))
         unfinished.update(range(first, last))
-    for node in ast.walk(ast.parse(source)):
+    for node in _statements(tree or ast.parse(source)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node) is not None:
             text = node.body[0]
             assert text.end_lineno is not None and text.end_col_offset is not None

@@ -47,6 +47,7 @@ class Plan:
     hardware: Hardware
     shards: Mapping[str, list[str]]
     source: Source
+    code: str = ""  # a hash of all code, in a plan that was read from its file
 
     @property
     def teachers(self) -> list[str]:
@@ -69,15 +70,11 @@ class Plan:
             stage,
             dict(wildcards),
             config,
-            self._code,
+            self.code,
             {name: _fill_wildcards(path, wildcards) for name, path in (inputs or {}).items()},
             {name: str(_fill_wildcards(path, wildcards)) for name, path in outputs.items()},
             self.tree["accept_other_hardware"],
         )
-
-    @functools.cached_property
-    def _code(self) -> str:
-        return self.source.hash_of_all()
 
     def jobs(self) -> Iterator[Job]:
         """All jobs of the study, in the order of the stages; each has only its record as output."""
@@ -105,6 +102,7 @@ class Plan:
     def write(self, path: Path) -> None:
         """Write the plan, and delete old ones."""
         tree = {"tree": self.tree, "hardware": asdict(self.hardware), "shards": self.shards, "source": self.source.as_tree()}
+        tree["code"] = self.source.hash_of_all()
         with artifacts.atomic(path) as part:
             part.write_text(json.dumps(tree, allow_nan=False), encoding="utf-8")
         for old in sorted(path.parent.glob("*.json"))[:-KEPT]:
@@ -117,8 +115,8 @@ class Plan:
         Raises:
             UserError: the file is missing or damaged.
         """
-        value = artifacts.read_json(path, "tree", "hardware", "shards", "source")
-        return cls(value["tree"], Hardware(**value["hardware"]), value["shards"], Source.from_tree(value["source"]))
+        value = artifacts.read_json(path, "tree", "hardware", "shards", "source", "code")
+        return cls(value["tree"], Hardware(**value["hardware"]), value["shards"], Source.from_tree(value["source"]), value["code"])
 
 
 # In the order in which data flows.
