@@ -3,7 +3,7 @@
     python benchmarks/workflow_scale.py --teachers 16 100 300 1000 [--output scale.json]
 
 Nothing is trained. The manifest has as many teachers as given; the rest is params.yaml. For "nothing to do", every output is a file of a
-few bytes with a correct record. Every start of Snakemake is a real one. CPU seconds and peak memory are those of Snakemake and its children.
+few bytes with a correct record. Every start of Snakemake is a real one; CPU seconds and peak memory are those of it and its children.
 """
 
 from __future__ import annotations

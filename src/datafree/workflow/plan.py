@@ -35,6 +35,7 @@ from datafree.zoo.manifest import Entry
 FOLDER = Path(".datafree/plans")
 VARIABLE = "DATAFREE_PLAN"  # environment variable with the path of the plan, for the jobs of a run
 KEPT = 10  # plans that are not deleted
+DERIVED = ("teachers", "references", "methods", "searched", "image_files")  # parts of a plan's tree that are no sections of params.yaml
 
 
 @dataclass(frozen=True)

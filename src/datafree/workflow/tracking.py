@@ -30,6 +30,7 @@ from datafree.errors import UserError
 from datafree.report import tables
 from datafree.workflow.finished_jobs import FinishedJob, flatten, numbers, read_finished_job, record_states, warn
 from datafree.workflow.mlflow_store import TAG_LENGTH, Store, open_store, store_file
+from datafree.workflow.plan import DERIVED
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -235,7 +236,8 @@ class _Logging:
                 return run.info.run_id
         tags = {"mlflow.runName": f"pipeline {self.group}", "datafree.group": self.group, "datafree.config": digest}
         run_id = store.client.create_run(store.experiment, tags=tags | _source_tags(self.commit)).info.run_id
-        store.log(run_id, flatten(self.config_tree))
+        settings = {key: value for key, value in self.config_tree.items() if key not in DERIVED}  # those are logged with their jobs
+        store.log(run_id, flatten(settings))
         return run_id
 
     def _report(self) -> None:
