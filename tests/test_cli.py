@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,23 @@ def test_a_stage_is_given_its_files_by_name_and_repeated_names_are_lists(tmp_pat
     assert result.returncode == 1  # there is no such stage, which is no user's mistake
 
 
+<<<<<<< HEAD
+def interrupted_while_loading(tmp_path, **options) -> subprocess.CompletedProcess:
+    """`python -m datafree config`, with a module that sends Ctrl-C to its own process when it is imported."""
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(3)\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{PROJECT / 'src'}"}
+    command = [sys.executable, "-m", "datafree", "config"]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, env=environment, **options)
+
+
+def test_an_interrupt_while_the_modules_load_gives_no_traceback(tmp_path):
+    done = interrupted_while_loading(tmp_path, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+def test_an_ignored_interrupt_stays_ignored(tmp_path):
+    assert interrupted_while_loading(tmp_path, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)).returncode == 3
+=======
 def test_the_command_line_runs_as_a_module_of_any_python():
     done = subprocess.run(
         [sys.executable, "-m", "datafree", "stage", "--job"],
@@ -89,3 +107,4 @@ def test_the_command_line_runs_as_a_module_of_any_python():
     )
     assert done.returncode == 2
     assert "requires an argument" in done.stderr
+>>>>>>> main
