@@ -10,6 +10,8 @@ import yaml
 from datafree import artifacts
 from datafree.config import as_written, load
 from datafree.workflow import provenance
+from datafree.workflow.indexes import read_index
+from datafree.workflow.plan import VARIABLE, make_plan
 
 PROJECT = Path(__file__).parent.parent
 
@@ -21,26 +23,26 @@ def datafree(folder, *arguments) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture
-def card(tmp_path):
-    artifacts.write_json(tmp_path / "card.json", {"stage": "images", "wildcards": {}, "config": {"seed": 0}, "code": "c", "written_ns": 1})
-    return tmp_path / "card.json"
+def planned(tmp_path, monkeypatch):
+    """A folder with the plan of a run."""
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan(load(PROJECT / "params.yaml", PROJECT / "presets/smoke.yaml"), PROJECT)
+    plan.write(tmp_path / "plan.json")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "plan.json"))
+    return plan
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["stage", "--job", "absent.json"], "absent.json: the file is missing"),
-        (["stage", "--job", "text.yaml"], "text.yaml: not readable JSON"),
-        (["stage", "--job", "card.json", "-i", "no-equals"], "got 'no-equals'; expected name=path"),
-        (["stage", "--job", "card.json", "-o", "=path"], "got '=path'; expected name=path"),
-        (["stage", "--job", "card.json"], "provenance"),
+        (["stage", "episodes"], "DATAFREE_PLAN is not set; jobs are started by snakemake"),
         (["config", "absent.yaml"], "configuration: cannot read absent.yaml"),
         (["config", "text.yaml"], "text.yaml: expected a mapping of sections"),
         (["config", "misspelt.yaml"], "tasks.shots: unknown key; did you mean `shot`?"),
         (["table"], "results.json: the file is missing"),
     ],
 )
-def test_a_mistake_is_one_line_on_standard_error_and_exit_status_2(tmp_path, card, arguments, message):
+def test_a_mistake_is_one_line_on_standard_error_and_exit_status_2(tmp_path, arguments, message):
     (tmp_path / "text.yaml").write_text("just text")
     (tmp_path / "misspelt.yaml").write_text("tasks: {shots: 5}")
     result = datafree(tmp_path, *arguments)
@@ -60,27 +62,62 @@ def test_the_printed_configuration_loads_back_to_the_same(tmp_path):
     assert yaml.safe_load(result.stdout) == as_written(load(tmp_path / "printed.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-i", "no-equals"], "got 'no-equals'; expected name=value"),
+        (["-o", "=path"], "got '=path'; expected name=value"),
+        (["-i", "zoo=e"], "expected one named provenance"),
+    ],
+)
+def test_a_mistake_in_the_files_of_a_stage_is_one_line(tmp_path, planned, words, message):
+    result = datafree(tmp_path, "stage", "episodes", "method=five", *words)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_the_default_is_the_params_file_of_the_folder(tmp_path):
     (tmp_path / "params.yaml").write_text("seed: 17")
     assert yaml.safe_load(datafree(tmp_path, "config").stdout)["seed"] == 17
 
 
-def test_a_stage_is_given_its_files_by_name_and_repeated_names_are_lists(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_stage_is_given_its_files_by_name_and_repeated_names_are_lists(tmp_path, planned):
     for name in ("a", "b", "e", "out"):
         artifacts.write_text(name, name)
-    job = provenance.Job("absent", {}, {"seed": 0}, "c", {"pools": ["a", "b"], "episodes": "e"}, {"x": "out", "provenance": "p.json"})
-    provenance.write_record(job, {})
-    artifacts.write_json("card.json", job.specification())
-    files = ["-i", "pools=a", "-i", "episodes=e", "-i", "pools=b", "-o", "x=out", "-o", "provenance=p.json"]
-    result = datafree(tmp_path, "stage", "--job", "card.json", *files)
-    assert (result.returncode, result.stderr) == (0, "absent: up to date\n")
-    result = datafree(tmp_path, "stage", "--job", "card.json", *files[2:])
-    assert "absent: computing (other input files)" in result.stderr
-    assert result.returncode == 1  # there is no such stage, which is no user's mistake
+    files = ["-i", "pools=a", "-i", "zoo=e", "-i", "pools=b", "-o", "episodes=out", "-o", "provenance=p.json"]
+    job = planned.job("episodes", {"method": "five"}, {"pools": ["a", "b"], "zoo": "e"}, {"episodes": "out", "provenance": "p.json"})
+    inputs = {path: artifacts.sha256(path) for path in job.input_paths()}
+    provenance.write_record(job, [job.module], planned.source, inputs, {})
+    result = datafree(tmp_path, "stage", "episodes", "method=five", *files)
+    assert (result.returncode, result.stderr) == (0, "episodes/five: up to date\n")
+    result = datafree(tmp_path, "stage", "episodes", "method=five", *files[2:])
+    assert "episodes/five: computing (other input files)" in result.stderr
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
 
 
-<<<<<<< HEAD
+def test_a_shard_is_its_teachers_and_an_index_joins_shards(tmp_path, planned):
+    outputs = {"card": "zoo/{teacher}/card.json", "provenance": "zoo/{teacher}/provenance.json"}
+    for teacher in planned.teachers:
+        artifacts.write_text(f"zoo/{teacher}/card.json", teacher)
+        job = planned.job("teacher", {"teacher": teacher}, {}, outputs)
+        provenance.write_record(job, [job.module], planned.source, {}, {})
+    files = [word for name, path in outputs.items() for word in ("-o", f"{name}={path}")]
+    result = datafree(tmp_path, "stage", "teacher", *files, "--shard", "0", "--shard-file", "0.json")
+    assert result.stderr.splitlines() == [f"teacher/{teacher}: up to date" for teacher in planned.teachers]
+    assert datafree(tmp_path, "index", "zoo/index.json", "0.json").returncode == 0
+    assert [member.name for member in read_index("zoo/index.json")] == planned.teachers
+
+
+def test_stop_and_status_in_an_empty_folder(tmp_path, monkeypatch):
+    result = datafree(tmp_path, "stop")
+    assert (result.returncode, result.stderr) == (0, "nothing runs in this folder\n")
+    result = datafree(PROJECT, "status", "params.yaml", "presets/smoke.yaml")
+    assert result.returncode == 0
+    assert "learner/bell/0" in result.stdout
+
+
 def interrupted_while_loading(tmp_path, **options) -> subprocess.CompletedProcess:
     """`python -m datafree config`, with a module that sends Ctrl-C to its own process when it is imported."""
     (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(3)\n")
@@ -96,10 +133,11 @@ def test_an_interrupt_while_the_modules_load_gives_no_traceback(tmp_path):
 
 def test_an_ignored_interrupt_stays_ignored(tmp_path):
     assert interrupted_while_loading(tmp_path, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)).returncode == 3
-=======
+
+
 def test_the_command_line_runs_as_a_module_of_any_python():
     done = subprocess.run(
-        [sys.executable, "-m", "datafree", "stage", "--job"],
+        [sys.executable, "-m", "datafree", "stage", "episodes", "--shard"],
         env=os.environ | {"PYTHONPATH": str(PROJECT / "src")},
         capture_output=True,
         text=True,
@@ -107,4 +145,3 @@ def test_the_command_line_runs_as_a_module_of_any_python():
     )
     assert done.returncode == 2
     assert "requires an argument" in done.stderr
->>>>>>> main
