@@ -48,15 +48,13 @@ wildcard_constraints:
 STAGE = f"{PYTHON} -m datafree stage {{params.job}} > {{log:q}} 2>&1"
 
 
-# The plan of this run, an input of every job whose record does not match it. The file is written when the run starts, see `onstart`.
-rule plan:
+# The start of this run, an input of every job whose record does not match the plan.
+rule start:
     message:
-        "the plan of this run"
+        "start of the run"
     output:
-        update(".datafree/plans/{run}.json"),
+        touch(f".datafree/plans/{{run}}{plans.STARTED}"),
     localrule: True
-    shell:
-        "test -s {output:q}"
 
 
 FOLLOWERS = []

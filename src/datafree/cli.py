@@ -115,12 +115,13 @@ def status(files: Files = None) -> None:
 
     Without FILES, for the settings of the last run, or of params.yaml if there was none.
     """
-    from datafree.config import load
+    from datafree.config import load, resolve
     from datafree.workflow import plan
     from datafree.workflow.status import print_status
 
     last = None if files else plan.newest_plan()
-    print_status(last or plan.make_plan(load(*(files or [Path("params.yaml")])), Path.cwd()))
+    settings = resolve(last.settings) if last else load(*(files or [Path("params.yaml")]))
+    print_status(plan.make_plan(settings, Path.cwd()))
 
 
 @app.command()

@@ -55,10 +55,9 @@ def last_plan(project: Project) -> Path:
     return max((project.folder / ".datafree/plans").glob("*.json"))
 
 
-def run_few_shot(project: Project) -> subprocess.CompletedProcess[str]:
+def run_few_shot(project: Project, inputs: dict[str, list[str]]) -> subprocess.CompletedProcess[str]:
     """The evaluation of the last run, as Snakemake starts it."""
-    recorded = records(project)[f"{FEW_SHOT}/provenance.json"]
-    words = [f"-i{name}={path}" for name, paths in recorded["input_files"].items() for path in paths]
+    words = [f"-i{name}={path}" for name, paths in inputs.items() for path in paths]
     words += [f"-oresults={FEW_SHOT}/results.json", "-ometrics=results/metrics.json", f"-oprovenance={FEW_SHOT}/provenance.json"]
     environment = {**os.environ, "PYTHONPATH": str(project.folder / "src"), "DATAFREE_PLAN": str(last_plan(project))}
     command = [sys.executable, "-m", "datafree", "stage", "few_shot", *words]
@@ -67,18 +66,19 @@ def run_few_shot(project: Project) -> subprocess.CompletedProcess[str]:
 
 def test_code_that_is_edited_during_a_run_is_not_recorded_as_the_code_of_the_run(project: Project) -> None:
     project.change("evaluation.episodes", 21)
+    inputs = records(project)[f"{FEW_SHOT}/provenance.json"]["input_files"]
     (project.folder / FEW_SHOT / "provenance.json").unlink()
     before = (project.folder / FEW_SHOT / "results.json").read_bytes()
     edited = project.folder / "src/datafree/evaluation/few_shot.py"
     text = edited.read_text()
-    edited.write_text(text.replace("\ndef ", "\nUNUSED = 0\n\n\ndef ", 1))  # after the start of the run, before its last job
-    done = run_few_shot(project)
+    edited.write_text(f"{text}\nUNUSED = 0\n")  # after the start of the run, before its last job
+    done = run_few_shot(project, inputs)
     assert done.returncode == 2
     assert "few_shot: src/datafree/evaluation/few_shot.py was edited after the run started, so nothing is recorded" in done.stderr
     assert not (project.folder / FEW_SHOT / "provenance.json").exists()
     assert (project.folder / FEW_SHOT / "results.json").read_bytes() == before
     edited.write_text(text.replace("\n", "\n# a comment\n", 1))
-    done = run_few_shot(project)
+    done = run_few_shot(project, inputs)
     assert done.returncode == 0, done.stderr
     edited.write_text(text)
     assert records(project)[f"{FEW_SHOT}/provenance.json"]["config"]["evaluation"]["episodes"] == 20  # of the plan, not of the edited file
@@ -110,7 +110,7 @@ def test_a_second_start_is_refused_in_one_line_and_changes_nothing(project: Proj
 
 def test_a_run_names_a_job_that_is_left_of_a_killed_run_and_waits_for_it(project: Project) -> None:
     project.change("evaluation.episodes", 21)
-    with holding(project, "locks.job_lock('few_shot').__enter__()") as orphan:
+    with holding(project, "(manager := locks.job_lock('few_shot')).__enter__()") as orphan:
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         run = subprocess.Popen(
             ["snakemake", "--cores", "2"], cwd=project.folder, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True

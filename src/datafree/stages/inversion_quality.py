@@ -19,7 +19,7 @@ from datafree.zoo.training import hold_out
 PREVIEW_COLUMNS = 12  # images per class in the preview, as in the previews of the pools
 
 FOLDER = "artifacts/evaluation/inversion"
-READS = ("seed", "zoo.training", "methods")
+READS = ("seed", "zoo.training.held_out", "methods")
 
 
 def run(job: Job) -> None:
@@ -31,7 +31,7 @@ def run(job: Job) -> None:
     teachers = read_teachers(job.input("zoo"))
     judge = _read_judge(job)
     data = read_image_set(job.input("train"))
-    _, held = hold_out(data, job.config["zoo.training"]["held_out"], job.config["seed"])
+    _, held = hold_out(data, job.config["zoo.training.held_out"], job.config["seed"])
     indexes = dict(zip(job.config["methods"], job.input_list("pools"), strict=True))
     measured: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):

@@ -71,7 +71,7 @@ def execute(job: Job, source: Source, before_computing: Callable[[Job], None] = 
             _refuse_test_split(job)
             _compute(on_this_hardware(job), source, reason, before_computing)
     except OSError as error:
-        where = error.filename or job.outputs["provenance"]
+        where = error.filename2 or error.filename or job.outputs["provenance"]
         raise UserError(f"{where}: {error.strerror or error}; fix this and run again, finished work is kept") from None
 
 

@@ -34,6 +34,7 @@ from datafree.zoo.manifest import Entry
 
 FOLDER = Path(".datafree/plans")
 VARIABLE = "DATAFREE_PLAN"  # environment variable with the path of the plan, for the jobs of a run
+STARTED = ".started"  # suffix of the file, beside the plan, that the rule ``start`` makes
 KEPT = 10  # plans that are not deleted
 DERIVED = ("teachers", "references", "methods", "searched", "image_files")  # parts of a plan's tree that are no sections of params.yaml
 
@@ -49,6 +50,11 @@ class Plan:
     shards: Mapping[str, list[str]]
     source: Source
     code: str = ""  # a hash of all code, in a plan that was read from its file
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The sections of params.yaml."""
+        return {key: value for key, value in self.tree.items() if key not in DERIVED}
 
     @property
     def teachers(self) -> list[str]:
@@ -108,6 +114,7 @@ class Plan:
             part.write_text(json.dumps(tree, allow_nan=False), encoding="utf-8")
         for old in sorted(path.parent.glob("*.json"))[:-KEPT]:
             old.unlink(missing_ok=True)
+            old.with_suffix(STARTED).unlink(missing_ok=True)
 
     @classmethod
     def read(cls, path: Path) -> Plan:

@@ -1,7 +1,7 @@
 """A run as the rules see it: its plan, which jobs it must look at, and the command line of a job.
 
-A rule depends on the file of the plan exactly if the record of its job does not match the plan. This file does not exist before the run, so
-Snakemake runs the job, after the rule ``plan``. Results that match have no such input, whatever their time stamps say.
+A rule has the start of this run as an input exactly if the record of its job does not match the plan. This file does not exist before the
+run, so Snakemake runs the job, after the rule ``start``. Results that match have no such input, whatever their time stamps say.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Run:
     # ---- staleness ----------------------------------------------------------------------------------------------------------------------
 
     def planned(self, stage: str) -> Callable[[Any], dict[str, str]]:
-        """An input function: the plan, if a job of the stage must be looked at; a sharded stage has the wildcard ``shard``."""
+        """An input function: the start of the run, if a job of the stage must be looked at; a sharded stage has the wildcard ``shard``."""
         return lambda wildcards: self._plan_if(lambda: any(map(self.stale, self.jobs(stage, dict(wildcards.items())))))
 
     def planned_index(self, stage: str) -> Callable[[Any], dict[str, str]]:
@@ -88,7 +88,7 @@ class Run:
         return lambda wildcards: self._plan_if(lambda: bool(self._index_changed(stage, dict(wildcards.items()))))
 
     def planned_target(self, *stages: str) -> dict[str, str]:
-        """The plan, if any job or index of these stages must be looked at: Snakemake starts from the inputs of a target."""
+        """The start of the run, if any job or index of these stages must be looked at: Snakemake starts from the inputs of a target."""
         return self._plan_if(
             lambda: any(self.stale(job) for job in self.plan.jobs() if job.stage in stages) or self._any_index_changed(stages)
         )
@@ -101,7 +101,7 @@ class Run:
         return self._reasons[job.name]
 
     def _plan_if(self, wanted: Callable[[], bool]) -> dict[str, str]:
-        return {"plan": str(self.path)} if self.begun or wanted() else {}
+        return {"start": str(self.path.with_suffix(plans.STARTED))} if self.begun or wanted() else {}
 
     def _any_index_changed(self, stages: Iterable[str]) -> bool:
         wildcards = {"teacher": [{}], "invert": [{"method": method} for method in self.plan.tree["methods"]]}
@@ -142,7 +142,7 @@ def command(stage: str) -> Callable[..., str]:
     """A function for ``params``: stage, wildcards, inputs and outputs of a job, quoted for the shell."""
 
     def quoted(wildcards: Any, input: Any, output: Any) -> str:
-        files = {name: [value] if isinstance(value, str) else value for name, value in input.items() if name != "plan"}
+        files = {name: [value] if isinstance(value, str) else value for name, value in input.items() if name != "start"}
         words = [stage, *(f"{name}={value}" for name, value in wildcards.items())]
         words += [word for name, paths in files.items() for path in paths for word in ("-i", f"{name}={path}")]
         words += [word for name, path in output.items() for word in ("-o", f"{name}={path}")]
