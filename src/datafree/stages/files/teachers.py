@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 
@@ -55,7 +55,15 @@ class AuxiliaryTeachers(Sequence[Teacher]):
     def __len__(self) -> int:
         return len(self._members)
 
-    def __getitem__(self, index: int) -> Teacher:
+    @overload
+    def __getitem__(self, index: int) -> Teacher: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Teacher]: ...
+
+    def __getitem__(self, index: int | slice) -> Teacher | list[Teacher]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
         return _placed(self._members[index].name, tuple(self._members[index].files.items()), self._device)
 
 
