@@ -1,5 +1,4 @@
 # Shared by all rules: the plan of this run, the names in it, and the command that runs a job.
-import shlex
 import subprocess
 import sys
 
