@@ -108,13 +108,13 @@ def fake_results(plan: plans.Plan, printed: str) -> None:
             for job in jobs:
                 _fake(job, plan)
             if shard:
-                indexes.write_shard(Path(words[words.index("--shard-file") + 1]), jobs)
+                indexes.write_index(words[words.index("--shard-file") + 1], jobs)
         if stage == "teacher":
-            indexes.write_index(Path(ZOO), sorted(Path(".datafree/shards").glob("teacher.*.json")), plan.teachers)
+            indexes.write_index(ZOO, [plan.job(stage, {"teacher": teacher}) for teacher in plan.teachers])
         elif stage == "invert":
             for method in plan.tree["methods"]:
-                shards = sorted(Path(".datafree/shards").glob(f"invert.{method}.*.json"))
-                indexes.write_index(Path(pool_index(method)), shards, plan.teachers)
+                jobs = [plan.job(stage, {"method": method, "teacher": teacher}) for teacher in plan.teachers]
+                indexes.write_index(pool_index(method), jobs)
 
 
 def _options(words: list[str], flag: str) -> list[tuple[str, str]]:

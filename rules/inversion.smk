@@ -83,7 +83,7 @@ rule pool_index:
         update(pool_index("{method}")),
     localrule: True
     shell:
-        f"{PYTHON} -m datafree index {{output:q}} {{input.shards:q}}"
+        f"{PYTHON} -m datafree index {{output:q}} invert method={{wildcards.method}}"
 
 
 rule inversion:

@@ -43,7 +43,7 @@ rule zoo_index:
         update(ZOO),
     localrule: True
     shell:
-        f"{PYTHON} -m datafree index {{output:q}} {{input.shards:q}}"
+        f"{PYTHON} -m datafree index {{output:q}} teacher"
 
 
 rule zoo:

@@ -97,16 +97,16 @@ def test_a_stage_is_given_its_files_by_name_and_repeated_names_are_lists(tmp_pat
     assert "Traceback" not in result.stderr
 
 
-def test_a_shard_is_its_teachers_and_an_index_joins_shards(tmp_path, planned):
-    outputs = {"card": "zoo/{teacher}/card.json", "provenance": "zoo/{teacher}/provenance.json"}
+def test_a_shard_is_its_teachers_and_an_index_those_of_all_shards(tmp_path, planned):
+    outputs = {"card": "artifacts/zoo/{teacher}/card.json", "provenance": "artifacts/zoo/{teacher}/provenance.json"}
     for teacher in planned.teachers:
-        artifacts.write_text(f"zoo/{teacher}/card.json", teacher)
+        artifacts.write_text(f"artifacts/zoo/{teacher}/card.json", teacher)
         job = planned.job("teacher", {"teacher": teacher}, {}, outputs)
         provenance.write_record(job, [job.module], planned.source, {}, {})
     files = [word for name, path in outputs.items() for word in ("-o", f"{name}={path}")]
     result = datafree(tmp_path, "stage", "teacher", *files, "--shard", "0", "--shard-file", "0.json")
     assert result.stderr.splitlines() == [f"teacher/{teacher}: up to date" for teacher in planned.teachers]
-    assert datafree(tmp_path, "index", "zoo/index.json", "0.json").returncode == 0
+    assert datafree(tmp_path, "index", "zoo/index.json", "teacher").returncode == 0
     assert [member.name for member in read_index("zoo/index.json")] == planned.teachers
 
 

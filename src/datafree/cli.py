@@ -48,18 +48,20 @@ def stage(
     members = [plan.job(name, chosen | teacher, input_files, output_files) for teacher in teachers]
     jobs.execute_all(members, plan.source)
     if shard_file:
-        indexes.write_shard(shard_file, members)
+        indexes.write_index(shard_file, members)
 
 
 @app.command()
 def index(
     output: Annotated[Path, typer.Argument(help="The index to write")],
-    shards: Annotated[list[Path], typer.Argument(help="Files of the shards that it joins")],
+    stage: Annotated[str, typer.Argument(help="The stage")],
+    wildcards: Annotated[list[str], typer.Argument(help="name=value")] = [],  # noqa: B006
 ) -> None:
-    """Write the index of the results of all teachers (called by Snakemake)."""
+    """Write the index of the results of a stage for all teachers (called by Snakemake)."""
     from datafree.workflow import indexes
 
-    indexes.write_index(output, shards, _current_plan().teachers)
+    plan, chosen = _current_plan(), dict(map(_name_and_value, wildcards))
+    indexes.write_index(output, [plan.job(stage, {**chosen, "teacher": teacher}) for teacher in plan.teachers])
 
 
 def _current_plan() -> Plan:

@@ -28,19 +28,14 @@ def jobs(tmp_path, monkeypatch) -> list[Job]:
 
 
 def write(names: str = "abc") -> None:
-    indexes.write_shard(Path("0.json"), [job_of("b"), job_of("a")])
-    indexes.write_shard(Path("1.json"), [job_of("c")])
-    indexes.write_index(Path("zoo/index.json"), [Path("1.json"), Path("0.json")], list(names))
+    indexes.write_index("zoo/index.json", [job_of(name) for name in names])
 
 
-def test_an_index_joins_shards_in_the_order_of_the_manifest(jobs):
+def test_an_index_names_the_results_of_all_teachers_in_the_order_of_the_manifest(jobs):
     write()
     members = indexes.read_index("zoo/index.json")
     assert [member.name for member in members] == ["a", "b", "c"]
     assert [member.path("card.json").read_text() for member in members] == ["a", "b", "c"]
-    before = Path("zoo/index.json").read_bytes()
-    indexes.write_index(Path("zoo/index.json"), [Path("0.json"), Path("1.json")], list("abc"))
-    assert Path("zoo/index.json").read_bytes() == before  # whatever the shards
     write("ca")
     assert [member.name for member in indexes.read_index("zoo/index.json")] == ["c", "a"]
 
@@ -68,13 +63,12 @@ def test_a_changed_file_is_not_read_through_an_index(jobs):
         second.path("weights.safetensors")
 
 
-def test_a_missing_record_or_shard_is_one_line(jobs):
+def test_a_missing_record_is_one_line_and_keeps_the_index(jobs):
     write()
-    with pytest.raises(UserError, match="zoo/index.json: no shard has the results of d"):
+    before = Path("zoo/index.json").read_bytes()
+    with pytest.raises(UserError, match="zoo/d/provenance.json: the record is missing; run again"):
         write("abcd")
-    Path("zoo/a/provenance.json").unlink()
-    with pytest.raises(UserError, match="zoo/a/provenance.json: the record is missing"):
-        indexes.write_shard(Path("0.json"), jobs)
+    assert Path("zoo/index.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(

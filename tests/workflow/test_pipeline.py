@@ -89,6 +89,17 @@ def test_a_failed_teacher_does_not_affect_others_of_its_shard(project: Project) 
     assert project.snakemake("--", "inversion") == {"invert/five/glyphs-00"}
 
 
+def test_fewer_teachers_and_all_of_them_again(project: Project) -> None:
+    project.change("zoo.limit", 1)
+    assert project.snakemake("--", "zoo") == set()
+    project.change("zoo.shard_size", 1)
+    assert project.snakemake("--forceall", "--", "zoo") == set()  # the files of the shards are of one teacher now
+    project.change("zoo.limit", 2)
+    assert project.snakemake("--", "zoo") == set()
+    index = json.loads((project.folder / "artifacts/zoo/index.json").read_text())
+    assert [member["name"] for member in index["members"]] == ["glyphs-00", "glyphs-01"]
+
+
 def test_changed_teacher_does_not_rerun_the_other_teacher(project: Project) -> None:
     project.edit("zoos/glyphs.yaml", "{name: glyphs-01, train: {classes: 8, seed: 1}}", "{name: glyphs-01, train: {classes: 7, seed: 1}}")
     assert project.snakemake("--", "inversion") == {"teacher/glyphs-01", "meta_generator", "invert/five/glyphs-00", "invert/five/glyphs-01"}

@@ -1,7 +1,7 @@
 """Indexes: one file that names the results of a stage for all teachers, with their hashes.
 
 Later stages depend on an index instead of on the files of every teacher, so the graph of jobs and the records grow with the number of
-teachers, not with its square. An index is composed of the shards' files, each of which lists the results of the jobs of one process.
+teachers, not with its square. The file of a shard, which says that all its jobs are done, is an index of their results.
 """
 
 from __future__ import annotations
@@ -51,12 +51,16 @@ def read_index(path: str | Path) -> list[Member]:
 
 
 def content(rows: Sequence[tuple[str, dict[str, str]]]) -> dict[str, Any]:
-    """The content of an index, or of a shard's file, for (name, SHA-256 by path) of each member."""
+    """The content of an index for (name, SHA-256 by path) of each member."""
     return {"members": [{"name": name, "files": files} for name, files in rows]}
 
 
-def write_shard(path: Path, jobs: Iterable[Job]) -> None:
-    """Write what the records of finished jobs, one per teacher, say of their results."""
+def write_index(path: str | Path, jobs: Iterable[Job]) -> None:
+    """Write what the records of finished jobs, one per teacher, say of their results: of all jobs of a stage, or of those of a shard.
+
+    Raises:
+        UserError: a job has no record.
+    """
     rows = []
     for job in jobs:
         record = read_record(job.outputs["provenance"])
@@ -64,18 +68,6 @@ def write_shard(path: Path, jobs: Iterable[Job]) -> None:
             raise UserError(f"{job.outputs['provenance']}: the record is missing; run again")
         rows.append((job.wildcards["teacher"], record["outputs"]))
     artifacts.write_json(path, content(rows))
-
-
-def write_index(path: Path, shards: Iterable[Path], names: Sequence[str]) -> None:
-    """Join the files of shards into an index of the teachers ``names``, in this order.
-
-    Raises:
-        UserError: a teacher is in no shard.
-    """
-    files = {member.name: member.files for shard in shards for member in read_index(shard)}
-    if missing := [name for name in names if name not in files]:
-        raise UserError(f"{path}: no shard has the results of {missing[0]}; run again")
-    artifacts.write_json(path, content([(name, files[name]) for name in names]))
 
 
 def index_changed(path: str, jobs: Sequence[Job], records: Records) -> str:
