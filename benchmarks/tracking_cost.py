@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from datafree import artifacts
+from datafree.errors import exit_on_user_error
 
 CONFIG = {
     "seed": 0,
@@ -121,4 +122,5 @@ def measure_following(project: Path, number: int, minutes: float, every: float) 
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_user_error("tracking_cost"):
+        main()

@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 from datafree import artifacts, config
+from datafree.errors import exit_on_user_error
 from datafree.workflow import indexes
 from datafree.workflow import plan as plans
 from datafree.workflow.provenance import Job
@@ -137,4 +138,5 @@ def _fake(job: Job, plan: plans.Plan) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_user_error("workflow_scale"):
+        main()

@@ -2,16 +2,17 @@
 
 import signal
 
-# Until the command line handles Ctrl-C in one line, it ends the process without a traceback. If it is ignored, it stays ignored.
-handler = signal.getsignal(signal.SIGINT)
-if handler is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if __name__ == "__main__":
+    # Until the command line handles Ctrl-C in one line, it ends the process without a traceback. If it is ignored, it stays ignored.
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from datafree.workflow.code import note_loaded_modules  # noqa: E402
+    from datafree.workflow.code import note_loaded_modules
 
-note_loaded_modules()  # before any module that can be part of a job's code
+    note_loaded_modules()  # before any module that can be part of a job's code
 
-from datafree.cli import main  # noqa: E402
+    from datafree.cli import main
 
-signal.signal(signal.SIGINT, handler)
-main()
+    signal.signal(signal.SIGINT, handler)
+    main()

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-MODULES = {"frechet", "inversion_table", "jury", "nas_ranking_table", "recovered_fraction"}  # imported by scripts
+MODULES = {
+    "fault_kinds",
+    "fault_places",
+    "fault_project",
+    "frechet",
+    "inversion_table",
+    "jury",
+    "nas_ranking_table",
+    "recovered_fraction",
+}  # imported by scripts
 OWN = {*MODULES, "unpack_mosaics"}  # a script without datafree
 
 
