@@ -8,16 +8,10 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
+# Imported by scripts.
 MODULES = {
-    "fault_kinds",
-    "fault_places",
-    "fault_project",
-    "frechet",
-    "inversion_table",
-    "jury",
-    "nas_ranking_table",
-    "recovered_fraction",
-}  # imported by scripts
+    "fault_kinds", "fault_places", "fault_project", "frechet", "inversion_table", "jury", "nas_ranking_table", "recovered_fraction",
+}  # fmt: skip
 OWN = {*MODULES, "unpack_mosaics"}  # a script without datafree
 
 
