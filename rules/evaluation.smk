@@ -17,7 +17,7 @@ rule reference:
         "{wildcards.reference} trained on real images"
     input:
         unpack(run.planned("reference")),
-        unpack(lambda wildcards: searched_architecture(wildcards.reference == "searched")),
+        unpack(lambda wildcards: searched_architecture("reference", wildcards.reference)),
         train=rules.images.output.train,
         zoo=ZOO,
     output:

@@ -2,10 +2,6 @@
 BEFORE_META = ("images", "teacher", "meta_generator", "invert", "episodes", "search")
 
 
-def arm_architecture(wildcards):
-    return searched_architecture(study["meta"]["arms"][wildcards.arm]["backbone"]["genotype"] == "searched")
-
-
 def arm_inversion(wildcards):
     return study["meta"]["arms"][wildcards.arm]["inversion"]
 
@@ -15,7 +11,7 @@ rule learner:
         "meta-learner {wildcards.arm}, seed {wildcards.seed}"
     input:
         unpack(run.planned("learner")),
-        unpack(arm_architecture),
+        unpack(lambda wildcards: searched_architecture("learner", wildcards.arm)),
         zoo=ZOO,
         pools=lambda wildcards: pool_index(arm_inversion(wildcards)),
         episodes=lambda wildcards: f"artifacts/tasks/{arm_inversion(wildcards)}/episodes.safetensors",

@@ -3,9 +3,10 @@ def algorithm_inversion(wildcards):
     return study["nas"]["algorithms"][wildcards.algorithm]["inversion"]
 
 
-def searched_architecture(wanted):
+def searched_architecture(stage, name):
     # Backbones with `genotype: searched` need the result of one search.
-    return {"architecture": f"artifacts/nas/{study['searched']}/architecture.json"} if wanted else {}
+    algorithm = study["architectures"][stage][name]
+    return {"architecture": f"artifacts/nas/{algorithm}/architecture.json"} if algorithm else {}
 
 
 rule search:

@@ -81,6 +81,10 @@ class Project:
         self.local_checkpoint = empty_network(Entry(architecture=entries["gamma"].architecture, input=[3, 16, 16]), 3, seed=9)
         torch.save({"state_dict": self.local_checkpoint.state_dict()}, root / "zoos" / "gamma.pth")
         tree = as_tree(self.settings) | {"references": references(self.settings), "methods": ["five", "fresh"], "image_files": ""}
+        tree |= {
+            "learners": [],
+            "architectures": {"learner": dict.fromkeys(self.settings.meta.arms), "reference": dict.fromkeys(tree["references"])},
+        }
         tree["teachers"] = {name: teacher_tree(entry, self.settings, root) for name, entry in entries.items()}
         self.plan = Plan(tree, Hardware("cpu", "any", precision), {"0": list(TEACHERS)}, Source({}))
         for split, names in (("train", "real"), ("test", "unseen")):

@@ -19,6 +19,8 @@ DERIVED = {
     "teachers": ["seed", "zoo"],
     "references": ["zoo.training", "evaluation", "backbone", "tasks"],
     "methods": ["inversion.methods"],
+    "learners": ["meta"],
+    "architectures": ["meta", "nas.searched"],
     "image_files": ["data"],
 }
 

@@ -19,7 +19,7 @@ from datafree.workflow.provenance import Job
 from datafree.zoo.teachers import move
 
 FOLDER = "artifacts/evaluation/few_shot"
-READS = ("seed", "evaluation")
+READS = ("seed", "evaluation", "learners")
 
 
 def run(job: Job) -> None:

@@ -21,7 +21,7 @@ from datafree.zoo.networks import network_card
 from datafree.zoo.teachers import common_normalisation, move
 
 FOLDER = "artifacts/meta/{arm}/seed{seed}"
-READS = ("seed", "meta.arms.{arm}")
+READS = ("seed", "meta.arms.{arm}", "architectures.learner.{arm}")
 
 
 def run(job: Job) -> None:

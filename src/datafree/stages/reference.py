@@ -32,7 +32,7 @@ from datafree.zoo.teachers import common_normalisation
 from datafree.zoo.training import accuracy, hold_out, logits_of, train_classifier
 
 FOLDER = "artifacts/evaluation/{reference}"
-READS = ("seed", "references.{reference}")
+READS = ("seed", "references.{reference}", "architectures.reference.{reference}")
 # Network to write, training curve, further entries of its card, metrics.
 Trained = tuple[torch.nn.Module, list[dict[str, float]], dict[str, Any], dict[str, float]]
 

@@ -36,13 +36,15 @@ FOLDER = Path(".datafree/plans")
 VARIABLE = "DATAFREE_PLAN"  # environment variable with the path of the plan, for the jobs of a run
 STARTED = ".started"  # suffix of the file, beside the plan, that the rule ``start`` makes
 KEPT = 10  # plans that are not deleted
-DERIVED = ("teachers", "references", "methods", "searched", "image_files")  # parts of a plan's tree that are no sections of params.yaml
+# Parts of a plan's tree that are no sections of params.yaml.
+DERIVED = ("teachers", "references", "methods", "learners", "architectures", "image_files")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """``tree``: the resolved settings, and what follows from them and from files: ``teachers``, ``references``, ``methods``,
-    ``searched``, ``image_files``. ``shards``: by number the names of the teachers whose jobs share a process. ``source``: the code.
+    """``tree``: the resolved settings, and what follows from them and from files: ``teachers``, ``references``, ``methods``, ``learners``,
+    ``architectures`` (the search whose result is the backbone of a learner or reference), ``image_files``. ``shards``: by number the names
+    of the teachers whose jobs share a process. ``source``: the code.
     """
 
     tree: Mapping[str, Any]
@@ -149,7 +151,8 @@ def make_plan(config: Config, project: Path) -> Plan:
     tree["teachers"] = {entry.name: _teacher_tree(entry, config, project, hashes) for entry in teachers}
     tree["references"] = _references(config) if preflight.real_classes(config, teachers) else {}
     tree["methods"] = list(config.inversion.methods)
-    tree["searched"] = searched_algorithm(config.nas) if config.nas.algorithms else None
+    tree["learners"] = [f"{arm}/seed{seed}" for arm in config.meta.arms for seed in config.meta.seeds]
+    tree["architectures"] = _architectures(config)
     # Names, sizes and modification times, so that changed or added images are noticed. The embedded glyphs have no files.
     tree["image_files"] = listing_hash(config.data.folder) if config.data.source is ImageSource.folder and config.data.folder else ""
     newest = newest_plan()
@@ -224,6 +227,16 @@ def _teacher_tree(entry: Entry, config: Config, project: Path, hashes: FileHashe
         file = os.path.relpath(project / Path(config.zoo.manifest).parent / entry.file)
         tree |= {"file": file, "file_sha256": hashes.of(file)}
     return tree
+
+
+def _architectures(config: Config) -> dict[str, dict[str, str | None]]:
+    """By stage and name: the algorithm whose result is the backbone, None for another backbone."""
+    return {
+        "learner": {
+            name: searched_algorithm(config.nas) if arm.backbone.genotype == "searched" else None for name, arm in config.meta.arms.items()
+        },
+        "reference": {name: searched_algorithm(config.nas) if name == "searched" else None for name in references(config)},
+    }
 
 
 def _references(config: Config) -> dict[str, Any]:
