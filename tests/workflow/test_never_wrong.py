@@ -126,7 +126,7 @@ def test_a_run_names_a_job_that_is_left_of_a_killed_run_and_waits_for_it(project
     assert records(project)[f"{FEW_SHOT}/provenance.json"]["config"]["evaluation"]["episodes"] == 21
 
 
-@pytest.mark.parametrize("shift", [7200, -(10**9)])
+@pytest.mark.parametrize("shift", [7200, pytest.param(-(10**9), marks=pytest.mark.slow)])
 def test_clocks_decide_nothing(project: Project, shift: int) -> None:
     for path in project.folder.glob("artifacts/**/*"):
         os.utime(path, (time.time() + shift, time.time() + shift))
@@ -138,6 +138,7 @@ def test_clocks_decide_nothing(project: Project, shift: int) -> None:
     assert project.snakemake() == {"few_shot", "report_page"}
 
 
+@pytest.mark.slow  # computes nearly everything twice
 def test_a_run_in_another_precision_leaves_no_mixture(project: Project) -> None:
     precision = records(project)[f"{FEW_SHOT}/provenance.json"]["config"]["precision"]
     other = {"float32": "bfloat16", "bfloat16": "float32"}[precision]
@@ -150,7 +151,12 @@ def test_a_run_in_another_precision_leaves_no_mixture(project: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["a$(touch PWNED).safetensors", 'it\'s {a} "quoted" name;.safetensors', "-o x=y & `touch PWNED`.safetensors"]
+    "name",
+    [
+        'it\'s {a} $(touch PWNED) "quoted" name;.safetensors',
+        pytest.param("a$(touch PWNED).safetensors", marks=pytest.mark.slow),
+        pytest.param("-o x=y & `touch PWNED`.safetensors", marks=pytest.mark.slow),
+    ],
 )
 def test_the_name_of_a_file_cannot_run_a_command(project: Project, name: str) -> None:
     (project.folder / "zoos" / name).write_bytes((project.folder / "artifacts/zoo/glyphs-01/weights.safetensors").read_bytes())
