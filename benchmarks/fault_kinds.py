@@ -51,7 +51,7 @@ def kills(project: Project, rng: random.Random, count: int = KILLS_OF_A_RUN) -> 
                 continue
             project.problems.append(f"a start after a kill ended with status {run.status}: {run.last_line()}")
             break
-        point = _last_event(project)
+        point = last_event(project)
         _send(target, number, whom == "group")
         project.end(run)  # it goes on if the killed job was that of an earlier run
         made.append((f"kill {whom}, {number.name}", point, list(project.problems)))
@@ -78,7 +78,7 @@ def _target(project: Project, run: Run, whom: str, rng: random.Random) -> int | 
     return None if run.ended else run.process.pid
 
 
-def _last_event(project: Project) -> str:
+def last_event(project: Project) -> str:
     """The last line of the log of all jobs, without its time."""
     return (project.job_log() or [" " * 20 + "before the first job"])[-1][20:]
 
@@ -96,7 +96,7 @@ def orphan(project: Project, rng: random.Random) -> str:
         return _ended_first(project, run)
     _send(run.process.pid, signal.SIGKILL, group=False)
     project.end(run)
-    point, jobs = _last_event(project), project.jobs()
+    point, jobs = last_event(project), project.jobs()
     run = project.run(other=True)
     if jobs and project.refused(run):
         project.wait_for_processes()
@@ -153,7 +153,7 @@ def bookkeeping(project: Project, rng: random.Random, where: str, how: str) -> s
     if how == "deleted":
         shutil.rmtree(project.folder / where)
         project.finish()
-        return f"after {_last_event(project)}"
+        return f"after {last_event(project)}"
     files = [path for path in sorted((project.folder / where).rglob("*")) if path.is_file() and rng.random() < 0.5]
     for path in files:
         _damage(path, rng.choice(["flipped", "truncated"]), rng)
@@ -210,7 +210,7 @@ def edited_settings(project: Project, rng: random.Random) -> str:
     import yaml
 
     text = project.change_settings(yaml.safe_load(project.reference.other_settings.read_text()))
-    point = _last_event(project)
+    point = last_event(project)
     project.end(run)
     if run.status:
         project.problems.append(f"the run ended with status {run.status}: {run.last_line()}")
@@ -230,7 +230,7 @@ def second_start(project: Project, rng: random.Random, *arguments: str, other: b
     run = project.start()
     if not _wait_for_a_random_point(project, run, rng):
         return _ended_first(project, run)
-    point = _last_event(project)
+    point = last_event(project)
     second = project.start(*arguments, other=other)
     project.end(run)
     if run.status:
@@ -285,7 +285,7 @@ def other_hardware(project: Project, rng: random.Random, **variables: str) -> st
     project.end(run)
     project.environment.clear()
     project.finish()
-    return f"until {_last_event(project)}"
+    return f"until {last_event(project)}"
 
 
 # MLflow

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from fault_kinds import LAST_JOBS
+from fault_kinds import LAST_JOBS, last_event
 from fault_project import SYSTEM_ERRORS, NotPossible, Project
 
 # Snakemake starts with the modes of files in force for root too.
@@ -109,7 +109,7 @@ def moved(project: Project, rng: random.Random) -> str:
     project.wait_for_processes()
     project.folder = project.folder.rename(project.root / "moved")
     project.finish()
-    return f"moved after {(project.job_log() or [''])[-1][20:]}"
+    return f"moved after {last_event(project)}"
 
 
 def size_on_disk(folder: Path) -> int:

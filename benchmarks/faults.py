@@ -96,7 +96,10 @@ def make_reference(folder: Path, cores: int) -> Reference:
         for name in ("finished", "finished-other"):
             project = Project(folder, make({}, {}), name)
             project.make(folder / ("empty" if name == "finished" else "finished"))
-            run = project.run(other=name != "finished")
+            try:
+                run = project.run(other=name != "finished")
+            finally:
+                project.kill_all()
             if run.status or project.problems:
                 raise UserError(f"the undisturbed run failed, see {run.output_file}: {run.last_line()}")
             results.append(results_of(project.folder))
