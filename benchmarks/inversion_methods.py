@@ -27,7 +27,6 @@ from typing import Any
 
 import torch
 import yaml
-from datafree.inversion.auxiliary_teachers import auxiliary_teachers_of
 from frechet import frechet_distance, teacher_features
 from inversion_table import of_seeds, table
 from jury import jury
@@ -48,6 +47,7 @@ from datafree.stages.files.teachers import read_teacher
 from datafree.tasks.pools import Pool, real_pool
 from datafree.workflow import hardware
 from datafree.zoo.backbones import Normalise
+from datafree.zoo.plausibility import has_trained_statistics
 from datafree.zoo.teachers import Teacher, common_normalisation, move
 from datafree.zoo.training import hold_out
 
@@ -158,7 +158,7 @@ class Study:
             "size": self.train.images.shape[-1],
             "start": self.generator(row, seed) if starts_from_meta(method) else None,
             "seed": devices.derive_seed(seed, "invert", row.name, teacher.name),
-            "auxiliary_teachers": auxiliary_teachers_of(teacher, self.zoo),
+            "auxiliary_teachers": [other for other in self.zoo if other.name != teacher.name and has_trained_statistics(other.network)],
             "checkpoint": Checkpoint(None),
         }
         results = []
