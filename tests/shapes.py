@@ -81,7 +81,6 @@ SHAPES: dict[str, dict[str, Any]] = {
     "distillation.joined_pools.JoinedPools.split": {"return": tuple[Int64[Tensor, "n"], Int64[Tensor, "m"]]},
     "distillation.joined_pools.training_batch": {"training": Int64[Tensor, "n"]},
     "distillation.joined_pools.sample_indices": {"index": Int64[Tensor, "n"], "return": Int64[Tensor, "m"]},
-    "distillation.losses.at_least_float32": {"values": Float[Tensor, "*a"], "return": Float[Tensor, "*a"]},
     "distillation.losses.divergence": {
         "logits": Float[Tensor, "*b k"],
         "teacher_probabilities": Float[Tensor, "*b k"],

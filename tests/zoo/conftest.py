@@ -1,12 +1,15 @@
-"""A web server whose addresses fail in different ways."""
+"""A web server whose addresses fail in different ways, and a fake of the package timm."""
 
 from __future__ import annotations
 
 import http.server
+import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
+from torch import nn
 
 CONTENT = bytes(range(256)) * 40
 
@@ -177,3 +180,19 @@ def web(monkeypatch):
         server.stopping.set()
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def timm(monkeypatch):
+    """A fake of the package timm, which is an optional extra: one small model."""
+
+    def create_model(name, pretrained, in_chans):
+        assert not pretrained
+        if name not in ("tiny", "headless"):
+            raise RuntimeError(f"Unknown\nmodel ({name})")
+        layers = [nn.Conv2d(in_chans, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        model = nn.Sequential(*layers, nn.Linear(4, 1000))
+        model.pretrained_cfg = {"classifier": ("5", "4") if name == "headless" else "5"}
+        return model
+
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))

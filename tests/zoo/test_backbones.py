@@ -1,6 +1,5 @@
 import re
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from datafree.zoo.hooks import LayerHooks
 from datafree.zoo.networks import multiply_adds
 from datafree.zoo.torchvision_guard import import_torchvision
 
+pytestmark = pytest.mark.usefixtures("timm")
 OF_LIBRARY = {"torchvision/*": "torchvision/shufflenet_v2_x0_5", "timm/*": "timm/tiny"}  # one for all
 
 
@@ -26,22 +26,6 @@ def make(name, *, width=8, channels=3, size=32, seed=0):
 @pytest.fixture(params=BACKBONES)
 def name(request):
     return request.param
-
-
-@pytest.fixture(autouse=True)
-def timm(monkeypatch):
-    """A fake of the package timm, which is an optional extra: one small model."""
-
-    def create_model(name, pretrained, in_chans):
-        assert not pretrained
-        if name not in ("tiny", "headless"):
-            raise RuntimeError(f"Unknown\nmodel ({name})")
-        layers = [nn.Conv2d(in_chans, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-        model = nn.Sequential(*layers, nn.Linear(4, 1000))
-        model.pretrained_cfg = {"classifier": ("5", "4") if name == "headless" else "5"}
-        return model
-
-    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
 
 
 # ---- every registered backbone ----------------------------------------------------------------------------------------------------------

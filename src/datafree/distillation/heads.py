@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from datafree.distillation.losses import ABSENT, at_least_float32
+from datafree.zoo.logits import ABSENT, at_least_float32
 
 
 class TeacherHeads(nn.Module):

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-ABSENT = -1e4  # logit of a class that a teacher does not have: probability zero without a NaN in the loss
+from datafree.zoo.logits import ABSENT, at_least_float32
+
 SMALLEST_PROBABILITY = 2.0**-24  # the smallest positive float16: a stored probability of zero may have been up to this
-
-
-def at_least_float32(values: Tensor) -> Tensor:
-    """Half precision, such as autocast gives, as float32; float64 is left as it is."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def divergence(logits: Tensor, teacher_probabilities: Tensor, temperature: float) -> Tensor:

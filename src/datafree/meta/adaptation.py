@@ -11,8 +11,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from datafree.config import AdaptationConfig, AdaptedPart
-from datafree.distillation.losses import at_least_float32
 from datafree.zoo.backbones import Backbone
+from datafree.zoo.logits import at_least_float32
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits [B, way] and target int64 [B] → scalar
 

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from datafree.config import BellArm, Divergence, IgrArm
 from datafree.distillation.ensemble import TeacherEnsemble
-from datafree.distillation.losses import at_least_float32, distillation_loss, released_divergence
+from datafree.distillation.losses import distillation_loss, released_divergence
 from datafree.episode_loss import EPISODE_SCALE, episode_loss
 from datafree.tasks.episodes import Episodes, episode_images
+from datafree.zoo.logits import at_least_float32
 
 # As a Learner: views [B, C, H, W] and the queried teachers → features [B, D] and the logits of their heads [B, queried, most classes].
 Network = Callable[[Tensor, Sequence[int]], tuple[Tensor, Tensor]]

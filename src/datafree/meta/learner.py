@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from datafree.distillation.heads import TeacherHeads
-from datafree.distillation.losses import at_least_float32
 from datafree.zoo.backbones import Backbone, Normalise
+from datafree.zoo.logits import at_least_float32
 
 
 class Learner(nn.Module):

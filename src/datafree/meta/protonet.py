@@ -11,12 +11,12 @@ from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import ProtoNetArm
 from datafree.distillation.ensemble import TeacherEnsemble
-from datafree.distillation.losses import at_least_float32
 from datafree.episode_loss import EPISODE_SCALE, episode_loss
 from datafree.meta import alignment
 from datafree.meta.learner import Learner
 from datafree.progress import progress, require_finite
 from datafree.tasks.episodes import Episodes, episode_images
+from datafree.zoo.logits import at_least_float32
 
 
 def train(

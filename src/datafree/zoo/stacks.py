@@ -1,0 +1,123 @@
+"""Network stacks: classifiers of one architecture whose weights are stacked, so that one forward pass computes all of them.
+
+On a GPU this replaces many small kernels by few large ones. On a CPU grouped convolutions are slower than a loop over the networks.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, stack_module_state
+from torch.nn import functional as F
+
+from datafree.zoo.backbones import Backbone, Classifier
+from datafree.zoo.logits import ABSENT, at_least_float32
+
+
+@dataclass(frozen=True)
+class NetworkStack:
+    """T frozen classifiers of one architecture in evaluation mode, on one device; their numbers of classes may differ.
+
+    Attributes:
+        template: the common backbone, without values (on the device "meta"). Inside a pass its parameters and buffers are those of the
+            networks, and forward hooks of its layers are called once for all networks, under ``torch.vmap``.
+        state: parameters and buffers of the backbones by name, each [T, ...].
+        head_weight: [T, K, D] for the largest number of classes K, 0 beyond a network's classes.
+        head_bias: [T, K], 0 where the architecture's head has no bias.
+        absent: bool [T, K], true beyond a network's classes.
+    """
+
+    template: Backbone
+    state: dict[str, Tensor]
+    head_weight: Tensor
+    head_bias: Tensor
+    absent: Tensor
+
+    @classmethod
+    def of(cls, networks: Sequence[Classifier]) -> NetworkStack:
+        """The networks' stack, in their order; it has copies of their weights, without gradients.
+
+        Raises:
+            ValueError: no networks, or networks of different architectures (see ``stackable``).
+        """
+        if len(stackable(networks)) != 1:
+            raise ValueError(f"expected networks of one architecture, got {len(stackable(networks))} architectures")
+        state = {name: value for part in stack_module_state([network.backbone for network in networks]) for name, value in part.items()}
+        heads = [network.head for network in networks]
+        most = max(head.out_features for head in heads)
+        biases = [head.weight.new_zeros(head.out_features) if head.bias is None else head.bias for head in heads]
+        weight = torch.stack([F.pad(head.weight, (0, 0, 0, most - head.out_features)) for head in heads])
+        bias = torch.stack([F.pad(bias, (0, most - len(bias))) for bias in biases])
+        classes = torch.tensor([head.out_features for head in heads], device=weight.device)
+        return cls(
+            template=copy.deepcopy(networks[0].backbone).eval().to("meta"),
+            state={name: value.detach() for name, value in state.items()},
+            head_weight=weight.detach(),
+            head_bias=bias.detach(),
+            absent=torch.arange(most, device=weight.device) >= classes[:, None],
+        )
+
+    def __len__(self) -> int:
+        return len(self.head_weight)
+
+    def select(self, indices: Tensor) -> NetworkStack:
+        """The stack of the networks at ``indices`` int64 [T'], on the stack's device, in this order; an index may occur repeatedly."""
+        return replace(
+            self,
+            state={name: value.index_select(0, indices) for name, value in self.state.items()},
+            head_weight=self.head_weight.index_select(0, indices),
+            head_bias=self.head_bias.index_select(0, indices),
+            absent=self.absent.index_select(0, indices),
+        )
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Logits [T, B, K], at least float32, of normalised inputs [T, B, C, H, W], or of one batch [B, C, H, W] for all networks.
+
+        Differentiable with respect to the inputs. Beyond a network's classes the logit is ``ABSENT``, without a gradient.
+        """
+        return self.head(self.features(inputs))
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """The backbones' features [T, B, D] of inputs as for a call."""
+        return self.observed(inputs, lambda: ())[0]
+
+    def head(self, features: Tensor) -> Tensor:
+        """Logits as of a call, from features [T, B, D]."""
+        logits = torch.baddbmm(self.head_bias[:, None].to(features.dtype), features, self.head_weight.mT.to(features.dtype))
+        return at_least_float32(logits).masked_fill(self.absent[:, None], ABSENT)
+
+    def observed(self, inputs: Tensor, observation: Callable[[], Any]) -> tuple[Tensor, Any]:
+        """(features, observation): what hooks of ``template``'s layers have kept, for each network.
+
+        ``observation`` is called after the pass, inside ``torch.vmap``, and returns tensors in tuples, lists or dictionaries that depend
+        on what the hooks saw of a single network; each of them is returned with a first dimension T. It must also discard what the hooks
+        kept: their tensors are not valid after the pass.
+        """
+
+        def one(state: dict[str, Tensor], images: Tensor) -> tuple[Tensor, Any]:
+            return functional_call(self.template, state, (images,)), observation()
+
+        with warnings.catch_warnings():
+            # of an operation that vmap computes network by network: adaptive pooling of some library models in channels-last memory
+            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+            return torch.vmap(one, in_dims=(0, None if inputs.dim() == 4 else 0))(self.state, inputs)
+
+
+def stackable(networks: Sequence[Classifier]) -> list[list[int]]:
+    """The positions of the networks in groups, each of one architecture, input shape, device, and width; heads may differ.
+
+    Groups are in the order of their first network.
+    """
+    groups: dict[Any, list[int]] = {}
+    for position, network in enumerate(networks):
+        backbone = network.backbone
+        tensors = tuple((name, value.shape, value.dtype, value.device) for name, value in backbone.state_dict().items())
+        # The string of a network lists its layers with sizes and strides; equal shapes of weights do not imply equal strides.
+        groups.setdefault((type(backbone), str(backbone), backbone.input, tensors), []).append(position)
+    return list(groups.values())
