@@ -35,7 +35,7 @@ from datafree.distillation.ensemble import mixup
 from datafree.distillation.losses import distillation_loss
 from datafree.errors import UserError, exit_on_user_error
 from datafree.evaluation.inversion_quality import spread
-from datafree.inversion import METHODS
+from datafree.inversion import Recovery, recover_one
 from datafree.inversion.generator import Generator, new_generator
 from datafree.inversion.meta_generator import train_meta_generator
 from datafree.progress import progress, require_finite
@@ -75,7 +75,7 @@ def recover(teacher: Teacher, inversion: config.InversionConfig, method: Any, se
         checkpoint = Checkpoint(path.with_suffix(".pt"), "recover", CHECKPOINT_SECONDS)
         uninterrupted, cpu, wall = not path.with_suffix(".pt").exists(), time.process_time(), time.perf_counter()
         start = meta_generator(teacher, inversion, seed) if starts_from_meta(method) else None
-        recovered = METHODS[method.method](teacher, method, inversion, size=SIZE, start=start, seed=seed, checkpoint=checkpoint)
+        recovered = recover_one(Recovery(teacher, seed, checkpoint), method, inversion, size=SIZE, start=start)
         cost = {"cpu_seconds": time.process_time() - cpu, "wall_seconds": time.perf_counter() - wall} if uninterrupted else None
         tensors = {"images": recovered.images, "labels": recovered.labels, "soft_labels": recovered.soft_labels}
         artifacts.write_history(path.with_suffix(".csv"), recovered.history)

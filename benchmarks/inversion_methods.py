@@ -38,9 +38,10 @@ from datafree.config.inversions import starts_from_meta
 from datafree.data.images import ImageSet
 from datafree.errors import UserError, exit_on_user_error
 from datafree.evaluation.inversion_quality import Judge, spread, teacher_confidence, transfer
-from datafree.inversion import METHODS
+from datafree.inversion import Recovered, Recovery, recover_one
 from datafree.inversion.generator import Generator, new_generator
 from datafree.inversion.meta_generator import train_meta_generator
+from datafree.inversion.rows import OtherTeachers
 from datafree.stages.files.image_sets import read_image_set
 from datafree.stages.files.networks import read_classifier
 from datafree.stages.files.teachers import read_teacher
@@ -154,15 +155,13 @@ class Study:
 
     def recover(self, row: Row, teacher: Teacher, seed: int, method: Any) -> tuple[Pool, list[dict[str, float]], dict[str, float]]:
         """One teacher's pool, the history and the cost of its recovery."""
-        settings = {
-            "size": self.train.images.shape[-1],
-            "start": self.generator(row, seed) if starts_from_meta(method) else None,
-            "seed": devices.derive_seed(seed, "invert", row.name, teacher.name),
-            "auxiliary_teachers": [other for other in self.zoo if other.name != teacher.name and has_trained_statistics(other.network)],
-            "checkpoint": Checkpoint(None),
-        }
-        results = []
-        cost = self.cost(lambda: results.append(METHODS[method.method](teacher, method, row.shared, **settings)))
+        auxiliary = tuple(other for other in self.zoo if other.name != teacher.name and has_trained_statistics(other.network))
+        recovery = Recovery(
+            teacher, devices.derive_seed(seed, "invert", row.name, teacher.name), Checkpoint(None), OtherTeachers(auxiliary, None)
+        )
+        settings = {"size": self.train.images.shape[-1], "start": self.generator(row, seed) if starts_from_meta(method) else None}
+        results: list[Recovered] = []
+        cost = self.cost(lambda: results.append(recover_one(recovery, method, row.shared, **settings)))
         recovered = results[0]
         return Pool(recovered.images, recovered.labels, recovered.soft_labels, teacher.classes), recovered.history, cost
 

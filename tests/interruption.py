@@ -14,8 +14,8 @@ class Interrupting(Checkpoint):
         super().__init__(path, "work", seconds_between=0)
         self.steps = steps
 
-    def save(self, step, history, **objects):
-        super().save(step, history, **objects)
+    def write(self, step, history, **objects):
+        super().write(step, history, **objects)
         if step == self.steps:
             raise Interrupted
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from beartype.door import die_if_unbearable
-from jaxtyping import Float, Int64, UInt8, jaxtyped
+from jaxtyping import Bool, Float, Int64, UInt8, jaxtyped
 from torch import Tensor
 
 ROOMS = ("inversion", "distillation", "evaluation")
@@ -24,6 +24,8 @@ LABELS, SCALAR = Int64[Tensor, "b"], Float[Tensor, ""]
 LOGITS, CHANNELS = Float[Tensor, "b k"], Float[Tensor, "c"]
 EXTRA_TERM = {"images": IMAGES, "labels": LABELS, "return": SCALAR}
 SUPPORT_AND_QUERY = {"support": Float[Tensor, "*e way shot d"], "query": Float[Tensor, "*e q d"], "return": Int64[Tensor, "*e q"]}
+
+ROWS = {"images": Float[Tensor, "r b c s s"], "labels": Int64[Tensor, "r b"], "targets": Float[Tensor, "r b k"] | None}
 
 SHAPES: dict[str, dict[str, Any]] = {
     "inversion.black_box.augmented_view": {"images": IMAGES, "return": IMAGES},
@@ -36,8 +38,18 @@ SHAPES: dict[str, dict[str, Any]] = {
     "inversion.generator.UpBlock.forward": {"maps": IMAGES, "return": Float[Tensor, "b c2 h2 w2"]},
     "inversion.inner_loop.batch_labels": {"return": Int64[Tensor, "n"]},
     "inversion.inner_loop.balanced_labels": {"return": Int64[Tensor, "n"]},
-    "inversion.inner_loop.run_inner_loop": {"labels": LABELS | None},
-    "inversion.inner_loop.draw_images": {"latents": Float[Tensor, "b z"], "labels": LABELS, "return": UINT8_IMAGES},
+    "inversion.generator_copies.GeneratorCopies.__call__": {
+        "latents": Float[Tensor, "r b z"],
+        "labels": Int64[Tensor, "r b"],
+        "return": Float[Tensor, "r b c s s"],
+    },
+    "inversion.generator_copies.GeneratorCopies.step": {"loss": SCALAR},
+    "inversion.inner_loop.run_inner_loop": {"labels": Int64[Tensor, "r b"] | None},
+    "inversion.inner_loop.draw_images": {
+        "latents": Float[Tensor, "*r b z"],
+        "labels": Int64[Tensor, "*r b"],
+        "return": UInt8[Tensor, "*r b c h w"],
+    },
     "inversion.label_calibration.calibrated_targets": {"labels": LABELS, "predictions": LOGITS | None, "return": LOGITS},
     "inversion.learnable_set.EpisodeLearner.difficulty": {"images": IMAGES, "return": SCALAR},
     "inversion.learnable_set.EpisodeLearner.learn": {"images": IMAGES},
@@ -53,6 +65,14 @@ SHAPES: dict[str, dict[str, Any]] = {
     "inversion.losses.BatchNormMatch.distance": {"return": SCALAR},
     "inversion.losses.within_class_distance": {"images": IMAGES, "labels": LABELS, "return": SCALAR},
     "inversion.losses.diversity_hinge": {"images": IMAGES, "labels": LABELS, "return": SCALAR},
+    "inversion.losses.class_places": {"labels": Int64[Tensor, "r b"], "return": tuple[Int64[Tensor, "r k n"], Bool[Tensor, "r k n"]]},
+    "inversion.losses.stacked_within_class_distance": {
+        "images": Float[Tensor, "r b c h w"],
+        "places": Int64[Tensor, "r k n"],
+        "there": Bool[Tensor, "r k n"],
+        "return": Float[Tensor, "r"],
+    },
+    "inversion.losses.stacked_total_variation": {"images": Float[Tensor, "r b c h w"], "return": Float[Tensor, "r"]},
     "inversion.losses.soft_cross_entropy": {"logits": LOGITS, "targets": LOGITS, "return": SCALAR},
     "inversion.losses.total_variation": {"images": IMAGES, "return": SCALAR},
     "inversion.losses.squared_norm": {"images": IMAGES, "return": SCALAR},
@@ -60,14 +80,35 @@ SHAPES: dict[str, dict[str, Any]] = {
     "inversion.losses.jensen_shannon": {"first": LOGITS, "second": LOGITS, "return": SCALAR},
     "inversion.objective.image_terms": {"images": IMAGES, "labels": LABELS, "targets": LOGITS | None, "return": dict[str, SCALAR]},
     "inversion.objective.prior_terms": {"images": IMAGES, "labels": LABELS, "return": dict[str, SCALAR]},
-    "inversion.objective.weighted": {"terms": Mapping[str, SCALAR], "return": SCALAR},
+    "inversion.objective.weighted": {"terms": Mapping[str, Float[Tensor, "*r"]], "return": SCALAR},
     "inversion.objective.as_row": {"terms": Mapping[str, SCALAR]},
-    "inversion.pixel_parameters.PixelParameters.place": {"pixels": IMAGES},
-    "inversion.pixel_parameters.PixelParameters.images": {"rows": Int64[Tensor, "b"] | None, "return": IMAGES},
-    "inversion.pixel_parameters.PixelParameters.step": {"loss": SCALAR},
+    "inversion.pixel_parameters.PixelParameters.place": {"pixels": Float[Tensor, "*r b c h w"]},
+    "inversion.pixel_parameters.PixelParameters.images": {"rows": Int64[Tensor, "b"] | None, "return": Float[Tensor, "*r b c h w"]},
+    "inversion.pixel_parameters.PixelParameters.step": {"loss": SCALAR, "changeable": Bool[Tensor, "*m"] | None},
+    "inversion.pixel_parameters.PixelParameters.finished": {"return": UInt8[Tensor, "*r b c h w"]},
     "inversion.pixels.CompetitionStudent.term": EXTRA_TERM,
     "inversion.regions.crop": {"images": IMAGES, "return": Float[Tensor, "b c h2 w2"]},
     "inversion.regions.region_mask": {"return": Float[Tensor, "1 1 h w"]},
+    "inversion.rows.RowObjective.__call__": ROWS,
+    "inversion.stacked_objective.StackedObjective.__call__": ROWS,
+    "inversion.stacked_objective.TeacherStack.normalise": {
+        "images": Float[Tensor, "r b c h w"],
+        "return": Float[Tensor, "r b c2 h2 w2"],
+    },
+    "inversion.stacked_objective.TeacherStack.query": {
+        "inputs": Float[Tensor, "r b c h w"],
+        "return": tuple[Float[Tensor, "r b k"], Float[Tensor, "r"]],
+    },
+    "inversion.stacked_objective.rolled": {
+        "images": Float[Tensor, "r b c h w"],
+        "move": Int64[Tensor, "r 2"],
+        "return": Float[Tensor, "r b c h w"],
+    },
+    "inversion.stacked_objective.cut": {
+        "images": Float[Tensor, "r b c h w"],
+        "corner": Int64[Tensor, "r 2"],
+        "return": Float[Tensor, "r b c h2 w2"],
+    },
     "inversion.student.Student.forward": {"images": IMAGES, "return": LOGITS},
     "inversion.student.Student.learn": {"images": IMAGES},
     "inversion.student.Student.term": EXTRA_TERM,

@@ -24,6 +24,19 @@ class HasState(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
 
 
+class SavedState:
+    """Tensors and dictionaries of tensors by name, as an object that a checkpoint can save."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.values)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.values = dict(state_dict)
+
+
 class Checkpoint:
     """One file with the latest state of one job.
 
@@ -52,9 +65,19 @@ class Checkpoint:
             target.load_state_dict(saved["states"][name])
         return saved["step"], saved["history"]
 
+    @property
+    def due(self) -> bool:
+        """Whether the last checkpoint is older than ``seconds_between``."""
+        return self.path is not None and time.monotonic() - self._last >= self.seconds_between
+
     def save(self, step: int, history: list[dict[str, float]], **objects: HasState) -> None:
-        """Save the states if the last checkpoint is older than ``seconds_between``; ``step`` is the next step."""
-        if self.path is None or time.monotonic() - self._last < self.seconds_between:
+        """Save the states if it is due; ``step`` is the next step."""
+        if self.due:
+            self.write(step, history, **objects)
+
+    def write(self, step: int, history: list[dict[str, float]], **objects: HasState) -> None:
+        """Save the states, whenever the last checkpoint was."""
+        if self.path is None:
             return
         states = {name: source.state_dict() for name, source in objects.items()}
         content = io.BytesIO()  # on a full disk PyTorch's own writer raises no OSError

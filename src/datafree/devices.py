@@ -98,3 +98,8 @@ def seeded_initialisation(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+def moved(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``values`` of the CPU on a device. From pinned memory a GPU copies while this process prepares its next step."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values

@@ -7,8 +7,8 @@ from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import BlackBoxInversion, InversionConfig, InversionLossConfig
 from datafree.errors import UserError
-from datafree.inversion import black_box
-from datafree.inversion.black_box import augmented_view, recover, recover_from_predictions, zero_order_gradient
+from datafree.inversion import Recovery, black_box, recover_one
+from datafree.inversion.black_box import augmented_view, recover_from_predictions, zero_order_gradient
 from datafree.inversion.regions import Region
 
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ def method(**changes) -> BlackBoxInversion:
 
 def pool(teacher, settings=None, seed=0, checkpoint=None):
     checkpoint = checkpoint or Checkpoint(None)
-    return recover(teacher, settings or method(), SHARED, size=32, start=None, seed=seed, checkpoint=checkpoint)
+    return recover_one(Recovery(teacher, seed, checkpoint), settings or method(), SHARED, size=32)
 
 
 def colour_api(images: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,8 @@ from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import InversionConfig, LearnableSetInversion
 from datafree.errors import UserError
-from datafree.inversion.learnable_set import EpisodeLearner, episode_loss_and_accuracy, recover, sample_episode
+from datafree.inversion import Recovery, recover_one
+from datafree.inversion.learnable_set import EpisodeLearner, episode_loss_and_accuracy, sample_episode
 
 SHARED = InversionConfig(images_per_class=4, shift=1)
 
@@ -15,7 +16,7 @@ def method(**changes) -> LearnableSetInversion:
 
 
 def pool(teacher, settings=None, shared=SHARED, seed=0):
-    return recover(teacher, settings or method(), shared, size=16, start=None, seed=seed, checkpoint=Checkpoint(None))
+    return recover_one(Recovery(teacher, seed, Checkpoint(None)), settings or method(), shared, size=16)
 
 
 def rng(name="draw"):

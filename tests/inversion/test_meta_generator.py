@@ -11,11 +11,12 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import InversionConfig, InversionLossConfig, MetaGeneratorConfig, OuterUpdate
 from datafree.inversion import meta_generator
 from datafree.inversion.generator import new_generator
-from datafree.inversion.inner_loop import InnerLoopConfig, balanced_labels, run_inner_loop
+from datafree.inversion.inner_loop import InnerLoopConfig, balanced_labels
 from datafree.inversion.meta_generator import OuterGradient, train_meta_generator
 from datafree.inversion.objective import image_terms, weighted
 from datafree.zoo.plausibility import has_trained_statistics
 from tests.interruption import Interrupted, Interrupting
+from tests.single_rows import inner_loop
 
 UPDATES = list(OuterUpdate)
 
@@ -131,7 +132,7 @@ def test_training_improves_the_initialisation(teachers, update):
     def loss_after_inner_loop(start):
         losses = []
         for seed, teacher in itertools.product(range(4), teachers):
-            history = run_inner_loop(start, teacher, InnerLoopConfig(2, 0.01, 20), settings, seed=seed).history
+            history = inner_loop(start, teacher, InnerLoopConfig(2, 0.01, 20), settings, seed=seed).history
             losses.append(sum(getattr(settings.loss, name) * value for name, value in history[-1].items() if name != "step"))
         return sum(losses) / len(losses)
 
@@ -156,7 +157,7 @@ def test_reptiles_rate_falls_linearly_to_a_tenth(teachers, steps, rates):
     for step, (before, after) in enumerate(itertools.pairwise([fresh(), *recording.generators])):
         (index,) = meta_generator._teachers_of_step(3, 1, step, 0)
         seed, others = devices.derive_seed(0, "meta_generator", step, index), others_of(index, teachers)
-        trained = run_inner_loop(before, teachers[index], InnerLoopConfig(1, 0.01, 10), settings, seed=seed, auxiliary_teachers=others)
+        trained = inner_loop(before, teachers[index], InnerLoopConfig(1, 0.01, 10), settings, seed=seed, auxiliary_teachers=others)
         weights = [module.expand.weight.detach() for module in (before, after, trained.generator)]
         assert torch.allclose(weights[1] - weights[0], rates[step] * (weights[2] - weights[0]), atol=1e-6)
 
@@ -172,10 +173,10 @@ def test_first_order_maml_uses_the_last_inner_gradient_or_the_mean(teachers):
 
             def record(trained, gradient=gradient, steps=steps):
                 gradient.add_step(trained)
-                steps.append([parameter.grad.clone() for parameter in trained.parameters()])
+                steps.append([parameter.grad[0].clone() for parameter in trained.parameters()])
 
-            run_inner_loop(start, teachers[index], inner, settings, seed=index, each_step=record)
-            gradient.finish_teacher()
+            inner_loop(start, teachers[index], inner, settings, seed=index, each_step=record)
+            gradient.finish_teachers()
             recorded.append(steps)
         chosen = [[steps[-1]] if update is OuterUpdate.fomaml else steps for steps in recorded]
         for place, total in enumerate(gradient.total):

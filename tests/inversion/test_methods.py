@@ -17,7 +17,7 @@ from datafree.config import (
     PixelInversion,
     starts_from_meta,
 )
-from datafree.inversion import METHODS
+from datafree.inversion import METHODS, Recovery, recover_one
 from datafree.inversion.generator import new_generator
 from datafree.zoo.teachers import soft_labels
 
@@ -61,7 +61,7 @@ def odd_teachers(make_teacher):
 
 def recover(teacher, method, seed=0, checkpoint=None, shared=SHARED):
     start = new_generator(6, 8, max(3, len(teacher.classes)), 3, SIZE, seed=0) if starts_from_meta(method) else None
-    return METHODS[method.method](teacher, method, shared, size=SIZE, start=start, seed=seed, checkpoint=checkpoint or Checkpoint(None))
+    return recover_one(Recovery(teacher, seed, checkpoint or Checkpoint(None)), method, shared, size=SIZE, start=start)
 
 
 def check(recovered, teacher, shared=SHARED):
@@ -143,8 +143,8 @@ class Interrupting(Checkpoint):
         self.saves = saves
         self.resumed_at = []
 
-    def save(self, step, history, **objects):
-        super().save(step, history, **objects)
+    def write(self, step, history, **objects):
+        super().write(step, history, **objects)
         if self.saves is not None:
             self.saves -= 1
             if self.saves == 0:

@@ -9,10 +9,10 @@ from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import InversionConfig, InversionLossConfig, PixelInversion
 from datafree.errors import UserError
-from datafree.inversion import pixels
+from datafree.inversion import Recovery, recover_one, rows
 from datafree.inversion.label_calibration import calibrated_targets
 from datafree.inversion.losses import jensen_shannon
-from datafree.inversion.pixels import CompetitionStudent, recover
+from datafree.inversion.pixels import CompetitionStudent
 
 SHARED = InversionConfig(images_per_class=4, shift=1, augmentation=0.0)
 
@@ -22,7 +22,7 @@ def method(**changes) -> PixelInversion:
 
 
 def pool(teacher, settings=None, shared=SHARED, seed=0, size=32, checkpoint=None):
-    return recover(teacher, settings or method(), shared, size=size, start=None, seed=seed, checkpoint=checkpoint or Checkpoint(None))
+    return recover_one(Recovery(teacher, seed, checkpoint or Checkpoint(None)), settings or method(), shared, size=size)
 
 
 @pytest.mark.parametrize("settings", [{}, {"coarse": 0.0}, {"flip": True, "competition": 1.0}])
@@ -58,13 +58,13 @@ def test_images_of_another_size_than_the_teachers_input_are_supported(make_teach
 @pytest.fixture
 def calls(monkeypatch):
     """Arguments of ``image_terms`` at every step: (images, weights, keyword arguments)."""
-    recorded, original = [], pixels.image_terms
+    recorded, original = [], rows.image_terms
 
     def record(images, teacher, labels, weights, **view):
         recorded.append((images.detach().clone(), weights, view))
         return original(images, teacher, labels, weights, **view)
 
-    monkeypatch.setattr(pixels, "image_terms", record)
+    monkeypatch.setattr(rows, "image_terms", record)
     return recorded
 
 

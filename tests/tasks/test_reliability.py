@@ -10,7 +10,7 @@ from datafree import devices
 from datafree.config import InversionConfig
 from datafree.data.images import ImageSet
 from datafree.inversion.generator import new_generator
-from datafree.inversion.inner_loop import InnerLoopConfig, balanced_labels, draw_images, run_inner_loop
+from datafree.inversion.inner_loop import InnerLoopConfig, balanced_labels, draw_images
 from datafree.inversion.losses import BatchNormMatch
 from datafree.tasks.pools import Pool
 from datafree.tasks.reliability import (
@@ -28,6 +28,7 @@ from datafree.zoo.backbones import Normalise
 from datafree.zoo.manifest import Architecture, Entry
 from datafree.zoo.teachers import Teacher, empty_network, freeze, soft_labels
 from datafree.zoo.training import train_classifier
+from tests.single_rows import inner_loop
 
 CPU = torch.device("cpu")
 
@@ -178,9 +179,9 @@ def zoo(make_images):
         teacher = Teacher(entry.name, freeze(network), normalise, data.classes, (3, 16, 16))
         rng = devices.generator(number, "draw")
         shared = InversionConfig(shift=1, augmentation=0.0)
-        adapted = run_inner_loop(start, teacher, InnerLoopConfig(40, 0.01, 32), shared, seed=number).generator
+        adapted = inner_loop(start, teacher, InnerLoopConfig(40, 0.01, 32), shared, seed=number).generator
         names = balanced_labels(4, 80)
-        recovered = draw_images(adapted, torch.randn(80, adapted.latent, generator=rng), names, 40)
+        recovered = draw_images(adapted, torch.randn(80, adapted.latent, generator=rng), names, 40, CPU)
         teachers.append(teacher)
         pools.append(Pool(recovered, names, soft_labels(teacher, recovered), data.classes))
     return teachers, pools

@@ -5,27 +5,28 @@ Its module is imported only when the method is looked up, so an edit of it conce
 
 Every method has the signature
 
-    recover(teacher, method, shared, *, size, start, seed, checkpoint, auxiliary_teachers=()) -> Recovered
+    recover(recoveries, method, shared, *, size, start, together) -> Outcomes
 
-- ``teacher``: frozen, on the device to compute on; never changed.
+- ``recoveries``: teachers with their seeds, checkpoints and auxiliary teachers; see ``Recovery``.
 - ``method``: the method's own settings.
 - ``shared``: ``RecoveryConfig``, the settings of all methods (``loss``, ``shift``, ``augmentation``, ``auxiliary_teachers``, ``region``,
   ``images_per_class``).
 - ``size``: height and width of the recovered images, in pixels.
 - ``start``: the meta-generator if ``starts_from_meta(method)``, otherwise None.
-- ``seed``: determines every random number; global random state is neither read nor changed.
-- ``checkpoint``: saves and restores progress; an interrupted recovery continues to the same result.
-- ``auxiliary_teachers``: other teachers of the zoo whose BatchNorm statistics regularise the images, on the same device.
+- ``together``: teachers of one architecture are recovered in one pass, which pays on a GPU. A method that cannot recovers one teacher after
+  the other. Without it, the result of a recovery does not depend on the others, to the last bit.
 
-A method raises ``UserError`` if its loss becomes NaN or infinite.
+A method yields the index and the result of each recovery as soon as it is finished: a ``UserError`` if its loss became NaN or infinite,
+which costs the others nothing.
 """
 
 from collections.abc import Callable
+from typing import Any
 
-from datafree.inversion.recovered import Recovered
+from datafree.inversion.recovered import Outcome, Outcomes, Recovered, Recovery
 from datafree.registry import Registry
 
-METHODS: Registry[Callable[..., Recovered]] = Registry(
+METHODS: Registry[Callable[..., Outcomes]] = Registry(
     {
         "generator": "datafree.inversion.generator_inversion:recover",
         "pixels": "datafree.inversion.pixels:recover",
@@ -34,4 +35,17 @@ METHODS: Registry[Callable[..., Recovered]] = Registry(
     }
 )
 
-__all__ = ["METHODS", "Recovered"]
+
+def recover_one(recovery: Recovery, method: Any, shared: Any, *, size: int, start: Any = None) -> Recovered:
+    """The result of a single recovery by ``method``.
+
+    Raises:
+        UserError: its loss became NaN or infinite.
+    """
+    ((_, outcome),) = METHODS[method.method]([recovery], method, shared, size=size, start=start, together=False)
+    if isinstance(outcome, Recovered):
+        return outcome
+    raise outcome
+
+
+__all__ = ["METHODS", "Outcome", "Outcomes", "Recovered", "Recovery", "recover_one"]

@@ -21,11 +21,10 @@ from datafree.inversion.generator import Generator, new_generator
 from datafree.inversion.inner_loop import balanced_labels, batch_labels
 from datafree.inversion.objective import as_row, prior_terms, random_view, weighted
 from datafree.inversion.pixel_parameters import CONTRAST, GREY
-from datafree.inversion.recovered import Recovered
+from datafree.inversion.recovered import Outcomes, Recovered, Recovery, one_by_one
 from datafree.inversion.regions import crop
 from datafree.progress import progress, require_finite
 from datafree.zoo.backbones import fitted
-from datafree.zoo.teachers import Teacher
 
 SMALLEST_PROBABILITY = 1e-7  # lower bound of a predicted probability, so that its logarithm is finite
 
@@ -33,25 +32,24 @@ Probabilities = Callable[[Tensor], Tensor]  # float [B, 3, S, S] in [0, 255] →
 
 
 def recover(
-    teacher: Teacher,
-    method: BlackBoxInversion,
-    shared: RecoveryConfig,
-    *,
-    size: int,
-    start: Generator | None,
-    seed: int,
-    checkpoint: Checkpoint,
-    auxiliary_teachers: Sequence[Teacher] = (),
-) -> Recovered:
-    """``recover_from_predictions`` of a teacher network; its probabilities alone are used. ``start`` is not used."""
-    device = teacher.normalise.mean.device
+    recoveries: Sequence[Recovery], method: BlackBoxInversion, shared: RecoveryConfig, *, size: int, start: Generator | None, together: bool
+) -> Outcomes:
+    """``recover_from_predictions`` of one teacher network after the other; its probabilities alone are used. ``start`` is not used."""
 
-    def query(images: Tensor) -> Tensor:
-        # In bfloat16 the predictions for two images that differ slightly would be equal.
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            return teacher.network(teacher.normalise(images)).softmax(1)
+    def recover_one(recovery: Recovery) -> Recovered:
+        teacher = recovery.teacher
+        device = teacher.normalise.mean.device
 
-    return recover_from_predictions(query, len(teacher.classes), method, shared, size=size, seed=seed, checkpoint=checkpoint, device=device)
+        def query(images: Tensor) -> Tensor:
+            # In bfloat16 the predictions for two images that differ slightly would be equal.
+            with torch.no_grad(), torch.autocast(device.type, enabled=False):
+                return teacher.network(teacher.normalise(images)).softmax(1)
+
+        return recover_from_predictions(
+            query, len(teacher.classes), method, shared, size=size, seed=recovery.seed, checkpoint=recovery.checkpoint, device=device
+        )
+
+    return one_by_one(recoveries, recover_one)
 
 
 def recover_from_predictions(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from datafree.devices import seeded_initialisation
 from datafree.errors import UserError
 from datafree.zoo.backbones.memory_format import channels_last
+from datafree.zoo.logits import at_least_float32
 
 
 class Generator(nn.Module):
@@ -28,6 +29,7 @@ class Generator(nn.Module):
         super().__init__()
         if size % 8:
             raise UserError(f"data.image_size: got {size}; the generator doubles the resolution three times, use a multiple of 8")
+        self.channels_last = True  # memory format of the feature maps, faster on a CPU; vmap does not know it
         self.latent = latent
         self.size = size
         self.classes = classes
@@ -44,10 +46,11 @@ class Generator(nn.Module):
     def forward(self, latent: Tensor, labels: Tensor) -> Tensor:
         code = latent if self.embedding is None else torch.cat([latent, self.embedding(labels)], dim=1)
         maps = self.normalise(self.expand(code).view(-1, self.width, self.initial_size, self.initial_size))
-        maps = maps.contiguous(memory_format=torch.channels_last)
+        if self.channels_last:
+            maps = maps.contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             maps = block(maps)
-        return torch.sigmoid(2 * self.spread(self.paint(maps)).float())
+        return torch.sigmoid(2 * at_least_float32(self.spread(self.paint(maps))))
 
 
 class UpBlock(nn.Module):

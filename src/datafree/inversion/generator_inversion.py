@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,134 +11,203 @@ import torch
 from torch import Tensor
 
 from datafree import devices
-from datafree.checkpoints import Checkpoint
+from datafree.checkpoints import SavedState
 from datafree.config import GeneratorInversion, Initialisation, RecoveryConfig
+from datafree.errors import UserError
+from datafree.inversion.chunks import in_chunks, rows_that_fit
 from datafree.inversion.contrastive import ContrastiveMemory
 from datafree.inversion.generator import Generator, new_generator
-from datafree.inversion.inner_loop import InnerLoopConfig, PoolInputs, balanced_labels, draw_images, run_inner_loop
+from datafree.inversion.inner_loop import (
+    InnerLoopConfig,
+    InnerLoopResult,
+    PoolInputs,
+    RowCheckpoint,
+    balanced_labels,
+    draw_images,
+    run_inner_loop,
+)
 from datafree.inversion.label_calibration import calibrated_targets
 from datafree.inversion.objective import ExtraTerm
-from datafree.inversion.recovered import Recovered
+from datafree.inversion.recovered import Outcomes, Recovered, Recovery
+from datafree.inversion.rows import Row
 from datafree.inversion.student import Student
+from datafree.zoo.stacks import stackable
 from datafree.zoo.teachers import Teacher, soft_labels
 
 CHANNELS = 3  # teachers of grey images get the channels' average
 
 
 def recover(
-    teacher: Teacher,
+    recoveries: Sequence[Recovery],
     method: GeneratorInversion,
     shared: RecoveryConfig,
     *,
     size: int,
     start: Generator | None,
-    seed: int,
-    checkpoint: Checkpoint,
-    auxiliary_teachers: Sequence[Teacher] = (),
-) -> Recovered:
-    """Train a generator for ``method.steps`` steps, then draw ``shared.images_per_class`` images of every class from it.
+    together: bool,
+) -> Outcomes:
+    """Train a generator for ``method.steps`` steps per teacher, then draw ``shared.images_per_class`` images of every class from it.
 
     ``start`` is the meta-generator; it is used with ``initialisation: meta``. With ``latent_learning_rate`` every batch of images has a
-    generator and latents of its own.
-
-    Raises:
-        UserError: the loss became NaN or infinite.
+    generator and latents of its own. With several calibration rounds, each trains a new copy towards the teacher predictions for the
+    previous round's images.
     """
-    if method.initialisation is Initialisation.random:
-        # The configuration gives the shape, its own or that of the meta-generator.
-        assert method.latent is not None and method.width is not None and method.conditional is not None
-        shape = {"latent": method.latent, "width": method.width, "classes": len(teacher.classes), "channels": CHANNELS}
-        weights_seed = devices.derive_seed(seed, "initialisation")
-        start = new_generator(**shape, size=size, conditional=method.conditional, seed=weights_seed)
-    assert start is not None
-    start = start.to(teacher.normalise.mean.device)
     if not method.diversity:
         shared = replace(shared, loss=replace(shared.loss, diversity=0.0))
-    extras = _extra_terms(teacher, method, size, devices.derive_seed(seed, "extras"))
-    recover_pool = _recover_in_batches if method.latent_learning_rate else _recover_whole_pool
-    images, labels, history = recover_pool(start, teacher, auxiliary_teachers, method, shared, extras, seed, checkpoint)
-    return Recovered(images, labels, soft_labels(teacher, images), history)
+    pools = [GeneratorPool(index, recovery, method, shared, size, start) for index, recovery in enumerate(recoveries)]
+    if not together or method.adversarial or method.contrastive:
+        for pool in pools:
+            yield from _optimise([pool], method, shared, together=False)
+        return
+    for group in _alike(pools):
+        most = rows_that_fit(group[0].device, group[0].teacher, method.batch_size)
+        yield from in_chunks(
+            group, lambda chunk, rows: list(_optimise([pool.started_again() for pool in chunk], method, shared, together=True)), most
+        )
 
 
-class TensorState:
-    """Tensors by name as an object that a checkpoint can save."""
+class GeneratorPool:
+    """One teacher's pool while it is recovered: its generator's initial weights, finished images by part or round, and its history.
 
-    def __init__(self) -> None:
-        self.tensors: dict[str, Tensor] = {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return dict(self.tensors)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.tensors = dict(state)
-
-
-def _recover_whole_pool(
-    start: Generator,
-    teacher: Teacher,
-    auxiliary_teachers: Sequence[Teacher],
-    method: GeneratorInversion,
-    shared: RecoveryConfig,
-    extras: list[ExtraTerm],
-    seed: int,
-    checkpoint: Checkpoint,
-) -> tuple[Tensor, Tensor, list[dict[str, float]]]:
-    """One generator for the whole pool; its labels in the order of ``balanced_labels``.
-
-    With several calibration rounds, each trains a new copy of ``start`` towards the teacher predictions for the previous round's images.
+    ``first`` is the part or round to continue with; if the pool has only one, ``row`` is the checkpoint of its inner loop.
     """
+
+    def __init__(
+        self, index: int, recovery: Recovery, method: GeneratorInversion, shared: RecoveryConfig, size: int, start: Generator | None
+    ) -> None:
+        self._arguments = (index, recovery, method, shared, size, start)
+        self.index, self.teacher, self.seed, self.recovery = index, recovery.teacher, recovery.seed, recovery
+        self.device = self.teacher.normalise.mean.device
+        self.start = _initial_generator(recovery, method, size, start).to(self.device)
+        self.extras = _extra_terms(self.teacher, method, size, devices.derive_seed(self.seed, "extras"))
+        self.labels = balanced_labels(len(self.teacher.classes), shared.images_per_class * len(self.teacher.classes))
+        parts = max(1, round(len(self.labels) / method.batch_size)) if method.latent_learning_rate else 1
+        self.parts = self.labels.tensor_split(parts)
+        self.done, self.error, self.row = SavedState(), None, None
+        self.state = {"done": self.done, **{extra.name: extra for extra in self.extras}}
+        if method.latent_learning_rate or method.calibration_rounds > 1:
+            self.first, self.history = recovery.checkpoint.restore(**self.state)
+        else:
+            self.row = RowCheckpoint(recovery.checkpoint, self.extras)
+            self.first, self.history = 0, []
+
+    error: UserError | None
+    row: RowCheckpoint | None
+
+    @property
+    def position(self) -> int:
+        """The step, part or round to continue with."""
+        return self.row.first if self.row else self.first
+
+    def started_again(self) -> GeneratorPool:
+        """The pool at the position of its checkpoint."""
+        return GeneratorPool(*self._arguments)
+
+    def add(self, history: list[dict[str, float]], error: UserError | None) -> None:
+        """The history and the error of an inner loop."""
+        offset = len(self.history)
+        self.history += [{**row, "step": row["step"] + offset} for row in history]
+        self.error = self.error or error
+
+    def recovered(self) -> Recovered:
+        images = self.done.values["images"]
+        return Recovered(images, self.labels, soft_labels(self.teacher, images), self.history)
+
+
+def _initial_generator(recovery: Recovery, method: GeneratorInversion, size: int, start: Generator | None) -> Generator:
+    if method.initialisation is not Initialisation.random:
+        assert start is not None
+        return start
+    # The configuration gives the shape, its own or that of the meta-generator.
+    assert method.latent is not None and method.width is not None and method.conditional is not None
+    shape = {"latent": method.latent, "width": method.width, "classes": len(recovery.teacher.classes), "channels": CHANNELS}
+    return new_generator(**shape, size=size, conditional=method.conditional, seed=devices.derive_seed(recovery.seed, "initialisation"))
+
+
+def _alike(pools: Sequence[GeneratorPool]) -> list[list[GeneratorPool]]:
+    """The pools in groups that are computed together: one architecture and input, equal generators and batches, and the same position."""
+    groups: dict[tuple[Any, ...], list[GeneratorPool]] = {}
+    for number, positions in enumerate(stackable([pool.teacher.network for pool in pools])):
+        for pool in (pools[position] for position in positions):
+            batches = tuple(map(len, pool.parts)) if len(pool.parts) > 1 else ()
+            key = (number, pool.teacher.normalise.shape, pool.start.classes, batches, pool.position)
+            groups.setdefault(key, []).append(pool)
+    return list(groups.values())
+
+
+def _optimise(pools: Sequence[GeneratorPool], method: GeneratorInversion, shared: RecoveryConfig, *, together: bool) -> Outcomes:
+    (_in_batches if method.latent_learning_rate else _in_rounds)(pools, method, shared, together)
+    for pool in pools:
+        yield pool.index, pool.error or pool.recovered()
+
+
+def _in_rounds(pools: Sequence[GeneratorPool], method: GeneratorInversion, shared: RecoveryConfig, together: bool) -> None:
+    """One generator for the whole pool; its labels in the order of ``balanced_labels``."""
     config = InnerLoopConfig(method.steps, method.learning_rate, method.batch_size)
-    labels = balanced_labels(len(teacher.classes), shared.images_per_class * len(teacher.classes))
-    done = TensorState()
-    state = {"done": done, **{extra.name: extra for extra in extras}}
-    several = method.calibration_rounds > 1
-    first, history = checkpoint.restore(**state) if several else (0, [])
-    for number in range(first, method.calibration_rounds):
-        round_seed = devices.derive_seed(seed, "round", number)
-        latents = torch.randn(len(labels), start.latent, generator=devices.generator(round_seed, "pool"))
-        targets = calibrated_targets(labels, done.tensors.get("predictions"), len(teacher.classes))
+    for number in range(pools[0].first, method.calibration_rounds):
+        seeds = [devices.derive_seed(pool.seed, "round", number) for pool in pools]
+        inputs = []
+        for pool, seed in zip(pools, seeds, strict=True):
+            latents = torch.randn(len(pool.labels), pool.start.latent, generator=devices.generator(seed, "pool"))
+            targets = calibrated_targets(pool.labels, pool.done.values.get("predictions"), len(pool.teacher.classes))
+            inputs.append(PoolInputs(latents, pool.labels, targets))
         result = run_inner_loop(
-            start, teacher, config, shared, seed=round_seed, auxiliary_teachers=auxiliary_teachers, extras=extras,
-            inputs=PoolInputs(latents, labels, targets) if number else None, checkpoint=None if several else checkpoint,
+            [pool.start for pool in pools], _rows(pools, seeds), config, shared, together=together, extras=pools[0].extras,
+            inputs=inputs if number else None, checkpoints=[pool.row for pool in pools if pool.row],
         )  # fmt: skip
-        images = draw_images(result.generator, latents, labels, method.batch_size)
-        history += _numbered_from(len(history), result.history)
-        done.tensors = {"images": images, "predictions": soft_labels(teacher, images)}
-        if several:
-            checkpoint.save(number + 1, history, **state)
-    return done.tensors["images"], labels, history
+        result.history.read()
+        drawn = _draw(result, [(of_pool.latents, of_pool.labels) for of_pool in inputs], method.batch_size)
+        for pool, images, history, error in zip(pools, drawn, result.history.rows, result.history.errors, strict=True):
+            pool.add(history, error)
+            pool.done.values = {"images": images, "predictions": soft_labels(pool.teacher, images)}
+        if all(pool.error for pool in pools):
+            return
+        if method.calibration_rounds > 1:
+            _save(pools, number + 1)
 
 
-def _recover_in_batches(
-    start: Generator,
-    teacher: Teacher,
-    auxiliary_teachers: Sequence[Teacher],
-    method: GeneratorInversion,
-    shared: RecoveryConfig,
-    extras: list[ExtraTerm],
-    seed: int,
-    checkpoint: Checkpoint,
-) -> tuple[Tensor, Tensor, list[dict[str, float]]]:
+def _in_batches(pools: Sequence[GeneratorPool], method: GeneratorInversion, shared: RecoveryConfig, together: bool) -> None:
     """As in FREE: every batch of images has its own generator and latents, both optimised."""
     config = InnerLoopConfig(method.steps, method.learning_rate, method.batch_size, method.latent_learning_rate)
-    labels = balanced_labels(len(teacher.classes), shared.images_per_class * len(teacher.classes))
-    parts = labels.tensor_split(max(1, round(len(labels) / method.batch_size)))
-    done = TensorState()
-    state = {"done": done, **{extra.name: extra for extra in extras}}
-    first, history = checkpoint.restore(**state)
-    for number in range(first, len(parts)):
+    for number in range(pools[0].first, len(pools[0].parts)):
+        seeds = [devices.derive_seed(pool.seed, "part", number) for pool in pools]
         result = run_inner_loop(
-            start, teacher, config, shared, seed=devices.derive_seed(seed, "part", number), auxiliary_teachers=auxiliary_teachers,
-            labels=parts[number], extras=extras,
+            [pool.start for pool in pools], _rows(pools, seeds), config, shared, together=together, extras=pools[0].extras,
+            labels=torch.stack([pool.parts[number] for pool in pools]),
         )  # fmt: skip
-        done.tensors[str(number)] = draw_images(result.generator, result.latents, result.labels, len(result.labels))
-        history += _numbered_from(len(history), result.history)
-        checkpoint.save(number + 1, history, **state)
-    return torch.cat([done.tensors[str(number)] for number in range(len(parts))]), labels, history
+        result.history.read()
+        latents, labels = result.copies.latents.detach(), result.labels
+        images = draw_images(result.copies, latents, labels, labels.shape[1], pools[0].device)
+        for place, pool in enumerate(pools):
+            pool.add(result.history.rows[place], result.history.errors[place])
+            earlier = pool.done.values.get("images", images[place][:0])
+            pool.done.values = {"images": torch.cat([earlier, images[place]])}
+        if all(pool.error for pool in pools):
+            return
+        _save(pools, number + 1)
 
 
-def _numbered_from(offset: int, history: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [{**row, "step": row["step"] + offset} for row in history]
+def _rows(pools: Iterable[GeneratorPool], seeds: Iterable[int]) -> list[Row]:
+    return [Row(pool.teacher, seed, pool.recovery.auxiliary_teachers) for pool, seed in zip(pools, seeds, strict=True)]
+
+
+def _draw(result: InnerLoopResult, inputs: Sequence[tuple[Tensor, Tensor]], batch_size: int) -> list[Tensor]:
+    """The pool of each copy from its latents [N, D] and labels [N]; pools of one size together."""
+    images: dict[int, Tensor] = {}
+    for count in dict.fromkeys(len(labels) for _, labels in inputs):
+        rows = [row for row, (_, labels) in enumerate(inputs) if len(labels) == count]
+        latents, labels = (torch.stack([inputs[row][part] for row in rows]) for part in range(2))
+        device = result.copies.latents.device
+        images |= zip(rows, draw_images(functools.partial(result.copies, rows=rows), latents, labels, batch_size, device), strict=True)
+    return [images[row] for row in range(len(inputs))]
+
+
+def _save(pools: Sequence[GeneratorPool], position: int) -> None:
+    """Write all checkpoints if one of them is due, so that the pools can continue together."""
+    if any(pool.recovery.checkpoint.due for pool in pools):
+        for pool in pools:
+            if not pool.error:
+                pool.recovery.checkpoint.write(position, pool.history, **pool.state)
 
 
 def _extra_terms(teacher: Teacher, method: GeneratorInversion, size: int, seed: int) -> list[ExtraTerm]:

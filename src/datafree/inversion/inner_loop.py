@@ -1,22 +1,25 @@
-"""Inner loop of FIVE: train a copy of a generator on one teacher for k steps; draw images from it."""
+"""Inner loop of FIVE: train a copy of a generator on each of several teachers for k steps; draw images from it."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
 from datafree import devices
-from datafree.checkpoints import Checkpoint
+from datafree.checkpoints import Checkpoint, SavedState
 from datafree.config import InversionStepConfig
 from datafree.inversion.generator import Generator
-from datafree.inversion.objective import ExtraTerm, as_row, image_terms, random_view, weighted
-from datafree.progress import progress, require_finite
-from datafree.zoo.teachers import Teacher
+from datafree.inversion.generator_copies import GeneratorCopies
+from datafree.inversion.objective import ExtraTerm, weighted
+from datafree.inversion.rows import Row
+from datafree.inversion.stacked_objective import objective_of
+from datafree.inversion.step_history import StepHistory
+from datafree.progress import progress
 
 
 @dataclass(frozen=True)
@@ -31,20 +34,33 @@ class InnerLoopConfig:
 
 @dataclass(frozen=True)
 class PoolInputs:
-    """Generator inputs and target probabilities of all images of a pool: latents [N, D], labels [N], targets [N, K]."""
+    """Generator inputs and target probabilities of all images of a pool, on the CPU: latents [N, D], labels [N], targets [N, K]."""
 
     latents: Tensor
     labels: Tensor
     targets: Tensor
 
 
+class RowCheckpoint:
+    """The checkpoint of one row of an inner loop: ``first``, the step to continue with, and the history so far."""
+
+    def __init__(self, checkpoint: Checkpoint, extras: Sequence[ExtraTerm] = ()) -> None:
+        self.checkpoint = checkpoint
+        self.saved = SavedState()
+        self._objects = {"copy": self.saved, **{extra.name: extra for extra in extras}}
+        self.first, self.history = checkpoint.restore(**self._objects)
+
+    def write(self, step: int, history: list[dict[str, float]], state: dict[str, Any]) -> None:
+        self.saved.values = state
+        self.checkpoint.write(step, history, **self._objects)
+
+
 @dataclass(frozen=True)
 class InnerLoopResult:
-    """The trained copy, its loss terms per step, and the inputs of the last step: ``latents`` [B, D] and ``labels`` [B]."""
+    """The trained copies, the loss terms per step in ``history.rows``, once they are read, and the labels of the last step, [R, B]."""
 
-    generator: Generator
-    history: list[dict[str, float]]
-    latents: Tensor
+    copies: GeneratorCopies
+    history: StepHistory
     labels: Tensor
 
 
@@ -62,82 +78,98 @@ def balanced_labels(classes: int, count: int) -> Tensor:
 
 
 def run_inner_loop(
-    generator: Generator,
-    teacher: Teacher,
+    generators: Sequence[Generator],
+    rows: Sequence[Row],
     config: InnerLoopConfig,
     shared: InversionStepConfig,
     *,
-    seed: int,
-    auxiliary_teachers: Sequence[Teacher] = (),
+    together: bool = False,
     labels: Tensor | None = None,
-    inputs: PoolInputs | None = None,
+    inputs: Sequence[PoolInputs] | None = None,
     extras: Sequence[ExtraTerm] = (),
-    each_step: Callable[[Generator], None] = lambda _: None,
-    checkpoint: Checkpoint | None = None,
+    each_step: Callable[[GeneratorCopies], None] = lambda _: None,
+    checkpoints: Sequence[RowCheckpoint] = (),
 ) -> InnerLoopResult:
-    """Train a copy of ``generator`` for ``config.steps`` Adam steps on one teacher.
+    """Train a copy of each generator for ``config.steps`` Adam steps on one teacher: generators and rows correspond.
 
     FREE (CVPR 2024), FIVE's inner loop: a fresh Adam (betas .5, .999) per teacher; new latents at every step, or one batch of latents
-    that is optimised together with the weights.
+    that is optimised together with the weights. A row whose loss became NaN or infinite has an error in ``history.errors``; the loop ends
+    early if every row has.
 
     Args:
-        auxiliary_teachers: see ``inversion.auxiliary_teachers``.
-        labels: int64 [B] of the batch whose latents are optimised; None gives a balanced batch.
-        inputs: take random rows of these as batches.
+        together: all rows in one pass; their teachers must be of one architecture.
+        labels: int64 [R, B] of the batches whose latents are optimised; None gives balanced batches.
+        inputs: for each row, take random images of these as batches.
         extras: additional terms; their own training state changes in place.
-        each_step: called with the copy after every step, when its gradients are still set; first-order MAML reads them.
-        checkpoint: None if the caller saves checkpoints and shows progress.
-
-    Raises:
-        UserError: the loss became NaN or infinite.
+        each_step: called with the copies after every step, when their gradients are still set; first-order MAML reads them.
+        checkpoints: one per row, all at the same step; empty if the caller saves checkpoints and shows progress.
     """
-    trained = copy.deepcopy(generator)
-    device = next(trained.parameters()).device
-    rng = devices.generator(seed, "batch")
-    labels = (batch_labels(len(teacher.classes), config.batch_size, rng) if labels is None else labels).to(device)
-    latents = nn.Parameter(torch.randn(len(labels), trained.latent, generator=rng).to(device))
-    groups: list[dict[str, Any]] = [{"params": trained.parameters()}]
-    if config.latent_learning_rate:
-        groups.append({"params": [latents], "lr": config.latent_learning_rate})
-    optimiser = torch.optim.Adam(groups, lr=config.learning_rate, betas=(0.5, 0.999))
-    state = {"generator": trained, "optimiser": optimiser, "latents": nn.ParameterList([latents]), **{e.name: e for e in extras}}
-    first, history = checkpoint.restore(**state) if checkpoint else (0, [])
+    device = next(generators[0].parameters()).device
+    rngs = [devices.generator(row.seed, "batch") for row in rows]
+    if labels is None:
+        drawn = [batch_labels(len(row.teacher.classes), config.batch_size, rng) for row, rng in zip(rows, rngs, strict=True)]
+        labels = torch.stack(drawn)
+    latents = torch.stack([torch.randn(labels.shape[1], generators[0].latent, generator=rng) for rng in rngs])
+    copies = GeneratorCopies(
+        generators, latents.to(device), config.learning_rate, config.latent_learning_rate, together=together,
+    )  # fmt: skip
+    objective = objective_of(rows, shared.loss, shared, together=together, extras=extras)
+    names = [f"inversion of {row.teacher.name}" for row in rows]
+    history = StepHistory(names, [checkpoint.history for checkpoint in checkpoints] or [[] for _ in rows], device)
+    first = checkpoints[0].first if checkpoints else 0
+    if first:
+        copies.restore([checkpoint.saved.values for checkpoint in checkpoints])
+    label = names[0] if len(names) == 1 else f"inversion of {len(names)} teachers"
     steps = range(first, config.steps)
-    for step in progress(steps, len(steps), f"inversion of {teacher.name}") if checkpoint else steps:
-        rng = devices.generator(seed, "adapt", step)
-        targets = None
+    for step in progress(steps, len(steps), label) if checkpoints else steps:
+        rngs, targets, batch = [devices.generator(row.seed, "adapt", step) for row in rows], None, copies.latents
         if inputs is not None:
-            rows = torch.randint(len(inputs.labels), (config.batch_size,), generator=rng)
-            batch, labels, targets = inputs.latents[rows].to(device), inputs.labels[rows].to(device), inputs.targets[rows].to(device)
-        elif config.latent_learning_rate:
-            batch = latents
-        else:
-            labels = batch_labels(len(teacher.classes), config.batch_size, rng).to(device)
-            batch = torch.randn(len(labels), trained.latent, generator=rng).to(device)
-        images = trained(batch, labels)
-        view = random_view(images.shape[-1], shared, rng, auxiliary_teachers)
-        terms = image_terms(images, teacher, labels, shared.loss, targets=targets, **view)
-        terms |= {extra.name: extra.term(images, labels, teacher, rng) for extra in extras}
-        optimiser.zero_grad(set_to_none=True)
-        weighted(terms, shared.loss, extras).backward()
-        optimiser.step()
-        for extra in extras:
-            extra.learn(images, teacher)
-        each_step(trained)
-        history.append(as_row(step + 1, terms))
-        require_finite(f"inversion of {teacher.name}", **history[-1])
-        if checkpoint:
-            checkpoint.save(step + 1, history, **state)
-    return InnerLoopResult(trained, history, latents.detach(), labels)
+            batch, labels, targets = _from_pools(inputs, config.batch_size, rngs, device)
+        elif not config.latent_learning_rate:
+            drawn = [batch_labels(len(row.teacher.classes), config.batch_size, rng) for row, rng in zip(rows, rngs, strict=True)]
+            labels = torch.stack(drawn)
+            fresh = torch.stack([torch.randn(labels.shape[1], generators[0].latent, generator=rng) for rng in rngs])
+            batch = devices.moved(fresh, device)
+        result = objective(copies(batch, devices.moved(labels, device)), labels, rngs, targets=targets)
+        copies.step(weighted(result.terms, shared.loss, extras))
+        objective.learn()
+        each_step(copies)
+        history.add([step + 1] * len(rows), result.terms)
+        if any(checkpoint.checkpoint.due for checkpoint in checkpoints):
+            history.read()
+            for number, checkpoint in enumerate(checkpoints):
+                if history.errors[number] is None:
+                    checkpoint.write(step + 1, history.rows[number], copies.state(number))
+        if all(history.errors):
+            break
+    return InnerLoopResult(copies, history, labels)
+
+
+def _from_pools(
+    inputs: Sequence[PoolInputs], count: int, rngs: Sequence[torch.Generator], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents [R, count, D], labels [R, count] on the CPU, and targets [R, count, K] of random images of each row's pool."""
+    chosen = [torch.randint(len(pool.labels), (count,), generator=rng) for pool, rng in zip(inputs, rngs, strict=True)]
+    most = max(pool.targets.shape[1] for pool in inputs)
+    parts = [
+        (pool.latents[rows], pool.labels[rows], F.pad(pool.targets[rows], (0, most - pool.targets.shape[1])))
+        for pool, rows in zip(inputs, chosen, strict=True)
+    ]
+    latents, labels, targets = (torch.stack(values) for values in zip(*parts, strict=True))
+    return devices.moved(latents, device), labels, devices.moved(targets, device)
 
 
 @torch.no_grad()
-def draw_images(generator: Generator, latents: Tensor, labels: Tensor, batch_size: int) -> Tensor:
-    """Generated images uint8 [N, C, S, S] for latents [N, D] and labels int64 [N], on the CPU."""
-    device = next(generator.parameters()).device
+def draw_images(
+    generate: Callable[[Tensor, Tensor], Tensor], latents: Tensor, labels: Tensor, batch_size: int, device: torch.device
+) -> Tensor:
+    """Images uint8 [..., N, C, S, S] on the CPU of a generator, or of copies, on a device.
+
+    ``latents`` [..., N, D] and ``labels`` int64 [..., N]; copies have a first dimension R.
+    """
     images = []
     # Equal parts: the generator's BatchNorm uses batch statistics, so images of a short last batch would differ from the others.
-    parts = max(1, round(len(labels) / batch_size))
-    for latent, label in zip(latents.tensor_split(parts), labels.tensor_split(parts), strict=True):
-        images.append((generator(latent.to(device), label.to(device)) * 255).round().to(torch.uint8).cpu())
-    return torch.cat(images)
+    parts = max(1, round(labels.shape[-1] / batch_size))
+    for latent, label in zip(latents.tensor_split(parts, dim=-2), labels.tensor_split(parts, dim=-1), strict=True):
+        images.append((generate(latent.to(device), label.to(device)) * 255).round().to(torch.uint8))
+    return torch.cat(images, dim=-4).cpu()

@@ -23,31 +23,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datafree import devices
-from datafree.checkpoints import Checkpoint
 from datafree.config import BackboneConfig, LearnableSetInversion, RecoveryConfig
 from datafree.episode_loss import EPISODE_SCALE, episode_logits
 from datafree.errors import UserError
 from datafree.inversion.generator import Generator
 from datafree.inversion.objective import as_row, image_terms, random_view, weighted
-from datafree.inversion.pixel_parameters import CONTRAST, GREY, PixelParameters, coarse_steps, stage_share
-from datafree.inversion.recovered import Recovered
+from datafree.inversion.pixel_parameters import CONTRAST, GREY, PixelParameters, SavedPixels, coarse_steps, stage_share
+from datafree.inversion.recovered import Outcomes, Recovered, Recovery, one_by_one
+from datafree.inversion.regions import region_mask
 from datafree.progress import progress, require_finite
 from datafree.zoo.backbones import build, fitted
-from datafree.zoo.teachers import Teacher, soft_labels
+from datafree.zoo.teachers import soft_labels
 
 
 def recover(
-    teacher: Teacher,
-    method: LearnableSetInversion,
-    shared: RecoveryConfig,
-    *,
-    size: int,
-    start: Generator | None,
-    seed: int,
-    checkpoint: Checkpoint,
-    auxiliary_teachers: Sequence[Teacher] = (),
-) -> Recovered:
-    """A pool of ``shared.images_per_class`` images per class, ``size`` pixels square; ``start`` is not used.
+    recoveries: Sequence[Recovery], method: LearnableSetInversion, shared: RecoveryConfig, *, size: int, start: Generator | None,
+    together: bool,
+) -> Outcomes:  # fmt: skip
+    """``recover_one`` of one teacher after the other; ``start`` is not used."""
+    return one_by_one(recoveries, lambda recovery: recover_one(recovery, method, shared, size))
+
+
+def recover_one(recovery: Recovery, method: LearnableSetInversion, shared: RecoveryConfig, size: int) -> Recovered:
+    """A pool of ``shared.images_per_class`` images per class, ``size`` pixels square.
 
     The history has for every step the terms of the loss, ``hard`` (1 if the step also maximised the learner's loss, else 0), and the
     learner's ``episode_loss`` and ``episode_accuracy``.
@@ -55,6 +53,7 @@ def recover(
     Raises:
         UserError: an episode needs more images than a class has, or the loss became NaN or infinite.
     """
+    teacher, seed, checkpoint = recovery.teacher, recovery.seed, recovery.checkpoint
     per_class, per_episode = shared.images_per_class, method.shot + method.query
     if per_episode > per_class:
         raise UserError(
@@ -65,33 +64,39 @@ def recover(
     groups = torch.arange(len(teacher.classes)).tensor_split(math.ceil(len(teacher.classes) / method.classes))
     parameters = PixelParameters(teacher.normalise.mean.device, method.learning_rate, betas=(0.9, 0.999))
     learner = EpisodeLearner(method, size, parameters.device, devices.derive_seed(seed, "learner"))
-    first, history = checkpoint.restore(parameters=parameters, learner=learner)
+    saved = SavedPixels()
+    first, history = checkpoint.restore(parameters=saved, learner=learner)
     coarse = coarse_steps(method.coarse, method.steps)
     total = len(groups) * method.steps
     for iteration in progress(range(first, total), total - first, f"learnable set of {teacher.name}"):
         part, step = divmod(iteration, method.steps)
         rng = devices.generator(seed, "learnable_set", part, step)
         if step == 0:
-            parameters.start(len(groups[part]) * per_class, size // 2 if coarse else size, rng)
+            parameters.place(torch.randn(len(groups[part]) * per_class, 3, *[size // 2 if coarse else size] * 2, generator=rng))
             learner.reset_progress()
+        elif iteration == first:
+            parameters.restore([saved.current])
         if step == coarse > 0:
             parameters.enlarge(size)
         chosen, rows = sample_episode(len(groups[part]), method.way, per_class, per_episode, rng)
         labels = groups[part][chosen].repeat_interleave(per_episode).to(parameters.device)
         images = parameters.images(rows.flatten())
-        view = random_view(images.shape[-1], shared, rng, auxiliary_teachers)
+        view = random_view(images.shape[-1], shared, rng, recovery.auxiliary_teachers)
         terms = image_terms(images, teacher, labels, weights, **view)
         loss = weighted(terms, weights)
         hard = method.adversarial > 0 and step >= method.warm_up * method.steps and learner.stalled_steps >= method.patience
         if hard:
             loss = loss - method.adversarial * learner.difficulty(images)
-        parameters.step(loss, stage_share(step, coarse, method.steps), view["region"])
+        region = view["region"]
+        changeable = None if region is None else region_mask(images.shape[2], images.shape[3], region).to(parameters.device) > 0
+        parameters.step(loss, stage_share(step, coarse, method.steps), changeable)
         history.append({**as_row(iteration + 1, terms), "hard": float(hard), **learner.learn(images, hard)})
         require_finite(f"learnable set of {teacher.name}", **history[-1])
         if step == method.steps - 1:
-            parameters.finish(part)
-        checkpoint.save(iteration + 1, history, parameters=parameters, learner=learner)
-    images, labels = torch.cat(parameters.finished), torch.arange(len(teacher.classes)).repeat_interleave(per_class)
+            saved.finish(part, parameters.finished())
+        saved.current = parameters.state()
+        checkpoint.save(iteration + 1, history, parameters=saved, learner=learner)
+    images, labels = torch.cat(saved.finished), torch.arange(len(teacher.classes)).repeat_interleave(per_class)
     return Recovered(images, labels, soft_labels(teacher, images), history)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datafree.zoo.hooks import LayerHooks
+from datafree.zoo.logits import at_least_float32
 
 
 def batch_norm_distance(mean: Tensor, variance: Tensor, running_mean: Tensor, running_variance: Tensor) -> Tensor:
@@ -36,7 +37,7 @@ class BatchStatistics(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         rows = inputs.movedim(1, -1).flatten(0, -2)
-        rows = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
+        rows = at_least_float32(rows)
         mean = rows.mean(0)
         ctx.save_for_backward(inputs, mean)
         return mean, (rows - mean).square_().mean(0)
@@ -94,6 +95,31 @@ def within_class_distance(images: Tensor, labels: Tensor) -> Tensor:
     return distances.mean() / flat.shape[1] if len(distances) else images.new_zeros(())
 
 
+def class_places(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Places of the images of each class: int64 [R, K, n] with n the size of the largest class, for labels int64 [R, B] on the CPU.
+
+    Second, bool [R, K, n]: whether there is such an image; places without one are 0.
+    """
+    members = F.one_hot(labels)
+    rank = ((members.cumsum(1) - 1) * members).sum(-1)  # among the images of the same class
+    rows = torch.arange(len(labels))[:, None].expand_as(labels)
+    places = torch.zeros(len(labels), members.shape[2], int(rank.max()) + 1, dtype=torch.int64)
+    there = torch.zeros_like(places, dtype=torch.bool)
+    places[rows, labels, rank], there[rows, labels, rank] = torch.arange(labels.shape[1]).expand_as(labels), True
+    return places, there
+
+
+def stacked_within_class_distance(images: Tensor, places: Tensor, there: Tensor) -> Tensor:
+    """``within_class_distance`` of each row of images float [R, B, C, H, W], [R]; ``places`` and ``there`` are of ``class_places``."""
+    flat = images.flatten(2)
+    grouped = flat.gather(1, places.flatten(1)[..., None].expand(-1, -1, flat.shape[2])).unflatten(1, places.shape[1:])
+    pairs = (there[..., :, None] & there[..., None, :]).triu(1)
+    # cdist's own batching: one [n, n] matrix for every row and class.
+    distances = torch.cdist(grouped, grouped, p=1.0)
+    count = pairs.flatten(1).sum(1)
+    return torch.where(pairs, distances, 0.0).flatten(1).sum(1) / (count.clamp_min(1) * flat.shape[2])
+
+
 def diversity_hinge(images: Tensor, labels: Tensor, margin: float) -> Tensor:
     """max(0, margin − ``within_class_distance``): images of one class must differ by ``margin`` on average.
 
@@ -104,7 +130,7 @@ def diversity_hinge(images: Tensor, labels: Tensor, margin: float) -> Tensor:
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """−mean_b Σ_c t_c log softmax(z)_c of logits and target probabilities, both [B, K]: the entropy of the targets at equality."""
-    return -(targets * F.log_softmax(logits.float(), dim=1)).sum(1).mean()
+    return -(targets * F.log_softmax(at_least_float32(logits), dim=1)).sum(1).mean()
 
 
 def total_variation(images: Tensor) -> Tensor:
@@ -113,10 +139,17 @@ def total_variation(images: Tensor) -> Tensor:
     The input-level prior of DeepInversion (Yin et al., CVPR 2020, eq. 3) in a form that does not depend on the number or size of the
     images [B, C, H, W]; zero for constant images.
     """
-    down, right = images[:, :, 1:] - images[:, :, :-1], images[:, :, :, 1:] - images[:, :, :, :-1]
-    diagonal = images[:, :, 1:, 1:] - images[:, :, :-1, :-1]
-    other = images[:, :, 1:, :-1] - images[:, :, :-1, 1:]
-    return torch.stack([difference.square().mean() for difference in (down, right, diagonal, other)]).sum()
+    return torch.stack([difference.square().mean() for difference in _neighbour_differences(images)]).sum()
+
+
+def stacked_total_variation(images: Tensor) -> Tensor:
+    """``total_variation`` of each row of images [R, B, C, H, W], [R]."""
+    return torch.stack([difference.square().flatten(1).mean(1) for difference in _neighbour_differences(images)]).sum(0)
+
+
+def _neighbour_differences(images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    down, right = images[..., 1:, :] - images[..., :-1, :], images[..., 1:] - images[..., :-1]
+    return down, right, images[..., 1:, 1:] - images[..., :-1, :-1], images[..., 1:, :-1] - images[..., :-1, 1:]
 
 
 def squared_norm(images: Tensor) -> Tensor:
@@ -130,14 +163,14 @@ def boundary(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
     It moves images to where the student still differs from the teacher; CMI and Fast-Datafree use it. FREE's released code computes another
     quantity: it passes probabilities to ``kl_div``, which expects log-probabilities.
     """
-    teacher, student = F.log_softmax(teacher_logits.float(), dim=1), F.log_softmax(student_logits.float(), dim=1)
+    teacher, student = F.log_softmax(at_least_float32(teacher_logits), dim=1), F.log_softmax(at_least_float32(student_logits), dim=1)
     agreed = teacher.argmax(1) == student.argmax(1)
     return -(F.kl_div(student, teacher, reduction="none", log_target=True).sum(1) * agreed).mean()
 
 
 def jensen_shannon(first: Tensor, second: Tensor) -> Tensor:
     """Mean Jensen–Shannon divergence of two sets of logits [B, K], in bits: 0 for equal distributions, 1 for disjoint ones."""
-    log_first, log_second = F.log_softmax(first.float(), dim=1), F.log_softmax(second.float(), dim=1)
+    log_first, log_second = F.log_softmax(at_least_float32(first), dim=1), F.log_softmax(at_least_float32(second), dim=1)
     log_mean = torch.logaddexp(log_first, log_second) - math.log(2)
     divergences = [F.kl_div(log_mean, side, reduction="none", log_target=True).sum(1) for side in (log_first, log_second)]
     return (divergences[0] + divergences[1]).mean() / (2 * math.log(2))

@@ -8,6 +8,7 @@ inner steps, as in Fast-Datafree (Fang et al., AAAI 2022).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -15,10 +16,14 @@ from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import InversionStepConfig, MetaGeneratorConfig, OuterUpdate
 from datafree.inversion.generator import Generator
+from datafree.inversion.generator_copies import GeneratorCopies
 from datafree.inversion.inner_loop import InnerLoopConfig, run_inner_loop
+from datafree.inversion.rows import OtherTeachers, Row
+from datafree.inversion.step_history import StepHistory
 from datafree.inversion.student import Student
 from datafree.progress import progress
 from datafree.zoo.plausibility import has_trained_statistics
+from datafree.zoo.stacks import stackable
 from datafree.zoo.teachers import Teacher
 
 
@@ -29,37 +34,45 @@ def train_meta_generator(
     shared: InversionStepConfig,
     seed: int,
     checkpoint: Checkpoint,
+    *,
+    together: bool = False,
 ) -> list[dict[str, float]]:
     """Train ``generator`` in place over the teachers; ``shared`` has the settings of the inner steps.
 
     Returns one row per outer step: the loss terms of the last inner step, the mean over the step's teachers. The teachers are visited in
-    random order, each once before any is repeated.
+    random order, each once before any is repeated. ``together``: the inner loops of a step's teachers of one architecture run in one pass.
 
     Raises:
         UserError: the loss became NaN or infinite.
     """
-    candidates = [teacher for teacher in teachers if has_trained_statistics(teacher.network)]
+    candidates = tuple(teacher for teacher in teachers if has_trained_statistics(teacher.network))
+    places = {id(teacher): place for place, teacher in enumerate(candidates)}
     inner = InnerLoopConfig(settings.inner_steps, settings.inner_learning_rate, settings.batch_size, settings.latent_learning_rate)
     outer = _outer_optimiser(generator, settings)
     extras = []
     if settings.adversarial:
         extras.append(Student(teachers, settings.adversarial, generator.size, devices.derive_seed(seed, "student")))
+    together = together and not extras  # the student learns from one teacher after the other
     start, history = checkpoint.restore(generator=generator, outer=outer, **{extra.name: extra for extra in extras})
+    unread: list[tuple[int, list[StepHistory]]] = []
     for step in progress(range(start, settings.outer_steps), settings.outer_steps - start, "meta-generator"):
         displacement = [torch.zeros_like(parameter) for parameter in generator.parameters()]
         gradient = OuterGradient(generator, settings.update)
-        chosen = _teachers_of_step(len(teachers), settings.teachers_per_step, step, seed)
-        rows = []
-        for index in chosen:
+        chosen = [teachers[index] for index in _teachers_of_step(len(teachers), settings.teachers_per_step, step, seed)]
+        unread.append((step, []))
+        for group in _alike(chosen) if together else [[teacher] for teacher in chosen]:
+            seeds = [devices.derive_seed(seed, "meta_generator", step, teachers.index(teacher)) for teacher in group]
+            rows = [
+                Row(teacher, own_seed, OtherTeachers(candidates, places.get(id(teacher))))
+                for teacher, own_seed in zip(group, seeds, strict=True)
+            ]
             result = run_inner_loop(
-                generator, teachers[index], inner, shared, seed=devices.derive_seed(seed, "meta_generator", step, index),
-                auxiliary_teachers=[other for other in candidates if other is not teachers[index]],
-                extras=extras, each_step=gradient.add_step,
-            )  # fmt: skip
-            gradient.finish_teacher()
-            for total, before, after in zip(displacement, generator.parameters(), result.generator.parameters(), strict=True):
-                total += (after.detach() - before.detach()) / len(chosen)
-            rows.append(result.history[-1])
+                [generator] * len(rows), rows, inner, shared, together=together, extras=extras, each_step=gradient.add_step
+            )
+            gradient.finish_teachers()
+            for total, before, after in zip(displacement, generator.parameters(), result.copies.parameters(), strict=True):
+                total += (after.detach() - before.detach()).sum(0) / len(chosen)
+            unread[-1][1].append(result.history)
         if settings.update is OuterUpdate.reptile:
             _interpolate(generator, displacement, settings.outer_learning_rate * (1 - 0.9 * step / max(1, settings.outer_steps - 1)))
         else:
@@ -68,9 +81,35 @@ def train_meta_generator(
             for parameter, total in zip(generator.parameters(), gradient.total, strict=True):
                 parameter.grad = total / len(chosen)
             outer.step()
-        history.append({name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} | {"step": step + 1})
-        checkpoint.save(step + 1, history, generator=generator, outer=outer, **{extra.name: extra for extra in extras})
+        if checkpoint.due or len(unread) * settings.inner_steps >= unread[0][1][0].every or step == settings.outer_steps - 1:
+            history += [_mean_of_last_steps(number, histories) for number, histories in unread]
+            unread = []
+            checkpoint.save(step + 1, history, generator=generator, outer=outer, **{extra.name: extra for extra in extras})
     return history
+
+
+def _mean_of_last_steps(step: int, histories: Sequence[StepHistory]) -> dict[str, float]:
+    """The row of an outer step: the terms of the last inner step of its teachers, on average.
+
+    Raises:
+        UserError: a loss was NaN or infinite.
+    """
+    rows = []
+    for history in histories:
+        history.read()
+        for error in filter(None, history.errors):
+            raise error
+        rows += [of_row[-1] for of_row in history.rows]
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} | {"step": step + 1}
+
+
+def _alike(teachers: Sequence[Teacher]) -> list[list[Teacher]]:
+    """The teachers in groups of one architecture and input."""
+    groups: dict[Any, list[Teacher]] = {}
+    for number, positions in enumerate(stackable([teacher.network for teacher in teachers])):
+        for position in positions:
+            groups.setdefault((number, teachers[position].normalise.shape), []).append(teachers[position])
+    return list(groups.values())
 
 
 class OuterGradient:
@@ -84,15 +123,15 @@ class OuterGradient:
         self.total = [torch.zeros_like(parameter) for parameter in generator.parameters()]
         self._steps: list[list[torch.Tensor]] = []
 
-    def add_step(self, trained: Generator) -> None:
-        """Record the gradients of one inner step."""
+    def add_step(self, trained: GeneratorCopies) -> None:
+        """Record the gradients of one inner step, summed over the copies."""
         if self.update is OuterUpdate.reptile:
             return
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in trained.parameters()]
+        gradients = [torch.zeros_like(p[0]) if p.grad is None else p.grad.sum(0) for p in trained.parameters()]
         self._steps = [*self._steps, gradients] if self.update is OuterUpdate.fomaml_mean else [gradients]
 
-    def finish_teacher(self) -> None:
-        """Add one teacher's gradient to the total, after its inner loop."""
+    def finish_teachers(self) -> None:
+        """Add the gradient of some teachers to the total, after their inner loops."""
         for gradients in self._steps:
             for total, gradient in zip(self.total, gradients, strict=True):
                 total += gradient / len(self._steps)

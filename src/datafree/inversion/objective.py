@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +16,7 @@ from datafree.inversion.losses import BatchNormMatch, diversity_hinge, soft_cros
 from datafree.inversion.regions import Region, crop, random_region
 from datafree.zoo.augmentation import random_affine
 from datafree.zoo.backbones import Classifier
+from datafree.zoo.logits import at_least_float32
 from datafree.zoo.teachers import Teacher
 
 # Largest rotation, relative change of scale, and shift as a share of the side, at `inversion.augmentation` = 1.
@@ -73,7 +75,7 @@ def image_terms(
             return logits, match.distance().to(logits.device)
 
     logits, statistics = query(teacher.network, normalised)
-    entropy = F.cross_entropy(logits.float(), labels) if targets is None else soft_cross_entropy(logits, targets)
+    entropy = F.cross_entropy(at_least_float32(logits), labels) if targets is None else soft_cross_entropy(logits, targets)
     terms = {"cross_entropy": entropy, "batch_norm": statistics}
     if auxiliary_teachers:
         # Teachers of one domain were trained on similar images: statistics that all of them share describe such images.
@@ -92,30 +94,46 @@ def prior_terms(images: Tensor, labels: Tensor, weights: InversionLossConfig) ->
     return terms
 
 
+@dataclass(frozen=True)
+class View:
+    """Random numbers of one step: circular shift (down, right) in pixels, region, and indices of the chosen auxiliary teachers."""
+
+    move: tuple[int, int]
+    region: Region | None
+    chosen: list[int]
+
+
+def draw_view(size: int, shared: InversionStepConfig, rng: torch.Generator, auxiliary_teachers: int) -> View:
+    """A random view; ``size`` is the height and width of the images, ``auxiliary_teachers`` the number of those to choose from."""
+    down, right = torch.randint(-shared.shift, shared.shift + 1, (2,), generator=rng).tolist()
+    region = random_region(size, size, shared.region, rng) if shared.region < 1 else None
+    count = auxiliary_teachers if shared.auxiliary_teachers else 0  # unused teachers must not change later random numbers
+    return View((down, right), region, torch.randperm(count, generator=rng)[: shared.auxiliary_teachers].tolist())
+
+
+def largest_warp(shared: InversionStepConfig) -> dict[str, float]:
+    """Largest rotation, scale and shift of ``affine`` for the setting ``inversion.augmentation``."""
+    return {"degrees": shared.augmentation * DEGREES, "scale": shared.augmentation * SCALE, "shift": shared.augmentation * SHIFT}
+
+
 def random_view(size: int, shared: InversionStepConfig, rng: torch.Generator, auxiliary_teachers: Sequence[Teacher] = ()) -> dict[str, Any]:
     """Random ``move``, ``region``, ``augment`` and ``auxiliary_teachers`` for one step, as ``image_terms`` takes them.
 
     ``size``: height and width of the images; ``shared`` sets the ranges; at most ``shared.auxiliary_teachers`` teachers are chosen.
     """
-    down, right = torch.randint(-shared.shift, shared.shift + 1, (2,), generator=rng).tolist()
-    region = random_region(size, size, shared.region, rng) if shared.region < 1 else None
-    strength = shared.augmentation
-    warp = {"degrees": strength * DEGREES, "scale": strength * SCALE, "shift": strength * SHIFT}
-    augment = functools.partial(random_affine, rng=rng, **warp) if strength else None
-    count = len(auxiliary_teachers) if shared.auxiliary_teachers else 0  # unused teachers must not change later random numbers
-    chosen = torch.randperm(count, generator=rng)[: shared.auxiliary_teachers].tolist()
-    return {
-        "move": (down, right),
-        "region": region,
-        "augment": augment,
-        "auxiliary_teachers": [auxiliary_teachers[index] for index in chosen],
-    }
+    view = draw_view(size, shared, rng, len(auxiliary_teachers))
+    augment = functools.partial(random_affine, rng=rng, **largest_warp(shared)) if shared.augmentation else None
+    chosen = [auxiliary_teachers[index] for index in view.chosen]
+    return {"move": view.move, "region": view.region, "augment": augment, "auxiliary_teachers": chosen}
 
 
 def weighted(terms: Mapping[str, Tensor], weights: InversionLossConfig, extras: Sequence[ExtraTerm] = ()) -> Tensor:
-    """The weighted sum of the terms, a scalar; an extra term has its own weight, the others that of ``weights``."""
+    """The weighted sum of the terms over all rows, a scalar; an extra term has its own weight, the others that of ``weights``."""
     extra_weights = {extra.name: extra.weight for extra in extras}
-    parts = [(extra_weights[name] if name in extra_weights else getattr(weights, name)) * value.float() for name, value in terms.items()]
+    parts = [
+        (extra_weights[name] if name in extra_weights else getattr(weights, name)) * at_least_float32(value)
+        for name, value in terms.items()
+    ]
     return torch.stack(parts).sum()
 
 

@@ -32,7 +32,8 @@ def run(job: Job) -> None:
     checkpoint = checkpoint_of(job)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         placed = [move(teacher, device) for teacher in teachers]
-        history = train_meta_generator(generator.to(device), placed, settings, shared, seed, checkpoint)
+        together = device.type == "cuda"
+        history = train_meta_generator(generator.to(device), placed, settings, shared, seed, checkpoint, together=together)
     artifacts.write_tensors(job.output("generator"), generator.state_dict(), **shape, size=size)
     artifacts.write_history(job.output("history"), history)
     artifacts.write_json(job.output("metrics"), {f"final_{key}": value for key, value in history[-1].items() if key != "step"})

@@ -15,16 +15,21 @@ def random_affine(images: Tensor, rng: torch.Generator, degrees: float = 15.0, s
     ``degrees`` is the largest rotation; ``scale`` the largest relative change of size; ``shift`` the largest move as a share of the
     image. Pixels from outside the image take the value of the nearest border pixel.
     """
-    batch, device = images.shape[0], images.device
+    return affine(images, affine_amounts(len(images), rng).to(images.device), degrees, scale, shift)
 
-    def uniform() -> Tensor:
-        return (torch.rand(batch, generator=rng) * 2 - 1).to(device)
 
-    angle = uniform() * math.radians(degrees)
-    size = 1 + uniform() * scale
-    theta = torch.zeros(batch, 2, 3, device=device)
-    theta[:, 0, 0], theta[:, 0, 1], theta[:, 0, 2] = torch.cos(angle) / size, -torch.sin(angle) / size, uniform() * 2 * shift
-    theta[:, 1, 0], theta[:, 1, 1], theta[:, 1, 2] = torch.sin(angle) / size, torch.cos(angle) / size, uniform() * 2 * shift
+def affine_amounts(count: int, rng: torch.Generator) -> Tensor:
+    """Random amounts float [4, count], uniform in [-1, 1], of ``affine``."""
+    return torch.stack([torch.rand(count, generator=rng) * 2 - 1 for _ in range(4)])
+
+
+def affine(images: Tensor, amounts: Tensor, degrees: float, scale: float, shift: float) -> Tensor:
+    """``random_affine`` of images [B, C, H, W] by given amounts [4, B] in [-1, 1]: of rotation, scale, shift to the right, shift down."""
+    turn, growth, right, down = amounts.to(images.dtype)
+    angle, size = turn * math.radians(degrees), 1 + growth * scale
+    theta = torch.zeros(len(images), 2, 3, device=images.device, dtype=images.dtype)
+    theta[:, 0, 0], theta[:, 0, 1], theta[:, 0, 2] = torch.cos(angle) / size, -torch.sin(angle) / size, right * 2 * shift
+    theta[:, 1, 0], theta[:, 1, 1], theta[:, 1, 2] = torch.sin(angle) / size, torch.cos(angle) / size, down * 2 * shift
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     return moved.contiguous(memory_format=torch.channels_last)

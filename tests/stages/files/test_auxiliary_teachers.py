@@ -5,7 +5,7 @@ import torch
 
 from datafree import artifacts
 from datafree.stages.files import teachers as stage_files
-from datafree.stages.files.teachers import AuxiliaryTeachers
+from datafree.stages.files.teachers import auxiliary_teachers
 from datafree.zoo.backbones import batch_norm_layers
 from datafree.zoo.manifest import Architecture, Entry
 from datafree.zoo.plausibility import has_trained_statistics
@@ -44,7 +44,7 @@ def test_auxiliary_teachers_are_the_others_with_trained_statistics_and_read_when
     index = Path(write_index("index.json", files))
     read = []
     monkeypatch.setattr(stage_files, "read_teacher", lambda weights, card: read.append(card.parent.name) or first)
-    auxiliary = {name: AuxiliaryTeachers(index, name, torch.device("cpu")) for name in files}
+    auxiliary = {name: auxiliary_teachers(index, name, torch.device("cpu")) for name in files}
     assert {name: len(others) for name, others in auxiliary.items()} == {"first": 1, "second": 1, "untrained": 2, "without BatchNorm": 2}
     assert read == []
     for name in files:

@@ -10,6 +10,7 @@ from typing import Any, overload
 import torch
 
 from datafree import artifacts
+from datafree.inversion.rows import OtherTeachers
 from datafree.workflow.indexes import Member, read_index
 from datafree.zoo import loading
 from datafree.zoo.backbones import Normalise
@@ -44,13 +45,19 @@ def read_cards(zoo: Path) -> list[dict[str, Any]]:
     return [artifacts.read_json(member.path("card.json")) for member in read_index(zoo)]
 
 
-class AuxiliaryTeachers(Sequence[Teacher]):
-    """The other teachers of a zoo with trained BatchNorm statistics, in its order, on a device; a teacher is read when it is used."""
+def auxiliary_teachers(zoo: Path, name: str, device: torch.device) -> OtherTeachers:
+    """The other teachers of a zoo with trained BatchNorm statistics, in its order, on a device; a teacher is read when it is used.
 
-    def __init__(self, zoo: Path, name: str, device: torch.device) -> None:
-        """``zoo`` is the index of the teachers, ``name`` the teacher whose images are recovered."""
-        self._members = [member for member in _with_trained_statistics(zoo, artifacts.sha256(zoo)) if member.name != name]
-        self._device = device
+    ``zoo`` is the index of the teachers, ``name`` the teacher whose images are recovered.
+    """
+    teachers = _with_trained_statistics(zoo, artifacts.sha256(zoo), device)
+    return OtherTeachers(teachers, teachers.places.get(name))
+
+
+class _ReadWhenUsed(Sequence[Teacher]):
+    def __init__(self, members: Sequence[Member], device: torch.device) -> None:
+        self._members, self._device = members, device
+        self.places = {member.name: place for place, member in enumerate(members)}
 
     def __len__(self) -> int:
         return len(self._members)
@@ -68,11 +75,11 @@ class AuxiliaryTeachers(Sequence[Teacher]):
 
 
 @functools.cache
-def _with_trained_statistics(zoo: Path, sha256: str) -> list[Member]:
+def _with_trained_statistics(zoo: Path, sha256: str, device: torch.device) -> _ReadWhenUsed:
     """``sha256`` of the index, so that another index under the same path is read anew."""
-    return [
-        member for member in read_index(zoo) if artifacts.read_json(member.path("card.json"), "trained_statistics")["trained_statistics"]
-    ]
+    members = read_index(zoo)
+    trained = [artifacts.read_json(member.path("card.json"), "trained_statistics")["trained_statistics"] for member in members]
+    return _ReadWhenUsed([member for member, wanted in zip(members, trained, strict=True) if wanted], device)
 
 
 @functools.lru_cache(maxsize=128)  # shared by the jobs of a process

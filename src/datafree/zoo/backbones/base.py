@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from datafree.zoo.logits import at_least_float32
+
 
 class Backbone(nn.Module):
     """A feature extractor: ``forward`` maps float [B, C, H, W] to [B, feature_size].
@@ -65,9 +67,9 @@ def fitted(images: Tensor, shape: Sequence[int]) -> Tensor:
     Returns the images themselves if they have this shape.
     """
     if images.shape[1] != shape[0]:
-        images = images.float().mean(1, keepdim=True).expand(-1, shape[0], -1, -1)
+        images = at_least_float32(images).mean(1, keepdim=True).expand(-1, shape[0], -1, -1)
     if list(images.shape[2:]) != list(shape[1:]):
-        images = F.interpolate(images.float(), size=tuple(shape[1:]), mode="bilinear", antialias=True, align_corners=False)
+        images = F.interpolate(at_least_float32(images), size=tuple(shape[1:]), mode="bilinear", antialias=True, align_corners=False)
     return images
 
 
@@ -89,4 +91,4 @@ class Normalise(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if self.shape is not None:
             images = fitted(images, self.shape)
-        return ((images.float() / 255 - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return ((at_least_float32(images) / 255 - self.mean) / self.std).contiguous(memory_format=torch.channels_last)

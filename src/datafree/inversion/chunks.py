@@ -1,0 +1,70 @@
+"""Chunks of recoveries that are computed together: as many as the free memory of the device holds, fewer if it runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from datafree.errors import UserError
+from datafree.zoo.hooks import LayerHooks
+from datafree.zoo.teachers import Teacher
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+FREE_SHARE = 0.7  # of the free memory that a chunk may use
+COPIES = 4  # of every layer's output: value, gradient, temporary results of the statistics, and the pass of an auxiliary teacher
+BYTES = 4  # of a float32
+
+
+def in_chunks(
+    items: Sequence[Item], work: Callable[[Sequence[Item], int], Sequence[Result]], rows: int, rows_of_item: int = 1
+) -> Iterator[Result]:
+    """The results of ``work(chunk, rows)`` for consecutive chunks of the items, such that at most ``rows`` rows are computed at once.
+
+    An item has up to ``rows_of_item`` independent rows; of a single item ``work`` must not compute more than ``rows`` at once. If the
+    device runs out of memory, the chunk is started again with half as many rows; results do not depend on the chunks.
+
+    Raises:
+        UserError: the memory does not suffice for one row.
+    """
+    done = 0
+    while done < len(items):
+        chunk = items[done : done + max(1, rows // rows_of_item)]
+        try:
+            results = work(chunk, rows)
+        except torch.OutOfMemoryError as error:
+            rows, reason = min(rows, len(chunk) * rows_of_item) // 2, str(error).splitlines()[0]
+        else:
+            yield from results
+            done += len(chunk)
+            continue
+        if not rows:
+            raise UserError(f"inversion: a single batch does not fit into the memory of the device ({reason}); lower `batch_size`")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def rows_that_fit(device: torch.device, teacher: Teacher, batch_size: int) -> int:
+    """How many batches of ``batch_size`` images for teachers of one architecture the device can hold at once, at least one."""
+    if device.type != "cuda":
+        return 1 << 16
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return max(1, int(FREE_SHARE * free / (batch_size * activation_bytes(teacher))))
+
+
+@torch.no_grad()
+def activation_bytes(teacher: Teacher) -> int:
+    """An estimate of the memory in bytes that one image needs in a step: the outputs of all layers, several times."""
+    sizes: list[int] = []
+    layers = [module for module in teacher.network.modules() if not list(module.children())]
+
+    def count(layer: nn.Module, output: torch.Tensor) -> None:
+        sizes.append(output.numel())
+
+    with LayerHooks(layers, count, outputs=True):
+        teacher.network(teacher.normalise.mean.new_zeros(1, *teacher.input))
+    return COPIES * BYTES * sum(sizes)
