@@ -17,7 +17,7 @@ SNAKEMAKE = $(IN_VENV) -m snakemake --cores $(call quoted,$(CORES)) \
 HOST := 127.0.0.1
 PORT := 5000
 
-.PHONY: help setup run smoke verify record test test-all test-hardware lint types ui status lock clean
+.PHONY: help setup run smoke verify record test test-gpu test-all test-hardware lint types ui status lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -50,6 +50,9 @@ record: verify ## verify, then commit the current artifacts to DVC
 
 test: setup ## run the tests
 	$(IN_VENV) -m pytest -n 2 --dist worksteal
+
+test-gpu: setup ## run the tests that need a CUDA device
+	$(IN_VENV) -m pytest -m gpu
 
 test-all: setup ## run the tests, slow ones included
 	$(IN_VENV) -m pytest -n 2 --dist worksteal -m "not gpu"

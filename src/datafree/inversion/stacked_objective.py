@@ -163,7 +163,8 @@ class StackedObjective:
             if flip:
                 mirrored.append(bool(torch.rand((), generator=rng) < 0.5))
             if self.shared.augmentation:
-                amounts.append(torch.stack([affine_amounts(images.shape[1], rng) for _ in range(1 + len(drawn[-1].chosen))]))
+                networks = 1 + len(drawn[-1].chosen)
+                amounts.append(affine_amounts(networks * images.shape[1], rng).view(networks, 4, -1))  # those of each network in turn
         regions = [view.region for view in drawn if view.region is not None]
         return Views(
             move=self._moved(torch.tensor([view.move for view in drawn])),

@@ -20,7 +20,7 @@ def random_affine(images: Tensor, rng: torch.Generator, degrees: float = 15.0, s
 
 def affine_amounts(count: int, rng: torch.Generator) -> Tensor:
     """Random amounts float [4, count], uniform in [-1, 1], of ``affine``."""
-    return torch.stack([torch.rand(count, generator=rng) * 2 - 1 for _ in range(4)])
+    return torch.rand(4, count, generator=rng) * 2 - 1
 
 
 def affine(images: Tensor, amounts: Tensor, degrees: float, scale: float, shift: float) -> Tensor:
