@@ -30,7 +30,7 @@ from datafree.zoo.teachers import Teacher, freeze
 
 SIZE = 16
 LOSS = InversionLossConfig(total_variation=0.3, squared_norm=0.2, diversity_margin=2.0)
-SHARED = InversionConfig(images_per_class=4, shift=2, region=0.75, auxiliary_teachers=2, loss=LOSS)
+SHARED = InversionConfig(images_per_class=3, shift=2, region=0.75, auxiliary_teachers=2, loss=LOSS)
 CLASSES = [3, 5, 4]
 
 
@@ -42,7 +42,7 @@ def _float64():
     torch.set_default_dtype(before)
 
 
-def make(name, classes, seed, *, architecture="conv4", width=8, channels=3, size=SIZE):
+def make(name, classes, seed, *, architecture="conv4", width=4, channels=3, size=SIZE):
     torch.manual_seed(seed)
     network = Classifier(build(BackboneConfig(architecture, width), channels, size, seed), classes)
     rng = torch.Generator().manual_seed(seed)
@@ -114,7 +114,7 @@ def test_terms_gradients_and_random_numbers_equal_those_of_single_rows(variant, 
     assert ("auxiliary_teachers" in results[0][0].terms) == (variant != "plain")
 
 
-@pytest.mark.parametrize("architecture", ["conv4_strided", "resnet8", "mobilenetv2"])
+@pytest.mark.parametrize("architecture", ["conv4_strided", "resnet8"])
 def test_every_architecture(architecture):
     teachers = zoo(architecture=architecture, size=32)
     assert_equal_results(both(teachers, lambda teacher: others(teachers, teacher), *batch(3, size=32), SHARED))
@@ -157,7 +157,7 @@ def test_teachers_without_batch_norm_layers():
 
 # ---- methods ----------------------------------------------------------------------------------------------------------------------------
 
-SMALL = {"steps": 3, "batch_size": 6}
+SMALL = {"steps": 2, "batch_size": 6}
 CASES = {
     "pixels": PixelInversion(**SMALL, flip=True),
     "pixels in two calibration rounds": PixelInversion(**SMALL, calibration_rounds=2),
@@ -194,10 +194,10 @@ def assert_same_pool(first, second):
         assert all(math.isclose(row[name], other[name], rel_tol=1e-5, abs_tol=1e-6) for name in row)
 
 
-def test_pools_equal_those_of_single_recoveries(method):
-    teachers = zoo()
+def test_pools_equal_those_of_single_recoveries_also_in_a_zoo_of_several_architectures(method):
+    teachers = [*zoo(), make("strided", 3, 9, architecture="conv4_strided")]
     single, together = (recover(teachers, method, together=flag) for flag in (False, True))
-    assert single.keys() == together.keys() == {0, 1, 2}
+    assert single.keys() == together.keys() == {0, 1, 2, 3}
     for number in single:
         assert_same_pool(single[number], together[number])
 
@@ -213,13 +213,6 @@ def test_a_single_pool_does_not_depend_on_the_others(method):
     ]
     assert torch.equal(both_ways[0].images, both_ways[1].images)
     assert torch.equal(one[0].images, both_ways[0].images)
-
-
-def test_teachers_of_several_architectures_are_recovered_in_groups(method):
-    teachers = [*zoo(), make("strided", 3, 9, architecture="conv4_strided")]
-    single, together = (recover(teachers, method, together=flag) for flag in (False, True))
-    for number in range(4):
-        assert_same_pool(single[number], together[number])
 
 
 def test_a_teacher_whose_loss_is_not_finite_costs_the_others_nothing(method):
