@@ -4,12 +4,16 @@ import sys
 
 from datafree.errors import UserError
 from datafree.workflow import plan as plans
-from datafree.workflow.run import PYTHON, ZOO, Run, command, pool_index, shard_command
+from datafree.workflow import deals
+from datafree.workflow.run import PYTHON, ZOO, Run, command, pool_index, shard_command, shard_file
 
 try:
     if store := workflow.storage_settings.default_storage_provider:
         raise UserError(f"--default-storage-provider: got {store}; jobs need a local or shared file system, leave the option out")
-    run = Run.of_snakefile(config, Path(workflow.basedir))
+    # On a cluster, --jobs is the number of submissions at the same time; on one machine, --cores is that of the jobs, which use one each.
+    submissions = workflow.resource_settings.nodes
+    gpus = workflow.global_resources.get("gpu")
+    run = Run.of_snakefile(config, Path(workflow.basedir), submissions or workflow.resource_settings.cores or 1, gpus or submissions)
 except UserError as error:
     print(f"datafree: {error}", file=sys.stderr, flush=True)
     raise SystemExit(2)
@@ -31,16 +35,22 @@ METHODS = study["methods"]
 ALGORITHMS = list(study["nas"]["algorithms"])
 ARMS = list(study["meta"]["arms"])
 SEEDS = study["meta"]["seeds"]
-SHARDS = list(run.plan.shards)
 GPU = 1 if run.plan.hardware.device.startswith("cuda") else 0  # of jobs that use a device
 
 
 wildcard_constraints:
     method="(?!meta_generator)[A-Za-z0-9_-]+",
-    algorithm="[A-Za-z0-9_-]+",
-    arm="[A-Za-z0-9_-]+",
-    seed="[0-9]+",
     shard="[0-9]+",
+
+
+def first_job(stage, wildcards):
+    # The wildcards of a job of the shard. All jobs of a shard have the same inputs, files of their own apart (datafree.workflow.deals).
+    return run.plan.shards[stage][wildcards.shard][0]
+
+
+def minutes(stage, of_one_job):
+    # The time limit of a shard on a cluster; at most a day, after which its jobs continue from their checkpoints.
+    return lambda wildcards: min(of_one_job * len(run.plan.shards[stage][wildcards.shard]), 24 * 60)
 
 
 # `job`: stage, wildcards, inputs and outputs, quoted (datafree.workflow.run.command).

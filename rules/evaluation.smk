@@ -12,32 +12,40 @@ def reference_files(names, network, card):
     return {kind: [f"{folder}/{file}" for folder in folders] for kind, file in files.items()} if folders else {}
 
 
+def reference_of(wildcards):
+    return first_job("reference", wildcards)["reference"]
+
+
 rule reference:
     message:
-        "{wildcards.reference} trained on real images"
+        "networks of shard {wildcards.shard} trained on real images"
     input:
         unpack(run.planned("reference")),
-        unpack(lambda wildcards: searched_architecture("reference", wildcards.reference)),
+        after=lambda wildcards: searches("reference", reference_of(wildcards)),
         train=rules.images.output.train,
         zoo=ZOO,
     output:
-        network=update("artifacts/evaluation/{reference}/network.safetensors"),
-        card=update("artifacts/evaluation/{reference}/card.json"),
-        history=update("artifacts/evaluation/{reference}/history.csv"),
-        metrics=update("artifacts/evaluation/{reference}/metrics.json"),
-        provenance=update("artifacts/evaluation/{reference}/provenance.json"),
-    wildcard_constraints:
-        reference="oracle|searched|judge|protonet|maml",
+        update(shard_file("reference", "{shard}")),
     params:
-        job=command("reference"),
+        job=shard_command(
+            "reference",
+            inputs=lambda wildcards: searched_architecture("reference", reference_of(wildcards)),
+            outputs={
+                "network": "artifacts/evaluation/{reference}/network.safetensors",
+                "card": "artifacts/evaluation/{reference}/card.json",
+                "history": "artifacts/evaluation/{reference}/history.csv",
+                "metrics": "artifacts/evaluation/{reference}/metrics.json",
+                "provenance": "artifacts/evaluation/{reference}/provenance.json",
+            },
+        ),
         settings=run.settings_of("reference"),
     log:
-        "logs/reference/{reference}.log",
+        "logs/shards/reference.{shard}.log",
     threads: 1
     resources:
         gpu=GPU,
         mem_mb=3000,
-        runtime=60, # minutes
+        runtime=minutes("reference", 60),
     shell:
         STAGE
 
@@ -47,7 +55,7 @@ rule inversion_quality:
         "quality of the recovered images"
     input:
         unpack(run.planned("inversion_quality")),
-        **reference_files([name for name in REFERENCES if name == "judge"], "judge", "judge_card"),
+        after=run.shard_files("reference", reference="judge"),
         train=rules.images.output.train,
         zoo=ZOO,
         pools=[pool_index(method) for method in METHODS],
@@ -57,7 +65,7 @@ rule inversion_quality:
         preview=update("artifacts/evaluation/inversion/real.png"),
         provenance=update("artifacts/evaluation/inversion/provenance.json"),
     params:
-        job=command("inversion_quality"),
+        job=command("inversion_quality", **reference_files([name for name in REFERENCES if name == "judge"], "judge", "judge_card")),
         settings=run.settings_of("inversion_quality"),
     log:
         "logs/inversion_quality.log",
@@ -75,17 +83,20 @@ rule few_shot:
         f"few-shot accuracy on the {study['evaluation']['split']} classes"
     input:
         unpack(run.planned("few_shot")),
-        **reference_files(ORACLES, "oracles", "oracle_cards"),
+        after=run.shard_files("learner") + run.shard_files("reference"),
         images=f"artifacts/data/{study['evaluation']['split']}.safetensors",
         zoo=ZOO,
-        learners=expand("artifacts/meta/{arm}/seed{seed}/learner.safetensors", arm=ARMS, seed=SEEDS),
-        learner_cards=expand("artifacts/meta/{arm}/seed{seed}/card.json", arm=ARMS, seed=SEEDS),
     output:
         results=update("artifacts/evaluation/few_shot/results.json"),
         metrics=update("results/metrics.json"),
         provenance=update("artifacts/evaluation/few_shot/provenance.json"),
     params:
-        job=command("few_shot"),
+        job=command(
+            "few_shot",
+            **reference_files(ORACLES, "oracles", "oracle_cards"),
+            learners=expand("artifacts/meta/{arm}/seed{seed}/learner.safetensors", arm=ARMS, seed=SEEDS),
+            learner_cards=expand("artifacts/meta/{arm}/seed{seed}/card.json", arm=ARMS, seed=SEEDS),
+        ),
         settings=run.settings_of("few_shot"),
     log:
         "logs/few_shot.log",

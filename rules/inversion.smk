@@ -26,32 +26,29 @@ rule meta_generator:
 
 
 def generator_file(wildcards):
-    # Only for methods that start from the meta-generator.
-    starts_from_it = study["inversion"]["methods"][wildcards.method].get("initialisation") == "meta"
+    starts_from_it = deals.starts_from_meta_generator(study, first_job("invert", wildcards)["method"])
     return {"generator": rules.meta_generator.output.generator} if starts_from_it else {}
 
 
 def auxiliary_teachers(wildcards):
-    # Only for methods that match BatchNorm statistics.
-    matched = study["inversion"]["auxiliary_teachers"] and study["inversion"]["methods"][wildcards.method]["method"] != "black_box"
-    return {"zoo": ZOO} if matched else {}
+    return {"zoo": ZOO} if deals.matches_statistics(study, first_job("invert", wildcards)["method"]) else {}
 
 
-# One process recovers the pools of a shard of teachers, because starting Python and PyTorch costs more than one recovery.
+# One process recovers the pools of a shard, of several teachers and methods.
 rule invert:
     message:
-        "pools of shard {wildcards.shard} by {wildcards.method}"
+        "pools of shard {wildcards.shard}"
     input:
         unpack(run.planned("invert")),
         unpack(generator_file),
         unpack(auxiliary_teachers),
-        shard=".datafree/shards/teacher.{shard}.json",
+        after=ZOO,
     output:
-        update(".datafree/shards/invert.{method}.{shard}.json"),
+        update(shard_file("invert", "{shard}")),
     params:
         job=shard_command(
             "invert",
-            inputs={"weights": "artifacts/zoo/{teacher}/weights.safetensors", "card": "artifacts/zoo/{teacher}/card.json"},
+            inputs=lambda _: {"weights": "artifacts/zoo/{teacher}/weights.safetensors", "card": "artifacts/zoo/{teacher}/card.json"},
             outputs={
                 "images": "artifacts/inversion/{method}/{teacher}/images.safetensors",
                 "history": "artifacts/inversion/{method}/{teacher}/history.csv",
@@ -62,13 +59,13 @@ rule invert:
         ),
         settings=run.settings_of("invert"),
     log:
-        "logs/invert/{method}.{shard}.log",
+        "logs/shards/invert.{shard}.log",
     priority: 3
     threads: 1
     resources:
         gpu=GPU,
         mem_mb=2000,
-        runtime=60, # minutes
+        runtime=minutes("invert", 20),
     shell:
         STAGE
 
@@ -78,7 +75,7 @@ rule pool_index:
         "index of the pools by {wildcards.method}"
     input:
         unpack(run.planned_index("invert")),
-        shards=expand(".datafree/shards/invert.{{method}}.{shard}.json", shard=SHARDS),
+        shards=lambda wildcards: run.shard_files("invert", method=wildcards.method),
     output:
         update(pool_index("{method}")),
     localrule: True

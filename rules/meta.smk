@@ -1,38 +1,48 @@
-# Meta-learning: one learner per arm and seed.
+# Meta-learning: one learner per arm and seed; those of a shard share a process.
 BEFORE_META = ("images", "teacher", "meta_generator", "invert", "episodes", "search")
 
 
+def arm_of(wildcards):
+    return first_job("learner", wildcards)["arm"]
+
+
 def arm_inversion(wildcards):
-    return study["meta"]["arms"][wildcards.arm]["inversion"]
+    return study["meta"]["arms"][arm_of(wildcards)]["inversion"]
 
 
 rule learner:
     message:
-        "meta-learner {wildcards.arm}, seed {wildcards.seed}"
+        "meta-learners of shard {wildcards.shard}"
     input:
         unpack(run.planned("learner")),
-        unpack(lambda wildcards: searched_architecture("learner", wildcards.arm)),
+        after=lambda wildcards: searches("learner", arm_of(wildcards)),
         zoo=ZOO,
         pools=lambda wildcards: pool_index(arm_inversion(wildcards)),
         episodes=lambda wildcards: f"artifacts/tasks/{arm_inversion(wildcards)}/episodes.safetensors",
         reliability=lambda wildcards: reliability_of(arm_inversion(wildcards)),
     output:
-        learner=update("artifacts/meta/{arm}/seed{seed}/learner.safetensors"),
-        card=update("artifacts/meta/{arm}/seed{seed}/card.json"),
-        history=update("artifacts/meta/{arm}/seed{seed}/history.csv"),
-        metrics=update("artifacts/meta/{arm}/seed{seed}/metrics.json"),
-        provenance=update("artifacts/meta/{arm}/seed{seed}/provenance.json"),
+        update(shard_file("learner", "{shard}")),
     params:
-        job=command("learner"),
+        job=shard_command(
+            "learner",
+            inputs=lambda wildcards: searched_architecture("learner", arm_of(wildcards)),
+            outputs={
+                "learner": "artifacts/meta/{arm}/seed{seed}/learner.safetensors",
+                "card": "artifacts/meta/{arm}/seed{seed}/card.json",
+                "history": "artifacts/meta/{arm}/seed{seed}/history.csv",
+                "metrics": "artifacts/meta/{arm}/seed{seed}/metrics.json",
+                "provenance": "artifacts/meta/{arm}/seed{seed}/provenance.json",
+            },
+        ),
         settings=run.settings_of("learner"),
     log:
-        "logs/learner/{arm}.{seed}.log",
+        "logs/shards/learner.{shard}.log",
     priority: 2 # the longest jobs start first; otherwise one of them would run alone at the end
     threads: 1
     resources:
         gpu=GPU,
         mem_mb=3000,
-        runtime=240, # minutes
+        runtime=minutes("learner", 240),
     shell:
         STAGE
 
@@ -40,4 +50,4 @@ rule learner:
 rule meta:
     input:
         **run.planned_target(*BEFORE_META, "learner"),
-        results=expand("artifacts/meta/{arm}/seed{seed}/provenance.json", arm=ARMS, seed=SEEDS),
+        results=run.shard_files("learner"),

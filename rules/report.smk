@@ -16,11 +16,7 @@ rule report_page:
         real_preview=rules.inversion_quality.output.preview,
         data_preview=rules.images.output.preview,
         reliability=[reliability_of(method) for method in METHODS],
-        histories=expand("artifacts/meta/{arm}/seed{seed}/history.csv", arm=ARMS, seed=SEEDS),
-        architectures=expand("artifacts/nas/{algorithm}/architecture.json", algorithm=ALGORITHMS),
-        drawings=expand("artifacts/nas/{algorithm}/cell.png", algorithm=ALGORITHMS),
-        candidates=expand("artifacts/nas/{algorithm}/candidates.csv", algorithm=ALGORITHMS),
-        retrained=expand("artifacts/nas/{algorithm}/retrained/metrics.json", algorithm=ALGORITHMS),
+        after=run.shard_files("learner") + run.shard_files("search") + run.shard_files("retrain"),
     output:
         page=report(update("artifacts/report/report.html"), category="Study", caption="../report/page.rst"),
         table=update("artifacts/report/table.txt"),
@@ -29,7 +25,14 @@ rule report_page:
         curves=update("artifacts/report/curves.csv"),
         provenance=update("artifacts/report/provenance.json"),
     params:
-        job=command("report_page"),
+        job=command(
+            "report_page",
+            histories=expand("artifacts/meta/{arm}/seed{seed}/history.csv", arm=ARMS, seed=SEEDS),
+            architectures=expand("artifacts/nas/{algorithm}/architecture.json", algorithm=ALGORITHMS),
+            drawings=expand("artifacts/nas/{algorithm}/cell.png", algorithm=ALGORITHMS),
+            candidates=expand("artifacts/nas/{algorithm}/candidates.csv", algorithm=ALGORITHMS),
+            retrained=expand("artifacts/nas/{algorithm}/retrained/metrics.json", algorithm=ALGORITHMS),
+        ),
         settings=run.settings_of("report_page"),
     log:
         "logs/report_page.log",

@@ -1,6 +1,7 @@
 # Teachers: trained, copied or downloaded, checked, and described by a card. One process works through the teachers of a shard.
 def training_images(wildcards):
-    return {"train": rules.images.output.train} if any(study["teachers"][name]["training"] for name in run.plan.shards[wildcards.shard]) else {}
+    trained = study["teachers"][first_job("teacher", wildcards)["teacher"]]["training"]
+    return {"train": rules.images.output.train} if trained else {}
 
 
 rule teacher:
@@ -10,11 +11,10 @@ rule teacher:
         unpack(run.planned("teacher")),
         unpack(training_images),
     output:
-        update(".datafree/shards/teacher.{shard}.json"),
+        update(shard_file("teacher", "{shard}")),
     params:
         job=shard_command(
             "teacher",
-            inputs={},
             outputs={
                 "weights": "artifacts/zoo/{teacher}/weights.safetensors",
                 "card": "artifacts/zoo/{teacher}/card.json",
@@ -23,12 +23,12 @@ rule teacher:
         ),
         settings=run.settings_of("teacher"),
     log:
-        "logs/teacher/{shard}.log",
+        "logs/shards/teacher.{shard}.log",
     threads: 1
     resources:
         gpu=lambda wildcards: GPU if training_images(wildcards) else 0,
         mem_mb=2000,
-        runtime=60, # minutes
+        runtime=minutes("teacher", 20),
     shell:
         STAGE
 
@@ -38,7 +38,7 @@ rule zoo_index:
         "index of the teachers"
     input:
         unpack(run.planned_index("teacher")),
-        shards=expand(".datafree/shards/teacher.{shard}.json", shard=SHARDS),
+        shards=run.shard_files("teacher"),
     output:
         update(ZOO),
     localrule: True

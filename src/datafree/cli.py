@@ -26,16 +26,18 @@ def stage(
     wildcards: Annotated[list[str], typer.Argument(help="name=value")] = [],  # noqa: B006
     inputs: Annotated[list[str], typer.Option("--input", "-i", help="name=path; repeat a name for a list")] = [],  # noqa: B006
     outputs: Annotated[list[str], typer.Option("--output", "-o", help="name=path")] = [],  # noqa: B006
-    shard: Annotated[str, typer.Option(help="Run the jobs of all teachers of this shard")] = "",
-    shard_file: Annotated[Path | None, typer.Option(help="Written when all jobs of the shard are done: their results")] = None,
+    shard: Annotated[str, typer.Option(help="Run the jobs of this shard of the stage")] = "",
+    shard_file: Annotated[Path | None, typer.Option(help="Written when all jobs of the shard are done: their names")] = None,
 ) -> None:
     """Run a job of the current run, or the jobs of a shard (called by Snakemake). Jobs whose outputs are up to date are skipped.
 
     Paths may contain wildcards of the job in braces, as in `zoo/{teacher}/card.json`.
     """
-    from datafree.workflow import indexes, jobs
+    from datafree import artifacts, gpus
+    from datafree.workflow import shards
 
     plan = _current_plan()
+    os.environ[gpus.JOBS_PER_GPU] = str(plan.tree["jobs_per_gpu"])
     input_files: dict[str, str | list[str]] = {}
     for key, path in map(_name_and_value, inputs):
         earlier = input_files.get(key)
@@ -44,11 +46,10 @@ def stage(
     if "provenance" not in output_files:
         raise UserError("--output: expected one named provenance, the record of the job; give -o provenance=<path>")
     chosen = dict(map(_name_and_value, wildcards))
-    teachers = [{"teacher": teacher} for teacher in plan.shards[shard]] if shard else [{}]
-    members = [plan.job(name, chosen | teacher, input_files, output_files) for teacher in teachers]
-    jobs.execute_all(members, plan.source)
+    members = plan.shards[name][shard] if shard else [chosen]
+    shards.execute_all([plan.job(name, member, input_files, output_files) for member in members], plan.source)
     if shard_file:
-        indexes.write_index(shard_file, members)
+        artifacts.write_json(shard_file, {"jobs": members})
 
 
 @app.command()

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
 
 
+# Beginnings of errors of CUDA and its libraries that PyTorch raises as plain RuntimeErrors.
+LOST = ("CUDA error", "cuDNN error", "cuBLAS error", "CUDA driver error")
 _IN_USE: list[torch.device] = []  # the device of this process inside ``use``
 
 
@@ -65,6 +67,26 @@ def _check(gpu: str) -> None:
         raise UserError(
             f"device: PyTorch {torch.__version__} cannot use GPU {gpu}: {reason}; correct this (see `nvidia-smi`), or set `device: cpu`"
         ) from None
+
+
+def lost(error: RuntimeError) -> str:
+    """What CUDA reported in an error after which this process cannot use its GPU any more, in one line; empty for other errors.
+
+    A lack of memory is none of them.
+    """
+    import torch
+
+    text = " ".join((str(error).splitlines() or [""])[:1])
+    if out_of_memory(error):
+        return ""
+    return text if isinstance(error, torch.AcceleratorError) or text.startswith(LOST) else ""
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether PyTorch found no free memory on a GPU."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

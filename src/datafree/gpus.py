@@ -2,7 +2,8 @@
 
 Snakemake counts GPUs but does not assign them to jobs. A job therefore takes a lease: a lock on one file per GPU, which all users of the
 machine share, so that two pipelines or two users never compute on one GPU. The kernel releases the lock when the process ends for any
-reason. This module does not import PyTorch, because Snakemake imports it at every start.
+reason. If ``jobs_per_gpu`` lets several jobs share a GPU, each holds a shared lock on this file and an exclusive one on the file of its
+place, so a job that needs the GPU for itself still excludes all others. This module does not import PyTorch: Snakemake imports it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pathlib import Path
 from datafree.errors import UserError
 
 LOCK_FOLDER = "DATAFREE_GPU_LOCKS"  # environment variable: the folder of the lock files
+JOBS_PER_GPU = "DATAFREE_JOBS_PER_GPU"  # environment variable: how many jobs may share a GPU
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 NO_GPU = ("", "-1", "NoDevFiles")  # entries that users and schedulers write to hide all GPUs
 # User id of files whose owner has none inside a container; the folder /tmp of the machine belongs to it there.
@@ -182,7 +184,7 @@ def reserve(gpus: Sequence[str]) -> Iterator[str]:
     if "SLURM_JOB_ID" in os.environ and "," not in os.environ.get(VISIBLE, ",") and not _reserved():
         yield gpus[0]
         return
-    with lease(gpus, default_lock_folder()) as uuid:
+    with lease(gpus, default_lock_folder(), int(os.environ.get(JOBS_PER_GPU, "1"))) as uuid:
         os.environ[VISIBLE] = uuid
         _RESERVED[:] = [uuid]
         yield uuid
@@ -198,8 +200,10 @@ def default_lock_folder() -> Path:
 
 
 @contextlib.contextmanager
-def lease(uuids: Sequence[str], folder: Path) -> Iterator[str]:
-    """Lock one of the GPUs exclusively and yield its UUID; waits until one is free.
+def lease(uuids: Sequence[str], folder: Path, jobs_per_gpu: int = 1) -> Iterator[str]:
+    """Lock one of the GPUs and yield its UUID; waits until one is free.
+
+    The lock is exclusive, or with several ``jobs_per_gpu`` shared by at most this number of leases.
 
     ``folder`` must belong to root or to this user. If other users may write to it, it must be sticky, so that they cannot remove locks.
 
@@ -212,21 +216,32 @@ def lease(uuids: Sequence[str], folder: Path) -> Iterator[str]:
             os.close(_open_lock(folder, opened, uuid))  # an unusable lock file is an error even if another GPU is free
         reported = False
         while True:
-            for uuid in random.SystemRandom().sample(list(uuids), len(uuids)):
-                lock = _try_lock(folder, opened, uuid)
-                if lock is None:
-                    continue
-                try:
-                    yield uuid
-                finally:
-                    os.close(lock)
-                return
+            for place in range(jobs_per_gpu):  # the first place of every GPU before the second of any
+                for uuid in random.SystemRandom().sample(list(uuids), len(uuids)):
+                    with _place(folder, opened, uuid, place if jobs_per_gpu > 1 else None) as held:
+                        if held:
+                            yield uuid
+                            return
             if not reported:
                 print(f"waiting for a free GPU ({len(uuids)} in use)", file=sys.stderr, flush=True)
                 reported = True
             time.sleep(random.SystemRandom().uniform(0.2, 1.0))
     finally:
         os.close(opened)
+
+
+@contextlib.contextmanager
+def _place(folder: Path, opened: int, uuid: str, place: int | None) -> Iterator[bool]:
+    """Whether the locks of one place of a GPU could be taken, which are held in the block; None: the whole GPU."""
+    names = {uuid: fcntl.LOCK_EX} if place is None else {uuid: fcntl.LOCK_SH, f"{uuid}-{place + 1}": fcntl.LOCK_EX}
+    with contextlib.ExitStack() as held:
+        for name, kind in names.items():
+            lock = _try_lock(folder, opened, name, kind)
+            if lock is None:
+                yield False
+                return
+            held.callback(os.close, lock)
+        yield True
 
 
 def _open_folder(folder: Path) -> int:
@@ -243,12 +258,12 @@ def _open_folder(folder: Path) -> int:
     raise _unusable_lock(folder, f"other users can remove files here, owner {status.st_uid}, mode {stat.S_IMODE(status.st_mode):o}")
 
 
-def _try_lock(folder: Path, opened: int, uuid: str) -> int | None:
-    """A locked descriptor of the lock file of a GPU, or None if another process holds the lock."""
+def _try_lock(folder: Path, opened: int, uuid: str, kind: int) -> int | None:
+    """A descriptor of the lock file of a GPU with a lock of this kind, or None if another process holds one that excludes it."""
     while True:
         lock = _open_lock(folder, opened, uuid)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
             # If the file has been removed since it was opened, by a program that tidies /tmp, other processes do not see this lock.
             status = os.stat(_lock_name(uuid), dir_fd=opened, follow_symlinks=False)
             if os.path.samestat(status, os.fstat(lock)):

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 # By the old dotted key; `*` stands for any one name.
 RENAMED = {
     "inversion.companions": "inversion.auxiliary_teachers",
-    "inversion.shard_size": "zoo.shard_size",
     "inversion.loss.companions": "inversion.loss.auxiliary_teachers",
     "meta.arms.*.pool": "meta.arms.*.images_per_class",
     "nas.algorithms.*.screened": "nas.algorithms.*.prefilter",

@@ -64,7 +64,6 @@ class TeacherTrainingConfig:
 class ZooConfig:
     manifest: str = "zoos/glyphs.yaml"  # path, relative to the Snakefile; source, architecture, classes and normalisation of every teacher
     limit: int | None = None  # number of teachers, from the start of the manifest; null = all
-    shard_size: int | None = None  # teachers of one architecture per process; null = twice the root of their number; changes no result
     training: TeacherTrainingConfig = field(default_factory=TeacherTrainingConfig)
 
 
@@ -155,6 +154,7 @@ class TrackingConfig:
 class Config:
     seed: int = 0  # of all random numbers; meta-training has its own seeds in addition
     device: str = "auto"  # cpu, cuda or cuda:N; auto = a GPU if PyTorch can use one, otherwise the CPU
+    jobs_per_gpu: int = 1  # jobs that may share a GPU at the same time; changes no result; `--resources gpu=N`: N = GPUs times this number
     precision: Precision = Precision.auto  # of convolutions and matrix products; weights and losses are always float32
     accept_other_hardware: bool = False  # true = results of another device, processor kind or precision count as up to date
     backbone: BackboneConfig = field(default_factory=BackboneConfig)  # default of every arm and oracle
@@ -172,6 +172,7 @@ class Config:
 # searches are in datafree.config.inversions, .arms and .algorithms.
 BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "seed": (0, 2**31 - 1),
+    "jobs_per_gpu": (1, 16),
     "backbone.width": (4, 1024),
     "backbone.cells": (1, None),
     "data.image_size": (16, 1024),
@@ -179,7 +180,6 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "data.glyphs.classes.*": (2, None),
     "data.glyphs.images_per_class.*": (2, None),
     "zoo.limit": (1, None),
-    "zoo.shard_size": (1, None),
     "zoo.training.steps": (1, None),
     "zoo.training.batch_size": (2, None),
     "zoo.training.learning_rate": (1e-8, 10),

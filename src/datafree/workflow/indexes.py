@@ -1,7 +1,7 @@
 """Indexes: one file that names the results of a stage for all teachers, with their hashes.
 
 Later stages depend on an index instead of on the files of every teacher, so the graph of jobs and the records grow with the number of
-teachers, not with its square. The file of a shard, which says that all its jobs are done, is an index of their results.
+teachers, not with its square.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def content(rows: Sequence[tuple[str, dict[str, str]]]) -> dict[str, Any]:
 
 
 def write_index(path: str | Path, jobs: Iterable[Job]) -> None:
-    """Write what the records of finished jobs, one per teacher, say of their results: of all jobs of a stage, or of those of a shard.
+    """Write what the records of finished jobs, one per teacher, say of their results.
 
     Raises:
         UserError: a job has no record.

@@ -27,6 +27,7 @@ from datafree.data.layout import listing_hash
 from datafree.errors import UserError
 from datafree.workflow import preflight
 from datafree.workflow.code import PACKAGE, Source
+from datafree.workflow.deals import Shards, starts_from_meta_generator
 from datafree.workflow.file_hashes import FileHashes
 from datafree.workflow.hardware import Hardware
 from datafree.workflow.provenance import RECORD, Job
@@ -43,13 +44,13 @@ DERIVED = ("teachers", "references", "methods", "learners", "architectures", "im
 @dataclass(frozen=True)
 class Plan:
     """``tree``: the resolved settings, and what follows from them and from files: ``teachers``, ``references``, ``methods``, ``learners``,
-    ``architectures`` (the search whose result is the backbone of a learner or reference), ``image_files``. ``shards``: by number the names
-    of the teachers whose jobs share a process. ``source``: the code.
+    ``architectures`` (the search whose result is the backbone of a learner or reference), ``image_files``. ``shards``: by stage and
+    number the wildcards of the jobs that share a process, in a new plan those of the last run. ``source``: the code.
     """
 
     tree: Mapping[str, Any]
     hardware: Hardware
-    shards: Mapping[str, list[str]]
+    shards: Mapping[str, Shards]
     source: Source
     code: str = ""  # a hash of all code, in a plan that was read from its file
 
@@ -87,6 +88,13 @@ class Plan:
 
     def jobs(self) -> Iterator[Job]:
         """All jobs of the study, in the order of the stages; each has only its record as output."""
+        for stage in STAGES:
+            yield from (self.job(stage, chosen) for chosen in self.wildcards_of(stage))
+
+    def wildcards_of(self, stage: str) -> list[dict[str, str]]:
+        """The wildcards of every job of a stage."""
+        if stage == "meta_generator" and not self.trains_meta_generator:
+            return []
         names = {
             "teacher": self.teachers,
             "method": self.tree["methods"],
@@ -95,18 +103,15 @@ class Plan:
             "seed": [str(seed) for seed in self.tree["meta"]["seeds"]],
             "reference": list(self.tree["references"]),
         }
-        for stage in STAGES:
-            if stage == "meta_generator" and not self.trains_meta_generator:
-                continue
-            wildcards: list[dict[str, str]] = [{}]
-            for name in declaration(stage).wildcards:
-                wildcards = [{**chosen, name: value} for chosen in wildcards for value in names[name]]
-            yield from (self.job(stage, chosen) for chosen in wildcards)
+        wildcards: list[dict[str, str]] = [{}]
+        for name in declaration(stage).wildcards:
+            wildcards = [{**chosen, name: value} for chosen in wildcards for value in names[name]]
+        return wildcards
 
     @property
     def trains_meta_generator(self) -> bool:
         """Whether an inversion method starts from the meta-generator."""
-        return any(method.get("initialisation") == "meta" for method in self.tree["inversion"]["methods"].values())
+        return any(starts_from_meta_generator(self.tree, method) for method in self.tree["methods"])
 
     def write(self, path: Path) -> None:
         """Write the plan, and delete old ones."""
@@ -156,7 +161,7 @@ def make_plan(config: Config, project: Path) -> Plan:
     # Names, sizes and modification times, so that changed or added images are noticed. The embedded glyphs have no files.
     tree["image_files"] = listing_hash(config.data.folder) if config.data.source is ImageSource.folder and config.data.folder else ""
     newest = newest_plan()
-    return Plan(tree, hardware, preflight.shards(teachers, config.zoo.shard_size), Source.read(newest.source if newest else None))
+    return Plan(tree, hardware, newest.shards if newest else {}, Source.read(newest.source if newest else None))
 
 
 def new_path() -> Path:

@@ -5,7 +5,6 @@ This module does not import PyTorch, because Snakemake runs it at every start.
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 
@@ -50,19 +49,6 @@ def resolve_hardware(config: Config) -> Hardware:
     resolved = hardware.resolve(config.device, config.precision.value, config.accept_other_hardware)
     config.device, config.precision = resolved.device, Precision(resolved.precision)
     return resolved
-
-
-def shards(teachers: list[Entry], size: int | None) -> dict[str, list[str]]:
-    """Shards by number: the names of at most ``size`` teachers of one architecture, in the order of the manifest.
-
-    The default size, twice the root of the number of teachers, keeps both the processes and the teachers of one process few.
-    """
-    size = size or math.ceil(2 * math.sqrt(len(teachers)))
-    groups: dict[str, list[str]] = {}
-    for teacher in teachers:
-        groups.setdefault(str(teacher.architecture), []).append(teacher.name)
-    members = [names[start : start + size] for names in groups.values() for start in range(0, len(names), size)]
-    return {str(number): names for number, names in enumerate(members)}
 
 
 def real_classes(config: Config, teachers: list[Entry]) -> bool:
