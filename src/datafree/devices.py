@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import inspect
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -43,11 +45,27 @@ def use(spec: str) -> Iterator[torch.device]:
             # One thread per process: jobs run in parallel, and busy-waiting threads of one slow down the others.
             torch.set_num_threads(1)
         torch.backends.cudnn.benchmark = False
+        leave_out_compiler()
         _IN_USE.append(torch.device("cuda" if gpu else "cpu"))
         try:
             yield _IN_USE[-1]
         finally:
             _IN_USE.pop()
+
+
+@functools.cache
+def leave_out_compiler() -> None:
+    """Make PyTorch's optimisers compute without the check whether ``torch.compile`` is at work, which nothing here uses.
+
+    The check imports the compiler, which takes two CPU seconds in every process.
+    """
+    import torch
+
+    base = torch.optim.Optimizer
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        setattr(base, name, inspect.unwrap(getattr(base, name)))
+    for optimiser in (torch.optim.Adam, torch.optim.SGD):  # AdamW has the step of Adam
+        setattr(optimiser, "step", torch.no_grad()(inspect.unwrap(optimiser.step)))  # noqa: B010
 
 
 def _check(gpu: str) -> None:

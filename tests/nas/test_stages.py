@@ -17,7 +17,7 @@ from datafree.nas.search_result import SearchResult
 from datafree.nas.spaces.nasbench201.space import NasBench201Space
 from datafree.stages import retrain, search
 from datafree.stages.files.networks import read_backbone
-from datafree.stages.search import joined_pools
+from datafree.stages.files.searches import joined_pools
 from datafree.workflow.job_checkpoints import checkpoint_of
 from datafree.workflow.provenance import Job
 from tests.index_files import write_index

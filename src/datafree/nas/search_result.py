@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-
-from scipy.stats import rankdata
 
 from datafree.nas.space import Genotype, Space
 
@@ -53,7 +52,8 @@ def negative_kl(measures: Mapping[Genotype, Measures]) -> dict[Genotype, float]:
 
 def relative_rank(values: Mapping[Key, float]) -> dict[Key, float]:
     """The rank of each value divided by their number, in (0, 1]: 1 = the largest. Equal values share their mean rank."""
-    return dict(zip(values, (rankdata(list(values.values())) / len(values)).tolist(), strict=True)) if values else {}
+    ordered = sorted(values.values())  # scipy.stats has ranks too, but takes a second to import
+    return {key: (bisect_left(ordered, value) + bisect_right(ordered, value) + 1) / 2 / len(values) for key, value in values.items()}
 
 
 def mean_rank(*values: Mapping[Key, float]) -> dict[Key, float]:

@@ -10,10 +10,11 @@ from datafree.meta import ARMS
 from datafree.meta.adaptation import describe
 from datafree.meta.learner import Learner
 from datafree.nas.networks import build
+from datafree.stages.files.cards import read_cards
 from datafree.stages.files.networks import searched_backbone
 from datafree.stages.files.pools import read_pools
 from datafree.stages.files.tasks import read_episodes, read_sampling_weights
-from datafree.stages.files.teachers import read_cards, read_teachers
+from datafree.stages.files.teachers import read_teachers
 from datafree.workflow.job_checkpoints import checkpoint_of
 from datafree.workflow.provenance import Job
 from datafree.zoo.backbones import Normalise

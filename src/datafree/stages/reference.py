@@ -19,9 +19,9 @@ from datafree.distillation.heads import TeacherHeads
 from datafree.meta import ARMS
 from datafree.meta.learner import Learner
 from datafree.nas.networks import build
+from datafree.stages.files.cards import read_cards
 from datafree.stages.files.image_sets import read_image_set
 from datafree.stages.files.networks import searched_backbone
-from datafree.stages.files.teachers import read_cards
 from datafree.tasks.episodes import sample_episodes
 from datafree.tasks.pools import real_pool
 from datafree.workflow.job_checkpoints import checkpoint_of

@@ -10,7 +10,7 @@ from typing import Any
 from datafree import artifacts
 from datafree.report import tables
 from datafree.report.page import Architecture, Curve, Study, render
-from datafree.stages.files.teachers import read_cards
+from datafree.stages.files.cards import read_cards
 from datafree.workflow.indexes import read_index
 from datafree.workflow.provenance import Job
 

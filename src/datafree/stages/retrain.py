@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datafree import artifacts, devices
 from datafree.nas.retrain import retrain
+from datafree.stages.files.cards import read_cards
 from datafree.stages.files.networks import searched_backbone
-from datafree.stages.files.teachers import read_cards
-from datafree.stages.search import algorithm_config, joined_pools, nas_seed
+from datafree.stages.files.searches import algorithm_config, joined_pools, nas_seed
 from datafree.workflow.job_checkpoints import checkpoint_of
 from datafree.workflow.provenance import Job
 from datafree.zoo.networks import network_card

@@ -6,20 +6,14 @@ import sys
 from typing import Any
 
 from datafree import artifacts, devices
-from datafree.config import ALGORITHM_TYPES, AlgorithmConfig, typed
-from datafree.distillation.joined_pools import JoinedPools
 from datafree.nas import spaces
 from datafree.nas.algorithms import ALGORITHMS
 from datafree.nas.candidate_plot import draw_candidates
 from datafree.nas.search_result import SearchResult
 from datafree.nas.space import Space
-from datafree.stages.files.pools import read_pools
-from datafree.stages.files.tasks import read_sampling_weights
-from datafree.stages.files.teachers import read_cards
+from datafree.stages.files.searches import algorithm_config, joined_pools, nas_seed
 from datafree.workflow.job_checkpoints import checkpoint_of
 from datafree.workflow.provenance import Job
-from datafree.zoo.backbones import Normalise
-from datafree.zoo.teachers import common_normalisation
 
 FOLDER = "artifacts/nas/{algorithm}"
 READS = ("seed", "nas.algorithms.{algorithm}")
@@ -74,21 +68,3 @@ def candidate_rows(space: Space, result: SearchResult) -> list[dict[str, Any]]:
         sizes = {"macs": space.macs(genotype), "parameters": space.parameters(genotype)}
         rows.append({"step": step, **chosen, **sizes, **measures})
     return rows
-
-
-def algorithm_config(job: Job) -> AlgorithmConfig:
-    tree = job.config[f"nas.algorithms.{job.wildcards['algorithm']}"]
-    return typed(ALGORITHM_TYPES[tree["method"]], tree)
-
-
-def joined_pools(job: Job) -> JoinedPools:
-    """The pools of all teachers with a sampling weight above 0 as one pool, with the normalisation of a network for all teachers."""
-    pools = read_pools(job.input("pools"), job.input("zoo"))
-    weights = read_sampling_weights(job.input("reliability"))
-    used = [pool for pool, weight in zip(pools, weights, strict=True) if weight > 0]
-    return JoinedPools.join(used, Normalise(*common_normalisation(read_cards(job.input("zoo")))))
-
-
-def nas_seed(job: Job) -> int:
-    """The seed of search and retraining, which therefore hold out the same images."""
-    return devices.derive_seed(job.config["seed"], "nas", job.wildcards["algorithm"])

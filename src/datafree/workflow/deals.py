@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+STEPS_PER_PROCESS = 50  # training steps of a small network that take about as long as the start of a process
 Names = dict[str, str]  # the wildcards of a job
 Shards = dict[str, list[Names]]  # the jobs of each shard of a stage, by its number
 
@@ -33,7 +34,7 @@ class Capacity:
 def deal(tree: Mapping[str, Any], stage: str, jobs: Sequence[Names], slots: int) -> Shards:
     """The jobs of a stage, by their wildcards, on shards: at most ``slots`` of them, plus one for each group of jobs with other inputs.
 
-    The shards of a group are of about equal cost, and each begins with its longest jobs.
+    The shards of a group are of about equal cost, which is at least that of the start of a process, and each begins with its longest jobs.
     """
     groups: dict[tuple[str, ...], list[Names]] = {}
     for names in jobs:
@@ -42,7 +43,7 @@ def deal(tree: Mapping[str, Any], stage: str, jobs: Sequence[Names], slots: int)
     shards: list[list[Names]] = []
     for members in groups.values():
         costs = [_cost(tree, stage, names) for names in members]
-        number = min(len(members), -(-slots * sum(costs) // total))
+        number = min(len(members), -(-slots * sum(costs) // total), max(1, sum(costs) // STEPS_PER_PROCESS))
         parts: list[list[Names]] = [[] for _ in range(number)]
         loads = [0] * number
         for index in sorted(range(len(members)), key=lambda index: -costs[index]):
@@ -100,6 +101,7 @@ def _cost(tree: Mapping[str, Any], stage: str, names: Names) -> int:
         arm = tree["meta"]["arms"][names["arm"]]
         return arm.get("steps", 1) * arm.get("tasks_per_step", 1)
     if stage == "reference":
-        return 1
+        reference = tree["references"][names["reference"]]
+        return reference.get("arm", reference)["steps"]
     algorithm = tree["nas"]["algorithms"][names["algorithm"]]
     return algorithm.get("supernet_steps", 1) + algorithm["retrain_steps"]

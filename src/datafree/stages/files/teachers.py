@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import torch
 
@@ -38,11 +38,6 @@ def read_teachers(zoo: Path) -> list[Teacher]:
         UserError: a file is missing, damaged or not the one of the index.
     """
     return [_read_member(member) for member in read_index(zoo)]
-
-
-def read_cards(zoo: Path) -> list[dict[str, Any]]:
-    """The cards of all teachers of an index, in its order."""
-    return [artifacts.read_json(member.path("card.json")) for member in read_index(zoo)]
 
 
 def auxiliary_teachers(zoo: Path, name: str, device: torch.device) -> OtherTeachers:
