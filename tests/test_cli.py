@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import signal
 import subprocess
@@ -27,6 +28,7 @@ def planned(tmp_path, monkeypatch):
     """A folder with the plan of a run."""
     monkeypatch.chdir(tmp_path)
     plan = make_plan(load(PROJECT / "params.yaml", PROJECT / "presets/smoke.yaml"), PROJECT)
+    plan = dataclasses.replace(plan, shards={"teacher": {"0": [{"teacher": name} for name in plan.teachers[1:]]}})
     plan.write(tmp_path / "plan.json")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "plan.json"))
     return plan
@@ -97,7 +99,7 @@ def test_a_stage_is_given_its_files_by_name_and_repeated_names_are_lists(tmp_pat
     assert "Traceback" not in result.stderr
 
 
-def test_a_shard_is_its_teachers_and_an_index_those_of_all_shards(tmp_path, planned):
+def test_a_shard_is_its_jobs_and_an_index_those_of_all_shards(tmp_path, planned):
     outputs = {"card": "artifacts/zoo/{teacher}/card.json", "provenance": "artifacts/zoo/{teacher}/provenance.json"}
     for teacher in planned.teachers:
         artifacts.write_text(f"artifacts/zoo/{teacher}/card.json", teacher)
@@ -105,7 +107,8 @@ def test_a_shard_is_its_teachers_and_an_index_those_of_all_shards(tmp_path, plan
         provenance.write_record(job, [job.module], planned.source, {}, {})
     files = [word for name, path in outputs.items() for word in ("-o", f"{name}={path}")]
     result = datafree(tmp_path, "stage", "teacher", *files, "--shard", "0", "--shard-file", "0.json")
-    assert result.stderr.splitlines() == [f"teacher/{teacher}: up to date" for teacher in planned.teachers]
+    assert result.stderr.splitlines() == [f"teacher/{teacher}: up to date" for teacher in planned.teachers[1:]]
+    assert artifacts.read_json(tmp_path / "0.json") == {"jobs": planned.shards["teacher"]["0"]}
     assert datafree(tmp_path, "index", "zoo/index.json", "teacher").returncode == 0
     assert [member.name for member in read_index("zoo/index.json")] == planned.teachers
 

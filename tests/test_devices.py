@@ -1,5 +1,7 @@
 import hashlib
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -141,3 +143,34 @@ def test_a_gpu_that_fails_at_its_first_use_gives_one_line(two_gpus, monkeypatch,
     reason = str(error).splitlines()[0].rstrip(".")
     with pytest.raises(UserError, match=rf"^device: PyTorch \S+ cannot use GPU GPU-aa: {reason}; correct this .* set `device: cpu`$"):
         devices._check("GPU-aa")
+
+
+def test_optimisers_compute_the_same_without_the_compiler_and_do_not_load_it():
+    script = """
+import sys
+import torch
+from datafree import devices
+
+def trained():
+    torch.manual_seed(0)
+    network = torch.nn.Linear(3, 2)
+    for kind in (torch.optim.Adam, torch.optim.AdamW, lambda weights: torch.optim.SGD(weights, 0.1, momentum=0.9, nesterov=True)):
+        optimiser = kind(network.parameters())
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.1, total_steps=4)
+        for _ in range(3):
+            optimiser.zero_grad()
+            network(torch.ones(4, 3)).square().sum().backward()
+            optimiser.step()
+            schedule.step()
+        optimiser.load_state_dict(optimiser.state_dict())
+    assert all(weight.requires_grad and weight.grad_fn is None for weight in network.parameters())
+    return network.weight.detach().clone()
+
+with devices.use("cpu"):
+    without = trained()
+assert "torch._dynamo" not in sys.modules
+print(without.double().numpy().tobytes().hex())
+"""
+    plain = script.replace('with devices.use("cpu"):', "torch.set_num_threads(1)\nif True:").replace("not in sys.modules", "in sys.modules")
+    run = [subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True).stdout for text in (script, plain)]
+    assert run[0] == run[1] != ""

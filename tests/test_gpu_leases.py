@@ -1,5 +1,6 @@
 """GPU leases: no two processes use one GPU; other users of the machine can neither abuse the lock files nor are they shut out."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -45,6 +46,20 @@ with held as uuid:
 """
 
 
+SHARED = """
+import sys
+from pathlib import Path
+from datafree import gpus
+with gpus.lease(["A"], Path(sys.argv[1]), int(sys.argv[2])) as uuid:
+    print(uuid, flush=True)
+"""
+
+
+def sharing(locks: Path, jobs_per_gpu: int) -> subprocess.Popen:
+    command = [sys.executable, "-c", SHARED, locks, str(jobs_per_gpu)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 @pytest.fixture
 def locks(tmp_path) -> Path:
     folder = tmp_path / "locks"
@@ -87,6 +102,39 @@ def test_a_lease_ends_with_its_block_and_a_second_lease_gets_another_gpu(locks):
     with gpus.lease(["A", "B"], locks) as first, gpus.lease(["A", "B"], locks) as second:
         assert {first, second} == {"A", "B"}
     assert len(list(Path("/dev/fd").iterdir())) == descriptors
+
+
+def test_several_jobs_share_a_gpu_after_each_gpu_has_one(locks):
+    with contextlib.ExitStack() as held:
+        leased = [held.enter_context(gpus.lease(["A", "B"], locks, 2)) for _ in range(4)]
+        assert set(leased[:2]) == set(leased[2:]) == {"A", "B"}
+
+
+def test_no_more_jobs_share_a_gpu_than_allowed_and_a_place_is_free_again(tmp_path, locks):
+    with gpus.lease(["A"], locks, 2), gpus.lease(["A"], locks, 2):
+        third = sharing(locks, 2)
+        assert third.stderr.readline() == "waiting for a free GPU (1 in use)\n"
+        assert third.poll() is None
+    output, _ = third.communicate(timeout=60)
+    assert output == "A\n"
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1)])
+def test_a_job_that_needs_a_gpu_for_itself_shares_it_with_none(locks, first, second):
+    with gpus.lease(["A"], locks, first):
+        other = subprocess.Popen(
+            [sys.executable, "-c", SHARED, locks, str(second)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert other.stderr.readline() == "waiting for a free GPU (1 in use)\n"
+    output, _ = other.communicate(timeout=60)
+    assert output == "A\n"
+
+
+def test_the_number_of_jobs_on_a_gpu_is_that_of_the_environment(locks, monkeypatch):
+    monkeypatch.setenv("DATAFREE_GPU_LOCKS", str(locks))
+    monkeypatch.setenv("DATAFREE_JOBS_PER_GPU", "3")
+    with gpus.reserve(["A"]), gpus.lease(["A"], locks, 3), gpus.lease(["A"], locks, 3):
+        assert {path.name for path in locks.iterdir()} == {"datafree-A.lock", *(f"datafree-A-{place}.lock" for place in (1, 2, 3))}
 
 
 def test_a_lock_file_that_was_removed_meanwhile_is_not_relied_on(locks, monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from datafree import artifacts, devices
+from datafree import artifacts
 from datafree.errors import UserError
 from datafree.registry import Registry
 from datafree.workflow import hardware, jobs, provenance
@@ -24,10 +24,6 @@ SOURCE = Source({"stages/pretend.py": SourceFile("a", "a", ())})
 
 def execute(job):
     jobs.execute(job, SOURCE)
-
-
-def execute_all(shard):
-    jobs.execute_all(shard, SOURCE)
 
 
 def stale_reason(job):
@@ -99,55 +95,10 @@ def test_timings_are_not_among_the_artifacts(stage):
     assert {path.name for path in Path("out").iterdir()} == {"first", "second", "provenance.json"}
 
 
-def members(seed=0) -> list[Job]:
-    """A shard: two jobs that differ in a wildcard."""
-    return [
-        Job(
-            "pretend", {"arm": arm}, {"seed": seed, "device": "cpu"}, "c0de", {"data": "in/data", "all": [f"in/{arm}", "in/data"]},
-            {name: f"out/{arm}/{name}" for name in ("first", "second", "provenance")},
-        )
-        for arm in "xy"
-    ]  # fmt: skip
-
-
-def test_the_jobs_of_a_shard_run_one_after_the_other_on_one_device(stage, monkeypatch):
-    for arm in "xy":
-        artifacts.write_text(f"in/{arm}", arm)
-    requested = []
-    used = devices.use
-    monkeypatch.setattr(devices, "use", lambda spec: requested.append(spec) or used(spec))
-    shard = members()
-    execute_all(shard)
-    assert [stale_reason(job) for job in shard] == ["", ""]
-    execute_all(shard)
-    assert stage.runs == 2
-    Path("out/y/second").unlink()
-    execute_all(shard)
-    assert stage.runs == 3
-    execute_all(members(seed=1)[:1])
-    assert stage.runs == 4
-    assert requested == ["cpu"] * 3  # for two jobs, for none, for one of two; the stage of a single job requests the device
-
-
-def test_a_failure_in_a_shard_is_reported_and_the_others_run(stage, capsys):
-    def fail_first():
-        if stage.runs == 1:
-            raise UserError("x is broken; fix it")
-
-    stage.then = fail_first
-    for arm in "xy":
-        artifacts.write_text(f"in/{arm}", arm)
-    shard = members()
-    with pytest.raises(UserError, match="x is broken; fix it"):
-        execute_all(shard)
-    assert "datafree: x is broken; fix it" in capsys.readouterr().err
-    assert [bool(stale_reason(job)) for job in shard] == [True, False]
-
-
 def test_a_finished_job_imports_neither_its_stage_nor_pytorch(tmp_path):
     script = """
 import sys
-from datafree import artifacts, devices
+from datafree import artifacts
 from datafree.workflow import jobs
 from datafree.workflow import provenance
 from datafree.workflow.code import Source

@@ -57,18 +57,6 @@ def test_a_relative_manifest_path_is_relative_to_the_snakefile(project, monkeypa
     assert len(check(project)) == 3
 
 
-def test_a_shard_holds_teachers_of_one_architecture_in_the_manifests_order(project):
-    text = "teachers:\n" + "".join(
-        f"  - {{name: {name}, train: {{classes: 5}}, architecture: {{name: {kind}, width: {width}}}}}\n"
-        for name, kind, width in [("a", "conv4", 8), ("b", "resnet10", 8), ("c", "conv4", 8), ("d", "conv4", 16), ("e", "conv4", 8)]
-    )
-    (project / "zoos" / "z.yaml").write_text(text)
-    teachers = check(project)
-    assert preflight.shards(teachers, 2) == {"0": ["a", "c"], "1": ["e"], "2": ["b"], "3": ["d"]}
-    assert sorted(preflight.shards(teachers, 1).values()) == [["a"], ["b"], ["c"], ["d"], ["e"]]
-    assert len(preflight.shards(teachers, 100)) == 3
-
-
 @pytest.mark.parametrize("preset", [None, *sorted((PROJECT / "presets").glob("*.yaml"))], ids=str)
 def test_params_yaml_passes(tmp_path, monkeypatch, preset, presets_below):
     monkeypatch.chdir(tmp_path)
