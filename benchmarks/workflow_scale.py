@@ -23,8 +23,9 @@ from datafree import artifacts, config
 from datafree.errors import exit_on_user_error
 from datafree.workflow import indexes
 from datafree.workflow import plan as plans
+from datafree.workflow.deals import Capacity
 from datafree.workflow.provenance import Job
-from datafree.workflow.run import ZOO, pool_index
+from datafree.workflow.run import ZOO, Run, pool_index
 
 PROJECT = Path(__file__).parents[1]
 MEASURED = """
@@ -59,7 +60,7 @@ def measure(teachers: int, folder: Path) -> dict[str, float | int]:
     manifest.write_text(f"defaults: {{architecture: {{name: conv4_strided, width: 32}}}}\nteachers:\n{entries}")
     settings = folder / "settings.yaml"
     settings.write_text(f"zoo: {{manifest: {manifest}}}\ntracking: {{enabled: false}}\n")
-    dry, printed = snakemake("--dry-run", "--printshellcmds", "--configfile", str(settings))
+    dry, printed = snakemake("--dry-run", "--cores", "1", "--printshellcmds", "--configfile", str(settings))
     processes = len(re.findall(r"-m datafree (?:stage|index) ", printed))
     fake_results(plans.make_plan(config.load(PROJECT / "params.yaml", settings), PROJECT), printed)
     nothing, printed = snakemake("--cores", "1", "--configfile", str(settings))
@@ -93,6 +94,7 @@ def snakemake(*arguments: str) -> tuple[tuple[float, int], str]:
 
 def fake_results(plan: plans.Plan, printed: str) -> None:
     """Files of a few bytes for all outputs of a dry run's commands, with their records and indexes."""
+    shards = Run(plan, Path("plan.json"), False).deal(Capacity(1, 0))
     commands = [shlex.split(line) for line in re.findall(r"-m datafree stage (.*) > logs/", printed)]
     for stage in plans.STAGES:
         for words in commands:
@@ -104,12 +106,11 @@ def fake_results(plan: plans.Plan, printed: str) -> None:
                 inputs[name] = [*inputs.get(name, []), path]
             outputs = dict(_options(words, "-o"))
             shard = words[words.index("--shard") + 1] if "--shard" in words else ""
-            members = [{"teacher": teacher} for teacher in plan.shards[shard]] if shard else [{}]
-            jobs = [plan.job(stage, wildcards | member, inputs, outputs) for member in members]
-            for job in jobs:
-                _fake(job, plan)
+            members = shards[stage][shard] if shard else [wildcards]
+            for member in members:
+                _fake(plan.job(stage, member, inputs, outputs), plan)
             if shard:
-                indexes.write_index(words[words.index("--shard-file") + 1], jobs)
+                artifacts.write_json(words[words.index("--shard-file") + 1], {"jobs": members})
         if stage == "teacher":
             indexes.write_index(ZOO, [plan.job(stage, {"teacher": teacher}) for teacher in plan.teachers])
         elif stage == "invert":

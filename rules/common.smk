@@ -12,7 +12,7 @@ try:
         raise UserError(f"--default-storage-provider: got {store}; jobs need a local or shared file system, leave the option out")
     # On a cluster, --jobs is the number of submissions at the same time; on one machine, --cores is that of the jobs, which use one each.
     submissions = workflow.resource_settings.nodes
-    gpus = workflow.global_resources.get("gpu")
+    gpus = workflow.global_resources["gpu"].value if "gpu" in workflow.global_resources else None
     run = Run.of_snakefile(config, Path(workflow.basedir), submissions or workflow.resource_settings.cores or 1, gpus or submissions)
 except UserError as error:
     print(f"datafree: {error}", file=sys.stderr, flush=True)
@@ -25,6 +25,8 @@ envvars:
 
 
 study = run.plan.tree
+if gpus:  # for Snakemake, which counts jobs
+    workflow.global_resources["gpu"] = gpus * study["jobs_per_gpu"]
 # Jobs run the code of this checkout, even if another version is installed.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(workflow.basedir) / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
 # Every step allocates and frees large tensors. With these settings glibc keeps the memory and uses large pages, which saves a fifth of

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.workflow.conftest import Project
+from tests.workflow.test_never_wrong import last_plan
 
 JOBS = {
     "images",
@@ -67,14 +68,18 @@ def test_changed_parameter_reruns_exactly_what_reads_it(project: Project, key: s
     assert project.snakemake() == set()
 
 
-def test_the_shard_size_changes_no_result(project: Project) -> None:
-    project.change("zoo.shard_size", 1)
-    assert project.snakemake() == {"report_page"}  # which lists all settings
+def test_the_number_of_cores_repeats_nothing_and_changes_no_result(project: Project) -> None:
+    assert project.snakemake("--cores", "3") == set()
+    assert "Nothing to be done" in project.last.stdout + project.last.stderr
     pools = project.folder / "artifacts/inversion/five"
     before = {path.relative_to(pools): path.read_bytes() for path in pools.rglob("*") if path.is_file()}
-    shutil.rmtree(pools)
-    assert project.snakemake("--", "inversion") == {"invert/five/glyphs-00", "invert/five/glyphs-01"}
-    assert {path.relative_to(pools): path.read_bytes() for path in pools.rglob("*") if path.is_file()} == before
+    project.edit("src/datafree/workflow/deals.py", "STEPS_PER_PROCESS = 50", "STEPS_PER_PROCESS = 1")
+    for cores, shards in (("1", ["0"]), ("2", ["0", "1"])):
+        shutil.rmtree(pools)
+        assert project.snakemake("--cores", cores, "--", "inversion") == {"invert/five/glyphs-00", "invert/five/glyphs-01"}
+        assert sorted(json.loads(last_plan(project).read_text())["shards"]["invert"]) == shards
+        assert {path.relative_to(pools): path.read_bytes() for path in pools.rglob("*") if path.is_file()} == before
+    assert project.snakemake() == set()  # the shards of later stages were dealt anew, and all their jobs are up to date
 
 
 def test_a_failed_teacher_does_not_affect_others_of_its_shard(project: Project) -> None:
@@ -92,8 +97,7 @@ def test_a_failed_teacher_does_not_affect_others_of_its_shard(project: Project) 
 def test_fewer_teachers_and_all_of_them_again(project: Project) -> None:
     project.change("zoo.limit", 1)
     assert project.snakemake("--", "zoo") == set()
-    project.change("zoo.shard_size", 1)
-    assert project.snakemake("--forceall", "--", "zoo") == set()  # the files of the shards are of one teacher now
+    assert project.snakemake("--forceall", "--", "zoo") == set()  # the file of the shard is of one teacher now
     project.change("zoo.limit", 2)
     assert project.snakemake("--", "zoo") == set()
     index = json.loads((project.folder / "artifacts/zoo/index.json").read_text())

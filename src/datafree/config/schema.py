@@ -154,7 +154,7 @@ class TrackingConfig:
 class Config:
     seed: int = 0  # of all random numbers; meta-training has its own seeds in addition
     device: str = "auto"  # cpu, cuda or cuda:N; auto = a GPU if PyTorch can use one, otherwise the CPU
-    jobs_per_gpu: int = 1  # jobs that may share a GPU at the same time; changes no result; `--resources gpu=N`: N = GPUs times this number
+    jobs_per_gpu: int = 1  # jobs that may share a GPU at the same time, if its memory suffices; changes no result
     precision: Precision = Precision.auto  # of convolutions and matrix products; weights and losses are always float32
     accept_other_hardware: bool = False  # true = results of another device, processor kind or precision count as up to date
     backbone: BackboneConfig = field(default_factory=BackboneConfig)  # default of every arm and oracle

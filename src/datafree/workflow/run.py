@@ -46,11 +46,10 @@ class Run:
         self._reported = False
 
     @classmethod
-    def of_snakefile(cls, config: Mapping[str, Any], project: Path, processes: int, gpu_jobs: int | None) -> Run:
+    def of_snakefile(cls, config: Mapping[str, Any], project: Path, processes: int, gpu_count: int | None) -> Run:
         """The run of this process, or that of the process that started it (``plan.VARIABLE``); writes nothing.
 
-        ``processes``: jobs that run at the same time. ``gpu_jobs``: those of them that may use a GPU; None = as many as the GPUs of this
-        machine hold.
+        ``processes``: jobs that run at the same time. ``gpu_count``: GPUs that they use; None = all GPUs of this machine.
 
         Raises:
             UserError: the configuration, the manifest, the data and the machine do not fit together.
@@ -61,9 +60,9 @@ class Run:
         if notice := gpus.notice(settings.device):
             print(f"datafree: {notice}", file=sys.stderr, flush=True)
         run = cls(plans.make_plan(settings, project), path, False)
-        if gpu_jobs is None:
-            gpu_jobs = len(gpus.require(settings.device)) * settings.jobs_per_gpu
-        run.plan = dataclasses.replace(run.plan, shards=run.deal(Capacity(processes, gpu_jobs)))
+        if gpu_count is None:
+            gpu_count = len(gpus.require(settings.device))
+        run.plan = dataclasses.replace(run.plan, shards=run.deal(Capacity(processes, gpu_count * settings.jobs_per_gpu)))
         os.environ[plans.VARIABLE] = str(path)
         return run
 
