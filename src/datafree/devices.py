@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import inspect
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -92,19 +93,16 @@ def lost(error: RuntimeError) -> str:
 
     A lack of memory is none of them.
     """
-    import torch
-
     text = " ".join((str(error).splitlines() or [""])[:1])
-    if out_of_memory(error):
-        return ""
-    return text if isinstance(error, torch.AcceleratorError) or text.startswith(LOST) else ""
+    torch = sys.modules.get("torch")  # not loaded by every process
+    of_cuda = text.startswith(LOST) or (torch is not None and isinstance(error, torch.AcceleratorError))
+    return text if of_cuda and not out_of_memory(error) else ""
 
 
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether PyTorch found no free memory on a GPU."""
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError)
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -47,7 +47,7 @@ def execute_all(shard: Sequence[Job], source: Source) -> None:
     failures = _Failures()
     stale = []
     for job in shard:
-        with _own_log(job), failures.of(job):
+        with failures.of(job):
             if earlier.count(job.name) > 1:
                 raise UserError(f"{job.name}: the GPU failed twice while this job was running, see above; check it with `nvidia-smi`")
             if not jobs.is_up_to_date(job, source):
@@ -62,7 +62,7 @@ def execute_all(shard: Sequence[Job], source: Source) -> None:
         done = _execute_together(together, source, before_computing, failures, environment)
         for job in stale:
             if job not in done:
-                with _own_log(job), failures.of(job), _starting_again([job], environment):
+                with _own_log(job, "w"), failures.of(job), _starting_again([job], environment):
                     jobs.execute(job, source, before_computing)
     failures.raise_first()
 
@@ -99,7 +99,7 @@ def _execute_together(
     with contextlib.ExitStack() as locks:
         begun: dict[str, Begun] = {}
         for job in sorted(stale, key=lambda job: job.name):  # all processes take locks in one order, so no two wait for each other
-            with _own_log(job), failures.of(job), jobs.one_line_errors(job):
+            with _own_log(job, "w"), failures.of(job), jobs.one_line_errors(job):
                 locks.enter_context(job_lock(job.name))
                 if started := jobs.begin(job, source, before_computing):
                     begun[job.name] = started
@@ -108,7 +108,7 @@ def _execute_together(
         with _starting_again((started.job for started in left), environment), noted_modules() as looked_up:
             for started, error in _results(run_together, list(left)):
                 left.remove(started)
-                with _own_log(started.job), failures.of(started.job), jobs.one_line_errors(started.job):
+                with _own_log(started.job, "a"), failures.of(started.job), jobs.one_line_errors(started.job):
                     if error:
                         raise error
                     started.record(looked_up)
@@ -165,15 +165,18 @@ class _Copy(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def _own_log(job: Job) -> Iterator[None]:
-    """Copy standard error to the log of the job too, if it shares a process with others; the log of another job is that of its rule."""
+def _own_log(job: Job, mode: str) -> Iterator[None]:
+    """Copy standard error to the log of the job too, if it may share a process with others; the log of another job is that of its rule.
+
+    ``mode``: ``w`` for a new log, ``a`` to continue it.
+    """
     if job.stage not in SHARDED:
         yield
         return
     path = LOGS / job.stage / f"{'.'.join(job.wildcards.values())}.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        log = path.open("a", buffering=1, encoding="utf-8")
+        log = path.open(mode, buffering=1, encoding="utf-8")
     except OSError:  # a job must not fail because of this log
         yield
         return
