@@ -228,6 +228,20 @@ def test_jobs_for_which_a_stage_yields_nothing_run_one_by_one(stage, monkeypatch
     assert modules == [["datafree.evaluation.intervals", "datafree.stages.pretend"], ["datafree.stages.pretend"]]
 
 
+def test_jobs_that_need_too_much_memory_together_run_one_by_one(stage, monkeypatch):
+    import torch
+
+    def run_together(jobs):
+        write(jobs[0])
+        yield None
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(stage, "run_together", run_together, raising=False)
+    shards.execute_all(members(arms="xyz"), SOURCE)
+    assert stage.ran == ["pretend/y", "pretend/z"]
+    assert finished(members(arms="xyz")) == [True] * 3
+
+
 # ---- errors of CUDA ---------------------------------------------------------------------------------------------------------------------
 
 # A program that executes a shard of the stand-in stage `pretend`, whose job fails as often as a file says.

@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 from datafree import devices
 from datafree.errors import UserError
@@ -122,7 +122,7 @@ def _execute_together(
 def _results(
     run_together: Callable[[list[Job]], Iterable[UserError | None]], begun: list[Begun]
 ) -> Iterator[tuple[Begun, Exception | None]]:
-    """The result of each job in turn. An error of ``run_together`` itself is that of all jobs without a result."""
+    """The result of each job in turn. An error of ``run_together`` itself is that of all jobs without a result, except a lack of memory."""
     waiting = iter(begun)
     try:
         # The jobs are second: a job is taken only when there is a result for it.
@@ -130,6 +130,10 @@ def _results(
             yield started, error
     except (UserError, OSError) as error:
         yield from ((started, error) for started in waiting)
+    except RuntimeError as error:
+        if not devices.out_of_memory(error):
+            raise
+        print("not enough memory on the GPU for these jobs together; those without a result run one by one", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -151,7 +155,7 @@ def _starting_again(running: Iterable[Job], environment: Mapping[str, str]) -> I
 class _Copy(io.TextIOBase):
     """A text stream that writes to two others."""
 
-    def __init__(self, *streams: TextIO) -> None:
+    def __init__(self, *streams: IO[str]) -> None:
         self._streams = streams
 
     def write(self, text: str, /) -> int:
