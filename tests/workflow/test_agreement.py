@@ -120,3 +120,9 @@ def test_the_meta_generator_is_trained_only_for_methods_that_start_from_it(empty
     assert "invert" in jobs
     assert "meta_generator" not in jobs
     assert not [path for members in jobs.values() for job in members for path in job["inputs"] if "generator" in path]
+
+
+def test_snakemake_counts_the_jobs_that_share_gpus(empty_project: Project, tmp_path: Path) -> None:
+    project = empty_project.copy(tmp_path / "project")
+    done = project.run("snakemake", "--cores", "1", "--resources", "gpu=3", "--config", "jobs_per_gpu=2", "--", ".datafree/plans/x.started")
+    assert re.search(r"Provided resources: .*gpu\D+6\b", done.stdout + done.stderr)
