@@ -119,6 +119,26 @@ def test_a_killed_learner_resumes_to_the_same_bytes(project, monkeypatch):
     assert not list((project.root / ".datafree/checkpoints").iterdir())
 
 
+@pytest.mark.parametrize(("arm", "common"), [("bell", True), ("distillation", True), ("maml", False)])
+def test_seeds_of_an_arm_that_queries_teachers_share_batches_but_not_initial_weights(
+    arm, common, project, tmp_path, monkeypatch
+):
+    seeds, weights = [], []
+
+    def pretend(learner, ensemble, episodes, arm, seed, checkpoint):
+        seeds.append(seed)
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in learner.parameters()]))
+        return [{"step": 1, "loss": 0.0}]
+
+    monkeypatch.setattr(learner_stage, "ARMS", {arm: pretend})
+    job = project.job_of("learner", arm, 0)
+    for seed in ("0", "1"):
+        outputs = {name: str(tmp_path / seed / name) for name in job.outputs}
+        project.run(dataclasses.replace(job, wildcards={**job.wildcards, "seed": seed}, outputs=outputs))
+    assert (seeds[0] == seeds[1]) == common
+    assert not torch.equal(*weights)
+
+
 def test_the_arm_is_given_the_learner_the_ensemble_and_the_tasks_of_the_job(project, tmp_path, monkeypatch):
     given = {}
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from datafree.distillation.prediction_cache import PredictionCache, digest, teacher_digest
 from datafree.tasks.episodes import sample_teachers
 from datafree.tasks.pools import Pool
 from datafree.zoo.augmentation import random_affine, random_colours
 from datafree.zoo.backbones import Normalise
 from datafree.zoo.teachers import Teacher
+
+_PREDICTIONS = PredictionCache()  # of all ensembles of the process
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,10 @@ class TeacherEnsemble:
         """The indices of at most ``count`` teachers, without replacement, in random order."""
         return sample_teachers(self.sampling_weights, count, rng)
 
+    @functools.cached_property
+    def _digests(self) -> list[bytes]:
+        return [teacher_digest(teacher) for teacher in self.teachers]
+
     @property
     def class_counts(self) -> list[int]:
         return [len(teacher.classes) for teacher in self.teachers]
@@ -46,14 +54,25 @@ class TeacherEnsemble:
         """Predictions of the queried teachers for views [B, C, H, W]: softmax [B, queried, most classes], 0 beyond a teacher's classes.
 
         Teachers are also queried about images of classes that they were not trained on: the probabilities of their own
-        classes for such images are a training signal, too.
+        classes for such images are a training signal, too. On a CPU, predictions for the same views are kept in the process (see
+        ``PredictionCache``); the result must not be changed.
         """
+        if views.device.type != "cpu":  # a hash of the views would wait for the device, and take longer than the prediction
+            return self._query(views, queried)
+        settings = (self.normalise.mean, self.normalise.std, max(self.class_counts), _precision())
+        return _PREDICTIONS.get(digest(views, *settings, *(self._digests[index] for index in queried)), lambda: self._query(views, queried))
+
+    def _query(self, views: Tensor, queried: Sequence[int]) -> Tensor:
         raw = (views * self.normalise.std + self.normalise.mean) * 255
         predictions = torch.zeros(len(views), len(queried), max(self.class_counts), device=views.device)
         for place, index in enumerate(queried):
             teacher = self.teachers[index]
             predictions[:, place, : len(teacher.classes)] = teacher.network(teacher.normalise(raw)).float().softmax(1)
         return predictions
+
+
+def _precision() -> str:
+    return str(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else ""
 
 
 def mixup(views: Tensor, rng: torch.Generator) -> Tensor:

@@ -1,7 +1,8 @@
 """Meta-learning arms by method name. A new method is one file here, its settings in ``datafree.config.arms``, and one line in ``ARMS``.
 
 All are called as ``train(learner, ensemble, episodes, arm, seed, checkpoint)``, train the learner in place and return the training history,
-one dictionary of numbers per step. The module of a method is imported only when the method is looked up.
+one dictionary of numbers per step. The seed is that of a step's tasks, images, views and teachers; the learner is initialised before.
+The module of a method is imported only when the method is looked up.
 """
 
 from collections.abc import Callable
@@ -20,4 +21,8 @@ ARMS: Registry[Callable[..., list[dict[str, float]]]] = Registry(
     }
 )
 
-__all__ = ["ARMS"]
+# Methods that query teachers about every batch, which takes about half of the time of a step. All learners of such an arm are trained on
+# the same batches, whatever their seed, so that learners of one process share the predictions; their initial weights differ.
+COMMON_BATCHES = ("bell", "distillation", "igr")
+
+__all__ = ["ARMS", "COMMON_BATCHES"]

@@ -6,7 +6,7 @@ from datafree import artifacts, devices
 from datafree.config import ARM_TYPES, as_tree, typed
 from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.distillation.heads import TeacherHeads
-from datafree.meta import ARMS
+from datafree.meta import ARMS, COMMON_BATCHES
 from datafree.meta.adaptation import describe
 from datafree.meta.learner import Learner
 from datafree.nas.networks import build
@@ -34,6 +34,7 @@ def run(job: Job) -> None:
     chosen = job.config[f"meta.arms.{job.wildcards['arm']}"]
     arm = typed(ARM_TYPES[chosen["method"]], chosen)
     seed = devices.derive_seed(job.config["seed"], "learner", int(job.wildcards["seed"]))
+    batch_seed = devices.derive_seed(job.config["seed"], "learner", "batches") if arm.method in COMMON_BATCHES else seed
     teachers = read_teachers(job.input("zoo"))
     pools = read_pools(job.input("pools"), job.input("zoo"))
     shape = pools[0].images.shape[1:]
@@ -50,7 +51,7 @@ def run(job: Job) -> None:
         learner.to(device)
         placed = [move(teacher, device) for teacher in teachers]
         ensemble = TeacherEnsemble(placed, pools, learner.normalise, device, read_sampling_weights(job.input("reliability")))
-        history = ARMS[arm.method](learner, ensemble, tasks, arm, seed, checkpoint)
+        history = ARMS[arm.method](learner, ensemble, tasks, arm, batch_seed, checkpoint)
     card = network_card(backbone, backbone_config, shape, mean, std)
     artifacts.write_tensors(job.output("learner"), backbone.state_dict())
     arm_card = {"arm": job.wildcards["arm"], "seed": int(job.wildcards["seed"]), "method": arm.method, "inversion": arm.inversion}
