@@ -120,9 +120,7 @@ def test_a_killed_learner_resumes_to_the_same_bytes(project, monkeypatch):
 
 
 @pytest.mark.parametrize(("arm", "common"), [("bell", True), ("distillation", True), ("maml", False)])
-def test_seeds_of_an_arm_that_queries_teachers_share_batches_but_not_initial_weights(
-    arm, common, project, tmp_path, monkeypatch
-):
+def test_seeds_of_an_arm_that_queries_teachers_share_batches_but_not_initial_weights(arm, common, project, tmp_path, monkeypatch):
     seeds, weights = [], []
 
     def pretend(learner, ensemble, episodes, arm, seed, checkpoint):

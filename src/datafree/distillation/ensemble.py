@@ -14,6 +14,7 @@ from datafree.tasks.episodes import sample_teachers
 from datafree.tasks.pools import Pool
 from datafree.zoo.augmentation import random_affine, random_colours
 from datafree.zoo.backbones import Normalise
+from datafree.zoo.teacher_stacks import TeacherStacks
 from datafree.zoo.teachers import Teacher
 
 _PREDICTIONS = PredictionCache()  # of all ensembles of the process
@@ -46,7 +47,7 @@ class TeacherEnsemble:
 
     def views(self, images: Tensor, rng: torch.Generator, augment: bool) -> Tensor:
         """uint8 [B, C, H, W] → the learner's normalised input; augmented views (random affine and colour changes) if ``augment``."""
-        normalised = self.normalise(images.to(self.device))
+        normalised = self.normalise(images.to(self.device, non_blocking=True))
         return random_colours(random_affine(normalised, rng), rng) if augment else normalised
 
     @torch.no_grad()
@@ -58,16 +59,24 @@ class TeacherEnsemble:
         ``PredictionCache``); the result must not be changed.
         """
         if views.device.type != "cpu":  # a hash of the views would wait for the device, and take longer than the prediction
-            return self._query(views, queried)
+            return self._stacks.probabilities(self._images(views), queried)
         settings = (self.normalise.mean, self.normalise.std, max(self.class_counts), _precision())
         return _PREDICTIONS.get(digest(views, *settings, *(self._digests[index] for index in queried)), lambda: self._query(views, queried))
 
+    @functools.cached_property
+    def _stacks(self) -> TeacherStacks:
+        return TeacherStacks(self.teachers)
+
+    def _images(self, views: Tensor) -> Tensor:
+        """The learner's input as images in [0, 255], which are not rounded and may exceed the range."""
+        return (views * self.normalise.std + self.normalise.mean) * 255
+
     def _query(self, views: Tensor, queried: Sequence[int]) -> Tensor:
-        raw = (views * self.normalise.std + self.normalise.mean) * 255
+        images = self._images(views)
         predictions = torch.zeros(len(views), len(queried), max(self.class_counts), device=views.device)
         for place, index in enumerate(queried):
             teacher = self.teachers[index]
-            predictions[:, place, : len(teacher.classes)] = teacher.network(teacher.normalise(raw)).float().softmax(1)
+            predictions[:, place, : len(teacher.classes)] = teacher.network(teacher.normalise(images)).float().softmax(1)
         return predictions
 
 
@@ -80,6 +89,6 @@ def mixup(views: Tensor, rng: torch.Generator) -> Tensor:
 
     Labels are not mixed: the teachers are queried about the mixture.
     """
-    partner = torch.randperm(len(views), generator=rng).to(views.device)
-    share = torch.rand(len(views), 1, 1, 1, generator=rng).to(views.device)
+    partner = torch.randperm(len(views), generator=rng).to(views.device, non_blocking=True)
+    share = torch.rand(len(views), 1, 1, 1, generator=rng).to(views.device, non_blocking=True)
     return share * views + (1 - share) * views[partner]

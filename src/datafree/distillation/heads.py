@@ -27,9 +27,10 @@ class TeacherHeads(nn.Module):
 
     def forward(self, features: Tensor, queried: Sequence[int]) -> Tensor:
         """features [B, D] → logits [B, queried, most classes] of the queried teachers' heads; ``ABSENT`` beyond a teacher's classes."""
-        heads = [0] * len(queried) if self.shared else list(queried)
+        index = torch.tensor(list(queried)).to(features.device, non_blocking=True)
+        heads = torch.zeros_like(index) if self.shared else index
         logits = at_least_float32(torch.einsum("bd,tkd->btk", features, self.weight[heads])) + self.bias[heads]
-        return logits.masked_fill(self.absent[list(queried)], ABSENT)
+        return logits.masked_fill(self.absent[index], ABSENT)
 
 
 def own_logits(heads: TeacherHeads, features: Tensor, teacher: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def train(
     for step in progress(range(start, arm.steps), arm.steps - start, "BELL"):
         rng = devices.generator(seed, "bell", step)
         before = [parameter.detach().clone() for parameter in learner.parameters()]
-        row = {"step": step + 1, "episode": 0.0, "distillation": 0.0}
+        row, losses = {"step": step + 1, "episode": 0.0, "distillation": 0.0}, []
         if alignment.is_measured(step, arm.steps):
             row |= alignment.task_gradient_cosine(learner.backbone, episodes, task_loss, seed, step)
         if released:
@@ -60,14 +60,14 @@ def train(
             inner.zero_grad(set_to_none=True)
             combined_loss(parts, arm.distillation).backward()
             inner.step()
-            row["episode"] += parts[0].item() / len(tasks)
-            row["distillation"] += parts[1].item() / len(tasks)
+            losses.append(torch.stack(parts).detach())
         if released:
             released_step(learner, before, outer)
         else:
             outer_step(learner, before, outer_learning_rate(arm, step))
         if arm.replay.episodes:
             row |= replay(learner, ensemble, episodes, arm, outer, rng)
+        row["episode"], row["distillation"] = torch.stack(losses).mean(0).tolist()  # read once, because it waits for a GPU
         require_finite("BELL", step + 1, **{name: row[name] for name in row if name != "step"})
         history.append(row)
         checkpoint.save(step + 1, history, learner=learner, inner=inner, outer=outer)

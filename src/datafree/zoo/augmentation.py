@@ -15,7 +15,7 @@ def random_affine(images: Tensor, rng: torch.Generator, degrees: float = 15.0, s
     ``degrees`` is the largest rotation; ``scale`` the largest relative change of size; ``shift`` the largest move as a share of the
     image. Pixels from outside the image take the value of the nearest border pixel.
     """
-    return affine(images, affine_amounts(len(images), rng).to(images.device), degrees, scale, shift)
+    return affine(images, affine_amounts(len(images), rng).to(images.device, non_blocking=True), degrees, scale, shift)
 
 
 def affine_amounts(count: int, rng: torch.Generator) -> Tensor:
@@ -38,6 +38,6 @@ def affine(images: Tensor, amounts: Tensor, degrees: float, scale: float, shift:
 def random_colours(images: Tensor, rng: torch.Generator, strength: float = 0.3) -> Tensor:
     """Multiply each channel of each normalised image [B, C, H, W] by a factor in 1 ± strength and add an offset in ± strength."""
     shape = (*images.shape[:2], 1, 1)
-    factor = 1 + strength * (torch.rand(shape, generator=rng) * 2 - 1).to(images.device)
-    offset = strength * (torch.rand(shape, generator=rng) * 2 - 1).to(images.device)
+    factor = 1 + strength * (torch.rand(shape, generator=rng) * 2 - 1).to(images.device, non_blocking=True)
+    offset = strength * (torch.rand(shape, generator=rng) * 2 - 1).to(images.device, non_blocking=True)
     return images * factor + offset
