@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from datafree import artifacts, checkpoints
+from datafree.distillation import ensemble as ensembles
+from datafree.distillation.prediction_cache import PredictionCache
 from datafree.stages import episodes
 from datafree.stages import learner as learner_stage
 from datafree.stages.files.networks import read_backbone
@@ -78,6 +80,19 @@ def test_a_learner_can_be_loaded_and_its_card_describes_it(project, arm):
 def test_seeds_give_different_learners(project):
     first, second = (artifacts.read_tensors(project.outputs("learner", "bell", seed)["learner"]) for seed in (0, 4))
     assert not torch.equal(first["blocks.0.conv.weight"], second["blocks.0.conv.weight"])
+
+
+@pytest.mark.parametrize("arm", ["bell", "distillation"])
+def test_a_learner_does_not_depend_on_what_its_process_trained_before(arm, project, tmp_path, monkeypatch):
+    def train(folder, *seeds):
+        monkeypatch.setattr(ensembles, "_PREDICTIONS", PredictionCache())
+        job = project.job_of("learner", arm, 0)
+        for seed in seeds:
+            outputs = {name: str(tmp_path / folder / str(seed) / name) for name in job.outputs}
+            written = project.run(dataclasses.replace(job, wildcards={**job.wildcards, "seed": str(seed)}, outputs=outputs))
+        return written
+
+    assert train("after", 0, 4) == train("alone", 4)
 
 
 def test_a_search_result_becomes_the_backbone(project, tmp_path):

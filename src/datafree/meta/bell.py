@@ -118,15 +118,16 @@ def replay(
     best, without_gain, mean_loss = -1.0, 0, 0.0
     while best < 0 or without_gain < arm.replay.patience:
         outer.zero_grad(set_to_none=True)
-        accuracies = mean_loss = 0.0
+        results = []
         for task in torch.randint(len(episodes), (arm.replay.episodes,), generator=rng).tolist():
             views = ensemble.views(episode_images(ensemble.pools, episodes, task), rng, arm.augment)
             loss, accuracy = query_loss(
                 learner.backbone, views.unflatten(0, (episodes.index.shape[1], -1)), episodes.shot, rule, rule.steps, second_order=True
             )
             loss.backward()
-            accuracies, mean_loss = accuracies + accuracy, mean_loss + loss.item() / arm.replay.episodes
+            results.append(torch.stack([loss.detach(), accuracy]))
         outer.step()
-        without_gain = 0 if accuracies > best else without_gain + 1
-        best = max(best, accuracies)
+        mean_loss, mean_accuracy = torch.stack(results).mean(0).tolist()
+        without_gain = 0 if mean_accuracy > best else without_gain + 1
+        best = max(best, mean_accuracy)
     return {"replay": mean_loss}

@@ -54,8 +54,9 @@ def train(
         loss.backward()
         optimiser.step()
         schedule.step()
-        require_finite("igr", step + 1, loss=loss.item())
-        history.append({"step": step + 1, "loss": loss.item(), **cosine})
+        row = {"step": step + 1, "loss": loss.item(), **cosine}
+        require_finite("igr", step + 1, loss=row["loss"])
+        history.append(row)
         checkpoint.save(step + 1, history, learner=learner, optimiser=optimiser, schedule=schedule)
     return history
 

@@ -34,7 +34,7 @@ def train(
     start, history = checkpoint.restore(learner=learner, optimiser=optimiser, schedule=schedule)
     learner.train()
 
-    def task_loss(task: int, rng: torch.Generator) -> tuple[Tensor, float]:
+    def task_loss(task: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         views = ensemble.views(episode_images(ensemble.pools, episodes, task), rng, arm.augment)
         soft = task_soft_labels(ensemble, episodes, task, views, arm) if arm.distillation else None
         by_class = views.unflatten(0, (episodes.index.shape[1], -1))
@@ -42,17 +42,17 @@ def train(
 
     for step in progress(range(start, arm.steps), arm.steps - start, arm.method):
         rng = devices.generator(seed, arm.method, step)
-        row = {"step": step + 1, "query_loss": 0.0, "query_accuracy": 0.0}
+        row, results = {"step": step + 1, "query_loss": 0.0, "query_accuracy": 0.0}, []
         if alignment.is_measured(step, arm.steps):
             row |= alignment.task_gradient_cosine(learner.backbone, episodes, lambda task, rng: task_loss(task, rng)[0], seed, step)
         optimiser.zero_grad(set_to_none=True)
         for task in torch.randint(len(episodes), (arm.tasks_per_step,), generator=rng).tolist():
             loss, accuracy = task_loss(task, rng)
             (loss / arm.tasks_per_step).backward()
-            row["query_loss"] += loss.item() / arm.tasks_per_step
-            row["query_accuracy"] += accuracy / arm.tasks_per_step
+            results.append(torch.stack([loss.detach(), accuracy]))
         optimiser.step()
         schedule.step()
+        row["query_loss"], row["query_accuracy"] = torch.stack(results).mean(0).tolist()  # read once, because it waits for a GPU
         require_finite(arm.method, step + 1, query_loss=row["query_loss"])
         history.append(row)
         checkpoint.save(step + 1, history, learner=learner, optimiser=optimiser, schedule=schedule)

@@ -41,7 +41,7 @@ def train(
 
     for step in progress(range(start, arm.steps), arm.steps - start, "protonet"):
         rng = devices.generator(seed, "protonet", step)
-        row = {"step": step + 1, "episode": 0.0}
+        row, losses = {"step": step + 1, "episode": 0.0}, []
         if alignment.is_measured(step, arm.steps):
             row |= alignment.task_gradient_cosine(learner.backbone, episodes, lambda task, rng: loss_of(features_of(task, rng)), seed, step)
         optimiser.zero_grad(set_to_none=True)
@@ -52,9 +52,10 @@ def train(
                 features = mix_tasks(features, features_of(partner, rng), rng)
             loss = loss_of(features)
             (loss / arm.tasks_per_step).backward()
-            row["episode"] += loss.item() / arm.tasks_per_step
+            losses.append(loss.detach())
         optimiser.step()
         schedule.step()
+        row["episode"] = torch.stack(losses).mean().item()  # read once, because it waits for a GPU
         require_finite("protonet", step + 1, episode=row["episode"])
         history.append(row)
         checkpoint.save(step + 1, history, learner=learner, optimiser=optimiser, schedule=schedule)

@@ -38,8 +38,8 @@ class TaskSoftLabels:
 
 def query_loss(
     backbone: Backbone, views: Tensor, shot: int, rule: AdaptationConfig, steps: int, second_order: bool, soft: TaskSoftLabels | None = None
-) -> tuple[Tensor, float]:
-    """(loss of a task's queries after adaptation to its support, a scalar; their accuracy in [0, 1]).
+) -> tuple[Tensor, Tensor]:
+    """(loss of a task's queries after adaptation to its support; their accuracy in [0, 1]), both scalars.
 
     The loss is cross-entropy, combined with distillation if ``soft`` is given; its backward pass gives the meta-gradient of the
     backbone's parameters. ``views`` are normalised images [way, shot + query, C, H, W]. The order of the classes does not matter, because
@@ -53,4 +53,4 @@ def query_loss(
         backbone, weights, support, target.repeat_interleave(shot), way, rule, steps=steps, create_graph=second_order, loss_of=inner
     )  # fmt: skip
     logits, target = adapted.logits(backbone, query), target.repeat_interleave(views.shape[1] - shot)
-    return outer(logits, target), (logits.argmax(1) == target).float().mean().item()
+    return outer(logits, target), (logits.argmax(1) == target).float().mean()
