@@ -137,6 +137,8 @@ SHAPES: dict[str, dict[str, Any]] = {
         "teacher_probabilities": Float[Tensor, "*b k"],
         "return": SCALAR,
     },
+    "distillation.prediction_cache.PredictionCache.get": {"return": Float[Tensor, "*a"]},
+    "distillation.prediction_cache.digest": {"return": bytes},
     "evaluation.baselines.pixels": {"images": UINT8_IMAGES, "return": Float[Tensor, "b d"]},
     "evaluation.nearest_centroid.nearest_centroid": SUPPORT_AND_QUERY,
     "evaluation.logistic.logistic": SUPPORT_AND_QUERY,

@@ -167,7 +167,11 @@ def test_replay_lowers_the_loss_of_its_tasks_and_repeats(train, update):
 )
 def test_replay_stops_without_improvement(fresh_learner, ensemble_of, episodes, monkeypatch, accuracies, patience, batches):
     learner, left = fresh_learner(), list(accuracies)
-    monkeypatch.setattr(bell, "query_loss", lambda backbone, *others, **more: (backbone.blocks[0].conv.weight.sum(), left.pop(0)))
+
+    def query_loss(backbone, *others, **more):
+        return backbone.blocks[0].conv.weight.sum(), torch.tensor(left.pop(0))
+
+    monkeypatch.setattr(bell, "query_loss", query_loss)
     arm = dataclasses.replace(BELL, replay=ReplayConfig(1, patience))
     steps = []
     outer = torch.optim.SGD(learner.parameters(), lr=0.0)
