@@ -150,6 +150,7 @@ def test_optimisers_compute_the_same_without_the_compiler_and_do_not_load_it():
 import sys
 import torch
 from datafree import devices
+from datafree.zoo.networks import multiply_adds
 
 def trained():
     torch.manual_seed(0)
@@ -168,6 +169,7 @@ def trained():
 
 with devices.use("cpu"):
     without = trained()
+assert multiply_adds(torch.nn.Linear(3, 2), (3,)) == 6
 assert "torch._dynamo" not in sys.modules
 print(without.double().numpy().tobytes().hex())
 """

@@ -56,17 +56,20 @@ def use(spec: str) -> Iterator[torch.device]:
 
 @functools.cache
 def leave_out_compiler() -> None:
-    """Make PyTorch's optimisers compute without the check whether ``torch.compile`` is at work, which nothing here uses.
+    """Make PyTorch's optimisers and its FLOP counter work without the check whether ``torch.compile`` is at work, which nothing here uses.
 
     The check imports the compiler, which takes two CPU seconds in every process.
     """
     import torch
+    from torch.utils import flop_counter
 
     base = torch.optim.Optimizer
     for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
         setattr(base, name, inspect.unwrap(getattr(base, name)))
     for optimiser in (torch.optim.Adam, torch.optim.SGD):  # AdamW has the step of Adam
         setattr(optimiser, "step", torch.no_grad()(inspect.unwrap(optimiser.step)))  # noqa: B010
+    counter = flop_counter._FlopCounterMode
+    setattr(counter, "__torch_dispatch__", inspect.unwrap(counter.__torch_dispatch__))  # noqa: B010
 
 
 def _check(gpu: str) -> None:

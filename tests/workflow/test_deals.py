@@ -95,6 +95,14 @@ def test_long_jobs_come_first_and_balance_short_ones(default_plan: Plan) -> None
     assert arms == [["a", "b", "d"], ["c", "e"]]
 
 
+def test_the_learners_of_an_arm_share_a_shard_as_far_as_all_slots_are_used(default_plan: Plan) -> None:
+    jobs = default_plan.wildcards_of("learner")
+    for slots, arms in ((1, [2]), (2, [1, 1]), (4, [1] * 4), (6, [1] * 6)):
+        shards = deals.deal(default_plan.tree, "learner", jobs, slots)
+        assert [len({names["arm"] for names in members}) for members in shards.values()] == arms
+        assert deals.is_deal_of(shards, default_plan.tree, "learner", jobs)
+
+
 def test_a_few_steps_are_not_worth_a_process(default_plan: Plan) -> None:
     tree = json.loads(json.dumps(default_plan.tree))
     for arm in tree["meta"]["arms"].values():

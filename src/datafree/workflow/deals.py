@@ -46,12 +46,21 @@ def deal(tree: Mapping[str, Any], stage: str, jobs: Sequence[Names], slots: int)
         number = min(len(members), -(-slots * sum(costs) // total), max(1, sum(costs) // STEPS_PER_PROCESS))
         parts: list[list[Names]] = [[] for _ in range(number)]
         loads = [0] * number
-        for index in sorted(range(len(members)), key=lambda index: -costs[index]):
+        for block in sorted(_blocks(stage, members, number), key=lambda block: -sum(_cost(tree, stage, names) for names in block)):
             least = loads.index(min(loads))
-            parts[least].append(members[index])
-            loads[least] += costs[index]
+            parts[least] += block
+            loads[least] += sum(_cost(tree, stage, names) for names in block)
         shards += parts
     return {str(number): members for number, members in enumerate(shards)}
+
+
+def _blocks(stage: str, members: Sequence[Names], number: int) -> list[list[Names]]:
+    """The jobs in blocks of which each goes to one of ``number`` shards: the learners of one arm query the teachers only once."""
+    if stage != "learner":
+        return [[names] for names in members]
+    arms = {names["arm"]: [other for other in members if other["arm"] == names["arm"]] for names in members}
+    parts = -(-number // len(arms))
+    return [block for seeds in arms.values() for first in range(parts) if (block := seeds[first::parts])]
 
 
 def is_deal_of(shards: Mapping[str, Sequence[Names]], tree: Mapping[str, Any], stage: str, jobs: Sequence[Names]) -> bool:

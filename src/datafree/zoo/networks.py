@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from datafree.config import BackboneConfig, as_tree
+from datafree.devices import leave_out_compiler
 from datafree.zoo.backbones import Backbone, parameter_count
 
 
@@ -27,6 +28,7 @@ def network_card(backbone: Backbone, config: BackboneConfig, shape: Sequence[int
 
 def multiply_adds(module: nn.Module, shape: Sequence[int]) -> int:
     """Multiply-adds for one image of shape [C, H, W]: half of the FLOPs of PyTorch's counter. Does not change the module."""
+    leave_out_compiler()
     modes = {part: part.training for part in module.modules()}
     device = next(module.parameters()).device
     with FlopCounterMode(display=False) as counter, torch.no_grad():
