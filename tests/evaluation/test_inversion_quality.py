@@ -1,11 +1,13 @@
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
-from datafree.evaluation.inversion_quality import Judge, measure, quality_row, spread, teacher_confidence, transfer
+from datafree.evaluation.inversion_quality import Judge, measure, quality_row, soft_label_confidence, spread, teacher_confidence, transfer
 from datafree.tasks.pools import Pool
 from datafree.zoo.backbones import Backbone, Classifier, Normalise
-from datafree.zoo.teachers import Teacher
+from datafree.zoo.teachers import Teacher, soft_labels
 
 CPU = torch.device("cpu")
 IDENTITY = Normalise([0.0] * 3, [1.0] * 3)
@@ -68,6 +70,15 @@ def test_a_wrongly_labelled_pool_has_teacher_accuracy_0():
     measures = teacher_confidence(TEACHER, pool.images, (pool.labels + 1) % 3, CPU)
     assert measures["teacher_accuracy"] == 0
     assert measures["teacher_confidence"] < 0.01
+
+
+def test_soft_labels_give_the_same_accuracy_and_confidence_as_the_teacher():
+    pool = coloured(50)
+    predictions = soft_labels(TEACHER, pool.images)
+    expected = teacher_confidence(TEACHER, pool.images, pool.labels, CPU)
+    assert soft_label_confidence(predictions, pool.labels) == pytest.approx(expected, abs=1e-3)
+    known = measure(TEACHER, None, dataclasses.replace(pool, soft_labels=predictions), CPU)
+    assert known == pytest.approx(measure(TEACHER, None, pool, CPU), abs=1e-3)
 
 
 def test_the_judge_chooses_among_the_teachers_classes_only():

@@ -31,7 +31,7 @@ def test_probabilities_are_those_of_each_teacher_through_its_own_normalisation(q
 
 
 def test_teachers_of_one_architecture_and_input_share_a_stack(mixed):
-    assert [stack.members for stack in TeacherStacks(mixed).stacks] == [(0, 2, 4), (1,), (3,)]
+    assert TeacherStacks(mixed).members == [[0, 2, 4], [1], [3]]
 
 
 def test_an_ensemble_predicts_the_same_with_stacks_as_one_by_one(mixed):

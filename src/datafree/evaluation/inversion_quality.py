@@ -21,7 +21,12 @@ PER_CLASS = 20  # images per class for the within-class distance, whose cost is 
 
 def teacher_confidence(teacher: Teacher, images: Tensor, labels: Tensor, device: torch.device) -> dict[str, float]:
     """The teacher's accuracy and mean probability of the label. Not a measure of quality: a collapsed pool scores near 1."""
-    return _accuracy_and_confidence(logits_of(teacher.network, teacher.normalise, images, device), labels, "teacher")
+    return soft_label_confidence(logits_of(teacher.network, teacher.normalise, images, device).softmax(1), labels)
+
+
+def soft_label_confidence(soft_labels: Tensor, labels: Tensor) -> dict[str, float]:
+    """``teacher_confidence`` of a pool from its soft labels [N, K]."""
+    return _accuracy_and_confidence(soft_labels.float(), labels, "teacher")
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Judge:
 
 def transfer(judge: Judge, classes: Sequence[str], images: Tensor, labels: Tensor, device: torch.device) -> dict[str, float]:
     """The judge's accuracy and mean probability of the label among ``classes``; it must cover all of them."""
-    return _accuracy_and_confidence(judge_logits(judge, classes, images, device), labels, "transfer")
+    return _accuracy_and_confidence(judge_logits(judge, classes, images, device).softmax(1), labels, "transfer")
 
 
 def judge_logits(judge: Judge, classes: Sequence[str], images: Tensor, device: torch.device) -> Tensor:
@@ -54,14 +59,18 @@ def spread(teacher: Teacher, images: Tensor, labels: Tensor) -> dict[str, float]
     return {"within_class_distance": within_class_distance(images[chosen].float(), labels[chosen]).item()}
 
 
-def _accuracy_and_confidence(logits: Tensor, labels: Tensor, name: str) -> dict[str, float]:
-    confidence = logits.softmax(1).gather(1, labels[:, None]).mean().item()
-    return {f"{name}_accuracy": (logits.argmax(1) == labels).float().mean().item(), f"{name}_confidence": confidence}
+def _accuracy_and_confidence(probabilities: Tensor, labels: Tensor, name: str) -> dict[str, float]:
+    confidence = probabilities.gather(1, labels[:, None]).mean().item()
+    return {f"{name}_accuracy": (probabilities.argmax(1) == labels).float().mean().item(), f"{name}_confidence": confidence}
 
 
 def measure(teacher: Teacher, judge: Judge | None, pool: Pool, device: torch.device) -> dict[str, float]:
     """All measures of one teacher's pool; those of the judge only if it covers the teacher's classes."""
-    measures = {**teacher_confidence(teacher, pool.images, pool.labels, device), **spread(teacher, pool.images, pool.labels)}
+    known = len(pool.soft_labels) > 0  # of recovered images, not of real ones
+    confidence = (
+        soft_label_confidence(pool.soft_labels, pool.labels) if known else teacher_confidence(teacher, pool.images, pool.labels, device)
+    )
+    measures = {**confidence, **spread(teacher, pool.images, pool.labels)}
     if judge is not None and judge.covers(teacher.classes):
         measures |= transfer(judge, teacher.classes, pool.images, pool.labels, device)
     return measures

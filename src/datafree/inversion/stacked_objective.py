@@ -19,11 +19,10 @@ from datafree.inversion.losses import batch_norm_distance, class_places, stacked
 from datafree.inversion.objective import ExtraTerm, draw_view, largest_warp
 from datafree.inversion.rows import Objective, Row, RowObjective, RowTerms
 from datafree.zoo.augmentation import affine, affine_amounts
-from datafree.zoo.backbones import batch_norm_layers, fitted
+from datafree.zoo.backbones import batch_norm_layers
 from datafree.zoo.hooks import LayerHooks
 from datafree.zoo.logits import at_least_float32
-from datafree.zoo.stacks import NetworkStack, stackable
-from datafree.zoo.teachers import Teacher
+from datafree.zoo.teacher_stacks import TeacherStack, TeacherStacks
 
 
 @dataclass(frozen=True)
@@ -43,47 +42,28 @@ class Views:
     amounts: Tensor | None
 
 
-class TeacherStack:
-    """Teachers of one architecture, with the normalisation of each: ``networks`` and ``mean``, ``std`` float [T, 1, C, 1, 1]."""
+def query(stack: TeacherStack, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [T, B, K] of normalised inputs [T, B, C, H, W], and the distance [T] of their statistics to those of each network.
 
-    def __init__(self, networks: NetworkStack, mean: Tensor, std: Tensor, shape: tuple[int, ...] | None) -> None:
-        self.networks, self.mean, self.std, self.shape = networks, mean, std, shape
+    The distance to the BatchNorm statistics is 0 for networks without BatchNorm.
+    """
+    distances: list[Tensor] = []
 
-    @classmethod
-    def of(cls, teachers: Sequence[Teacher]) -> TeacherStack:
-        mean, std = (torch.stack([getattr(teacher.normalise, name) for teacher in teachers]) for name in ("mean", "std"))
-        return cls(NetworkStack.of([teacher.network for teacher in teachers]), mean, std, teachers[0].normalise.shape)
+    def compare(layer: nn.Module, seen: Tensor) -> None:
+        assert isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None and layer.running_var is not None
+        variance, mean = torch.var_mean(at_least_float32(seen), (0, 2, 3), correction=0)
+        distances.append(batch_norm_distance(mean, variance, layer.running_mean, layer.running_var))
 
-    def select(self, indices: Tensor) -> TeacherStack:
-        """The teachers at ``indices`` int64 [R]."""
-        mean, std = (part.index_select(0, indices) for part in (self.mean, self.std))
-        return TeacherStack(self.networks.select(indices), mean, std, self.shape)
+    def mean_distance() -> Tensor:
+        found, distances[:] = torch.stack(distances).mean(), []
+        return found
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """As each teacher's ``Normalise``, of images float [T, B, C, S, S] in [0, 255]."""
-        if self.shape is not None:
-            images = fitted(images.flatten(0, 1), self.shape).unflatten(0, images.shape[:2])
-        return (images / 255 - self.mean) / self.std
-
-    def query(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [T, B, K] of normalised inputs, and the distance [T] of their statistics to each network's BatchNorm statistics."""
-        distances: list[Tensor] = []
-
-        def compare(layer: nn.Module, seen: Tensor) -> None:
-            assert isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None and layer.running_var is not None
-            variance, mean = torch.var_mean(at_least_float32(seen), (0, 2, 3), correction=0)
-            distances.append(batch_norm_distance(mean, variance, layer.running_mean, layer.running_var))
-
-        def mean_distance() -> Tensor:
-            found, distances[:] = torch.stack(distances).mean(), []
-            return found
-
-        layers = batch_norm_layers(self.networks.template)
-        if not layers:
-            return self.networks(inputs), inputs.new_zeros(len(inputs))
-        with LayerHooks(layers, compare):
-            features, distance = self.networks.observed(inputs, mean_distance)
-        return self.networks.head(features), distance
+    layers = batch_norm_layers(stack.networks.template)
+    if not layers:
+        return stack.networks(inputs), inputs.new_zeros(len(inputs))
+    with LayerHooks(layers, compare):
+        features, distance = stack.networks.observed(inputs, mean_distance)
+    return stack.networks.head(features), distance
 
 
 class StackedObjective:
@@ -129,21 +109,20 @@ class StackedObjective:
         if amounts is not None:
             changed = affine(view.flatten(0, 1), amounts.transpose(0, 1).flatten(1), **largest_warp(self.shared))
             view = changed.unflatten(0, view.shape[:2])
-        return stack.query(view)
+        return query(stack, view)
 
     def _auxiliary_distance(self, visible: Tensor, views: Views, number: int) -> Tensor:
         """The distances [R] of the statistics to those of each row's chosen auxiliary teacher of this number."""
         assert self.auxiliary is not None
         distances, order = [], []
-        for stack, rows, positions in self.auxiliary.chosen([choice[number] for choice in views.chosen]):
-            chosen = stack.select(self._moved(torch.tensor(positions)))
-            every = len(rows) == len(visible)
-            index = slice(None) if every else self._moved(torch.tensor(rows))
+        for stack, rows in self.auxiliary.of([choice[number] for choice in views.chosen]):
+            index = slice(None) if len(rows) == len(visible) else self._moved(torch.tensor(rows))
             amounts = None if views.amounts is None else views.amounts[index, 1 + number]
-            distances.append(self._query(chosen, chosen.normalise(visible[index]), views.move[index], amounts)[1])
+            distances.append(self._query(stack, stack.normalise(visible[index]), views.move[index], amounts)[1])
             order += rows
-        inverse = sorted(range(len(order)), key=order.__getitem__)
-        return torch.cat(distances) if len(distances) == 1 else torch.cat(distances)[self._moved(torch.tensor(inverse))]
+        if len(distances) == 1:
+            return distances[0]
+        return torch.cat(distances)[self._moved(torch.tensor(sorted(range(len(order)), key=order.__getitem__)))]
 
     def _prior_terms(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """``objective.prior_terms`` of each row of normalised images float [R, B, C, H, W]."""
@@ -197,25 +176,8 @@ def objective_of(
     return StackedObjective(rows, weights, shared) if together else RowObjective(rows, weights, shared, extras)
 
 
-class AuxiliaryStacks:
-    """All teachers of a zoo, stacked by architecture; at every step each row chooses some of them."""
-
-    def __init__(self, zoo: Sequence[Teacher]) -> None:
-        groups = stackable([teacher.network for teacher in zoo])
-        self.stacks = [TeacherStack.of([zoo[number] for number in group]) for group in groups]
-        self._places = {number: (index, place) for index, group in enumerate(groups) for place, number in enumerate(group)}
-
-    def chosen(self, positions: Sequence[int]) -> list[tuple[TeacherStack, list[int], list[int]]]:
-        """Stacks, each with the rows that chose one of its teachers and the places of these in it; ``positions`` in the zoo, by row."""
-        places = [self._places[position] for position in positions]
-        of_stack = {
-            used: [row for row, (stack, _) in enumerate(places) if stack == used] for used in sorted({stack for stack, _ in places})
-        }
-        return [(self.stacks[stack], rows, [places[row][1] for row in rows]) for stack, rows in of_stack.items()]
-
-
 # Rows of many batches have one zoo; a step of the meta-generator is too short to stack all of its teachers each time.
-auxiliary_stacks = functools.lru_cache(maxsize=2)(AuxiliaryStacks)
+auxiliary_stacks = functools.lru_cache(maxsize=2)(TeacherStacks)
 
 
 def rolled(images: Tensor, move: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from datafree import artifacts, devices
 from datafree.config import INVERSION_TYPES, RecoveryConfig, typed
 from datafree.data.images import class_sheet
 from datafree.errors import UserError
-from datafree.evaluation.inversion_quality import spread, teacher_confidence
+from datafree.evaluation.inversion_quality import soft_label_confidence, spread
 from datafree.inversion import METHODS, Recovered, Recovery
 from datafree.inversion.generator import Generator, new_generator
 from datafree.inversion.rows import NO_TEACHERS
@@ -74,7 +74,7 @@ def _recover(jobs: Sequence[Job], together: bool) -> list[UserError | None]:
             if isinstance(outcome, UserError):
                 errors[index] = outcome
             else:
-                _write(jobs[index], recoveries[index].teacher, outcome, device)
+                _write(jobs[index], recoveries[index].teacher, outcome)
                 recoveries[index].checkpoint.clear()
     return errors
 
@@ -88,8 +88,8 @@ def _recovery(job: Job, device: torch.device, shared: RecoveryConfig) -> Recover
     return Recovery(teacher, seed, checkpoint_of(job), others)
 
 
-def _write(job: Job, teacher: Teacher, recovered: Recovered, device: torch.device) -> None:
-    confidence = teacher_confidence(teacher, recovered.images, recovered.labels, device)
+def _write(job: Job, teacher: Teacher, recovered: Recovered) -> None:
+    confidence = soft_label_confidence(recovered.soft_labels, recovered.labels)
     pool = {"images": recovered.images, "labels": recovered.labels, "soft_labels": recovered.soft_labels}
     artifacts.write_tensors(job.output("images"), pool, teacher=teacher.name, method=job.wildcards["method"], seed=job.config["seed"])
     artifacts.write_history(job.output("history"), recovered.history)
