@@ -24,7 +24,7 @@ from datafree.registry import Registry, noted_modules
 from datafree.zoo.backbones import BACKBONES
 
 PARAMETERS = {  # of the functions of each family
-    "METHODS": (METHODS, ["teacher", "method", "shared", "size", "start", "seed", "checkpoint", "auxiliary_teachers"]),
+    "METHODS": (METHODS, ["recoveries", "method", "shared", "size", "start", "together"]),
     "ARMS": (ARMS, ["learner", "ensemble", "episodes", "arm", "seed", "checkpoint"]),
     "ALGORITHMS": (ALGORITHMS, ["space", "pools", "config", "key", "seed", "device", "checkpoint"]),
     "BACKBONES": (BACKBONES, ["config", "channels", "size"]),

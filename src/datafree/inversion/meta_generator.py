@@ -67,7 +67,7 @@ def train_meta_generator(
                 for teacher, own_seed in zip(group, seeds, strict=True)
             ]
             result = run_inner_loop(
-                [generator] * len(rows), rows, inner, shared, together=together, extras=extras, each_step=gradient.add_step
+                [generator] * len(rows), rows, inner, shared, together=len(group) > 1, extras=extras, each_step=gradient.add_step
             )
             gradient.finish_teachers()
             for total, before, after in zip(displacement, generator.parameters(), result.copies.parameters(), strict=True):
