@@ -22,6 +22,7 @@ from datafree.config import (
 from datafree.errors import UserError
 from datafree.inversion import METHODS, Recovered, Recovery
 from datafree.inversion.generator import new_generator
+from datafree.inversion.generator_copies import GeneratorCopies
 from datafree.inversion.meta_generator import train_meta_generator
 from datafree.inversion.rows import NO_TEACHERS, OtherTeachers, Row, RowObjective
 from datafree.inversion.stacked_objective import StackedObjective
@@ -153,6 +154,26 @@ def test_teachers_without_batch_norm_layers():
     results = both(teachers, lambda _: NO_TEACHERS, *batch(3), dataclasses.replace(SHARED, auxiliary_teachers=0))
     assert_equal_results(results)
     assert results[1][0].terms["batch_norm"].eq(0).all()
+
+
+def test_autocast_has_the_effect_that_it_has_on_single_rows():
+    torch.set_default_dtype(torch.float32)
+    teachers = zoo(width=8)
+    images, labels = batch(3, size=SIZE)
+    rows = [Row(teacher, seed, others(teachers, teacher)) for seed, teacher in enumerate(teachers)]
+    with devices.autocast(torch.device("cpu"), "bfloat16"):
+        single, stacked, plain = (
+            objective(rows, LOSS, SHARED)(images, labels, [devices.generator(row.seed, "step") for row in rows]).terms
+            for objective in (RowObjective, StackedObjective, StackedObjective)
+        )
+        generators = [new_generator(6, 8, 5, 3, SIZE, seed=seed) for seed in range(3)]
+        copies = GeneratorCopies(generators, torch.randn(3, 4, 6), 0.01, None, together=True)
+        drawn = copies(copies.latents, labels[:, :4])
+    for name, value in single.items():
+        assert torch.allclose(value, stacked[name], rtol=0.01, atol=0.01), name
+        assert torch.equal(plain[name], stacked[name])
+    assert drawn.dtype == torch.float32
+    assert (drawn - copies(copies.latents, labels[:, :4])).abs().max() < 0.1
 
 
 # ---- methods ----------------------------------------------------------------------------------------------------------------------------

@@ -114,10 +114,18 @@ def test_other_precisions_have_finite_gradients_and_logits_of_at_least_float32(d
 
 def test_autocast_computes_logits_of_float32():
     networks, batch = [network.float() for network in three()], images(4, 3, 32, 32).float()
+    stack, seen = NetworkStack.of(networks), []
+    for layer in stack.template.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
     with torch.autocast("cpu", torch.bfloat16):
-        logits = NetworkStack.of(networks)(batch)
+        logits = stack(batch)
+        single = torch.stack([F.pad(network(batch).float(), (0, 5 - network.head.out_features), value=ABSENT) for network in networks])
+    assert set(seen) == {(torch.bfloat16, torch.bfloat16)}  # autocast has no effect under vmap
     assert logits.dtype == torch.float32
-    assert torch.allclose(logits, NetworkStack.of(networks)(batch), atol=0.2)
+    assert torch.allclose(logits, single, atol=0.05)
+    assert torch.allclose(logits, stack(batch), atol=0.2)
+    assert seen[-1] == (torch.float32, torch.float32)
 
 
 def test_hooks_of_the_template_observe_every_network():

@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from datafree.inversion.generator import Generator
 from datafree.inversion.pixel_parameters import ADAM_STATE
+from datafree.zoo.stacks import cast_weights, casting_inputs
 
 
 class GeneratorCopies:
@@ -26,6 +27,8 @@ class GeneratorCopies:
         """A copy of each generator, all of one shape, with its row of ``latents``; ``together``: all are computed in one pass."""
         self.template, self.together = copy.deepcopy(generators[0]), together
         self.template.channels_last = not together
+        if together:
+            casting_inputs(self.template)
         weights = [dict(generator.named_parameters()) for generator in generators]
         self.weights = {name: _stacked([of_one[name].detach() for of_one in weights]) for name in weights[0]}
         self.latents = nn.Parameter(latents)
@@ -51,7 +54,7 @@ class GeneratorCopies:
             def one(of_copy: dict[str, Tensor], latent: Tensor, label: Tensor) -> Tensor:
                 return functional_call(self.template, of_copy, (latent, label))
 
-            return torch.vmap(one)(weights, latents, labels)
+            return torch.vmap(one)(cast_weights(self.template, weights), latents, labels)
         of_rows = [{name: value[row] for name, value in weights.items()} for row in range(len(latents))]
         images = [functional_call(self.template, *given) for given in zip(of_rows, zip(latents, labels, strict=True), strict=True)]
         return torch.stack(images)

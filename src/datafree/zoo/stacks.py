@@ -6,18 +6,23 @@ On a GPU this replaces many small kernels by few large ones. On a CPU grouped co
 from __future__ import annotations
 
 import copy
+import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from torch.nn import functional as F
 
 from datafree.zoo.backbones import Backbone, Classifier
 from datafree.zoo.logits import ABSENT, at_least_float32
+
+Module = TypeVar("Module", bound=nn.Module)
+
+LAYERS_OF_AUTOCAST = (nn.Conv2d, nn.Linear)  # the layers of the backbones and generators that autocast computes in lower precision
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class NetworkStack:
         bias = torch.stack([F.pad(bias, (0, most - len(bias))) for bias in biases])
         classes = torch.tensor([head.out_features for head in heads], device=weight.device)
         return cls(
-            template=copy.deepcopy(networks[0].backbone).eval().to("meta"),
+            template=casting_inputs(copy.deepcopy(networks[0].backbone).eval().to("meta")),
             state={name: value.detach() for name, value in state.items()},
             head_weight=weight.detach(),
             head_bias=bias.detach(),
@@ -106,7 +111,35 @@ class NetworkStack:
         with warnings.catch_warnings():
             # of an operation that vmap computes network by network: adaptive pooling of some library models in channels-last memory
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
-            return torch.vmap(one, in_dims=(0, None if inputs.dim() == 4 else 0))(self.state, inputs)
+            return torch.vmap(one, in_dims=(0, None if inputs.dim() == 4 else 0))(cast_weights(self.template, self.state), inputs)
+
+
+def casting_inputs(template: Module) -> Module:
+    """The module itself, whose layers convert floating-point inputs to the type of their weights or running statistics."""
+
+    def cast(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        own = next(itertools.chain(layer.parameters(recurse=False), layer.buffers(recurse=False)))
+        return (inputs[0].to(own.dtype), *inputs[1:]) if inputs[0].is_floating_point() else inputs
+
+    for layer in template.modules():
+        if not list(layer.children()) and list(itertools.chain(layer.parameters(), layer.buffers())):
+            layer.register_forward_pre_hook(cast)
+    return template
+
+
+def cast_weights(template: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state with the weights that autocast would convert converted, if it is enabled: under ``torch.vmap`` it has no effect."""
+    device = next(iter(state.values())).device.type
+    if not torch.is_autocast_enabled(device):
+        return dict(state)
+    dtype = torch.get_autocast_dtype(device)
+    converted = {
+        f"{name}.{parameter}" if name else parameter
+        for name, layer in template.named_modules()
+        if isinstance(layer, LAYERS_OF_AUTOCAST)
+        for parameter, _ in layer.named_parameters(recurse=False)
+    }
+    return {name: value.to(dtype) if name in converted else value for name, value in state.items()}
 
 
 def stackable(networks: Sequence[Classifier]) -> list[list[int]]:
