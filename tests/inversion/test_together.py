@@ -236,6 +236,22 @@ def test_a_single_pool_does_not_depend_on_the_others(method):
     assert torch.equal(one[0].images, both_ways[0].images)
 
 
+@pytest.mark.parametrize("case", ["pixels", "generator"])
+def test_a_teacher_without_auxiliary_teachers_has_no_such_term_and_the_others_do(case):
+    teachers, method = zoo([4, 4, 4]), CASES[case]
+    only = (teachers[0],)  # the only one with trained statistics
+    start = new_generator(6, 8, 5, 3, SIZE, seed=0) if starts_from_meta(method) else None
+    recoveries = [
+        Recovery(teacher, place, Checkpoint(None), OtherTeachers(only, None if place else 0)) for place, teacher in enumerate(teachers)
+    ]
+    single, together = (
+        dict(METHODS[method.method](recoveries, method, SHARED, size=SIZE, start=start, together=flag)) for flag in (False, True)
+    )
+    for place in range(3):
+        assert_same_pool(single[place], together[place])
+        assert ("auxiliary_teachers" in together[place].history[0]) == (place > 0)
+
+
 def test_a_teacher_whose_loss_is_not_finite_costs_the_others_nothing(method):
     teachers = zoo()
     whole = recover(teachers, method, together=True)

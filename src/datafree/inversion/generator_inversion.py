@@ -83,6 +83,7 @@ class GeneratorPool:
         self.labels = balanced_labels(len(self.teacher.classes), shared.images_per_class * len(self.teacher.classes))
         parts = max(1, round(len(self.labels) / method.batch_size)) if method.latent_learning_rate else 1
         self.parts = self.labels.tensor_split(parts)
+        self.auxiliary = min(shared.auxiliary_teachers, len(recovery.auxiliary_teachers))  # of a step
         self.done, self.error, self.row = SavedState(), None, None
         self.state = {"done": self.done, **{extra.name: extra for extra in self.extras}}
         if method.latent_learning_rate or method.calibration_rounds > 1:
@@ -125,12 +126,12 @@ def _initial_generator(recovery: Recovery, method: GeneratorInversion, size: int
 
 
 def _alike(pools: Sequence[GeneratorPool]) -> list[list[GeneratorPool]]:
-    """The pools in groups that are computed together: one architecture and input, equal generators and batches, and the same position."""
+    """The pools in groups that are computed together: one architecture and input, equal generators and batches, same terms and position."""
     groups: dict[tuple[Any, ...], list[GeneratorPool]] = {}
     for number, positions in enumerate(stackable([pool.teacher.network for pool in pools])):
         for pool in (pools[position] for position in positions):
             batches = tuple(map(len, pool.parts)) if len(pool.parts) > 1 else ()
-            key = (number, pool.teacher.normalise.shape, pool.start.classes, batches, pool.position)
+            key = (number, pool.teacher.normalise.shape, pool.start.classes, batches, pool.auxiliary, pool.position)
             groups.setdefault(key, []).append(pool)
     return list(groups.values())
 

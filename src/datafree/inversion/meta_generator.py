@@ -58,16 +58,19 @@ def train_meta_generator(
     for step in progress(range(start, settings.outer_steps), settings.outer_steps - start, "meta-generator"):
         displacement = [torch.zeros_like(parameter) for parameter in generator.parameters()]
         gradient = OuterGradient(generator, settings.update)
-        chosen = [teachers[index] for index in _teachers_of_step(len(teachers), settings.teachers_per_step, step, seed)]
+        chosen = _teachers_of_step(len(teachers), settings.teachers_per_step, step, seed)
+        rows = [
+            Row(
+                teachers[index],
+                devices.derive_seed(seed, "meta_generator", step, index),
+                OtherTeachers(candidates, places.get(id(teachers[index]))),
+            )
+            for index in chosen
+        ]
         unread.append((step, []))
-        for group in _alike(chosen) if together else [[teacher] for teacher in chosen]:
-            seeds = [devices.derive_seed(seed, "meta_generator", step, teachers.index(teacher)) for teacher in group]
-            rows = [
-                Row(teacher, own_seed, OtherTeachers(candidates, places.get(id(teacher))))
-                for teacher, own_seed in zip(group, seeds, strict=True)
-            ]
+        for group in _alike(rows, shared) if together else [[row] for row in rows]:
             result = run_inner_loop(
-                [generator] * len(rows), rows, inner, shared, together=len(group) > 1, extras=extras, each_step=gradient.add_step
+                [generator] * len(group), group, inner, shared, together=len(group) > 1, extras=extras, each_step=gradient.add_step
             )
             gradient.finish_teachers()
             for total, before, after in zip(displacement, generator.parameters(), result.copies.parameters(), strict=True):
@@ -103,12 +106,13 @@ def _mean_of_last_steps(step: int, histories: Sequence[StepHistory]) -> dict[str
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} | {"step": step + 1}
 
 
-def _alike(teachers: Sequence[Teacher]) -> list[list[Teacher]]:
-    """The teachers in groups of one architecture and input."""
-    groups: dict[Any, list[Teacher]] = {}
-    for number, positions in enumerate(stackable([teacher.network for teacher in teachers])):
-        for position in positions:
-            groups.setdefault((number, teachers[position].normalise.shape), []).append(teachers[position])
+def _alike(rows: Sequence[Row], shared: InversionStepConfig) -> list[list[Row]]:
+    """The rows in groups of one architecture and input and the same terms."""
+    groups: dict[Any, list[Row]] = {}
+    for number, positions in enumerate(stackable([row.teacher.network for row in rows])):
+        for row in (rows[position] for position in positions):
+            auxiliary = min(shared.auxiliary_teachers, len(row.auxiliary_teachers))
+            groups.setdefault((number, row.teacher.normalise.shape, auxiliary), []).append(row)
     return list(groups.values())
 
 

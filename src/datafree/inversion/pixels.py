@@ -78,6 +78,7 @@ class PixelPool:
         self.labels = balanced_labels(len(self.teacher.classes), len(self.teacher.classes) * shared.images_per_class)
         # Equal parts: the loss compares batch statistics, which a short last batch would match worse.
         self.parts = self.labels.tensor_split(math.ceil(len(self.labels) / method.batch_size))
+        self.auxiliary = min(shared.auxiliary_teachers, len(recovery.auxiliary_teachers))  # of a step
         self.saved = SavedPixels()
         self.extras: list[ExtraTerm] = []
         if method.competition:
@@ -114,11 +115,11 @@ class PixelPool:
 
 
 def _alike(pools: Sequence[PixelPool]) -> list[list[PixelPool]]:
-    """The pools in groups that are computed together: one architecture and input, equal batches, and the same position."""
-    groups: dict[tuple, list[PixelPool]] = {}
+    """The pools in groups that are computed together: one architecture and input, equal batches, the same terms and position."""
+    groups: dict[tuple[Any, ...], list[PixelPool]] = {}
     for number, positions in enumerate(stackable([pool.teacher.network for pool in pools])):
         for pool in (pools[position] for position in positions):
-            key = (number, pool.teacher.normalise.shape, tuple(map(len, pool.parts)), pool.first)
+            key = (number, pool.teacher.normalise.shape, tuple(map(len, pool.parts)), pool.auxiliary, pool.first)
             groups.setdefault(key, []).append(pool)
     return list(groups.values())
 

@@ -69,7 +69,7 @@ def query(stack: TeacherStack, inputs: Tensor) -> tuple[Tensor, Tensor]:
 class StackedObjective:
     """The objective of rows whose teachers have one architecture; see ``rows.Objective`` and ``objective.image_terms``.
 
-    All rows choose their auxiliary teachers from the same zoo.
+    All rows choose as many auxiliary teachers, from the same zoo.
     """
 
     def __init__(self, rows: Sequence[Row], weights: InversionLossConfig, shared: InversionStepConfig) -> None:
@@ -79,7 +79,7 @@ class StackedObjective:
         self.device = teachers[0].normalise.mean.device
         self.teachers = TeacherStack.of(teachers).select(torch.tensor([place[id(row.teacher)] for row in rows], device=self.device))
         self.others = [row.auxiliary_teachers for row in rows]
-        self.auxiliary = auxiliary_stacks(self.others[0].zoo) if shared.auxiliary_teachers and min(map(len, self.others)) else None
+        self.auxiliary = auxiliary_stacks(self.others[0].zoo) if shared.auxiliary_teachers and len(self.others[0]) else None
 
     def __call__(
         self, images: Tensor, labels: Tensor, rngs: Sequence[torch.Generator], *, targets: Tensor | None = None, flip: bool = False
