@@ -1,8 +1,8 @@
-"""Chunks of recoveries that are computed together: as many as the free memory of the device holds, fewer if it runs out."""
+"""Groups and chunks of recoveries that are computed together: as many as the free memory of the device holds, fewer if it runs out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -10,6 +10,7 @@ from torch import nn
 
 from datafree.errors import UserError
 from datafree.zoo.hooks import LayerHooks
+from datafree.zoo.stacks import stackable
 from datafree.zoo.teachers import Teacher
 
 Item = TypeVar("Item")
@@ -18,6 +19,17 @@ Result = TypeVar("Result")
 FREE_SHARE = 0.7  # of the free memory that a chunk may use
 COPIES = 4  # of every layer's output: value, gradient, temporary results of the statistics, and the pass of an auxiliary teacher
 BYTES = 4  # of a float32
+
+
+def alike(items: Sequence[Item], teacher_of: Callable[[Item], Teacher], rest_of: Callable[[Item], Hashable]) -> list[list[Item]]:
+    """The items in groups that can be computed in one pass: teachers of one architecture and input, and the rest equal."""
+    teachers = [teacher_of(item) for item in items]
+    groups: dict[Hashable, list[Item]] = {}
+    for number, positions in enumerate(stackable([teacher.network for teacher in teachers])):
+        for position in positions:
+            key = (number, teachers[position].normalise.shape, rest_of(items[position]))
+            groups.setdefault(key, []).append(items[position])
+    return list(groups.values())
 
 
 def in_chunks(

@@ -14,7 +14,7 @@ from datafree import devices
 from datafree.checkpoints import SavedState
 from datafree.config import GeneratorInversion, Initialisation, RecoveryConfig
 from datafree.errors import UserError
-from datafree.inversion.chunks import in_chunks, rows_that_fit
+from datafree.inversion.chunks import alike, in_chunks, rows_that_fit
 from datafree.inversion.contrastive import ContrastiveMemory
 from datafree.inversion.generator import Generator, new_generator
 from datafree.inversion.inner_loop import (
@@ -31,7 +31,6 @@ from datafree.inversion.objective import ExtraTerm
 from datafree.inversion.recovered import Outcomes, Recovered, Recovery
 from datafree.inversion.rows import Row
 from datafree.inversion.student import Student
-from datafree.zoo.stacks import stackable
 from datafree.zoo.teachers import Teacher, soft_labels
 
 CHANNELS = 3  # teachers of grey images get the channels' average
@@ -59,7 +58,7 @@ def recover(
         for pool in pools:
             yield from _optimise([pool], method, shared, together=False)
         return
-    for group in _alike(pools):
+    for group in alike(pools, lambda pool: pool.teacher, lambda pool: pool.shape):
         most = rows_that_fit(group[0].device, group[0].teacher, method.batch_size)
         yield from in_chunks(
             group, lambda chunk, rows: list(_optimise([pool.started_again() for pool in chunk], method, shared, together=True)), most
@@ -100,6 +99,12 @@ class GeneratorPool:
         """The step, part or round to continue with."""
         return self.row.first if self.row else self.first
 
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What is equal for pools that are computed in one pass: generators, batches, terms and position."""
+        batches = tuple(map(len, self.parts)) if len(self.parts) > 1 else ()
+        return self.start.classes, batches, self.auxiliary, self.position
+
     def started_again(self) -> GeneratorPool:
         """The pool at the position of its checkpoint."""
         return GeneratorPool(*self._arguments)
@@ -123,17 +128,6 @@ def _initial_generator(recovery: Recovery, method: GeneratorInversion, size: int
     assert method.latent is not None and method.width is not None and method.conditional is not None
     shape = {"latent": method.latent, "width": method.width, "classes": len(recovery.teacher.classes), "channels": CHANNELS}
     return new_generator(**shape, size=size, conditional=method.conditional, seed=devices.derive_seed(recovery.seed, "initialisation"))
-
-
-def _alike(pools: Sequence[GeneratorPool]) -> list[list[GeneratorPool]]:
-    """The pools in groups that are computed together: one architecture and input, equal generators and batches, same terms and position."""
-    groups: dict[tuple[Any, ...], list[GeneratorPool]] = {}
-    for number, positions in enumerate(stackable([pool.teacher.network for pool in pools])):
-        for pool in (pools[position] for position in positions):
-            batches = tuple(map(len, pool.parts)) if len(pool.parts) > 1 else ()
-            key = (number, pool.teacher.normalise.shape, pool.start.classes, batches, pool.auxiliary, pool.position)
-            groups.setdefault(key, []).append(pool)
-    return list(groups.values())
 
 
 def _optimise(pools: Sequence[GeneratorPool], method: GeneratorInversion, shared: RecoveryConfig, *, together: bool) -> Outcomes:

@@ -106,10 +106,8 @@ def run_inner_loop(
     """
     device = next(generators[0].parameters()).device
     rngs = [devices.generator(row.seed, "batch") for row in rows]
-    if labels is None:
-        drawn = [batch_labels(len(row.teacher.classes), config.batch_size, rng) for row, rng in zip(rows, rngs, strict=True)]
-        labels = torch.stack(drawn)
-    latents = torch.stack([torch.randn(labels.shape[1], generators[0].latent, generator=rng) for rng in rngs])
+    labels = _random_labels(rows, config.batch_size, rngs) if labels is None else labels
+    latents = _random_latents(labels.shape[1], generators[0].latent, rngs)
     copies = GeneratorCopies(
         generators, latents.to(device), config.learning_rate, config.latent_learning_rate, together=together,
     )  # fmt: skip
@@ -126,10 +124,8 @@ def run_inner_loop(
         if inputs is not None:
             batch, labels, targets = _from_pools(inputs, config.batch_size, rngs, device)
         elif not config.latent_learning_rate:
-            drawn = [batch_labels(len(row.teacher.classes), config.batch_size, rng) for row, rng in zip(rows, rngs, strict=True)]
-            labels = torch.stack(drawn)
-            fresh = torch.stack([torch.randn(labels.shape[1], generators[0].latent, generator=rng) for rng in rngs])
-            batch = devices.moved(fresh, device)
+            labels = _random_labels(rows, config.batch_size, rngs)
+            batch = devices.moved(_random_latents(labels.shape[1], generators[0].latent, rngs), device)
         result = objective(copies(batch, devices.moved(labels, device)), labels, rngs, targets=targets)
         copies.step(weighted(result.terms, shared.loss, extras))
         objective.learn()
@@ -143,6 +139,16 @@ def run_inner_loop(
         if all(history.errors):
             break
     return InnerLoopResult(copies, history, labels)
+
+
+def _random_labels(rows: Sequence[Row], count: int, rngs: Sequence[torch.Generator]) -> Tensor:
+    """``batch_labels`` of each row, [R, count]."""
+    return torch.stack([batch_labels(len(row.teacher.classes), count, rng) for row, rng in zip(rows, rngs, strict=True)])
+
+
+def _random_latents(count: int, dimension: int, rngs: Sequence[torch.Generator]) -> Tensor:
+    """Standard normal latents [R, count, dimension]."""
+    return torch.stack([torch.randn(count, dimension, generator=rng) for rng in rngs])
 
 
 def _from_pools(

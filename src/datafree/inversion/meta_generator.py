@@ -8,13 +8,13 @@ inner steps, as in Fast-Datafree (Fang et al., AAAI 2022).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import InversionStepConfig, MetaGeneratorConfig, OuterUpdate
+from datafree.inversion.chunks import alike
 from datafree.inversion.generator import Generator
 from datafree.inversion.generator_copies import GeneratorCopies
 from datafree.inversion.inner_loop import InnerLoopConfig, run_inner_loop
@@ -23,7 +23,6 @@ from datafree.inversion.step_history import StepHistory
 from datafree.inversion.student import Student
 from datafree.progress import progress
 from datafree.zoo.plausibility import has_trained_statistics
-from datafree.zoo.stacks import stackable
 from datafree.zoo.teachers import Teacher
 
 
@@ -55,6 +54,10 @@ def train_meta_generator(
     together = together and not extras  # the student learns from one teacher after the other
     start, history = checkpoint.restore(generator=generator, outer=outer, **{extra.name: extra for extra in extras})
     unread: list[tuple[int, list[StepHistory]]] = []
+
+    def auxiliary_of(row: Row) -> int:
+        return min(shared.auxiliary_teachers, len(row.auxiliary_teachers))
+
     for step in progress(range(start, settings.outer_steps), settings.outer_steps - start, "meta-generator"):
         displacement = [torch.zeros_like(parameter) for parameter in generator.parameters()]
         gradient = OuterGradient(generator, settings.update)
@@ -68,7 +71,7 @@ def train_meta_generator(
             for index in chosen
         ]
         unread.append((step, []))
-        for group in _alike(rows, shared) if together else [[row] for row in rows]:
+        for group in alike(rows, lambda row: row.teacher, auxiliary_of) if together else [[row] for row in rows]:
             result = run_inner_loop(
                 [generator] * len(group), group, inner, shared, together=len(group) > 1, extras=extras, each_step=gradient.add_step
             )
@@ -104,16 +107,6 @@ def _mean_of_last_steps(step: int, histories: Sequence[StepHistory]) -> dict[str
             raise error
         rows += [of_row[-1] for of_row in history.rows]
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} | {"step": step + 1}
-
-
-def _alike(rows: Sequence[Row], shared: InversionStepConfig) -> list[list[Row]]:
-    """The rows in groups of one architecture and input and the same terms."""
-    groups: dict[Any, list[Row]] = {}
-    for number, positions in enumerate(stackable([row.teacher.network for row in rows])):
-        for row in (rows[position] for position in positions):
-            auxiliary = min(shared.auxiliary_teachers, len(row.auxiliary_teachers))
-            groups.setdefault((number, row.teacher.normalise.shape, auxiliary), []).append(row)
-    return list(groups.values())
 
 
 class OuterGradient:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from datafree import devices
 from datafree.config import InversionLossConfig, PixelInversion, RecoveryConfig
 from datafree.errors import UserError
-from datafree.inversion.chunks import in_chunks, rows_that_fit
+from datafree.inversion.chunks import alike, in_chunks, rows_that_fit
 from datafree.inversion.generator import Generator
 from datafree.inversion.inner_loop import balanced_labels
 from datafree.inversion.label_calibration import calibrated_targets
@@ -31,7 +31,6 @@ from datafree.inversion.stacked_objective import objective_of
 from datafree.inversion.step_history import StepHistory
 from datafree.inversion.student import Student
 from datafree.progress import progress
-from datafree.zoo.stacks import stackable
 from datafree.zoo.teachers import Teacher, soft_labels
 
 TEMPERATURE = 3.0  # of teacher and student logits in the competition term, as in the authors' code
@@ -53,7 +52,7 @@ def recover(
             passes = [[part] for part in range(len(pool.parts))]
             yield from optimise([pool.started_again(passes)], method, shared, size, passes, together=False)
         return
-    for group in _alike(pools):
+    for group in alike(pools, lambda pool: pool.teacher, lambda pool: (tuple(map(len, pool.parts)), pool.auxiliary, pool.first)):
         parts = group[0].parts_of_equal_size()
 
         def work(chunk: Sequence[PixelPool], rows: int, parts: list[list[int]] = parts) -> list[tuple[int, Outcome]]:
@@ -112,16 +111,6 @@ class PixelPool:
         images = torch.cat(self.saved.finished)
         history = sorted(self.history, key=lambda row: row["step"])  # of batches that were optimised at the same time
         return Recovered(images, self.labels, soft_labels(self.teacher, images), history)
-
-
-def _alike(pools: Sequence[PixelPool]) -> list[list[PixelPool]]:
-    """The pools in groups that are computed together: one architecture and input, equal batches, the same terms and position."""
-    groups: dict[tuple[Any, ...], list[PixelPool]] = {}
-    for number, positions in enumerate(stackable([pool.teacher.network for pool in pools])):
-        for pool in (pools[position] for position in positions):
-            key = (number, pool.teacher.normalise.shape, tuple(map(len, pool.parts)), pool.auxiliary, pool.first)
-            groups.setdefault(key, []).append(pool)
-    return list(groups.values())
 
 
 def optimise(

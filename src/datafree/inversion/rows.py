@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, overload
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,10 +17,10 @@ from torch import Tensor
 from datafree.config import InversionLossConfig, InversionStepConfig
 from datafree.inversion.objective import ExtraTerm, image_terms, random_view
 from datafree.inversion.regions import region_mask
-from datafree.zoo.teachers import Teacher
+from datafree.zoo.teachers import Teacher, TeacherSequence
 
 
-class OtherTeachers(Sequence[Teacher]):
+class OtherTeachers(TeacherSequence):
     """The teachers of a zoo except one, in the zoo's order; ``place`` is the position of that one, None if it is not among them.
 
     ``zoo`` is shared by all rows, and its teachers may be read when they are used.
@@ -32,16 +32,8 @@ class OtherTeachers(Sequence[Teacher]):
     def __len__(self) -> int:
         return len(self.zoo) - (self.place is not None)
 
-    @overload
-    def __getitem__(self, index: int) -> Teacher: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Teacher]: ...
-
-    def __getitem__(self, index: int | slice) -> Teacher | list[Teacher]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        return self.zoo[self.position(range(len(self))[index])]
+    def at(self, position: int) -> Teacher:
+        return self.zoo[self.position(position)]
 
     def position(self, index: int) -> int:
         """The position in the zoo of the teacher at ``index``, which is not negative."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -35,6 +36,24 @@ class Teacher:
     def features(self, images: Tensor) -> Tensor:
         """Features [B, feature_size] of images in [0, 255], [B, C, H, W] of any size."""
         return self.network.backbone(self.normalise(images))
+
+
+class TeacherSequence(Sequence[Teacher]):
+    """A sequence whose teachers come from ``at``, which need not hold them."""
+
+    @abstractmethod
+    def at(self, position: int) -> Teacher:
+        """The teacher at a position that is not negative."""
+
+    @overload
+    def __getitem__(self, index: int) -> Teacher: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Teacher]: ...
+
+    def __getitem__(self, index: int | slice) -> Teacher | list[Teacher]:
+        chosen = range(len(self))[index]
+        return self.at(chosen) if isinstance(chosen, int) else [self.at(position) for position in chosen]
 
 
 def make_card(entry: Entry, classes: Sequence[str], source: str, sha256: str, accuracy: dict[str, Any] | None) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
 
 import torch
 
@@ -14,7 +13,7 @@ from datafree.inversion.rows import OtherTeachers
 from datafree.workflow.indexes import Member, read_index
 from datafree.zoo import loading
 from datafree.zoo.backbones import Normalise
-from datafree.zoo.teachers import Teacher, empty_network, freeze, move
+from datafree.zoo.teachers import Teacher, TeacherSequence, empty_network, freeze, move
 
 
 def read_teacher(weights: Path, card_path: Path) -> Teacher:
@@ -49,7 +48,7 @@ def auxiliary_teachers(zoo: Path, name: str, device: torch.device) -> OtherTeach
     return OtherTeachers(teachers, teachers.places.get(name))
 
 
-class _ReadWhenUsed(Sequence[Teacher]):
+class _ReadWhenUsed(TeacherSequence):
     def __init__(self, members: Sequence[Member], device: torch.device) -> None:
         self._members, self._device = members, device
         self.places = {member.name: place for place, member in enumerate(members)}
@@ -57,16 +56,9 @@ class _ReadWhenUsed(Sequence[Teacher]):
     def __len__(self) -> int:
         return len(self._members)
 
-    @overload
-    def __getitem__(self, index: int) -> Teacher: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Teacher]: ...
-
-    def __getitem__(self, index: int | slice) -> Teacher | list[Teacher]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        return _placed(self._members[index].name, tuple(self._members[index].files.items()), self._device)
+    def at(self, position: int) -> Teacher:
+        member = self._members[position]
+        return _placed(member.name, tuple(member.files.items()), self._device)
 
 
 @functools.cache
