@@ -227,7 +227,7 @@ class Project:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                if _environment(process).get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
 
@@ -273,6 +273,15 @@ def _merged(old: Any, new: Any) -> Any:
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return new
     return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    """The environment of a process; read a second time if it is empty, as it is for a moment while a process starts its program."""
+    found = process.environ()
+    if not found and process.uids().real == os.getuid():
+        time.sleep(0.01)
+        found = process.environ()
+    return found
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = TIMEOUT) -> bool:

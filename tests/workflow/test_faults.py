@@ -117,7 +117,8 @@ def test_the_processes_of_a_trial_are_found_even_without_their_parent(tmp_path):
     project.folder.mkdir()
     run = project.start("-c", "sleep 600 & echo $!", command="bash")
     assert run.wait(60)
-    assert [process.pid for process in project.processes()] == [int(run.output())]
+    # a process shows no environment for a moment while it starts its program
+    assert wait_until(lambda: [process.pid for process in project.processes()] == [int(run.output())], 60)
     project.kill_all()
     assert wait_until(lambda: not project.processes(), 60)
 
