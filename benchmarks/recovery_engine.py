@@ -5,13 +5,15 @@
 
 The teachers have random weights, and running statistics of random images: the time does not depend on the values. Each measurement comes
 after a warm-up of the same shapes with two steps. ``alone`` is the time per teacher of the recovery of one teacher after the other,
-measured on ``--alone`` teachers; the two alternate. ``busy`` is the share of the time in which the GPU computes, of a profiled run.
+measured on ``--alone`` teachers; the two alternate. ``compiled`` is one pass with inversion.compile, after a first one of two steps that
+compiles, ``compiled_first``. ``busy`` is the share of the time in which the GPU computes, of a profiled run.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -128,10 +130,16 @@ def compare(teachers: Sequence[Teacher], given: argparse.Namespace, device: torc
     for _ in range(given.repeats):
         whole.append(seconds(lambda: recover(teachers, **common, together=True), device))
         parts.append(seconds(lambda: recover(few, **common, together=False), device) / len(few))
+    compiled: dict[str, Any] = {}
+    if given.compile:
+        with_compiler = {**common, "shared": dataclasses.replace(common["shared"], compile=True)}
+        recovery = functools.partial(recover, teachers, **with_compiler, together=True)
+        first = seconds(lambda: recovery(method=short["method"]), device)
+        compiled = {"compiled_first": first, "compiled": [seconds(recovery, device) for _ in range(given.repeats)]}
     return {
         "teachers": len(teachers), "images": len(teachers) * CLASSES * given.images, "together": whole, "alone_per_teacher": parts,
         "busy": busy_share(lambda: recover(teachers, **common, together=True), device),
-        "peak_memory": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
+        "peak_memory": torch.cuda.max_memory_allocated() if device.type == "cuda" else None, **compiled,
     }  # fmt: skip
 
 
@@ -155,6 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--steps", type=int, help="instead of those of each method")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--compile", action="store_true", help="also with inversion.compile; only on a GPU")
     parser.add_argument("--large-batch", type=int, default=0, help="batch size for the ResNet-50 of 224 pixels; 0 = without it")
     given = parser.parse_args(arguments)
     machine = hardware.resolve(given.device, "auto")

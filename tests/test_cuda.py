@@ -29,10 +29,10 @@ def zoo(make_teacher):
     return tuple(move(make_teacher(f"teacher-{seed}", names, seed), "cuda") for seed in range(4))
 
 
-def recover(zoo, method, *, together):
+def recover(zoo, method, *, together, **settings):
     start = new_generator(8, 8, 4, 3, 32, seed=0).to("cuda") if isinstance(method, GeneratorInversion) else None
     recoveries = [Recovery(teacher, place, Checkpoint(None), OtherTeachers(zoo, place)) for place, teacher in enumerate(zoo)]
-    shared = InversionConfig(images_per_class=6)
+    shared = InversionConfig(images_per_class=6, **settings)
     return dict(METHODS[method.method](recoveries, method, shared, size=32, start=start, together=together))
 
 
@@ -44,6 +44,15 @@ def test_pools_of_one_pass_agree_with_single_ones(zoo, method):
         assert all(first[name] == pytest.approx(second[name], rel=1e-3, abs=1e-4) for name in first)
         difference = (single[place].images.float() - together[place].images.float()).abs()
         assert difference.mean() < 1.0  # of 255; rounding differences grow from step to step
+
+
+@pytest.mark.parametrize("method", [PixelInversion(steps=4, batch_size=12), GeneratorInversion(steps=4, batch_size=12)])
+def test_a_compiled_pass_agrees_with_one_that_is_not(zoo, method):
+    plain, compiled = (recover(zoo, method, together=True, compile=flag) for flag in (False, True))
+    for place in range(4):
+        first, second = plain[place].history[0], compiled[place].history[0]
+        assert all(first[name] == pytest.approx(second[name], rel=1e-3, abs=1e-4) for name in first)
+        assert (plain[place].images.float() - compiled[place].images.float()).abs().mean() < 1.0
 
 
 def test_a_pass_waits_for_the_device_only_to_read_its_history(zoo):

@@ -176,3 +176,12 @@ print(without.double().numpy().tobytes().hex())
     plain = script.replace('with devices.use("cpu"):', "torch.set_num_threads(1)\nif True:").replace("not in sys.modules", "in sys.modules")
     run = [subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True).stdout for text in (script, plain)]
     assert run[0] == run[1] != ""
+
+
+@pytest.mark.parametrize(("triton", "compiler", "got"), [(False, "cc", "no triton"), (True, None, "no C compiler")])
+def test_a_machine_that_cannot_compile_gets_one_line(monkeypatch, triton, compiler, got):
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: object() if triton else None)
+    monkeypatch.setattr(devices.shutil, "which", lambda name: compiler)
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(UserError, match=rf"inversion.compile: needs .*; got {got}; install it, or set inversion.compile: false"):
+        devices.compiled(len, "inversion.compile")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import inspect
+import os
+import shutil
 import sys
 import warnings
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from datafree import gpus
 from datafree.errors import UserError
@@ -17,7 +20,8 @@ from datafree.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 # Beginnings of errors of CUDA and its libraries that PyTorch raises as plain RuntimeErrors.
 LOST = ("CUDA error", "cuDNN error", "cuBLAS error", "CUDA driver error")
 _IN_USE: list[torch.device] = []  # the device of this process inside ``use``
@@ -70,6 +74,24 @@ def leave_out_compiler() -> None:
         setattr(optimiser, "step", torch.no_grad()(inspect.unwrap(optimiser.step)))  # noqa: B010
     counter = flop_counter._FlopCounterMode
     setattr(counter, "__torch_dispatch__", inspect.unwrap(counter.__torch_dispatch__))  # noqa: B010
+
+
+@functools.cache
+def compiled(function: Callable[Given, Result], setting: str) -> Callable[Given, Result]:
+    """The function, compiled for a GPU at its first call with each combination of shapes. ``setting``: its name in the settings.
+
+    Raises:
+        UserError: what the compiler needs is missing.
+    """
+    import torch
+
+    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
+    if importlib.util.find_spec("triton") is None or not compiler:
+        raise UserError(
+            f"{setting}: needs the package triton, which PyTorch for CUDA on Linux installs, and a C compiler (gcc or clang); "
+            f"got {'no triton' if compiler else 'no C compiler'}; install it, or set {setting}: false"
+        )
+    return torch.compile(function, dynamic=False)
 
 
 def _check(gpu: str) -> None:

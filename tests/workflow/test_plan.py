@@ -95,6 +95,12 @@ def test_a_changed_setting_changes_the_jobs_that_depend_on_it(changes: dict, sta
     assert changed(**changes) == stages
 
 
+def test_a_study_may_have_no_search() -> None:
+    plan = make(nas={"algorithms": {"spos": None}}, meta={**BASE["meta"], "arms": {"bell": {"inversion": "five"}}})
+    stages = {job.name.partition("/")[0] for job in plan.jobs()}
+    assert "learner" in stages and not {"search", "retrain"} & stages
+
+
 def test_a_trained_teacher_depends_on_training_and_seed_and_a_given_one_on_its_file() -> None:
     Path("zoo.yaml").write_text("teachers:\n  - {name: a, train: {classes: 3}}\n  - {name: b, file: w.safetensors, classes: [x, y, z]}\n")
     Path("w.safetensors").write_bytes(b"first")

@@ -128,25 +128,30 @@ def test_autocast_computes_logits_of_float32():
     assert seen[-1] == (torch.float32, torch.float32)
 
 
-def test_hooks_of_the_template_observe_every_network():
+def test_the_inputs_of_batch_norm_layers_are_observed_for_every_network():
     networks, inputs = three("resnet10"), images(3, 4, 3, 32, 32)
-    stack, kept = NetworkStack.of(networks), []
 
-    def observe(layer, layer_inputs):
-        kept.append((layer_inputs.mean((0, 2, 3)) - layer.running_mean).square().mean())
+    def shift(layer, layer_inputs):
+        return layer_inputs.mean((0, 2, 3)) - layer.running_mean
 
-    def observation():
-        distance = torch.stack(kept).sum()
-        kept.clear()
-        return {"distance": distance}
-
-    with LayerHooks(batch_norm_layers(stack.template), observe):
-        features, observed = stack.observed(inputs, observation)
-    assert torch.allclose(features, stack.features(inputs))
-    for network, part, distance in zip(networks, inputs, observed["distance"], strict=True):
-        with LayerHooks(batch_norm_layers(network), observe):
+    stack = NetworkStack.of(networks, shift)
+    features, observed = stack.observed(inputs)
+    assert torch.allclose(features, NetworkStack.of(networks).features(inputs))
+    assert len(observed) == len(batch_norm_layers(networks[0]))
+    for place, (network, part) in enumerate(zip(networks, inputs, strict=True)):
+        kept = []
+        with LayerHooks(batch_norm_layers(network), lambda *seen: kept.append(shift(*seen))):  # noqa: B023
             network(part)
-        assert torch.allclose(distance, observation()["distance"], rtol=1e-10)
+        for of_stack, single in zip(observed, kept, strict=True):
+            assert torch.allclose(of_stack[place], single, rtol=1e-10)
+
+
+def test_a_failed_pass_leaves_nothing_to_the_next():
+    stack = NetworkStack.of(three(), lambda layer, inputs: inputs.mean())
+    with pytest.raises(RuntimeError):
+        stack.observed(images(3, 4, 3, 8, 8))  # too small for the last pooling
+    expected = len(batch_norm_layers(stack.template))
+    assert [len(stack.observed(images(3, 4, 3, 32, 32))[1]) for _ in range(2)] == [expected] * 2
 
 
 @pytest.mark.parametrize(

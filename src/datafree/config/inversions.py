@@ -156,6 +156,7 @@ class InversionStepConfig:
     augmentation: float = 1.0  # strength of the augmented views: 1 = up to 15° rotation, 15 % scale, 10 % shift of the side; 0 = none
     auxiliary_teachers: int = 1  # auxiliary teachers per step, sampled at random, whose BatchNorm statistics are matched too; 0 = none
     region: float = 1.0  # share of each side of the random region that a step updates; 1 = the whole image
+    compile: bool = False  # on a GPU, true = compile the teachers' forward and backward passes; pays for many steps of one architecture
     loss: InversionLossConfig = field(default_factory=InversionLossConfig)
 
 

@@ -6,7 +6,7 @@ On a GPU the time of a step hardly depends on the number of rows, until the arit
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,10 +19,9 @@ from datafree.inversion.losses import batch_norm_distance, class_places, stacked
 from datafree.inversion.objective import ExtraTerm, draw_view, largest_warp
 from datafree.inversion.rows import Objective, Row, RowObjective, RowTerms
 from datafree.zoo.augmentation import affine, affine_amounts
-from datafree.zoo.backbones import batch_norm_layers
-from datafree.zoo.hooks import LayerHooks
 from datafree.zoo.logits import at_least_float32
 from datafree.zoo.teacher_stacks import TeacherStack, TeacherStacks
+from datafree.zoo.teachers import Teacher
 
 
 @dataclass(frozen=True)
@@ -42,28 +41,26 @@ class Views:
     amounts: Tensor | None
 
 
-def query(stack: TeacherStack, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [T, B, K] of normalised inputs [T, B, C, H, W], and the distance [T] of their statistics to those of each network.
+def statistics_distance(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """The distance, a scalar, of the statistics of a BatchNorm layer's inputs [B, C, H, W] to its running statistics."""
+    assert isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None and layer.running_var is not None
+    variance, mean = torch.var_mean(at_least_float32(inputs), (0, 2, 3), correction=0)
+    return batch_norm_distance(mean, variance, layer.running_mean, layer.running_var)
 
-    The distance to the BatchNorm statistics is 0 for networks without BatchNorm.
+
+def query(stack: TeacherStack, images: Tensor, move: Tensor, amounts: Tensor | None, warp: Mapping[str, float]) -> tuple[Tensor, Tensor]:
+    """Logits [T, B, K] of views of normalised images [T, B, C, H, W], and the distance [T] of their statistics to those of each network.
+
+    Args:
+        stack: has been made with ``statistics_distance``, of which the result is the mean over the layers; 0 without BatchNorm.
+        move: int64 [T, 2]; see ``rolled``.
+        amounts: float [T, 4, B] of ``affine``, whose largest changes are ``warp``; None for none.
     """
-    distances: list[Tensor] = []
-
-    def compare(layer: nn.Module, seen: Tensor) -> None:
-        assert isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None and layer.running_var is not None
-        variance, mean = torch.var_mean(at_least_float32(seen), (0, 2, 3), correction=0)
-        distances.append(batch_norm_distance(mean, variance, layer.running_mean, layer.running_var))
-
-    def mean_distance() -> Tensor:
-        found, distances[:] = torch.stack(distances).mean(), []
-        return found
-
-    layers = batch_norm_layers(stack.networks.template)
-    if not layers:
-        return stack.networks(inputs), inputs.new_zeros(len(inputs))
-    with LayerHooks(layers, compare):
-        features, distance = stack.networks.observed(inputs, mean_distance)
-    return stack.networks.head(features), distance
+    view = rolled(images, move)
+    if amounts is not None:
+        view = affine(view.flatten(0, 1), amounts.transpose(0, 1).flatten(1), **warp).unflatten(0, view.shape[:2])
+    features, distances = stack.networks.observed(view)
+    return stack.networks.head(features), torch.stack(distances).mean(0) if distances else view.new_zeros(len(view))
 
 
 class StackedObjective:
@@ -73,11 +70,14 @@ class StackedObjective:
     """
 
     def __init__(self, rows: Sequence[Row], weights: InversionLossConfig, shared: InversionStepConfig) -> None:
-        self.weights, self.shared = weights, shared
+        self.weights, self.shared, self.warp = weights, shared, largest_warp(shared)
         teachers = list({id(row.teacher): row.teacher for row in rows}.values())
         place = {id(teacher): number for number, teacher in enumerate(teachers)}
         self.device = teachers[0].normalise.mean.device
-        self.teachers = TeacherStack.of(teachers).select(torch.tensor([place[id(row.teacher)] for row in rows], device=self.device))
+        self.query = devices.compiled(query, "inversion.compile") if shared.compile and self.device.type == "cuda" else query
+        self.teachers = TeacherStack.of(teachers, statistics_distance).select(
+            torch.tensor([place[id(row.teacher)] for row in rows], device=self.device)
+        )
         self.others = [row.auxiliary_teachers for row in rows]
         self.auxiliary = auxiliary_stacks(self.others[0].zoo) if shared.auxiliary_teachers and len(self.others[0]) else None
 
@@ -88,7 +88,8 @@ class StackedObjective:
         shown = images if views.mirrored is None else torch.where(views.mirrored[:, None, None, None, None], images.flip(-1), images)
         visible = 255 * (shown if views.corner is None else cut(shown, views.corner, views.extent))
         normalised = self.teachers.normalise(visible)
-        logits, statistics = self._query(self.teachers, normalised, views.move, None if views.amounts is None else views.amounts[:, 0])
+        amounts = None if views.amounts is None else views.amounts[:, 0]
+        logits, statistics = self.query(self.teachers, normalised, views.move, amounts, self.warp)
         log_probabilities = F.log_softmax(logits, dim=-1)
         if targets is None:
             entropy = -log_probabilities.gather(-1, self._moved(labels)[..., None])[..., 0].mean(1)
@@ -103,14 +104,6 @@ class StackedObjective:
     def learn(self) -> None:
         """Nothing: no term has a state."""
 
-    def _query(self, stack: TeacherStack, normalised: Tensor, move: Tensor, amounts: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Logits and statistics of views: shifted by ``move`` [T, 2], then changed by ``amounts`` [T, 4, B]."""
-        view = rolled(normalised, move)
-        if amounts is not None:
-            changed = affine(view.flatten(0, 1), amounts.transpose(0, 1).flatten(1), **largest_warp(self.shared))
-            view = changed.unflatten(0, view.shape[:2])
-        return query(stack, view)
-
     def _auxiliary_distance(self, visible: Tensor, views: Views, number: int) -> Tensor:
         """The distances [R] of the statistics to those of each row's chosen auxiliary teacher of this number."""
         assert self.auxiliary is not None
@@ -118,7 +111,7 @@ class StackedObjective:
         for stack, rows in self.auxiliary.of([choice[number] for choice in views.chosen]):
             index = slice(None) if len(rows) == len(visible) else self._moved(torch.tensor(rows))
             amounts = None if views.amounts is None else views.amounts[index, 1 + number]
-            distances.append(self._query(stack, stack.normalise(visible[index]), views.move[index], amounts)[1])
+            distances.append(self.query(stack, stack.normalise(visible[index]), views.move[index], amounts, self.warp)[1])
             order += rows
         if len(distances) == 1:
             return distances[0]
@@ -177,7 +170,10 @@ def objective_of(
 
 
 # Rows of many batches have one zoo; a step of the meta-generator is too short to stack all of its teachers each time.
-auxiliary_stacks = functools.lru_cache(maxsize=2)(TeacherStacks)
+@functools.lru_cache(maxsize=2)
+def auxiliary_stacks(zoo: Sequence[Teacher]) -> TeacherStacks:
+    """The stacks of the zoo's teachers, for ``query``."""
+    return TeacherStacks(zoo, statistics_distance)
 
 
 def rolled(images: Tensor, move: Tensor) -> Tensor:

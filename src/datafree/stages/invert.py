@@ -26,9 +26,9 @@ from datafree.zoo.teachers import Teacher, move
 FOLDER = "artifacts/inversion/{method}/{teacher}"
 READS = (
     "seed", "data.image_size", "inversion.loss", "inversion.shift", "inversion.augmentation", "inversion.auxiliary_teachers",
-    "inversion.region", "inversion.images_per_class", "inversion.methods.{method}",
+    "inversion.region", "inversion.compile", "inversion.images_per_class", "inversion.methods.{method}",
 )  # fmt: skip
-SHARED = ("loss", "shift", "augmentation", "auxiliary_teachers", "region", "images_per_class")  # settings that all methods use
+SHARED = ("loss", "shift", "augmentation", "auxiliary_teachers", "region", "compile", "images_per_class")  # settings that all methods use
 PREVIEW_COLUMNS = 12  # images per class in the preview
 JOBS_AT_ONCE = 256  # bounds the memory of the process; the memory of the GPU may hold fewer
 

@@ -14,9 +14,9 @@ from datafree.zoo.teachers import move
 FOLDER = "artifacts/inversion/meta_generator"
 READS = (
     "seed", "data.image_size", "inversion.loss", "inversion.shift", "inversion.augmentation", "inversion.auxiliary_teachers",
-    "inversion.region", "inversion.meta_generator",
+    "inversion.region", "inversion.compile", "inversion.meta_generator",
 )  # fmt: skip
-SHARED = ("loss", "shift", "augmentation", "auxiliary_teachers", "region")  # settings that all methods use
+SHARED = ("loss", "shift", "augmentation", "auxiliary_teachers", "region", "compile")  # settings that all methods use
 
 
 def run(job: Job) -> None:

@@ -236,11 +236,10 @@ def _teacher_tree(entry: Entry, config: Config, project: Path, hashes: FileHashe
 
 def _architectures(config: Config) -> dict[str, dict[str, str | None]]:
     """By stage and name: the algorithm whose result is the backbone, None for another backbone."""
+    searched = searched_algorithm(config.nas) if config.nas.algorithms else None
     return {
-        "learner": {
-            name: searched_algorithm(config.nas) if arm.backbone.genotype == "searched" else None for name, arm in config.meta.arms.items()
-        },
-        "reference": {name: searched_algorithm(config.nas) if name == "searched" else None for name in references(config)},
+        "learner": {name: searched if arm.backbone.genotype == "searched" else None for name, arm in config.meta.arms.items()},
+        "reference": {name: searched if name == "searched" else None for name in references(config)},
     }
 
 

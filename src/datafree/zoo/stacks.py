@@ -5,11 +5,13 @@ On a GPU this replaces many small kernels by few large ones. On a CPU grouped co
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
 import itertools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -17,10 +19,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from torch.nn import functional as F
 
-from datafree.zoo.backbones import Backbone, Classifier
+from datafree.zoo.backbones import Backbone, Classifier, batch_norm_layers
 from datafree.zoo.logits import ABSENT, at_least_float32
 
 Module = TypeVar("Module", bound=nn.Module)
+Observation = Callable[[nn.Module, Tensor], Tensor]  # of a layer and its input
 
 LAYERS_OF_AUTOCAST = (nn.Conv2d, nn.Linear)  # the layers of the backbones and generators that autocast computes in lower precision
 
@@ -29,6 +32,8 @@ LAYERS_OF_AUTOCAST = (nn.Conv2d, nn.Linear)  # the layers of the backbones and g
 class NetworkStack:
     """T frozen classifiers of one architecture in evaluation mode, on one device; their numbers of classes may differ.
 
+    A pass can be compiled by ``torch.compile``.
+
     Attributes:
         template: the common backbone, without values (on the device "meta"). Inside a pass its parameters and buffers are those of the
             networks, and forward hooks of its layers are called once for all networks, under ``torch.vmap``.
@@ -36,6 +41,7 @@ class NetworkStack:
         head_weight: [T, K, D] for the largest number of classes K, 0 beyond a network's classes.
         head_bias: [T, K], 0 where the architecture's head has no bias.
         absent: bool [T, K], true beyond a network's classes.
+        seen: what the layers of ``template`` have been seen with in the current pass; empty outside of it.
     """
 
     template: Backbone
@@ -43,10 +49,13 @@ class NetworkStack:
     head_weight: Tensor
     head_bias: Tensor
     absent: Tensor
+    seen: list[Tensor] = field(default_factory=list)
 
     @classmethod
-    def of(cls, networks: Sequence[Classifier]) -> NetworkStack:
+    def of(cls, networks: Sequence[Classifier], observe: Observation | None = None) -> NetworkStack:
         """The networks' stack, in their order; it has copies of their weights, without gradients.
+
+        ``observe`` makes of each BatchNorm layer with running statistics, and its input, what ``observed`` returns.
 
         Raises:
             ValueError: no networks, or networks of different architectures (see ``stackable``).
@@ -60,8 +69,14 @@ class NetworkStack:
         weight = torch.stack([F.pad(head.weight, (0, 0, 0, most - head.out_features)) for head in heads])
         bias = torch.stack([F.pad(bias, (0, most - len(bias))) for bias in biases])
         classes = torch.tensor([head.out_features for head in heads], device=weight.device)
+        template = casting_inputs(copy.deepcopy(networks[0].backbone).eval().to("meta"))
+        seen: list[Tensor] = []
+        if observe:
+            for layer in batch_norm_layers(template):
+                layer.register_forward_pre_hook(functools.partial(_keep, seen, observe))
         return cls(
-            template=casting_inputs(copy.deepcopy(networks[0].backbone).eval().to("meta")),
+            template=template,
+            seen=seen,
             state={name: value.detach() for name, value in state.items()},
             head_weight=weight.detach(),
             head_bias=bias.detach(),
@@ -90,28 +105,37 @@ class NetworkStack:
 
     def features(self, inputs: Tensor) -> Tensor:
         """The backbones' features [T, B, D] of inputs as for a call."""
-        return self.observed(inputs, lambda: ())[0]
+        return self.observed(inputs)[0]
 
     def head(self, features: Tensor) -> Tensor:
         """Logits as of a call, from features [T, B, D]."""
         logits = torch.baddbmm(self.head_bias[:, None].to(features.dtype), features, self.head_weight.mT.to(features.dtype))
         return at_least_float32(logits).masked_fill(self.absent[:, None], ABSENT)
 
-    def observed(self, inputs: Tensor, observation: Callable[[], Any]) -> tuple[Tensor, Any]:
-        """(features, observation): what hooks of ``template``'s layers have kept, for each network.
+    def observed(self, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The backbones' features, and what ``observe`` made of each BatchNorm layer in turn, stacked: [T, ...] each."""
 
-        ``observation`` is called after the pass, inside ``torch.vmap``, and returns tensors in tuples, lists or dictionaries that depend
-        on what the hooks saw of a single network; each of them is returned with a first dimension T. It must also discard what the hooks
-        kept: their tensors are not valid after the pass.
-        """
+        def one(state: dict[str, Tensor], images: Tensor) -> tuple[Tensor, list[Tensor]]:
+            self.seen.clear()  # of a pass that failed
+            features = functional_call(self.template, state, (images,))
+            seen = list(self.seen)
+            self.seen.clear()
+            return features, seen
 
-        def one(state: dict[str, Tensor], images: Tensor) -> tuple[Tensor, Any]:
-            return functional_call(self.template, state, (images,)), observation()
-
-        with warnings.catch_warnings():
-            # of an operation that vmap computes network by network: adaptive pooling of some library models in channels-last memory
-            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        with contextlib.nullcontext() if torch.compiler.is_compiling() else _unavoidable_loops():
             return torch.vmap(one, in_dims=(0, None if inputs.dim() == 4 else 0))(cast_weights(self.template, self.state), inputs)
+
+
+def _keep(seen: list[Tensor], observe: Observation, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    seen.append(observe(layer, inputs[0]))
+
+
+@contextlib.contextmanager
+def _unavoidable_loops() -> Iterator[None]:
+    """Without the warning of an operation that vmap computes network by network: adaptive pooling of some library models."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        yield
 
 
 def casting_inputs(template: Module) -> Module:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datafree.zoo.backbones import fitted
-from datafree.zoo.stacks import NetworkStack, stackable
+from datafree.zoo.stacks import NetworkStack, Observation, stackable
 from datafree.zoo.teachers import Teacher
 
 
@@ -24,10 +24,10 @@ class TeacherStack:
     input: tuple[int, int, int]
 
     @classmethod
-    def of(cls, teachers: Sequence[Teacher]) -> TeacherStack:
-        """The stack of the teachers, in their order; it has copies of their weights."""
+    def of(cls, teachers: Sequence[Teacher], observe: Observation | None = None) -> TeacherStack:
+        """The stack of the teachers, in their order; it has copies of their weights. ``observe``: see ``NetworkStack.of``."""
         mean, std = (torch.stack([getattr(teacher.normalise, name) for teacher in teachers]) for name in ("mean", "std"))
-        return cls(NetworkStack.of([teacher.network for teacher in teachers]), mean, std, teachers[0].input)
+        return cls(NetworkStack.of([teacher.network for teacher in teachers], observe), mean, std, teachers[0].input)
 
     def __len__(self) -> int:
         return len(self.mean)
@@ -48,11 +48,11 @@ class TeacherStack:
 
 
 class TeacherStacks:
-    """Teachers on one device in one stack per architecture and input."""
+    """Teachers on one device in one stack per architecture and input. ``observe``: see ``NetworkStack.of``."""
 
-    def __init__(self, teachers: Sequence[Teacher]) -> None:
+    def __init__(self, teachers: Sequence[Teacher], observe: Observation | None = None) -> None:
         self.members = stackable([teacher.network for teacher in teachers])
-        self.stacks = [TeacherStack.of([teachers[member] for member in members]) for members in self.members]
+        self.stacks = [TeacherStack.of([teachers[member] for member in members], observe) for members in self.members]
         self._place = {member: (stack, place) for stack, members in enumerate(self.members) for place, member in enumerate(members)}
         self.most_classes = max(len(teacher.classes) for teacher in teachers)
 

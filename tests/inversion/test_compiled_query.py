@@ -1,0 +1,43 @@
+"""The pass through a stack of teachers can be compiled: it is one graph without interruption, and computes the same."""
+
+import warnings
+
+import pytest
+import torch
+
+from datafree.config import BackboneConfig
+from datafree.inversion.stacked_objective import query, statistics_distance
+from datafree.zoo.backbones import Classifier, Normalise, build
+from datafree.zoo.teacher_stacks import TeacherStack
+from datafree.zoo.teachers import Teacher, freeze
+
+WARP = {"degrees": 15.0, "scale": 0.15, "shift": 0.1}
+
+
+def stack(architecture, classes=(3, 5)):
+    teachers = []
+    for seed, count in enumerate(classes):
+        network = Classifier(build(BackboneConfig(architecture, 4), 3, 16, seed), count)
+        network.train()(torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(seed)))
+        normalise = Normalise([0.5] * 3, [0.25] * 3, (3, 16, 16))
+        teachers.append(Teacher(f"teacher-{seed}", freeze(network), normalise, tuple(map(str, range(count))), (3, 16, 16)))
+    return TeacherStack.of(teachers, statistics_distance)
+
+
+@pytest.mark.parametrize("architecture", ["conv4", "resnet8"])
+def test_the_compiled_query_is_one_graph_and_computes_the_same(architecture):
+    teachers, rng = stack(architecture), torch.Generator().manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the compiler's own modules
+        compiled = torch.compile(query, backend="aot_eager", fullgraph=True)  # graph of forward and backward pass; no code is generated
+        for step in range(2):
+            images = torch.randn(2, 6, 3, 16, 16, generator=rng).requires_grad_()
+            amounts = torch.rand(2, 4, 6, generator=rng) if architecture == "conv4" else None
+            given = (teachers, images, torch.tensor([[1, -2], [step, 0]]), amounts, WARP)
+            results = []
+            for compute in (query, compiled):
+                logits, distances = compute(*given)
+                loss = logits.clamp_min(-100).logsumexp(-1).sum() + distances.sum()
+                results.append((logits, distances, torch.autograd.grad(loss, images)[0]))
+            for single, together in zip(*results, strict=True):
+                torch.testing.assert_close(together, single, rtol=1e-4, atol=1e-6)
