@@ -134,6 +134,12 @@ def test_rows_share_teachers_and_auxiliary_teachers_have_several_architectures()
     assert_equal_results(results)
 
 
+def test_all_rows_of_one_teacher():
+    teachers = zoo()
+    results = both([teachers[1]] * 3, lambda teacher: others(teachers, teacher), *batch(3), SHARED)
+    assert_equal_results(results)
+
+
 def test_target_probabilities_of_different_class_counts():
     teachers = zoo()
     targets = torch.zeros(3, 8, max(CLASSES))

@@ -56,6 +56,15 @@ def test_a_stack_equals_its_networks_one_by_one_with_padded_classes_of_probabili
     assert torch.allclose(stack.features(inputs)[1], networks[1].backbone(inputs[1]), rtol=1e-10, atol=1e-10)
 
 
+def test_a_stack_of_one_network_takes_any_number_of_batches(name):
+    (network, *_), inputs = three(name), images(2, 4, 3, 32, 32)
+    stack = NetworkStack.of([network])
+    for batches in (inputs, inputs[:1], inputs[0]):
+        logits = stack(batches)
+        expected = torch.stack([network(batch) for batch in batches.reshape(-1, 4, 3, 32, 32)])
+        assert torch.allclose(logits, expected, rtol=1e-10, atol=1e-10)
+
+
 def test_the_gradient_of_the_inputs_is_that_of_each_network(name):
     networks, inputs = three(name), images(3, 2, 3, 32, 32)
     target = torch.tensor([1, 0])

@@ -36,13 +36,13 @@ METHODS: Registry[Callable[..., Outcomes]] = Registry(
 )
 
 
-def recover_one(recovery: Recovery, method: Any, shared: Any, *, size: int, start: Any = None) -> Recovered:
-    """The result of a single recovery by ``method``.
+def recover_one(recovery: Recovery, method: Any, shared: Any, *, size: int, start: Any = None, together: bool = False) -> Recovered:
+    """The result of a single recovery by ``method``; ``together``: its batches of images in one pass, where they are independent.
 
     Raises:
         UserError: its loss became NaN or infinite.
     """
-    ((_, outcome),) = METHODS[method.method]([recovery], method, shared, size=size, start=start, together=False)
+    ((_, outcome),) = METHODS[method.method]([recovery], method, shared, size=size, start=start, together=together)
     if isinstance(outcome, Recovered):
         return outcome
     raise outcome

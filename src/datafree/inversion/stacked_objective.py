@@ -75,9 +75,9 @@ class StackedObjective:
         place = {id(teacher): number for number, teacher in enumerate(teachers)}
         self.device = teachers[0].normalise.mean.device
         self.query = devices.compiled(query, "inversion.compile") if shared.compile and self.device.type == "cuda" else query
-        self.teachers = TeacherStack.of(teachers, statistics_distance).select(
-            torch.tensor([place[id(row.teacher)] for row in rows], device=self.device)
-        )
+        self.teachers = TeacherStack.of(teachers, statistics_distance)
+        if len(teachers) > 1:
+            self.teachers = self.teachers.select(torch.tensor([place[id(row.teacher)] for row in rows], device=self.device))
         self.others = [row.auxiliary_teachers for row in rows]
         self.auxiliary = auxiliary_stacks(self.others[0].zoo) if shared.auxiliary_teachers and len(self.others[0]) else None
 

@@ -99,7 +99,8 @@ class NetworkStack:
     def __call__(self, inputs: Tensor) -> Tensor:
         """Logits [T, B, K], at least float32, of normalised inputs [T, B, C, H, W], or of one batch [B, C, H, W] for all networks.
 
-        Differentiable with respect to the inputs. Beyond a network's classes the logit is ``ABSENT``, without a gradient.
+        A stack of one network takes inputs [R, B, C, H, W] of any R, and computes them without grouped convolutions. Differentiable with
+        respect to the inputs. Beyond a network's classes the logit is ``ABSENT``, without a gradient.
         """
         return self.head(self.features(inputs))
 
@@ -109,7 +110,8 @@ class NetworkStack:
 
     def head(self, features: Tensor) -> Tensor:
         """Logits as of a call, from features [T, B, D]."""
-        logits = torch.baddbmm(self.head_bias[:, None].to(features.dtype), features, self.head_weight.mT.to(features.dtype))
+        weight, bias = (value.to(features.dtype).expand(len(features), *value.shape[1:]) for value in (self.head_weight, self.head_bias))
+        logits = torch.baddbmm(bias[:, None], features, weight.mT)
         return at_least_float32(logits).masked_fill(self.absent[:, None], ABSENT)
 
     def observed(self, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -122,8 +124,13 @@ class NetworkStack:
             self.seen.clear()
             return features, seen
 
+        state, single = cast_weights(self.template, self.state), len(self) == 1
+        if single:
+            state = {name: value[0] for name, value in state.items()}
+            inputs = inputs if inputs.dim() == 5 else inputs[None]
+        of_one = (None if single else 0, 0 if inputs.dim() == 5 else None)
         with contextlib.nullcontext() if torch.compiler.is_compiling() else _unavoidable_loops():
-            return torch.vmap(one, in_dims=(0, None if inputs.dim() == 4 else 0))(cast_weights(self.template, self.state), inputs)
+            return torch.vmap(one, in_dims=of_one)(state, inputs)
 
 
 def _keep(seen: list[Tensor], observe: Observation, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
