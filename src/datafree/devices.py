@@ -141,6 +141,25 @@ def seeded_initialisation(seed: int) -> Iterator[None]:
         yield
 
 
+def together(device: torch.device) -> bool:
+    """Whether several networks of one architecture, or several tasks of one network, are computed in one pass on this device.
+
+    On a GPU this replaces many small kernels by few large ones. On a CPU grouped convolutions are slower than a loop.
+    """
+    return device.type == "cuda"
+
+
+def free_bytes(device: torch.device) -> int:
+    """The memory of a GPU in bytes that this process can still use, its allocator's unused part included; on a CPU always 1 GiB."""
+    import torch
+
+    if device.type != "cuda":
+        return 2**30
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 def moved(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """``values`` of the CPU on a device. From pinned memory a GPU copies while this process prepares its next step."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
+    """``values`` on a device. From pinned memory a GPU copies while this process goes on; from other memory the process would wait."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
