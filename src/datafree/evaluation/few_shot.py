@@ -61,10 +61,14 @@ def solver_accuracies(solve: Solver, images: Tensor, rows: Tensor, shot: int, de
 
 
 class Concatenated:
-    """An embedding: the unit-length features of several embeddings, concatenated."""
+    """An embedding: the unit-length features of several embeddings, concatenated.
 
-    def __init__(self, parts: Sequence[Embedding]) -> None:
+    ``all_parts``, if given, computes the features [N, D_i] of all parts, on the CPU, for uint8 images [N, C, H, W] in fewer passes.
+    """
+
+    def __init__(self, parts: Sequence[Embedding], all_parts: Callable[[Tensor], Sequence[Tensor]] | None = None) -> None:
         self.parts = tuple(parts)
+        self.all_parts = all_parts
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.join([part(images) for part in self.parts])
