@@ -87,7 +87,7 @@ def test_the_meta_generator_of_one_pass_agrees_with_single_inner_loops(zoo):
 
 
 def test_the_predictions_of_all_teachers_are_those_of_each(zoo, pools):
-    ensemble = TeacherEnsemble(zoo, pools, Normalise([0.5] * 3, [0.25] * 3).to("cuda"), torch.device("cuda"), torch.ones(4))
+    ensemble = TeacherEnsemble(zoo, pools, Normalise([0.5] * 3, [0.25] * 3).to("cuda"), torch.device("cuda"), torch.ones(4), together=True)
     views = torch.randn(10, 3, 32, 32, generator=devices.generator(0, "views")).to("cuda")
     predictions = ensemble.predict(views, [2, 0, 3])
     for column, place in enumerate([2, 0, 3]):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Beginnings of errors of CUDA and its libraries that PyTorch raises as plain RuntimeErrors.
 LOST = ("CUDA error", "cuDNN error", "cuBLAS error", "CUDA driver error")
+RESIDENT_SHARE = 0.3  # of a GPU's free memory, for images that stay there; the rest is for networks and batches
 _IN_USE: list[torch.device] = []  # the device of this process inside ``use``
 
 
@@ -163,3 +164,18 @@ def moved(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type == "cuda" and values.device.type == "cpu":
         values = values.pin_memory()
     return values.to(device, non_blocking=True)
+
+
+def fits(size: int, device: torch.device) -> bool:
+    """Whether ``size`` bytes may stay on a device for a whole job: on a GPU at most a share of its free memory; nothing moves to a CPU."""
+    return device.type == "cuda" and size <= RESIDENT_SHARE * free_bytes(device)
+
+
+def resident(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``values`` of the CPU where a job keeps them: on the device if they fit there (see ``fits``), otherwise as they are."""
+    return moved(values, device) if fits(values.nbytes, device) else values
+
+
+def rows(values: torch.Tensor, index: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``values[index]`` on a device, chosen where ``values`` is: of a ``resident`` tensor only ``index``, int64 on the CPU, is copied."""
+    return moved(values[moved(index, values.device)], device)

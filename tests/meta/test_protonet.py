@@ -39,7 +39,7 @@ def test_one_task_is_a_plain_step_on_its_loss(train, fresh_learner, ensemble_of,
     start = fresh_learner().train()
     rng = devices.generator(0, "protonet", 0)
     task = int(torch.randint(len(episodes), (1,), generator=rng))
-    images = protonet.episode_images(ensemble_of(start).pools, episodes, task)
+    images = protonet.episode_images(ensemble_of(start).images, episodes, task)
     features = start.features(images).unflatten(0, (3, 4))
     loss = episode_loss(features[:, :2], features[:, 2:], EPISODE_SCALE)
     assert history[0]["episode"] == pytest.approx(loss.item(), rel=1e-5)

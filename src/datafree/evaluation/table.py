@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datafree import devices
 from datafree.config import EvaluationConfig
 from datafree.data.images import ImageSet
 from datafree.data.layout import by_domain
@@ -33,6 +35,7 @@ def accuracy_table(
     The row ``best teacher`` is, per shot, the teacher that scores best on these same episodes. This favours the baseline, because
     the choice uses these results.
     """
+    images = dataclasses.replace(images, images=devices.resident(images.images, device))
     domains = by_domain(images.classes) if config.by_domain else {"": list(range(len(images.classes)))}
     features = _FeatureCache({model.embedding for model in models if isinstance(model.embedding, Concatenated)})
     episodes = {

@@ -120,7 +120,7 @@ def replay(
         outer.zero_grad(set_to_none=True)
         results = []
         for task in torch.randint(len(episodes), (arm.replay.episodes,), generator=rng).tolist():
-            views = ensemble.views(episode_images(ensemble.pools, episodes, task), rng, arm.augment)
+            views = ensemble.views(episode_images(ensemble.images, episodes, task), rng, arm.augment)
             loss, accuracy = query_loss(
                 learner.backbone, views.unflatten(0, (episodes.index.shape[1], -1)), episodes.shot, rule, rule.steps, second_order=True
             )

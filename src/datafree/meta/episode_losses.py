@@ -34,7 +34,7 @@ def episode_batch(
     ensemble: TeacherEnsemble, episodes: Episodes, task: int, queried: Sequence[int], augment: bool, rng: torch.Generator
 ) -> EpisodeBatch:  # fmt: skip
     """The views of episode ``task`` with the predictions of the queried teachers for them."""
-    views = ensemble.views(episode_images(ensemble.pools, episodes, task), rng, augment)
+    views = ensemble.views(episode_images(ensemble.images, episodes, task), rng, augment)
     return EpisodeBatch(views, list(queried), ensemble.predict(views, queried), episodes.index.shape[1], episodes.shot)
 
 

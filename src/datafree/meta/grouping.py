@@ -47,7 +47,8 @@ def task_embeddings(probe: Teacher, pools: Sequence[Pool], seed: int, device: to
     for index, pool in enumerate(pools):
         rows = balanced_rows(pool.labels, IMAGES, devices.generator(seed, "task embedding", index))
         with torch.autocast(device.type, enabled=False):
-            views, labels = probe.normalise(pool.images[rows].to(device)), pool.labels[rows].to(device)
+            views, labels = (devices.moved(part[rows], device) for part in (pool.images, pool.labels))
+            views = probe.normalise(views)
             with torch.no_grad():
                 features = F.normalize(backbone(views), dim=1)
             head = fit_head(features, labels, len(pool.classes), HEAD_LEARNING_RATE, HEAD_STEPS)

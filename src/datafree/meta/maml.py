@@ -35,7 +35,7 @@ def train(
     learner.train()
 
     def task_loss(task: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        views = ensemble.views(episode_images(ensemble.pools, episodes, task), rng, arm.augment)
+        views = ensemble.views(episode_images(ensemble.images, episodes, task), rng, arm.augment)
         soft = task_soft_labels(ensemble, episodes, task, views, arm) if arm.distillation else None
         by_class = views.unflatten(0, (episodes.index.shape[1], -1))
         return query_loss(learner.backbone, by_class, episodes.shot, arm.adaptation, arm.inner_steps, arm.second_order, soft)
@@ -64,6 +64,6 @@ def task_soft_labels(ensemble: TeacherEnsemble, episodes: Episodes, task: int, v
     teachers, labels = episodes.teacher[task].unique().tolist(), episodes.label[task]
     if len(teachers) > 1:
         return None
-    predicted = ensemble.predict(views, teachers)[:, 0, labels.to(views.device)].clamp_min(SMALLEST_PROBABILITY)
+    predicted = ensemble.predict(views, teachers)[:, 0, devices.moved(labels, views.device)].clamp_min(SMALLEST_PROBABILITY)
     probabilities = (predicted / predicted.sum(1, keepdim=True)).unflatten(0, (len(labels), -1))
     return TaskSoftLabels(probabilities, arm.distillation, arm.temperature)

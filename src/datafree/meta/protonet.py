@@ -33,7 +33,7 @@ def train(
     learner.train()
 
     def features_of(task: int, rng: torch.Generator) -> Tensor:
-        views = ensemble.views(episode_images(ensemble.pools, episodes, task), rng, arm.augment)
+        views = ensemble.views(episode_images(ensemble.images, episodes, task), rng, arm.augment)
         return at_least_float32(learner.backbone(views)).unflatten(0, (episodes.index.shape[1], -1))
 
     def loss_of(features: Tensor) -> Tensor:

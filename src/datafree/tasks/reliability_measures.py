@@ -38,14 +38,15 @@ def agreements(
     ``owner`` int64 [N] gives the teacher from whose pool each image is, ``fold`` int64 [N] a partition of the images. A kernel is computed
     again where it is subtracted: those of all teachers may not fit into the memory. It is computed on ``device``.
     """
-    kernels = (linear_kernel(own.to(device)).double() for own in features)
+    device = torch.device(device)
+    kernels = (linear_kernel(devices.moved(own, device)).double() for own in features)
     total = next(kernels)
     for kernel in kernels:
         total = total + kernel
-    results, fold, others = [], fold.to(device), max(len(features) - 1, 1)
+    results, fold, others = [], devices.moved(fold, device), max(len(features) - 1, 1)
     for index, (own, target) in enumerate(zip(features, logits, strict=True)):
-        kernel = (total - linear_kernel(own.to(device)).double()) / others
-        results.append(agreement(kernel, target.to(device), (owner != index).to(device), fold))
+        kernel = (total - linear_kernel(devices.moved(own, device)).double()) / others
+        results.append(agreement(kernel, *(devices.moved(part, device) for part in (target, owner != index)), fold))
     return results
 
 
