@@ -171,7 +171,7 @@ def test_replay_stops_without_improvement(fresh_learner, ensemble_of, episodes, 
     def query_loss(backbone, *others, **more):
         return backbone.blocks[0].conv.weight.sum(), torch.tensor(left.pop(0))
 
-    monkeypatch.setattr(bell, "query_loss", query_loss)
+    monkeypatch.setattr("datafree.meta.query_loss.query_loss", query_loss)
     arm = dataclasses.replace(BELL, replay=ReplayConfig(1, patience))
     steps = []
     outer = torch.optim.SGD(learner.parameters(), lr=0.0)

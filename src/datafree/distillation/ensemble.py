@@ -15,6 +15,7 @@ from datafree.tasks.episodes import sample_teachers
 from datafree.tasks.pools import Pool, PoolImages
 from datafree.zoo.augmentation import random_affine, random_colours
 from datafree.zoo.backbones import Normalise
+from datafree.zoo.logits import at_least_float32
 from datafree.zoo.teacher_stacks import TeacherStacks
 from datafree.zoo.teachers import Teacher
 
@@ -81,10 +82,10 @@ class TeacherEnsemble:
 
     def _query(self, views: Tensor, queried: Sequence[int]) -> Tensor:
         images = self._images(views)
-        predictions = torch.zeros(len(views), len(queried), max(self.class_counts), device=views.device)
+        predictions = at_least_float32(views).new_zeros(len(views), len(queried), max(self.class_counts))
         for place, index in enumerate(queried):
             teacher = self.teachers[index]
-            predictions[:, place, : len(teacher.classes)] = teacher.network(teacher.normalise(images)).float().softmax(1)
+            predictions[:, place, : len(teacher.classes)] = at_least_float32(teacher.network(teacher.normalise(images))).softmax(1)
         return predictions
 
 

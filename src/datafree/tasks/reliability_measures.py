@@ -46,7 +46,7 @@ def agreements(
     results, fold, others = [], devices.moved(fold, device), max(len(features) - 1, 1)
     for index, (own, target) in enumerate(zip(features, logits, strict=True)):
         kernel = (total - linear_kernel(devices.moved(own, device)).double()) / others
-        results.append(agreement(kernel, *(devices.moved(part, device) for part in (target, owner != index)), fold))
+        results.append(agreement(kernel, devices.moved(target, device), devices.moved(owner != index, device), fold))
     return results
 
 

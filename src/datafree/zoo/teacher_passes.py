@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from datafree import devices
-from datafree.zoo.hooks import LayerHooks
+from datafree.zoo.hooks import output_sizes
 from datafree.zoo.logits import at_least_float32
 from datafree.zoo.stacks import stackable
 from datafree.zoo.teacher_stacks import TeacherStack
@@ -47,19 +47,10 @@ def rows_that_fit(teacher: Teacher) -> int:
     return max(1, int(FREE_SHARE * devices.free_bytes(teacher.normalise.mean.device) / image_bytes(teacher)))
 
 
-@torch.no_grad()
 def image_bytes(teacher: Teacher) -> int:
     """An estimate of the memory in bytes that one image needs in a pass without gradients."""
-    layers = [module for module in teacher.network.modules() if not list(module.children())]
     image = teacher.normalise.mean.new_zeros(1, *teacher.input)
-    sizes = [image.numel()]
-
-    def count(layer: nn.Module, output: Tensor) -> None:
-        sizes.append(output.numel())
-
-    with LayerHooks(layers, count, outputs=True):
-        teacher.network(image)
-    return OUTPUTS * BYTES * max(sizes)
+    return OUTPUTS * BYTES * max(image.numel(), *output_sizes(teacher.network, image))
 
 
 @torch.no_grad()
