@@ -7,7 +7,6 @@ training mode has wrong second derivatives, so that the layers are replaced by e
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +19,7 @@ from datafree.meta.learner import Learner
 from datafree.zoo.backbones import Backbone
 from datafree.zoo.hooks import output_sizes
 from datafree.zoo.logits import at_least_float32
-from datafree.zoo.stacks import cast_weights, casting_inputs
+from datafree.zoo.stacks import cast_weights, casting_inputs, mapped
 
 FREE_SHARE = 0.5  # of the free memory, for the outputs of layers that a step keeps
 COPIES = 4  # of every layer's output in a step: value, gradient, and both of the inner gradient
@@ -89,10 +88,7 @@ class TaskStack:
 
         values = dict(self.network.named_parameters()) if weights is None else weights
         in_dims = (None if weights is None else 0, *(None if given is None else 0 for given in inputs))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)  # of an operation computed task by task
-            together = torch.vmap(one, in_dims=in_dims, randomness="different")
-            result, statistics = together(cast_weights(self.template, values), *inputs)
+        result, statistics = mapped(one, in_dims, "different")(cast_weights(self.template, values), *inputs)
         self._passes.append(statistics)
         return result
 

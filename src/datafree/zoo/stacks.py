@@ -108,10 +108,21 @@ class NetworkStack:
         def one(state: dict[str, Tensor], images: Tensor) -> tuple[Tensor, Any]:
             return functional_call(self.template, state, (images,)), observation()
 
+        return mapped(one, (0, None if inputs.dim() == 4 else 0))(cast_weights(self.template, self.state), inputs)
+
+
+def mapped(function: Callable[..., Any], in_dims: Sequence[int | None], randomness: str = "error") -> Callable[..., Any]:
+    """``torch.vmap`` without its warning of operations that it computes one by one.
+
+    Such is adaptive pooling, which some library models have, in channels-last memory.
+    """
+
+    def call(*inputs: Any) -> Any:
         with warnings.catch_warnings():
-            # of an operation that vmap computes network by network: adaptive pooling of some library models in channels-last memory
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
-            return torch.vmap(one, in_dims=(0, None if inputs.dim() == 4 else 0))(cast_weights(self.template, self.state), inputs)
+            return torch.vmap(function, in_dims=tuple(in_dims), randomness=randomness)(*inputs)
+
+    return call
 
 
 def casting_inputs(template: Module) -> Module:
