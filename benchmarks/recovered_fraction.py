@@ -52,7 +52,7 @@ def downstream_accuracies(
     sampling_weights = torch.ones(len(teachers), dtype=torch.float64)
     # Joint distillation does not use episodes, but takes them as all meta-training methods do.
     episodes = sample_episodes(pools, sampling_weights.tolist(), TasksConfig(way=2, shot=1, query=1, episodes=1), seed)
-    ensemble = TeacherEnsemble(teachers, pools, normalise, device, sampling_weights)
+    ensemble = TeacherEnsemble(teachers, pools, normalise, device, sampling_weights, devices.together(device))
     distillation.train(learner, ensemble, episodes, arm, seed, Checkpoint(None))
     features = embed(backbone_features(backbone, normalise, device), images.images, device)
     counts = {"way": evaluation.way, "query": evaluation.query, "episodes": evaluation.episodes}

@@ -1,5 +1,7 @@
 """The CUDA paths, on a machine with a GPU: ``make test-gpu``."""
 
+import copy
+import dataclasses
 import os
 import subprocess
 import sys
@@ -10,14 +12,35 @@ import torch
 
 from datafree import artifacts, devices
 from datafree.checkpoints import Checkpoint
-from datafree.config import GeneratorInversion, InversionConfig, MetaGeneratorConfig, PixelInversion
+from datafree.config import (
+    AnilArm,
+    BackboneConfig,
+    BellArm,
+    GeneratorInversion,
+    IgrArm,
+    InversionConfig,
+    MamlArm,
+    MetaGeneratorConfig,
+    PixelInversion,
+    ProtoNetArm,
+    ReplayConfig,
+    TasksConfig,
+)
 from datafree.distillation.ensemble import TeacherEnsemble
+from datafree.distillation.heads import TeacherHeads
+from datafree.distillation.joined_pools import JoinedPools
 from datafree.inversion import METHODS, Recovery
 from datafree.inversion.generator import new_generator
 from datafree.inversion.meta_generator import train_meta_generator
 from datafree.inversion.rows import OtherTeachers
-from datafree.zoo.backbones import Normalise
-from datafree.zoo.teachers import move
+from datafree.meta import ARMS
+from datafree.meta.learner import Learner
+from datafree.tasks.episodes import sample_episodes
+from datafree.tasks.pools import Pool
+from datafree.tasks.reliability import teacher_reliability
+from datafree.zoo.backbones import Normalise, build
+from datafree.zoo.teacher_passes import features_of_all
+from datafree.zoo.teachers import freeze, move, soft_labels
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 PROJECT = Path(__file__).parents[1]
@@ -96,7 +119,7 @@ def test_the_meta_generator_of_one_pass_agrees_with_single_inner_loops(zoo):
 
 
 def test_the_predictions_of_all_teachers_are_those_of_each(zoo, pools):
-    ensemble = TeacherEnsemble(zoo, pools, Normalise([0.5] * 3, [0.25] * 3).to("cuda"), torch.device("cuda"), torch.ones(4))
+    ensemble = TeacherEnsemble(zoo, pools, Normalise([0.5] * 3, [0.25] * 3).to("cuda"), torch.device("cuda"), torch.ones(4), together=True)
     views = torch.randn(10, 3, 32, 32, generator=devices.generator(0, "views")).to("cuda")
     predictions = ensemble.predict(views, [2, 0, 3])
     for column, place in enumerate([2, 0, 3]):
@@ -104,6 +127,88 @@ def test_the_predictions_of_all_teachers_are_those_of_each(zoo, pools):
         with torch.no_grad():
             expected = zoo[place].network(zoo[place].normalise(raw)).softmax(1)
         assert torch.allclose(predictions[:, column], expected, atol=1e-3)
+
+
+def in_float64(teacher):
+    network, normalise = copy.deepcopy(teacher.network).double(), copy.deepcopy(teacher.normalise).double()
+    return dataclasses.replace(teacher, network=freeze(network), normalise=normalise)
+
+
+@pytest.fixture
+def exact(zoo):
+    """The zoo in float64, in which a loop and a stack agree to 1e-6 whatever their kernels."""
+    return [in_float64(teacher) for teacher in zoo]
+
+
+@pytest.fixture
+def pools_of_zoo(zoo, make_images):
+    made = []
+    for number, teacher in enumerate(zoo):
+        images, labels = make_images(4, 10, 32, 20 + number)
+        made.append(Pool(images, labels, soft_labels(teacher, images), teacher.classes))
+    return made
+
+
+def test_the_reliability_of_teachers_in_stacks_is_that_of_single_ones(exact, pools_of_zoo):
+    results = [teacher_reliability(pools_of_zoo, exact, seed=0, device="cuda", together=flag) for flag in (False, True)]
+    for single, stacked in zip(*results, strict=True):
+        for name in ("weight", "agreement", "compactness", "recovery", "statistics_distance", "score"):
+            assert getattr(stacked, name) == pytest.approx(getattr(single, name), rel=1e-6, abs=1e-6)
+
+
+def test_the_features_of_all_teachers_are_those_of_each(exact, pools_of_zoo):
+    images = pools_of_zoo[0].images
+    for teacher, features in zip(exact, features_of_all(exact, images), strict=True):
+        assert features.device.type == "cpu"
+        assert torch.allclose(features, teacher.features(images.to("cuda")).cpu(), rtol=1e-6, atol=1e-6)
+
+
+ARMS_TOGETHER = {
+    "maml": MamlArm(steps=2, tasks_per_step=3, inner_steps=2, distillation=0.3),
+    "anil": AnilArm(steps=2, tasks_per_step=3, inner_steps=2),
+    "protonet": ProtoNetArm(steps=2, tasks_per_step=3, task_mixup=0.5),
+    "igr": IgrArm(steps=2, tasks_per_step=3, groups=2),
+    "bell": BellArm(steps=2, tasks_per_step=3, replay=ReplayConfig(episodes=2, inner_steps=2, patience=1)),
+}
+
+
+@pytest.mark.parametrize("name", ARMS_TOGETHER)
+def test_an_arm_learns_the_same_together(name, exact, pools_of_zoo):
+    arm, device = ARMS_TOGETHER[name], torch.device("cuda")
+    episodes = sample_episodes(pools_of_zoo, [1.0] * 4, TasksConfig(way=3, shot=2, query=2, episodes=12, mixed=0.5), seed=0)
+    histories = []
+    for together in (False, True):
+        backbone = build(BackboneConfig("conv4_strided", 8), 3, 32, seed=0)
+        with devices.seeded_initialisation(0):
+            heads = TeacherHeads(backbone.feature_size, [4] * 4)
+        learner = Learner(backbone, heads, Normalise([0.45] * 3, [0.22] * 3)).double().to(device)
+        ensemble = TeacherEnsemble(exact, pools_of_zoo, learner.normalise, device, torch.ones(4), together)
+        histories.append(ARMS[arm.method](learner, ensemble, episodes, arm, 0, Checkpoint(None)))
+    for loop, stacked in zip(*histories, strict=True):
+        assert stacked == pytest.approx(loop, rel=1e-6, abs=1e-6)
+
+
+def test_images_stay_on_the_device_and_batches_do_not_wait_for_it(zoo, pools_of_zoo):
+    device = torch.device("cuda")
+    ensemble = TeacherEnsemble(zoo, pools_of_zoo, Normalise([0.5] * 3, [0.25] * 3).to(device), device, torch.ones(4), together=True)
+    joined = JoinedPools.join(pools_of_zoo, Normalise([0.5] * 3, [0.25] * 3))
+    placed, index = joined.to(device), torch.tensor([3, 150, 3, 77])
+    assert placed.images.device.type == device.type and placed.images.dtype == torch.uint8
+    chosen, rows = torch.tensor([2, 0]), torch.tensor([[0, 39], [3, 5]])
+
+    def step():
+        views = ensemble.views(ensemble.images.at(chosen, rows), devices.generator(0), augment=True)
+        return ensemble.predict(views, [0, 2]), placed.batch(index)
+
+    step()  # warm-up
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        _, batch = step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(ensemble.images.at(chosen, rows).cpu(), torch.cat([pools_of_zoo[2].images[[0, 39]], pools_of_zoo[0].images[[3, 5]]]))
+    assert torch.allclose(batch.images.cpu(), joined.batch(index).images, atol=1e-5)
+    assert torch.equal(batch.soft_labels.cpu(), joined.batch(index).soft_labels)
 
 
 def test_the_smoke_preset_runs_and_its_table_is_complete(tmp_path):

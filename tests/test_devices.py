@@ -185,3 +185,32 @@ def test_a_machine_that_cannot_compile_gets_one_line(monkeypatch, triton, compil
     monkeypatch.delenv("CC", raising=False)
     with pytest.raises(UserError, match=rf"inversion.compile: needs .*; got {got}; install it, or set inversion.compile: false"):
         devices.compiled(len, "inversion.compile")
+
+
+# ---- copies to a device -----------------------------------------------------------------------------------------------------------------
+
+
+def test_only_a_gpu_computes_together_and_keeps_what_fits_into_a_share_of_its_free_memory(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    monkeypatch.setattr(devices, "free_bytes", lambda device: 1000)
+    assert (devices.together(cpu), devices.together(gpu)) == (False, True)
+    assert not devices.fits(0, cpu)
+    assert devices.fits(int(1000 * devices.RESIDENT_SHARE), gpu)
+    assert not devices.fits(int(1000 * devices.RESIDENT_SHARE) + 1, gpu)
+
+
+def test_on_a_cpu_nothing_is_copied():
+    values, cpu = torch.arange(6.0).view(3, 2), torch.device("cpu")
+    assert devices.moved(values, cpu) is values
+    assert devices.resident(values, cpu) is values
+    assert torch.equal(devices.rows(values, torch.tensor([2, 0]), cpu), values[[2, 0]])
+
+
+def test_what_fits_moves_and_what_does_not_stays(monkeypatch):
+    values, meta = torch.zeros(3, 2), torch.device("meta")
+    for room in (True, False):
+        monkeypatch.setattr(devices, "fits", lambda size, device, room=room: size == 24 and room)
+        kept = devices.resident(values, meta)
+        assert kept.device.type == ("meta" if room else "cpu")
+        assert devices.rows(kept, torch.tensor([1]), meta).shape == (1, 2)
+        assert devices.rows(kept, torch.tensor([1]), meta).device == meta

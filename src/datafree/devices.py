@@ -24,6 +24,7 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 # Beginnings of errors of CUDA and its libraries that PyTorch raises as plain RuntimeErrors.
 LOST = ("CUDA error", "cuDNN error", "cuBLAS error", "CUDA driver error")
+RESIDENT_SHARE = 0.3  # of a GPU's free memory, for images that stay there; the rest is for networks and batches
 _IN_USE: list[torch.device] = []  # the device of this process inside ``use``
 
 
@@ -163,6 +164,40 @@ def seeded_initialisation(seed: int) -> Iterator[None]:
         yield
 
 
+def together(device: torch.device) -> bool:
+    """Whether several networks of one architecture, or several tasks of one network, are computed in one pass on this device.
+
+    On a GPU this replaces many small kernels by few large ones. On a CPU grouped convolutions are slower than a loop.
+    """
+    return device.type == "cuda"
+
+
+def free_bytes(device: torch.device) -> int:
+    """The memory of a GPU in bytes that this process can still use, its allocator's unused part included; on a CPU always 1 GiB."""
+    import torch
+
+    if device.type != "cuda":
+        return 2**30
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 def moved(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """``values`` of the CPU on a device. From pinned memory a GPU copies while this process prepares its next step."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
+    """``values`` on a device. From pinned memory a GPU copies while this process goes on; from other memory the process would wait."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
+def fits(size: int, device: torch.device) -> bool:
+    """Whether ``size`` bytes may stay on a device for a whole job: on a GPU at most a share of its free memory; nothing moves to a CPU."""
+    return device.type == "cuda" and size <= RESIDENT_SHARE * free_bytes(device)
+
+
+def resident(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``values`` of the CPU where a job keeps them: on the device if they fit there (see ``fits``), otherwise as they are."""
+    return moved(values, device) if fits(values.nbytes, device) else values
+
+
+def rows(values: torch.Tensor, index: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``values[index]`` on a device, chosen where ``values`` is: of a ``resident`` tensor only ``index``, int64 on the CPU, is copied."""
+    return moved(values[moved(index, values.device)], device)

@@ -29,6 +29,16 @@ def test_all_baselines_are_in_the_table(teachers):
     assert torch.allclose(models[singles[1]].embedding(images), teachers[1].features(images), atol=1e-5)
 
 
+def test_features_of_all_teachers_together_are_those_of_each(teachers, make_teacher, image_set):
+    zoo = [*teachers, make_teacher("other", ("a", "b"), 5, architecture="resnet8")]
+    models = [baselines(zoo, (3, 32, 32), CONFIG, 0, CPU, together=flag) for flag in (False, True)]
+    whole = next(model.embedding for model in models[1] if model.name == "all teachers")
+    for part, features in zip(whole.parts, whole.all_parts(image_set.images), strict=True):
+        assert torch.allclose(features, part(image_set.images), atol=1e-5)
+    alone, together = (accuracy_table(of_one, image_set, CONFIG, 0, CPU) for of_one in models)
+    assert alone == together
+
+
 def test_an_average_of_different_architectures_has_no_row(teachers, make_teacher):
     mixed = [*teachers, make_teacher("other", ("a", "b"), 5, architecture="resnet8")]
     models = {model.name: model for model in baselines(mixed, (3, 32, 32), CONFIG, 0, CPU)}

@@ -41,7 +41,7 @@ class RecordingEnsemble(TeacherEnsemble):
     """Records the images of every call of ``views`` (uint8) and the teachers of every call of ``predict``."""
 
     @functools.cached_property
-    def images(self) -> list[torch.Tensor]:
+    def viewed(self) -> list[torch.Tensor]:
         return []
 
     @functools.cached_property
@@ -49,7 +49,7 @@ class RecordingEnsemble(TeacherEnsemble):
         return []
 
     def views(self, images, rng, augment):
-        self.images.append(images)
+        self.viewed.append(images)
         return super().views(images, rng, augment)
 
     def predict(self, views, queried):

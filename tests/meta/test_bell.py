@@ -119,7 +119,7 @@ def test_with_adam_every_outer_step_moves_each_weight_by_about_the_rate(train, f
 def test_without_cross_tasks_a_teacher_is_queried_about_its_own_tasks_alone(train_recorded, teachers_of):
     ensemble = train_recorded(dataclasses.replace(BELL, cross_task=False, steps=5, tasks_per_step=3))
     assert len(ensemble.queries) >= 15
-    assert [teachers_of(images) for images in ensemble.images] == [set(queried) for queried in ensemble.queries]
+    assert [teachers_of(images) for images in ensemble.viewed] == [set(queried) for queried in ensemble.queries]
     assert all(len(queried) == 1 for queried in ensemble.queries)
 
 
@@ -128,9 +128,9 @@ def test_with_cross_tasks_all_teachers_of_a_step_are_queried_about_each_of_its_t
     ensemble = train_recorded(dataclasses.replace(BELL, steps=5, tasks_per_step=3))
     assert len(ensemble.queries) == 15
     for first in range(0, 15, 3):
-        of_step = set().union(*(teachers_of(images) for images in ensemble.images[first : first + 3]))
+        of_step = set().union(*(teachers_of(images) for images in ensemble.viewed[first : first + 3]))
         assert all(set(queried) == of_step for queried in ensemble.queries[first : first + 3])
-    assert any(teachers_of(images) < set(queried) for images, queried in zip(ensemble.images, ensemble.queries, strict=True))
+    assert any(teachers_of(images) < set(queried) for images, queried in zip(ensemble.viewed, ensemble.queries, strict=True))
 
 
 def test_with_one_head_all_teachers_share_its_weights(train, fresh_learner):
@@ -171,7 +171,7 @@ def test_replay_stops_without_improvement(fresh_learner, ensemble_of, episodes, 
     def query_loss(backbone, *others, **more):
         return backbone.blocks[0].conv.weight.sum(), torch.tensor(left.pop(0))
 
-    monkeypatch.setattr(bell, "query_loss", query_loss)
+    monkeypatch.setattr("datafree.meta.query_loss.query_loss", query_loss)
     arm = dataclasses.replace(BELL, replay=ReplayConfig(1, patience))
     steps = []
     outer = torch.optim.SGD(learner.parameters(), lr=0.0)

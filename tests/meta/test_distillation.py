@@ -15,6 +15,6 @@ ONE_TASK = Episodes(torch.tensor([[[0, 1], [2, 3]]]), torch.zeros(1, 2, dtype=to
 @pytest.mark.parametrize("count", [None, 2])
 def test_images_per_class_restricts_each_pool_to_the_first_images_of_every_class(train_recorded, pools, count):
     arm = dataclasses.replace(ARM, images_per_class=count)
-    used = {image.numpy().tobytes() for images in train_recorded(arm, ONE_TASK).images for image in images}
+    used = {image.numpy().tobytes() for images in train_recorded(arm, ONE_TASK).viewed for image in images}
     allowed = [pool.images[torch.cat([rows[:count] for rows in class_rows(pool)])] for pool in pools]
     assert used == {image.numpy().tobytes() for images in allowed for image in images}

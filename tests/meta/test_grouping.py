@@ -79,6 +79,14 @@ def test_an_embedding_is_the_mean_of_squared_gradients_per_channel(teachers, poo
     assert torch.allclose(result.float(), torch.cat(expected).detach(), rtol=1e-3, atol=1e-9)
 
 
+@pytest.mark.parametrize("architecture", ["conv4", "resnet8"])
+def test_the_embedding_of_images_together_is_that_of_single_ones(architecture, make_teacher, pools):
+    probe = make_teacher("probe", ("a", "b"), 0, architecture=architecture)
+    exact = dataclasses.replace(probe, network=probe.network.double(), normalise=probe.normalise.double())
+    single, together = (task_embeddings(exact, pools[:2], 0, torch.device("cpu"), together=flag) for flag in (False, True))
+    torch.testing.assert_close(together, single, rtol=1e-9, atol=1e-9 * single.max().item())
+
+
 def test_embeddings_distinguish_pools_and_do_not_change_the_probe(teachers, pools, state_of, assert_same_state):
     before = state_of(teachers[0].network)
     twice = Pool(pools[1].images.clone(), pools[1].labels, pools[1].soft_labels, pools[1].classes)

@@ -36,10 +36,10 @@ def by_kind(episodes):
     return torch.nonzero(single).flatten().tolist(), torch.nonzero(~single).flatten().tolist()
 
 
-def test_soft_labels_are_the_teachers_softmax_over_the_tasks_classes(ensemble_of, fresh_learner, episodes, by_kind, pools):
+def test_soft_labels_are_the_teachers_softmax_over_the_tasks_classes(ensemble_of, fresh_learner, episodes, by_kind):
     ensemble = ensemble_of(fresh_learner())
     for task in by_kind[0]:
-        images = episode_images(pools, episodes, task)
+        images = episode_images(ensemble.images, episodes, task)
         result = task_soft_labels(ensemble, episodes, task, ensemble.normalise(images), MamlArm(distillation=0.3, temperature=2.0))
         teacher = ensemble.teachers[int(episodes.teacher[task, 0])]
         with torch.no_grad():
@@ -49,10 +49,10 @@ def test_soft_labels_are_the_teachers_softmax_over_the_tasks_classes(ensemble_of
         assert torch.allclose(result.probabilities.sum(-1), torch.ones(WAY, SHOT + 2))
 
 
-def test_a_task_of_several_teachers_has_no_soft_labels(ensemble_of, fresh_learner, episodes, by_kind, pools):
+def test_a_task_of_several_teachers_has_no_soft_labels(ensemble_of, fresh_learner, episodes, by_kind):
     ensemble = ensemble_of(fresh_learner())
     for task in by_kind[1]:
-        views = ensemble.normalise(episode_images(pools, episodes, task))
+        views = ensemble.normalise(episode_images(ensemble.images, episodes, task))
         assert task_soft_labels(ensemble, episodes, task, views, MamlArm(distillation=0.3)) is None
 
 

@@ -7,14 +7,14 @@ from datafree import devices
 from datafree.config import ProtoNetArm
 from datafree.episode_loss import EPISODE_SCALE, episode_loss
 from datafree.meta import protonet
-from datafree.meta.protonet import mix_tasks
+from datafree.meta.protonet import mix_tasks, mixing_share
 
 
 def test_a_mixed_task_interpolates_two_tasks_with_one_share():
     first, second = torch.zeros(3, 4, 5), torch.arange(1.0, 61.0).view(3, 4, 5)
     shares = []
     for seed in range(400):
-        mixed = mix_tasks(first, second, devices.generator(seed))
+        mixed = mix_tasks(first, second, mixing_share(devices.generator(seed)))
         ratio = (mixed / second).flatten()
         assert torch.allclose(ratio, ratio[:1])
         shares.append(1 - ratio[0].item())
@@ -28,7 +28,7 @@ def test_a_mixed_task_interpolates_two_tasks_with_one_share():
 @pytest.mark.parametrize(("share", "times"), [(0.0, 0), (1.0, 6)])
 def test_a_share_of_the_tasks_is_mixed(train, monkeypatch, share, times):
     calls = []
-    monkeypatch.setattr(protonet, "mix_tasks", lambda first, second, rng: calls.append(1) or mix_tasks(first, second, rng))
+    monkeypatch.setattr(protonet, "mix_tasks", lambda *given: calls.append(1) or mix_tasks(*given))
     train(ProtoNetArm(steps=3, tasks_per_step=2, task_mixup=share))
     assert len(calls) == times
 
@@ -39,7 +39,7 @@ def test_one_task_is_a_plain_step_on_its_loss(train, fresh_learner, ensemble_of,
     start = fresh_learner().train()
     rng = devices.generator(0, "protonet", 0)
     task = int(torch.randint(len(episodes), (1,), generator=rng))
-    images = protonet.episode_images(ensemble_of(start).pools, episodes, task)
+    images = protonet.episode_images(ensemble_of(start).images, episodes, task)
     features = start.features(images).unflatten(0, (3, 4))
     loss = episode_loss(features[:, :2], features[:, 2:], EPISODE_SCALE)
     assert history[0]["episode"] == pytest.approx(loss.item(), rel=1e-5)

@@ -113,6 +113,7 @@ def test_every_method_has_a_row_and_so_have_real_images(project):
         assert set(row["metrics"]) == MEASURES
         assert {metric["n"] for metric in row["metrics"].values()} == {3}
     assert quality["rows"][0]["metrics"]["within_class_ratio"]["mean"] == 1
+    assert 0 < quality["rows"][0]["metrics"]["teacher_confidence"]["mean"] < 1  # of the teacher's predictions, not of the labels
     metrics = artifacts.read_json(outputs["metrics"])
     assert metrics["five_teacher_accuracy"] == quality["rows"][1]["metrics"]["teacher_accuracy"]["mean"]
     per_teacher = [artifacts.read_json(project.outputs("invert", "five", t)["metrics"]) for t in ("alpha", "beta", "gamma")]

@@ -1,10 +1,13 @@
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datafree import devices
 from datafree.data.images import ImageSet
-from datafree.tasks.pools import balanced_rows, class_rows, real_pool
+from datafree.tasks.pools import PoolImages, balanced_rows, class_rows, real_pool
 
 
 def test_class_rows_are_the_positions_of_each_class(pools):
@@ -13,6 +16,27 @@ def test_class_rows_are_the_positions_of_each_class(pools):
     for label, positions in enumerate(rows):
         assert (pools[1].labels[positions] == label).all()
     assert sorted(torch.cat(rows).tolist()) == list(range(len(pools[1].labels)))
+
+
+def test_images_on_the_device_are_those_of_the_pools(pools):
+    cpu = torch.device("cpu")
+    joined = PoolImages(pools, cpu, torch.cat([pool.images for pool in pools]))
+    apart = PoolImages.placed(pools, cpu)
+    assert apart.joined is None  # nothing is copied on a CPU
+    chosen, rows = torch.tensor([2, 0, 1, 0]), torch.tensor([[0, 39], [3, 23], [31, 31], [5, 0]])
+    expected = torch.cat([pools[int(pool)].images[of_pool] for pool, of_pool in zip(chosen, rows, strict=True)])
+    assert torch.equal(joined.at(chosen, rows), expected)
+    assert torch.equal(apart.at(chosen, rows), expected)
+
+
+def test_pools_stay_apart_without_room_for_them_or_if_their_shapes_differ(pools, monkeypatch):
+    cpu, smaller, sizes = torch.device("cpu"), dataclasses.replace(pools[1], images=pools[1].images[..., ::2, ::2]), []
+    monkeypatch.setattr(devices, "fits", lambda size, device: sizes.append(size) or True)
+    assert torch.equal(PoolImages.placed(pools, cpu).joined, torch.cat([pool.images for pool in pools]))
+    assert sizes == [sum(pool.images.numel() for pool in pools)]
+    assert PoolImages.placed([pools[0], smaller], cpu).joined is None
+    monkeypatch.setattr(devices, "fits", lambda size, device: False)
+    assert PoolImages.placed(pools, cpu).joined is None
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.integers(1, 50))

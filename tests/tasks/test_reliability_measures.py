@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from datafree.tasks.reliability_measures import RIDGE, agreement, compactness, features_and_logits, linear_kernel, recovery
+from datafree.tasks.reliability_measures import RIDGE, agreements, compactness, features_and_logits, linear_kernel, recovery
+
+
+def agreement_of_first(features, logits, owner, fold):
+    """The agreement of the first teacher with the others, whose logits do not matter."""
+    return agreements(features, [logits] * len(features), owner, fold)[0]
 
 
 def generator(seed):
@@ -22,7 +27,7 @@ def test_agreement_is_that_of_ridge_regression_on_the_scaled_features():
     features = [torch.randn(40, 5, generator=rng) for _ in range(3)]
     logits = features[1] @ torch.randn(5, 4, generator=rng) + torch.randn(40, 4, generator=rng)
     owner, fold = torch.arange(40) % 3, torch.randint(4, (40,), generator=rng)
-    result = agreement([linear_kernel(f) for f in features], 0, logits, owner, fold)
+    result = agreement_of_first(features, logits, owner, fold)
 
     scaled = [f - f.mean(0) for f in features]
     scaled = torch.cat([f * (len(f) / f.square().sum() / 2).sqrt() for f in scaled[1:]], 1).double()
@@ -42,25 +47,25 @@ def test_agreement_is_that_of_ridge_regression_on_the_scaled_features():
 def test_agreement_is_1_for_functions_of_the_others_features_and_0_for_noise():
     rng = generator(2)
     shared = torch.randn(200, 6, generator=rng)
-    kernels = [linear_kernel(shared @ torch.randn(6, 8, generator=rng)) for _ in range(3)]
+    features = [shared @ torch.randn(6, 8, generator=rng) for _ in range(3)]
     owner, fold = torch.arange(200) % 3, torch.arange(200) // 3 % 4
-    assert agreement(kernels, 0, shared @ torch.randn(6, 5, generator=rng), owner, fold) > 0.99
-    assert 0 <= agreement(kernels, 0, torch.randn(200, 5, generator=rng), owner, fold) < 0.1
+    assert agreement_of_first(features, shared @ torch.randn(6, 5, generator=rng), owner, fold) > 0.99
+    assert 0 <= agreement_of_first(features, torch.randn(200, 5, generator=rng), owner, fold) < 0.1
     heavy = 100 * torch.randn(200, 5, generator=rng).pow(9)  # a few outliers: the fit is worse than the mean
-    assert agreement(kernels, 0, heavy, owner, fold) == 0
+    assert agreement_of_first(features, heavy, owner, fold) == 0
     logits = shared @ torch.randn(6, 5, generator=rng)
-    shifted = agreement(kernels, 0, logits + torch.randn(200, 1, generator=rng), owner, fold)  # softmax ignores the shift
-    assert shifted == pytest.approx(agreement(kernels, 0, logits, owner, fold), abs=1e-5)
+    shifted = agreement_of_first(features, logits + torch.randn(200, 1, generator=rng), owner, fold)  # softmax ignores the shift
+    assert shifted == pytest.approx(agreement_of_first(features, logits, owner, fold), abs=1e-5)
 
 
 def test_predictions_for_the_teachers_own_pool_do_not_count():
     rng = generator(3)
     shared = torch.randn(90, 6, generator=rng)
-    kernels = [linear_kernel(shared) for _ in range(3)]
+    features = [shared] * 3
     owner, fold = torch.arange(90) % 3, torch.randint(4, (90,), generator=rng)
     logits = shared @ torch.randn(6, 5, generator=rng)
     changed = torch.where((owner == 0)[:, None], 100 * torch.randn(90, 5, generator=rng), logits)
-    assert agreement(kernels, 0, changed, owner, fold) == pytest.approx(agreement(kernels, 0, logits, owner, fold))
+    assert agreement_of_first(features, changed, owner, fold) == pytest.approx(agreement_of_first(features, logits, owner, fold))
 
 
 def test_compactness_is_the_share_of_variance_between_classes():

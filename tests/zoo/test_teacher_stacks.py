@@ -35,7 +35,7 @@ def test_teachers_of_one_architecture_and_input_share_a_stack(mixed):
 
 
 def test_an_ensemble_predicts_the_same_with_stacks_as_one_by_one(mixed):
-    ensemble = TeacherEnsemble(mixed, [], Normalise([0.3] * 3, [0.7] * 3), torch.device("cpu"), torch.ones(5))
+    normalise, device = Normalise([0.3] * 3, [0.7] * 3), torch.device("cpu")
+    loop, stacks = (TeacherEnsemble(mixed, [], normalise, device, torch.ones(5), together) for together in (False, True))
     views = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    one_by_one = ensemble.predict(views, [3, 0, 1])
-    assert torch.allclose(ensemble._stacks.probabilities(ensemble._images(views), [3, 0, 1]), one_by_one, atol=1e-5)
+    assert torch.allclose(stacks.predict(views, [3, 0, 1]), loop.predict(views, [3, 0, 1]), atol=1e-5)

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from datafree import devices
 from datafree.distillation.prediction_cache import PredictionCache, digest, teacher_digest
 from datafree.tasks.episodes import sample_teachers
-from datafree.tasks.pools import Pool
+from datafree.tasks.pools import Pool, PoolImages
 from datafree.zoo.augmentation import random_affine, random_colours
 from datafree.zoo.backbones import Normalise
+from datafree.zoo.logits import at_least_float32
 from datafree.zoo.teacher_stacks import TeacherStacks
 from datafree.zoo.teachers import Teacher
 
@@ -25,6 +27,7 @@ class TeacherEnsemble:
     """Teachers and their pools, in one order. ``normalise`` is the learner's; each teacher is queried through its own.
 
     ``sampling_weights`` float [teachers] give how often each teacher is used relative to the others; 0 for one that is dropped.
+    ``together``: all teachers of one architecture are queried in one pass (see ``devices.together``).
     """
 
     teachers: Sequence[Teacher]
@@ -32,10 +35,16 @@ class TeacherEnsemble:
     normalise: Normalise
     device: torch.device
     sampling_weights: Tensor
+    together: bool = False
 
     def sample_teachers(self, count: int, rng: torch.Generator) -> list[int]:
         """The indices of at most ``count`` teachers, without replacement, in random order."""
         return sample_teachers(self.sampling_weights, count, rng)
+
+    @functools.cached_property
+    def images(self) -> PoolImages:
+        """The images of the pools, on the device if they fit."""
+        return PoolImages.placed(self.pools, self.device)
 
     @functools.cached_property
     def _digests(self) -> list[bytes]:
@@ -47,7 +56,7 @@ class TeacherEnsemble:
 
     def views(self, images: Tensor, rng: torch.Generator, augment: bool) -> Tensor:
         """uint8 [B, C, H, W] → the learner's normalised input; augmented views (random affine and colour changes) if ``augment``."""
-        normalised = self.normalise(images.to(self.device, non_blocking=True))
+        normalised = self.normalise(devices.moved(images, self.device))
         return random_colours(random_affine(normalised, rng), rng) if augment else normalised
 
     @torch.no_grad()
@@ -55,10 +64,10 @@ class TeacherEnsemble:
         """Predictions of the queried teachers for views [B, C, H, W]: softmax [B, queried, most classes], 0 beyond a teacher's classes.
 
         Teachers are also queried about images of classes that they were not trained on: the probabilities of their own
-        classes for such images are a training signal, too. On a CPU, predictions for the same views are kept in the process (see
+        classes for such images are a training signal, too. One by one, predictions for the same views are kept in the process (see
         ``PredictionCache``); the result must not be changed.
         """
-        if views.device.type != "cpu":  # a hash of the views would wait for the device, and take longer than the prediction
+        if self.together:  # a hash of the views would wait for a GPU, and take longer than the prediction
             return self._stacks.probabilities(self._images(views), queried)
         settings = (self.normalise.mean, self.normalise.std, max(self.class_counts), _precision())
         return _PREDICTIONS.get(digest(views, *settings, *(self._digests[index] for index in queried)), lambda: self._query(views, queried))
@@ -73,10 +82,10 @@ class TeacherEnsemble:
 
     def _query(self, views: Tensor, queried: Sequence[int]) -> Tensor:
         images = self._images(views)
-        predictions = torch.zeros(len(views), len(queried), max(self.class_counts), device=views.device)
+        predictions = at_least_float32(views).new_zeros(len(views), len(queried), max(self.class_counts))
         for place, index in enumerate(queried):
             teacher = self.teachers[index]
-            predictions[:, place, : len(teacher.classes)] = teacher.network(teacher.normalise(images)).float().softmax(1)
+            predictions[:, place, : len(teacher.classes)] = at_least_float32(teacher.network(teacher.normalise(images))).softmax(1)
         return predictions
 
 
@@ -89,6 +98,6 @@ def mixup(views: Tensor, rng: torch.Generator) -> Tensor:
 
     Labels are not mixed: the teachers are queried about the mixture.
     """
-    partner = torch.randperm(len(views), generator=rng).to(views.device, non_blocking=True)
-    share = torch.rand(len(views), 1, 1, 1, generator=rng).to(views.device, non_blocking=True)
+    partner = devices.moved(torch.randperm(len(views), generator=rng), views.device)
+    share = devices.moved(torch.rand(len(views), 1, 1, 1, generator=rng), views.device)
     return share * views + (1 - share) * views[partner]

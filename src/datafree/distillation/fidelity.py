@@ -24,10 +24,11 @@ def student_fidelity(
     predict: Callable[[Batch], Tensor], pools: JoinedPools, index: Tensor, temperature: float, batch_size: int = 256
 ) -> Fidelity:
     """Fidelity of ``predict`` (a batch → logits [B, K]) on the images at ``index``, each to the teacher it was recovered from."""
-    agreed = divergences = 0.0
+    sums = []
     for part in index.split(batch_size):
         batch = pools.batch(part)
         logits = predict(batch)
-        agreed += (logits.argmax(1) == batch.soft_labels.argmax(1)).sum().item()
-        divergences += divergence(logits, batch.soft_labels, temperature).double().sum().item()
-    return Fidelity(agreed / len(index), divergences / len(index))
+        agreed = logits.argmax(1) == batch.soft_labels.argmax(1)
+        sums.append(torch.stack([agreed.double().sum(), divergence(logits, batch.soft_labels, temperature).double().sum()]))
+    agreement, kl = (sum(values) / len(index) for values in zip(*torch.stack(sums).tolist(), strict=True))  # read once: it waits for a GPU
+    return Fidelity(agreement, kl)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from datafree import devices
 from datafree.zoo.logits import ABSENT, at_least_float32
 
 
@@ -27,7 +28,7 @@ class TeacherHeads(nn.Module):
 
     def forward(self, features: Tensor, queried: Sequence[int]) -> Tensor:
         """features [B, D] → logits [B, queried, most classes] of the queried teachers' heads; ``ABSENT`` beyond a teacher's classes."""
-        index = torch.tensor(list(queried)).to(features.device, non_blocking=True)
+        index = devices.moved(torch.tensor(list(queried)), features.device)
         heads = torch.zeros_like(index) if self.shared else index
         logits = at_least_float32(torch.einsum("bd,tkd->btk", features, self.weight[heads])) + self.bias[heads]
         return logits.masked_fill(self.absent[index], ABSENT)

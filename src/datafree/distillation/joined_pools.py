@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from datafree import devices
 from datafree.devices import generator
 from datafree.errors import UserError
 from datafree.tasks.pools import Pool
@@ -79,21 +80,23 @@ class JoinedPools:
         return self.images.shape[-1]
 
     def to(self, device: torch.device | str) -> JoinedPools:
-        """A copy on a device."""
-        moved = {name: getattr(self, name).to(device) for name in ("images", "soft_labels", "teacher")}
-        return replace(self, **moved, normalise=copy.deepcopy(self.normalise).to(device))
+        """A copy whose batches are on a device; its images stay on the CPU if they do not fit (see ``devices.fits``)."""
+        device = torch.device(device)
+        moved = {name: devices.moved(getattr(self, name), device) for name in ("soft_labels", "teacher")}
+        normalise = copy.deepcopy(self.normalise).to(device)
+        return replace(self, **moved, images=devices.resident(self.images, device), normalise=normalise)
 
     def batch(self, index: Tensor) -> Batch:
-        """The examples at ``index`` int64 [B]."""
-        index = index.to(self.images.device)
-        images = self.normalise(self.images[index]).contiguous(memory_format=torch.channels_last)
-        return Batch(images, self.soft_labels[index].float(), self.teacher[index])
+        """The examples at ``index`` int64 [B] on the CPU."""
+        device = self.normalise.mean.device
+        images, soft_labels, teacher = (devices.rows(values, index, device) for values in (self.images, self.soft_labels, self.teacher))
+        return Batch(self.normalise(images).contiguous(memory_format=torch.channels_last), soft_labels.float(), teacher)
 
     def split(self, share: float, seed: int) -> tuple[Tensor, Tensor]:
         """Indices (training, held out), int64; ``share`` of every teacher's images is held out, at least one and never all."""
-        training, held_out = [], []
+        training, held_out, teacher = [], [], self.teacher.cpu()
         for number in range(len(self.classes)):
-            rows = torch.nonzero(self.teacher.cpu() == number).flatten()
+            rows = torch.nonzero(teacher == number).flatten()
             rows = rows[torch.randperm(len(rows), generator=generator(seed, "held out", number))]
             count = min(max(round(share * len(rows)), 1), len(rows) - 1)
             held_out.append(rows[:count])

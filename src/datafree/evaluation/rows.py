@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from datafree.evaluation.task_adaptation import adaptation_solver, head_classifi
 from datafree.meta.adaptation import describe
 from datafree.nas.networks import build
 from datafree.zoo.backbones import Backbone, Normalise, parameter_count
+from datafree.zoo.teacher_passes import features_of_all
 from datafree.zoo.teachers import Teacher
 
 BEST = "best teacher"
@@ -107,11 +109,18 @@ def _evaluations(
 
 
 def baselines(
-    teachers: Sequence[Teacher], shape: Sequence[int], config: EvaluationConfig, seed: int, device: torch.device
+    teachers: Sequence[Teacher],
+    shape: Sequence[int],
+    config: EvaluationConfig,
+    seed: int,
+    device: torch.device,
+    *,
+    together: bool = False,
 ) -> list[EvaluatedModel]:
     """The baselines, which need no recovered image, for images of ``shape`` [C, H, W], with each of ``config.classifiers``; all inductive.
 
-    Every teacher is a model; ``accuracy_table`` keeps the best.
+    Every teacher is a model; ``accuracy_table`` keeps the best. ``together``: the features of all teachers of one architecture are computed
+    in one pass.
     """
     random = build(config.oracle_backbone, shape[0], shape[1], devices.derive_seed(seed, "random"))
     normalise = Normalise([0.5] * shape[0], [0.25] * shape[0])
@@ -131,8 +140,9 @@ def baselines(
     if average is not None:
         features = backbone_features(average.network.backbone, average.normalise, device)
         models.append(EvaluatedModel("averaged teachers", "baseline", "mean of all teachers' weights", features, 1, sizes[0]))
+    all_teachers = Concatenated(singles, functools.partial(features_of_all, teachers) if together else None)
     concatenated = EvaluatedModel(
-        "all teachers", "baseline", "concatenated features of all teachers", Concatenated(singles), len(teachers), sum(sizes)
+        "all teachers", "baseline", "concatenated features of all teachers", all_teachers, len(teachers), sum(sizes)
     )
     voting = dataclasses.replace(concatenated, name="teachers' vote", description="majority vote of classifiers on each teacher's features")
     feature_sizes = [teacher.network.backbone.feature_size for teacher in teachers]

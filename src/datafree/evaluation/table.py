@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datafree import devices
 from datafree.config import EvaluationConfig
 from datafree.data.images import ImageSet
 from datafree.data.layout import by_domain
@@ -33,8 +35,9 @@ def accuracy_table(
     The row ``best teacher`` is, per shot, the teacher that scores best on these same episodes. This favours the baseline, because
     the choice uses these results.
     """
+    images = dataclasses.replace(images, images=devices.resident(images.images, device))
     domains = by_domain(images.classes) if config.by_domain else {"": list(range(len(images.classes)))}
-    features = _FeatureCache({part for model in models if isinstance(model.embedding, Concatenated) for part in model.embedding.parts})
+    features = _FeatureCache({model.embedding for model in models if isinstance(model.embedding, Concatenated)})
     episodes = {
         (domain, shot): _episodes(images, classes, shot, config, seed) for domain, classes in domains.items() for shot in config.shots
     }
@@ -53,11 +56,12 @@ def _episodes(images: ImageSet, classes: Sequence[int], shot: int, config: Evalu
 
 
 class _FeatureCache:
-    """Computed features: the latest, because the classifiers of one network come in sequence, and those of ``parts``, which are used once
-    by themselves and once concatenated."""
+    """Computed features: the latest, because the classifiers of one network come in sequence, and those of the parts of ``concatenated``,
+    which are used once by themselves and once concatenated."""
 
-    def __init__(self, parts: Collection[Embedding]) -> None:
-        self.parts: dict[Embedding, Tensor | None] = dict.fromkeys(parts)
+    def __init__(self, concatenated: Collection[Concatenated]) -> None:
+        self.whole_of = {part: whole for whole in concatenated for part in whole.parts}
+        self.parts: dict[Embedding, Tensor] = {}
         self.latest: tuple[Embedding, Tensor] | None = None
 
     def features(self, embedding: Embedding, images: Tensor, device: torch.device) -> Tensor:
@@ -70,12 +74,14 @@ class _FeatureCache:
         return self.latest[1]
 
     def _single(self, embedding: Embedding, images: Tensor, device: torch.device) -> Tensor:
-        values = self.parts.get(embedding)
-        if values is None:
-            values = embed(embedding, images, device)
-            if embedding in self.parts:
-                self.parts[embedding] = values
-        return values
+        whole = self.whole_of.get(embedding)
+        if whole is None:
+            return embed(embedding, images, device)
+        if embedding not in self.parts and whole.all_parts:
+            self.parts |= zip(whole.parts, whole.all_parts(images), strict=True)
+        elif embedding not in self.parts:
+            self.parts[embedding] = embed(embedding, images, device)
+        return self.parts[embedding]
 
 
 def _accuracies(model: EvaluatedModel, images: ImageSet, episodes: EpisodeRows, device: torch.device, cache: _FeatureCache) -> Accuracies:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
-from torch import nn
 
+from datafree import devices
 from datafree.errors import UserError
-from datafree.zoo.hooks import LayerHooks
+from datafree.zoo.hooks import output_sizes
 from datafree.zoo.stacks import stackable
 from datafree.zoo.teachers import Teacher
 
@@ -64,19 +64,9 @@ def rows_that_fit(device: torch.device, teacher: Teacher, batch_size: int) -> in
     """How many batches of ``batch_size`` images for teachers of one architecture the device can hold at once, at least one."""
     if device.type != "cuda":
         return 1 << 16
-    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return max(1, int(FREE_SHARE * free / (batch_size * activation_bytes(teacher))))
+    return max(1, int(FREE_SHARE * devices.free_bytes(device) / (batch_size * activation_bytes(teacher))))
 
 
-@torch.no_grad()
 def activation_bytes(teacher: Teacher) -> int:
     """An estimate of the memory in bytes that one image needs in a step: the outputs of all layers, several times."""
-    sizes: list[int] = []
-    layers = [module for module in teacher.network.modules() if not list(module.children())]
-
-    def count(layer: nn.Module, output: torch.Tensor) -> None:
-        sizes.append(output.numel())
-
-    with LayerHooks(layers, count, outputs=True):
-        teacher.network(teacher.normalise.mean.new_zeros(1, *teacher.input))
-    return COPIES * BYTES * sum(sizes)
+    return COPIES * BYTES * sum(output_sizes(teacher.network, teacher.normalise.mean.new_zeros(1, *teacher.input)))

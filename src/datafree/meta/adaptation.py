@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from datafree.config import AdaptationConfig, AdaptedPart
+from datafree.meta.task_stacks import TaskStack
 from datafree.zoo.backbones import Backbone
 from datafree.zoo.logits import at_least_float32
 
@@ -52,6 +53,34 @@ def adapt(
         updated = _gradient_step([*head, *values], loss, rule.learning_rate, create_graph)
         head, values = (updated[0], updated[1]), updated[2:]
     return TaskNetwork(dict(zip(names, values, strict=True)), head)
+
+
+def adapt_together(
+    stack: TaskStack, views: Tensor, way: int, rule: AdaptationConfig, loss_of: Callable[..., Tensor], inputs: Sequence[Tensor], *,
+    steps: int, create_graph: bool,
+) -> tuple[dict[str, Tensor] | None, tuple[Tensor, Tensor]]:  # fmt: skip
+    """``adapt`` for T tasks at once, of support images ``views`` [T, B, C, H, W].
+
+    Returns the weights by name, each [T, ...], or None for those of the network, and the heads: [T, way, D] and [T, way]. The steps
+    minimise ``loss_of(logits, *inputs)``, a scalar for one task: logits [B, way] and the task's part of ``inputs``, each [T, ...].
+    """
+
+    def loss(network: Callable[[Tensor], Tensor], images: Tensor, weight: Tensor, bias: Tensor, *given: Tensor) -> Tensor:
+        return loss_of(linear(network(images), (weight, bias)), *given)
+
+    head = [value.expand(len(views), *value.shape) for value in zero_head(way, stack.backbone.feature_size, views)]
+    if rule.part is AdaptedPart.head:
+        features = stack(lambda network, images: network(images), None, views)
+        fixed = torch.vmap(lambda features, *rest: loss(lambda images: features, features, *rest))
+        for _ in range(steps):
+            head = _gradient_step(head, fixed(features, *head, *inputs).sum(), rule.learning_rate, create_graph)
+        return None, (head[0], head[1])
+    names, values = zip(*stack.weights(len(views)).items(), strict=True)
+    for _ in range(steps):
+        losses = stack(loss, dict(zip(names, values, strict=True)), views, *head, *inputs)
+        head_0, head_1, *values = _gradient_step([*head, *values], losses.sum(), rule.learning_rate, create_graph)
+        head = [head_0, head_1]
+    return dict(zip(names, values, strict=True)), (head[0], head[1])
 
 
 def fit_head(

@@ -58,7 +58,7 @@ def gradient_cosine(network: nn.Module, losses: Sequence[Callable[[], Tensor]]) 
         for loss in losses:
             gradients = torch.autograd.grad(loss(), parameters, allow_unused=True)
             directions.append(_unit(torch.cat([g.flatten().double() for g in gradients if g is not None])))
-    pairs = [torch.dot(first, second).item() for first, second in itertools.combinations(directions, 2)]
+    pairs = torch.stack([torch.dot(first, second) for first, second in itertools.combinations(directions, 2)]).tolist()
     return {"gradient_cosine": sum(pairs) / len(pairs)}
 
 

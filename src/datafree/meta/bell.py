@@ -12,9 +12,10 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import AdaptationConfig, AdaptedPart, BellArm, BellUpdate
 from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.meta import alignment
-from datafree.meta.episode_losses import combined_loss, episode_batch, episode_losses
+from datafree.meta.episode_losses import combined_loss, episode_batch, episode_batches, episode_losses
 from datafree.meta.learner import Learner
-from datafree.meta.query_loss import query_loss
+from datafree.meta.query_loss import add_query_gradients
+from datafree.meta.task_stacks import TaskStack
 from datafree.progress import progress, require_finite
 from datafree.tasks.episodes import Episodes, episode_images
 
@@ -54,9 +55,9 @@ def train(
         if released:
             inner = torch.optim.Adam(learner.parameters(), lr=arm.inner_learning_rate)
         tasks = candidates[torch.randint(len(candidates), (arm.tasks_per_step,), generator=rng)].tolist()
-        for task in tasks:
-            queried = episodes.teacher[tasks if arm.cross_task else task].unique().tolist()
-            parts = task_losses(learner, ensemble, episodes, task, queried, arm, rng)
+        queried = [episodes.teacher[tasks if arm.cross_task else task].unique().tolist() for task in tasks]
+        for batch in episode_batches(ensemble, episodes, tasks, queried, arm.augment, rng):
+            parts = episode_losses(learner, batch, arm)
             inner.zero_grad(set_to_none=True)
             combined_loss(parts, arm.distillation).backward()
             inner.step()
@@ -115,19 +116,20 @@ def replay(
     Returns {"replay": mean query loss of the last meta-batch}. Only the backbone is trained: a task's head starts at zero.
     """
     rule = AdaptationConfig(AdaptedPart.network, arm.replay.inner_steps, arm.replay.learning_rate)
+    stack = TaskStack.of(learner.backbone, ensemble.together and arm.replay.episodes > 1)
     best, without_gain, mean_loss = -1.0, 0, 0.0
+
+    def views_of(task: int) -> Tensor:
+        views = ensemble.views(episode_images(ensemble.images, episodes, task), rng, arm.augment)
+        return views.unflatten(0, (episodes.index.shape[1], -1))
+
     while best < 0 or without_gain < arm.replay.patience:
         outer.zero_grad(set_to_none=True)
-        results = []
-        for task in torch.randint(len(episodes), (arm.replay.episodes,), generator=rng).tolist():
-            views = ensemble.views(episode_images(ensemble.pools, episodes, task), rng, arm.augment)
-            loss, accuracy = query_loss(
-                learner.backbone, views.unflatten(0, (episodes.index.shape[1], -1)), episodes.shot, rule, rule.steps, second_order=True
-            )
-            loss.backward()
-            results.append(torch.stack([loss.detach(), accuracy]))
+        tasks = torch.randint(len(episodes), (arm.replay.episodes,), generator=rng).tolist()
+        given = ((views_of(task), None) for task in tasks)
+        results = add_query_gradients(learner.backbone, stack, given, episodes.shot, rule, rule.steps, second_order=True, divisor=1)
         outer.step()
-        mean_loss, mean_accuracy = torch.stack(results).mean(0).tolist()
+        mean_loss, mean_accuracy = results.mean(0).tolist()
         without_gain = 0 if mean_accuracy > best else without_gain + 1
         best = max(best, mean_accuracy)
     return {"replay": mean_loss}

@@ -34,7 +34,7 @@ def train(
     used_rows = [torch.cat([rows[: arm.images_per_class] for rows in class_rows(pool)]).sort().values for pool in ensemble.pools]
 
     def task_loss(task: int, rng: torch.Generator) -> Tensor:
-        views, teachers = ensemble.views(episode_images(ensemble.pools, episodes, task), rng, arm.augment), episodes.teacher[task].unique()
+        views, teachers = ensemble.views(episode_images(ensemble.images, episodes, task), rng, arm.augment), episodes.teacher[task].unique()
         return distillation_loss(
             learner.heads(learner.backbone(views), teachers.tolist()), ensemble.predict(views, teachers.tolist()), arm.temperature
         )
@@ -45,8 +45,7 @@ def train(
         cosine = alignment.task_gradient_cosine(learner.backbone, episodes, task_loss, seed, step) if measured else {}
         queried = ensemble.sample_teachers(arm.teachers_per_step, rng)
         rows = [used_rows[t][torch.randint(len(used_rows[t]), (arm.images_per_teacher,), generator=rng)] for t in queried]
-        images = torch.cat([ensemble.pools[t].images[of_teacher] for t, of_teacher in zip(queried, rows, strict=True)])
-        views = ensemble.views(images, rng, arm.augment)
+        views = ensemble.views(ensemble.images.at(torch.tensor(queried), torch.stack(rows)), rng, arm.augment)
         if arm.mixup and step % 2:
             views = mixup(views, rng)
         predictions = ensemble.predict(views, queried)

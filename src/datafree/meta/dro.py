@@ -146,9 +146,9 @@ def set_running_statistics(learner: Learner, ensemble: TeacherEnsemble, rng: tor
         norm.momentum = None  # a plain average over the batches
     learner.train()
     pools = [pool for pool, weight in zip(ensemble.pools, ensemble.sampling_weights.tolist(), strict=True) if weight > 0]
-    images = torch.cat([pool.images for pool in pools])
+    images = devices.resident(torch.cat([pool.images for pool in pools]), ensemble.device)
     for _ in range(STATISTICS_BATCHES):
-        batch = images[torch.randint(len(images), (STATISTICS_BATCH,), generator=rng)]
+        batch = devices.rows(images, torch.randint(len(images), (STATISTICS_BATCH,), generator=rng), ensemble.device)
         learner.backbone(ensemble.views(batch, rng, augment=False))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

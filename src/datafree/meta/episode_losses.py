@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,8 +34,23 @@ def episode_batch(
     ensemble: TeacherEnsemble, episodes: Episodes, task: int, queried: Sequence[int], augment: bool, rng: torch.Generator
 ) -> EpisodeBatch:  # fmt: skip
     """The views of episode ``task`` with the predictions of the queried teachers for them."""
-    views = ensemble.views(episode_images(ensemble.pools, episodes, task), rng, augment)
+    views = ensemble.views(episode_images(ensemble.images, episodes, task), rng, augment)
     return EpisodeBatch(views, list(queried), ensemble.predict(views, queried), episodes.index.shape[1], episodes.shot)
+
+
+def episode_batches(
+    ensemble: TeacherEnsemble, episodes: Episodes, tasks: Sequence[int], queried: Sequence[list[int]], augment: bool, rng: torch.Generator
+) -> Iterator[EpisodeBatch]:  # fmt: skip
+    """``episode_batch`` of each task with its ``queried`` teachers, when it is used; of an ensemble whose teachers are queried together,
+    those of all tasks are queried at once if they are the same."""
+    if not ensemble.together or any(of_task != queried[0] for of_task in queried):
+        for task, of_task in zip(tasks, queried, strict=True):
+            yield episode_batch(ensemble, episodes, task, of_task, augment, rng)
+        return
+    views = [ensemble.views(episode_images(ensemble.images, episodes, task), rng, augment) for task in tasks]
+    predictions = ensemble.predict(torch.cat(views), queried[0]).split([len(of_task) for of_task in views])
+    for of_task, predicted in zip(views, predictions, strict=True):
+        yield EpisodeBatch(of_task, queried[0], predicted, episodes.index.shape[1], episodes.shot)
 
 
 def episode_losses(network: Network, batch: EpisodeBatch, arm: BellArm | IgrArm) -> tuple[Tensor, Tensor]:
@@ -48,7 +63,7 @@ def episode_losses(network: Network, batch: EpisodeBatch, arm: BellArm | IgrArm)
     return episode, distillation_loss(logits, batch.predictions, arm.temperature)
 
 
-def combined_loss(parts: tuple[Tensor, Tensor], share: float) -> Tensor:
+def combined_loss(parts: tuple[Tensor, Tensor], share: float | Tensor) -> Tensor:
     """(1 − ``share``) · episode loss + ``share`` · distillation loss, a scalar; ``parts`` are the two."""
     episode, distillation = parts
     return (1 - share) * episode + share * distillation

@@ -13,9 +13,10 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import IgrArm
 from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.meta import alignment
-from datafree.meta.episode_losses import EpisodeBatch, combined_loss, episode_batch, episode_losses
+from datafree.meta.episode_losses import EpisodeBatch, Network, combined_loss, episode_batch, episode_batches, episode_losses
 from datafree.meta.grouping import grouped_tasks
 from datafree.meta.learner import Learner
+from datafree.meta.task_stacks import TaskStack
 from datafree.progress import progress, require_finite
 from datafree.tasks.episodes import Episodes
 
@@ -34,6 +35,7 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, arm.learning_rate, total_steps=max(arm.steps, 2))
     start, history = checkpoint.restore(learner=learner, optimiser=optimiser, schedule=schedule)
     learner.train()
+    stack = TaskStack.of(learner, ensemble.together and arm.tasks_per_step > 1)
     groups = grouped_tasks(ensemble, episodes, arm.groups, seed) if arm.groups else [torch.arange(len(episodes))]
 
     def task_loss(task: int, rng: torch.Generator) -> Tensor:
@@ -48,8 +50,8 @@ def train(
         cosine = alignment.task_gradient_cosine(learner.backbone, episodes, task_loss, seed, step) if measured else {}
         tasks = sample_tasks(groups, arm.tasks_per_step, rng)
         queried = episodes.teacher[tasks].unique().tolist()
-        batches = [episode_batch(ensemble, episodes, task, queried, arm.augment, rng) for task in tasks]
-        loss = regularised_loss(learner, batches, arm)
+        batches = list(episode_batches(ensemble, episodes, tasks, [queried] * len(tasks), arm.augment, rng))
+        loss = regularised_loss(learner, batches, arm) if stack is None else regularised_loss_together(stack, batches, arm)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -88,3 +90,26 @@ def regularised_loss(learner: Learner, batches: list[EpisodeBatch], arm: IgrArm)
         )
         total = total + combined_loss(parts, arm.distillation) / len(batches)
     return total
+
+
+def regularised_loss_together(stack: TaskStack, batches: Sequence[EpisodeBatch], arm: IgrArm) -> Tensor:
+    """``regularised_loss`` with the losses of all tasks in one pass; the same teachers are queried about every batch."""
+    first = batches[0]
+    inputs = torch.stack([batch.views for batch in batches]), torch.stack([batch.predictions for batch in batches])
+
+    def loss(network: Network, views: Tensor, predictions: Tensor) -> Tensor:
+        batch = EpisodeBatch(views, first.queried, predictions, first.way, first.shot)
+        return combined_loss(episode_losses(network, batch, arm), arm.distillation)
+
+    if arm.regularisation == 0:
+        losses = stack(loss, None, *inputs)
+    else:
+        weights = stack.weights(len(batches))
+        gradients = torch.autograd.grad(stack(loss, weights, *inputs).sum(), list(weights.values()), create_graph=True)
+        displaced = {
+            name: value - arm.regularisation * (gradient.mean(0) - gradient)
+            for (name, value), gradient in zip(weights.items(), gradients, strict=True)
+        }
+        losses = stack(loss, displaced, *inputs)
+    stack.update_running_statistics(task_by_task=False)
+    return losses.mean()

@@ -12,7 +12,8 @@ from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.distillation.losses import SMALLEST_PROBABILITY
 from datafree.meta import alignment
 from datafree.meta.learner import Learner
-from datafree.meta.query_loss import TaskSoftLabels, query_loss
+from datafree.meta.query_loss import TaskSoftLabels, add_query_gradients, query_loss
+from datafree.meta.task_stacks import TaskStack
 from datafree.progress import progress, require_finite
 from datafree.tasks.episodes import Episodes, episode_images
 
@@ -34,25 +35,29 @@ def train(
     start, history = checkpoint.restore(learner=learner, optimiser=optimiser, schedule=schedule)
     learner.train()
 
-    def task_loss(task: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        views = ensemble.views(episode_images(ensemble.pools, episodes, task), rng, arm.augment)
+    stack = TaskStack.of(learner.backbone, ensemble.together and arm.tasks_per_step > 1)
+    rule = (episodes.shot, arm.adaptation, arm.inner_steps, arm.second_order)
+
+    def sample(task: int, rng: torch.Generator) -> tuple[Tensor, TaskSoftLabels | None]:
+        views = ensemble.views(episode_images(ensemble.images, episodes, task), rng, arm.augment)
         soft = task_soft_labels(ensemble, episodes, task, views, arm) if arm.distillation else None
-        by_class = views.unflatten(0, (episodes.index.shape[1], -1))
-        return query_loss(learner.backbone, by_class, episodes.shot, arm.adaptation, arm.inner_steps, arm.second_order, soft)
+        return views.unflatten(0, (episodes.index.shape[1], -1)), soft
+
+    def task_loss(task: int, rng: torch.Generator) -> Tensor:
+        views, soft = sample(task, rng)
+        return query_loss(learner.backbone, views, *rule, soft)[0]
 
     for step in progress(range(start, arm.steps), arm.steps - start, arm.method):
         rng = devices.generator(seed, arm.method, step)
-        row, results = {"step": step + 1, "query_loss": 0.0, "query_accuracy": 0.0}, []
+        row = {"step": step + 1, "query_loss": 0.0, "query_accuracy": 0.0}
         if alignment.is_measured(step, arm.steps):
-            row |= alignment.task_gradient_cosine(learner.backbone, episodes, lambda task, rng: task_loss(task, rng)[0], seed, step)
+            row |= alignment.task_gradient_cosine(learner.backbone, episodes, task_loss, seed, step)
         optimiser.zero_grad(set_to_none=True)
-        for task in torch.randint(len(episodes), (arm.tasks_per_step,), generator=rng).tolist():
-            loss, accuracy = task_loss(task, rng)
-            (loss / arm.tasks_per_step).backward()
-            results.append(torch.stack([loss.detach(), accuracy]))
+        tasks = torch.randint(len(episodes), (arm.tasks_per_step,), generator=rng).tolist()
+        results = add_query_gradients(learner.backbone, stack, (sample(task, rng) for task in tasks), *rule, arm.tasks_per_step)
         optimiser.step()
         schedule.step()
-        row["query_loss"], row["query_accuracy"] = torch.stack(results).mean(0).tolist()  # read once, because it waits for a GPU
+        row["query_loss"], row["query_accuracy"] = results.mean(0).tolist()  # read once, because it waits for a GPU
         require_finite(arm.method, step + 1, query_loss=row["query_loss"])
         history.append(row)
         checkpoint.save(step + 1, history, learner=learner, optimiser=optimiser, schedule=schedule)
@@ -64,6 +69,6 @@ def task_soft_labels(ensemble: TeacherEnsemble, episodes: Episodes, task: int, v
     teachers, labels = episodes.teacher[task].unique().tolist(), episodes.label[task]
     if len(teachers) > 1:
         return None
-    predicted = ensemble.predict(views, teachers)[:, 0, labels.to(views.device)].clamp_min(SMALLEST_PROBABILITY)
+    predicted = ensemble.predict(views, teachers)[:, 0, devices.moved(labels, views.device)].clamp_min(SMALLEST_PROBABILITY)
     probabilities = (predicted / predicted.sum(1, keepdim=True)).unflatten(0, (len(labels), -1))
     return TaskSoftLabels(probabilities, arm.distillation, arm.temperature)

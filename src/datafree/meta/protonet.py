@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,8 +16,10 @@ from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.episode_loss import EPISODE_SCALE, episode_loss
 from datafree.meta import alignment
 from datafree.meta.learner import Learner
+from datafree.meta.task_stacks import TaskStack
 from datafree.progress import progress, require_finite
 from datafree.tasks.episodes import Episodes, episode_images
+from datafree.zoo.backbones import Backbone
 from datafree.zoo.logits import at_least_float32
 
 
@@ -32,40 +36,81 @@ def train(
     start, history = checkpoint.restore(learner=learner, optimiser=optimiser, schedule=schedule)
     learner.train()
 
-    def features_of(task: int, rng: torch.Generator) -> Tensor:
-        views = ensemble.views(episode_images(ensemble.pools, episodes, task), rng, arm.augment)
-        return at_least_float32(learner.backbone(views)).unflatten(0, (episodes.index.shape[1], -1))
+    stack = TaskStack.of(learner.backbone, ensemble.together and arm.tasks_per_step > 1)
+
+    def views_of(task: int, rng: torch.Generator) -> Tensor:
+        return ensemble.views(episode_images(ensemble.images, episodes, task), rng, arm.augment)
 
     def loss_of(features: Tensor) -> Tensor:
-        return episode_loss(features[:, : episodes.shot], features[:, episodes.shot :], EPISODE_SCALE)
+        by_class = at_least_float32(features).unflatten(0, (episodes.index.shape[1], -1))
+        return episode_loss(by_class[:, : episodes.shot], by_class[:, episodes.shot :], EPISODE_SCALE)
+
+    def task_loss(task: int, rng: torch.Generator) -> Tensor:
+        return loss_of(learner.backbone(views_of(task, rng)))
+
+    def sample(task: int, rng: torch.Generator) -> SampledTask:
+        views = views_of(task, rng)
+        if not arm.task_mixup or torch.rand((), generator=rng) >= arm.task_mixup:
+            return SampledTask([views])
+        partner = int(torch.randint(len(episodes), (), generator=rng))
+        return SampledTask([views, views_of(partner, rng)], mixing_share(rng))
 
     for step in progress(range(start, arm.steps), arm.steps - start, "protonet"):
         rng = devices.generator(seed, "protonet", step)
         row, losses = {"step": step + 1, "episode": 0.0}, []
         if alignment.is_measured(step, arm.steps):
-            row |= alignment.task_gradient_cosine(learner.backbone, episodes, lambda task, rng: loss_of(features_of(task, rng)), seed, step)
+            row |= alignment.task_gradient_cosine(learner.backbone, episodes, task_loss, seed, step)
         optimiser.zero_grad(set_to_none=True)
-        for task in torch.randint(len(episodes), (arm.tasks_per_step,), generator=rng).tolist():
-            features = features_of(task, rng)
-            if arm.task_mixup and torch.rand((), generator=rng) < arm.task_mixup:
-                partner = int(torch.randint(len(episodes), (), generator=rng))
-                features = mix_tasks(features, features_of(partner, rng), rng)
-            loss = loss_of(features)
-            (loss / arm.tasks_per_step).backward()
-            losses.append(loss.detach())
+        tasks = (sample(task, rng) for task in torch.randint(len(episodes), (arm.tasks_per_step,), generator=rng).tolist())
+        for features in features_of(learner.backbone, stack, tasks):
+            of_tasks = torch.stack([loss_of(of_task) for of_task in features])
+            (of_tasks.sum() / arm.tasks_per_step).backward()
+            losses.append(of_tasks.detach())
         optimiser.step()
         schedule.step()
-        row["episode"] = torch.stack(losses).mean().item()  # read once, because it waits for a GPU
+        row["episode"] = torch.cat(losses).mean().item()  # read once, because it waits for a GPU
         require_finite("protonet", step + 1, episode=row["episode"])
         history.append(row)
         checkpoint.save(step + 1, history, learner=learner, optimiser=optimiser, schedule=schedule)
     return history
 
 
-def mix_tasks(first: Tensor, second: Tensor, rng: torch.Generator) -> Tensor:
+@dataclass(frozen=True)
+class SampledTask:
+    """``views`` [way · (shot + query), C, H, W] of one task, or of two that are mixed with ``share`` of the first."""
+
+    views: list[Tensor]
+    share: float = 1.0
+
+    def features(self, of_views: Sequence[Tensor]) -> Tensor:
+        """The task's features [way · (shot + query), D], at least float32, from those of its views."""
+        values = [at_least_float32(features) for features in of_views]
+        return values[0] if len(values) == 1 else mix_tasks(values[0], values[1], self.share)
+
+
+def features_of(backbone: Backbone, stack: TaskStack | None, tasks: Iterable[SampledTask]) -> Iterator[list[Tensor]]:
+    """The features of the tasks, one after the other, or with a stack as many at once as fit into the memory of their device."""
+    if stack is None:
+        for task in tasks:
+            yield [task.features([backbone(views) for views in task.views])]
+        return
+    given = list(tasks)
+    most = stack.tasks_that_fit(given[0].views[0], 2)  # views of two tasks each
+    for part in (given[first : first + most] for first in range(0, len(given), most)):
+        rows = stack(lambda network, images: network(images), None, torch.stack([views for task in part for views in task.views]))
+        stack.update_running_statistics(task_by_task=True)
+        of_views = iter(rows)
+        yield [task.features([next(of_views) for _ in task.views]) for task in part]
+
+
+def mixing_share(rng: torch.Generator) -> float:
+    """A random share ~ Beta(½, ½), which is the arcsine distribution."""
+    return math.sin(math.pi / 2 * float(torch.rand((), generator=rng, dtype=torch.float64))) ** 2
+
+
+def mix_tasks(first: Tensor, second: Tensor, share: float) -> Tensor:
     """Features of a mixed task: class w is λ · class w of the first + (1 − λ) · class w of the second, image by image.
 
-    All [way, shot + query, D]; one λ ~ Beta(½, ½) per task. TEAPOT (arXiv 2311.14756), without its selection of teachers.
+    Both are of the same shape, class by class; λ is ``share``. TEAPOT (arXiv 2311.14756), without its selection of teachers.
     """
-    share = math.sin(math.pi / 2 * float(torch.rand((), generator=rng, dtype=torch.float64))) ** 2  # the arcsine distribution is Beta(½, ½)
     return share * first + (1 - share) * second

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import ProxylessConfig
 from datafree.devices import generator
@@ -40,18 +42,21 @@ def draw_gates(alphas: Alphas, paths: int, rng: torch.Generator) -> Gates:
     these two are computed (section 3.2.1).
     """
     path, compared, expected = [], [], []
-    for alpha, options in zip(alphas.slots, alphas.space.choices, strict=True):
-        probability = alpha.detach().softmax(0)
-        sampled = torch.multinomial(probability.cpu(), min(paths, len(options)), generator=rng).to(alpha.device)
-        share = alpha[sampled].softmax(0)
-        opened = int(torch.multinomial(share.detach().cpu(), 1, generator=rng))
-        one_hot = torch.zeros_like(share)
-        one_hot[opened] = 1
-        gates = one_hot + share - share.detach()
-        path.append({options[index]: gate for index, gate in zip(sampled.tolist(), gates.unbind(), strict=True)})
+    for alpha, values, options in zip(alphas.slots, on_cpu(list(alphas.slots)), alphas.space.choices, strict=True):
+        chosen = torch.multinomial(values.softmax(0), min(paths, len(options)), generator=rng)
+        opened = torch.multinomial(values[chosen].softmax(0), 1, generator=rng)
+        sampled, one_hot = devices.moved(chosen, alpha.device), F.one_hot(opened[0], len(chosen)).to(values.dtype)
+        share, probability = alpha[sampled].softmax(0), alpha.detach().softmax(0)
+        gates = devices.moved(one_hot, alpha.device) + share - share.detach()
+        path.append({options[index]: gate for index, gate in zip(chosen.tolist(), gates.unbind(), strict=True)})
         compared.append(sampled)
         expected.append(probability.index_copy(0, sampled, share * probability[sampled].sum()))
     return Gates(path, compared, expected)
+
+
+def on_cpu(values: list[Tensor]) -> list[Tensor]:
+    """Tensors [options] of every slot on the CPU, without gradients; read at once, because each read waits for a GPU."""
+    return list(torch.cat([value.detach() for value in values]).cpu().split([len(value) for value in values]))
 
 
 def cost_table(space: Space, cost: Callable[[Genotype], float]) -> tuple[float, list[list[float]]]:
@@ -117,7 +122,7 @@ def search(
         if step >= config.warm_up * config.supernet_steps and step % config.alpha_every == 0 and not trajectory.ended:
             alpha_step(step)
         rng = generator(seed, "path", step)
-        sampled = [torch.multinomial(p.detach().cpu(), 1, generator=rng).item() for p in alphas.probabilities()]
+        sampled = [torch.multinomial(p, 1, generator=rng).item() for p in on_cpu(alphas.probabilities())]
         return loss("weights", step, tuple(options[int(index)] for options, index in zip(space.choices, sampled, strict=True)))
 
     def describe(step: int) -> dict[str, float]:

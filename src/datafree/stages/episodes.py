@@ -43,7 +43,8 @@ def _measure_reliability(job: Job, pools: list[Pool]) -> list[TeacherReliability
     teachers = read_teachers(job.input("zoo"))
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         placed = [move(teacher, device) for teacher in teachers]
-        results = teacher_reliability(pools, placed, seed=devices.derive_seed(job.config["seed"], "trust"), device=device)
+        seed = devices.derive_seed(job.config["seed"], "trust")
+        results = teacher_reliability(pools, placed, seed=seed, device=device, together=devices.together(device))
     warnings = [result.warning for result in results if result.warning]
     if most_pools_unrecognised(results):
         warnings.append("most teachers do not recognise their own pools; check the zoo, or give the inversion method more steps")

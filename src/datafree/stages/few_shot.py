@@ -37,7 +37,7 @@ def run(job: Job) -> None:
         teachers = [move(t, device) for t in read_teachers(job.input("zoo"))]
         models = [
             *learners(trained, config, device),
-            *baselines(teachers, images.images.shape[1:], config, job.config["seed"], device),
+            *baselines(teachers, images.images.shape[1:], config, job.config["seed"], device, together=devices.together(device)),
             *oracles(references, config, device),
         ]
         rows = accuracy_table(models, images, config, job.config["seed"], device)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
+
+import torch
 
 from datafree import artifacts, devices
 from datafree.data.images import ImageSet, class_sheet
@@ -59,4 +62,4 @@ def _real_pool(held: ImageSet, teacher: Teacher) -> Pool | None:
     """Held-out real images of a teacher's classes, labelled in its order; None unless ``held`` has all of them."""
     if not set(teacher.classes) <= set(held.classes):
         return None
-    return real_pool(held, teacher.classes)
+    return replace(real_pool(held, teacher.classes), soft_labels=torch.empty(0))  # unlike labels, predictions of the teacher may be wrong

@@ -68,7 +68,7 @@ def _recover(jobs: Sequence[Job], together: bool) -> list[UserError | None]:
     with devices.use(first.config["device"]) as device, devices.autocast(device, first.config["precision"]):
         recoveries = [_recovery(job, device, shared) for job in jobs]
         outcomes = METHODS[method.method](
-            recoveries, method, shared, size=first.config["data.image_size"], start=start, together=together and device.type == "cuda"
+            recoveries, method, shared, size=first.config["data.image_size"], start=start, together=together and devices.together(device)
         )
         for index, outcome in outcomes:
             if isinstance(outcome, UserError):

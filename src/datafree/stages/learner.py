@@ -50,7 +50,8 @@ def run(job: Job) -> None:
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         learner.to(device)
         placed = [move(teacher, device) for teacher in teachers]
-        ensemble = TeacherEnsemble(placed, pools, learner.normalise, device, read_sampling_weights(job.input("reliability")))
+        weights, together = read_sampling_weights(job.input("reliability")), devices.together(device)
+        ensemble = TeacherEnsemble(placed, pools, learner.normalise, device, weights, together)
         history = ARMS[arm.method](learner, ensemble, tasks, arm, batch_seed, checkpoint)
     card = network_card(backbone, backbone_config, shape, mean, std)
     artifacts.write_tensors(job.output("learner"), backbone.state_dict())

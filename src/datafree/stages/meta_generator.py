@@ -32,7 +32,7 @@ def run(job: Job) -> None:
     checkpoint = checkpoint_of(job)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         placed = [move(teacher, device) for teacher in teachers]
-        together = device.type == "cuda"
+        together = devices.together(device)
         history = train_meta_generator(generator.to(device), placed, settings, shared, seed, checkpoint, together=together)
     artifacts.write_tensors(job.output("generator"), generator.state_dict(), **shape, size=size)
     artifacts.write_history(job.output("history"), history)

@@ -95,7 +95,8 @@ def _learner(
         heads = TeacherHeads(backbone.feature_size, [len(pool.classes)])
     learner = Learner(backbone, heads, normalise).to(device)
     checkpoint = checkpoint_of(job)
-    history = ARMS[arm.method](learner, TeacherEnsemble([], [pool], normalise, device, torch.ones(1)), episodes, arm, seed, checkpoint)
+    ensemble = TeacherEnsemble([], [pool], normalise, device, torch.ones(1), devices.together(device))
+    history = ARMS[arm.method](learner, ensemble, episodes, arm, seed, checkpoint)
     checkpoint.clear()
     metrics = {f"final_{name}": value for name, value in history[-1].items() if name != "step"}
     return backbone, history, {"method": arm.method, "adaptation": as_tree(arm.adaptation)}, metrics

@@ -11,7 +11,7 @@ from torch import Tensor
 from datafree import devices
 from datafree.config import TasksConfig
 from datafree.errors import UserError
-from datafree.tasks.pools import Pool, class_rows
+from datafree.tasks.pools import Pool, PoolImages, class_rows
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ def sample_episodes(pools: Sequence[Pool], weights: Sequence[float], config: Tas
     return Episodes(index, teacher, label, config.shot)
 
 
-def episode_images(pools: Sequence[Pool], episodes: Episodes, task: int) -> Tensor:
+def episode_images(images: PoolImages, episodes: Episodes, task: int) -> Tensor:
     """The images of one episode, uint8 [way · (shot + query), C, H, W]: class by class, support before queries."""
-    return torch.cat([pools[int(t)].images[i] for t, i in zip(episodes.teacher[task], episodes.index[task], strict=True)])
+    return images.at(episodes.teacher[task], episodes.index[task])
 
 
 def _classes_of_one_teacher(pools: Sequence[Pool], sampling_weights: Tensor, way: int, rng: torch.Generator) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from datafree import devices
 from datafree.data.images import ImageSet
 
 
@@ -19,6 +20,32 @@ class Pool:
     labels: Tensor
     soft_labels: Tensor
     classes: tuple[str, ...]
+
+
+class PoolImages:
+    """The images of several pools, for batches on a device.
+
+    Attributes:
+        joined: those of all pools, uint8 [N, C, H, W], on a GPU that has room for them; None if they stay with their pools.
+    """
+
+    def __init__(self, pools: Sequence[Pool], device: torch.device, joined: Tensor | None = None) -> None:
+        self.pools, self.device, self.joined = pools, device, joined
+        self._first = torch.tensor([0, *(len(pool.images) for pool in pools)]).cumsum(0)
+
+    @classmethod
+    def placed(cls, pools: Sequence[Pool], device: torch.device) -> PoolImages:
+        """The images of the pools, on the device if it is a GPU, they are of one shape, and they fit (see ``devices.fits``)."""
+        images = [pool.images for pool in pools]
+        stay = devices.fits(sum(of_pool.nbytes for of_pool in images), device) and len({of_pool.shape[1:] for of_pool in images}) == 1
+        return cls(pools, device, torch.cat([devices.moved(of_pool, device) for of_pool in images]) if stay else None)
+
+    def at(self, pools: Tensor, rows: Tensor) -> Tensor:
+        """Images uint8 [G · n, C, H, W] on the device: for each of ``pools`` int64 [G] those at ``rows`` int64 [G, n]; both on the CPU."""
+        if self.joined is None:
+            chosen = [self.pools[pool].images[of_pool] for pool, of_pool in zip(pools.tolist(), rows, strict=True)]
+            return devices.moved(torch.cat(chosen), self.device)
+        return devices.rows(self.joined, (self._first[pools][:, None] + rows).flatten(), self.device)
 
 
 def real_pool(data: ImageSet, classes: Sequence[str] | None = None, per_class: int | None = None) -> Pool:

@@ -29,9 +29,9 @@ import torch
 from scipy.special import ndtri, stdtr  # scipy.stats has both, but takes a second to import
 
 from datafree import devices
-from datafree.inversion.losses import BatchNormMatch
 from datafree.tasks.pools import Pool, balanced_rows
-from datafree.tasks.reliability_measures import agreement, compactness, features_and_logits, linear_kernel, recovery
+from datafree.tasks.reliability_measures import agreements, compactness, recovery
+from datafree.tasks.shared_images import in_stacks, one_by_one
 from datafree.zoo.teachers import Teacher
 
 IMAGES = 800  # of all pools together, on which teachers are compared
@@ -83,35 +83,29 @@ class TeacherReliability:
 
 @torch.no_grad()
 def teacher_reliability(
-    pools: Sequence[Pool], teachers: Sequence[Teacher], *, seed: int, device: torch.device | str = "cpu"
+    pools: Sequence[Pool], teachers: Sequence[Teacher], *, seed: int, device: torch.device | str = "cpu", together: bool = False
 ) -> list[TeacherReliability]:
     """The reliability of each teacher; ``pools`` are theirs, in the same order. Teachers are on ``device``; inputs and classes may differ.
 
-    Cost: ``IMAGES`` forward passes per teacher (more from 200 teachers on), and ``FOLDS`` solutions of a linear system of that size.
+    ``together``: all teachers of one architecture are computed in one pass. Cost: ``IMAGES`` forward passes per teacher (more from 200
+    teachers on), and ``FOLDS`` solutions of a linear system of that size.
     """
     rng = devices.generator(seed, "trust")
     sample = min(max(IMAGES // len(pools), PER_TEACHER[0]), PER_TEACHER[1])
     shared = [pool.images[balanced_rows(pool.labels, sample, rng)] for pool in pools]
+    rows = [balanced_rows(pool.labels, OWN_IMAGES, rng) for pool in pools]
+    own = [pool.images[of_pool] for pool, of_pool in zip(pools, rows, strict=True)]
+    fold = torch.randint(FOLDS, (sum(map(len, shared)),), generator=rng)
+    computed = in_stacks(teachers, shared, own) if together else one_by_one(teachers, shared, own, device)
     owner = torch.arange(len(pools)).repeat_interleave(torch.tensor([len(images) for images in shared]))
-    kernels, predictions, statistics_distances = [], [], []
-    own_pool: dict[str, list[float]] = {"compactness": [], "recovery": []}
-    for index, (teacher, pool) in enumerate(zip(teachers, pools, strict=True)):
-        with BatchNormMatch(teacher.network) as match:
-            outputs, distances = [], []
-            for images in shared:
-                outputs.append(features_and_logits(teacher, images, device))
-                distances.append(match.distance().item())
-        others = distances[:index] + distances[index + 1 :]
-        statistics_distances.append(statistics.median(others) if match.layers and others else None)
-        kernels.append(linear_kernel(torch.cat([features for features, _ in outputs])))
-        predictions.append(torch.cat([logits for _, logits in outputs]))
-        rows = balanced_rows(pool.labels, OWN_IMAGES, rng)
-        features, logits = features_and_logits(teacher, pool.images[rows], device)
-        own_pool["compactness"].append(compactness(features, pool.labels[rows]))
-        own_pool["recovery"].append(recovery(logits, pool.labels[rows]))
-    fold = torch.randint(FOLDS, (len(owner),), generator=rng)
-    agreements = [agreement(kernels, index, predictions[index], owner, fold) for index in range(len(teachers))]
-    return assess([teacher.name for teacher in teachers], {"agreement": agreements, **own_pool}, statistics_distances)
+    labels = [pool.labels[of_pool] for pool, of_pool in zip(pools, rows, strict=True)]
+    measures = {
+        "agreement": agreements([each.features for each in computed], [each.logits for each in computed], owner, fold, device),
+        "compactness": [compactness(each.own_features, of_pool) for each, of_pool in zip(computed, labels, strict=True)],
+        "recovery": [recovery(each.own_logits, of_pool) for each, of_pool in zip(computed, labels, strict=True)],
+    }
+    others = [each.distances[:index] + each.distances[index + 1 :] for index, each in enumerate(computed)]
+    return assess([teacher.name for teacher in teachers], measures, [statistics.median(found) if found else None for found in others])
 
 
 def assess(

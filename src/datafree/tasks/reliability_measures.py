@@ -7,17 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from datafree import devices
+from datafree.zoo.logits import at_least_float32
 from datafree.zoo.teachers import Teacher
 
 RIDGE = 0.01  # in units of the kernel's mean diagonal
 
 
 def features_and_logits(teacher: Teacher, images: Tensor, device: torch.device | str, batch_size: int = 200) -> tuple[Tensor, Tensor]:
-    """A teacher's features [N, D] and logits [N, K], float32 on the CPU, for uint8 images [N, C, H, W] of any size."""
+    """A teacher's features [N, D] and logits [N, K], at least float32, on the CPU, for uint8 images [N, C, H, W] of any size."""
     features, logits = [], []
     for part in images.split(batch_size):
-        features.append(teacher.network.backbone(teacher.normalise(part.to(device))).float())
-        logits.append(teacher.network.head(features[-1]).float())
+        features.append(at_least_float32(teacher.network.backbone(teacher.normalise(devices.moved(part, torch.device(device))))))
+        logits.append(at_least_float32(teacher.network.head(features[-1])))
     return torch.cat(features).cpu(), torch.cat(logits).cpu()
 
 
@@ -28,24 +30,42 @@ def linear_kernel(features: Tensor) -> Tensor:
     return kernel * (len(kernel) / kernel.trace().clamp_min(1e-12))
 
 
-def agreement(kernels: Sequence[Tensor], teacher: int, logits: Tensor, owner: Tensor, fold: Tensor) -> float:
+def agreements(
+    features: Sequence[Tensor], logits: Sequence[Tensor], owner: Tensor, fold: Tensor, device: torch.device | str = "cpu"
+) -> list[float]:
+    """The ``agreement`` of each teacher with the mean kernel of the others, from all teachers' features [N, D] and logits [N, K].
+
+    ``owner`` int64 [N] gives the teacher from whose pool each image is, ``fold`` int64 [N] a partition of the images. A kernel is computed
+    again where it is subtracted: those of all teachers may not fit into the memory. It is computed on ``device``.
+    """
+    device = torch.device(device)
+    kernels = (linear_kernel(devices.moved(own, device)).double() for own in features)
+    total = next(kernels)
+    for kernel in kernels:
+        total = total + kernel
+    results, fold, others = [], devices.moved(fold, device), max(len(features) - 1, 1)
+    for index, (own, target) in enumerate(zip(features, logits, strict=True)):
+        kernel = (total - linear_kernel(devices.moved(own, device)).double()) / others
+        results.append(agreement(kernel, devices.moved(target, device), devices.moved(owner != index, device), fold))
+    return results
+
+
+def agreement(kernel: Tensor, logits: Tensor, use: Tensor, fold: Tensor) -> float:
     """Held-out share of the variance of one teacher's logits [N, K] that kernel ridge regression on the others' features explains.
 
-    The kernel is the mean of the other teachers' ``linear_kernel`` [N, N]. ``owner`` [N] gives the teacher from which each image was
-    recovered: those of ``teacher`` itself are left out, because they were optimised for its predictions. ``fold`` [N] partitions the
-    images; each fold is predicted from the others.
+    ``kernel`` float64 [N, N] is the mean of the other teachers' ``linear_kernel``. ``use`` bool [N] leaves out the images that were
+    recovered from the teacher itself, because they were optimised for its predictions. ``fold`` int64 [N] partitions the images; each fold
+    is predicted from the others.
     """
-    use = owner != teacher
     if not use.any():
         return 0.0
-    kernel = torch.stack([kernel for index, kernel in enumerate(kernels) if index != teacher]).mean(0)[use][:, use].double()
-    target, fold = logits[use].double(), fold[use]
+    kernel, target, fold = kernel[use][:, use], logits[use].double(), fold[use]
     target = target - target.mean(1, keepdim=True)  # softmax ignores a shift of all logits
     error = total = 0.0
     for held_out in fold.unique():
         train, test = fold != held_out, fold == held_out
         mean = target[train].mean(0)
-        ridge = RIDGE * torch.eye(int(train.sum()), dtype=torch.float64)
+        ridge = RIDGE * torch.eye(int(train.sum()), dtype=torch.float64, device=kernel.device)
         coefficients = torch.linalg.solve(kernel[train][:, train] + ridge, target[train] - mean)
         error += (target[test] - mean - kernel[test][:, train] @ coefficients).square().sum().item()
         total += (target[test] - mean).square().sum().item()

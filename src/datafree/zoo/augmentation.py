@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from datafree import devices
+
 
 def random_affine(images: Tensor, rng: torch.Generator, degrees: float = 15.0, scale: float = 0.15, shift: float = 0.1) -> Tensor:
     """Rotate, scale and shift each float image [B, C, H, W] by separate random amounts.
@@ -15,7 +17,7 @@ def random_affine(images: Tensor, rng: torch.Generator, degrees: float = 15.0, s
     ``degrees`` is the largest rotation; ``scale`` the largest relative change of size; ``shift`` the largest move as a share of the
     image. Pixels from outside the image take the value of the nearest border pixel.
     """
-    return affine(images, affine_amounts(len(images), rng).to(images.device, non_blocking=True), degrees, scale, shift)
+    return affine(images, devices.moved(affine_amounts(len(images), rng), images.device), degrees, scale, shift)
 
 
 def affine_amounts(count: int, rng: torch.Generator) -> Tensor:
@@ -39,6 +41,6 @@ def affine(images: Tensor, amounts: Tensor, degrees: float, scale: float, shift:
 def random_colours(images: Tensor, rng: torch.Generator, strength: float = 0.3) -> Tensor:
     """Multiply each channel of each normalised image [B, C, H, W] by a factor in 1 ± strength and add an offset in ± strength."""
     shape = (*images.shape[:2], 1, 1)
-    factor = 1 + strength * (torch.rand(shape, generator=rng) * 2 - 1).to(images.device, non_blocking=True)
-    offset = strength * (torch.rand(shape, generator=rng) * 2 - 1).to(images.device, non_blocking=True)
+    factor = 1 + strength * devices.moved(torch.rand(shape, generator=rng) * 2 - 1, images.device)
+    offset = strength * devices.moved(torch.rand(shape, generator=rng) * 2 - 1, images.device)
     return images * factor + offset

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from types import TracebackType
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -40,3 +41,16 @@ class LayerHooks:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+
+@torch.no_grad()
+def output_sizes(network: nn.Module, inputs: Tensor) -> list[int]:
+    """The number of values of every layer's output in a pass; layers are the modules without children."""
+    sizes: list[int] = []
+
+    def count(layer: nn.Module, output: Tensor) -> None:
+        sizes.append(output.numel())
+
+    with LayerHooks([module for module in network.modules() if not list(module.children())], count, outputs=True):
+        network(inputs)
+    return sizes

@@ -129,17 +129,28 @@ class NetworkStack:
             state = {name: value[0] for name, value in state.items()}
             inputs = inputs if inputs.dim() == 5 else inputs[None]
         of_one = (None if single else 0, 0 if inputs.dim() == 5 else None)
-        with contextlib.nullcontext() if torch.compiler.is_compiling() else _unavoidable_loops():
-            return torch.vmap(one, in_dims=of_one)(state, inputs)
+        return mapped(one, of_one)(state, inputs)
 
 
 def _keep(seen: list[Tensor], observe: Observation, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     seen.append(observe(layer, inputs[0]))
 
 
+def mapped(function: Callable[..., Any], in_dims: Sequence[int | None], randomness: str = "error") -> Callable[..., Any]:
+    """``torch.vmap`` without its warning of operations that it computes one by one.
+
+    Such is adaptive pooling, which some library models have, in channels-last memory.
+    """
+
+    def call(*inputs: Any) -> Any:
+        with contextlib.nullcontext() if torch.compiler.is_compiling() else _unavoidable_loops():
+            return torch.vmap(function, in_dims=tuple(in_dims), randomness=randomness)(*inputs)
+
+    return call
+
+
 @contextlib.contextmanager
 def _unavoidable_loops() -> Iterator[None]:
-    """Without the warning of an operation that vmap computes network by network: adaptive pooling of some library models."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
         yield

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from datafree import devices
 from datafree.zoo.backbones import fitted
 from datafree.zoo.stacks import NetworkStack, Observation, stackable
 from datafree.zoo.teachers import Teacher
@@ -65,7 +66,7 @@ class TeacherStacks:
         for number, places in of_stack.items():
             stack = self.stacks[number]
             index = torch.tensor([self._place[queried[place]][1] for place in places])
-            chosen.append((stack.select(index.to(stack.mean.device, non_blocking=True)), places))
+            chosen.append((stack.select(devices.moved(index, stack.mean.device)), places))
         return chosen
 
     def probabilities(self, images: Tensor, queried: Sequence[int]) -> Tensor:

@@ -11,8 +11,8 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from datafree import devices
 from datafree.config import BackboneConfig
-from datafree.devices import seeded_initialisation
 from datafree.errors import UserError
 from datafree.zoo import loading
 from datafree.zoo.backbones import Classifier, Normalise, batch_norm_layers, build, parameter_count
@@ -123,7 +123,7 @@ def empty_network(entry_or_card: Entry | dict[str, Any], classes: int, seed: int
         shape = entry_or_card["input"]
         config = BackboneConfig(entry_or_card["architecture"]["name"], entry_or_card["architecture"]["width"])
     backbone = build(config, shape[0], shape[1], seed)
-    with seeded_initialisation(seed):
+    with devices.seeded_initialisation(seed):
         return Classifier(backbone, classes)
 
 
@@ -152,5 +152,5 @@ def move(teacher: Teacher, device: Any) -> Teacher:
 def soft_labels(teacher: Teacher, images: Tensor, batch_size: int = 500) -> Tensor:
     """The teacher's probabilities float16 [N, classes] for uint8 images [N, C, H, W] of any size, on the CPU."""
     device = teacher.normalise.mean.device
-    parts = [teacher.network(teacher.normalise(part.to(device))).float().softmax(1).cpu() for part in images.split(batch_size)]
-    return torch.cat(parts).to(torch.float16)
+    parts = [teacher.network(teacher.normalise(devices.moved(part, device))).float().softmax(1) for part in images.split(batch_size)]
+    return torch.cat(parts).to(torch.float16).cpu()

@@ -71,11 +71,11 @@ def train_classifier(
     normalise.to(device)
     optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=max(steps, 2))
-    history = []
+    history, images_of_data = [], devices.resident(data.images, device)
     for step in progress(range(steps), steps, label):
         chosen = torch.randint(len(data.labels), (batch_size,), generator=rng)
-        images = random_affine(normalise(data.images[chosen].to(device)), rng, degrees=10, scale=0.1, shift=0.06)
-        target = data.labels[chosen].to(device)
+        images = random_affine(normalise(devices.rows(images_of_data, chosen, device)), rng, degrees=10, scale=0.1, shift=0.06)
+        target = devices.moved(data.labels[chosen], device)
         logits = network(images).float()
         loss = F.cross_entropy(logits, target)
         optimiser.zero_grad(set_to_none=True)
@@ -95,7 +95,7 @@ def logits_of(network: Classifier, normalise: Normalise, images: Tensor, device:
     """Logits float32 [N, classes], on the CPU, for uint8 images [N, C, H, W]; sets the network to evaluation mode."""
     network.to(device).eval()
     normalise.to(device)
-    return torch.cat([network(normalise(part.to(device))).float().cpu() for part in images.split(batch_size)])
+    return torch.cat([network(normalise(devices.moved(part, device))).float() for part in images.split(batch_size)]).cpu()
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
