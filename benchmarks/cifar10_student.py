@@ -10,7 +10,8 @@
 ``--output`` receives ``result.json``. For the recovered images: the accuracy of the teacher and of every other classifier (transfer), the
 agreement of each other classifier with the teacher, the Fréchet distance to the test images in the teacher's features, and the mean
 distance within classes relative to the test images. For the student: its accuracy on the real test images and its agreement with the
-teacher there. After an interruption the same command continues. ``--source noise`` trains the student on smooth noise, as a baseline.
+teacher there. After an interruption the same command continues. On a GPU all batches of images are recovered in one pass, as many as its
+memory holds. ``--source noise`` trains the student on smooth noise, as a baseline.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from recovered_fraction import noise_pool
 from datafree import artifacts, config, devices
 from datafree.checkpoints import Checkpoint
 from datafree.config.inversions import starts_from_meta
+from datafree.config.schema import BACKBONES
 from datafree.data.folder import folder_images
 from datafree.data.images import ImageSet, class_sheet
 from datafree.distillation.ensemble import mixup
@@ -75,7 +77,8 @@ def recover(teacher: Teacher, inversion: config.InversionConfig, method: Any, se
         checkpoint = Checkpoint(path.with_suffix(".pt"), "recover", CHECKPOINT_SECONDS)
         uninterrupted, cpu, wall = not path.with_suffix(".pt").exists(), time.process_time(), time.perf_counter()
         start = meta_generator(teacher, inversion, seed) if starts_from_meta(method) else None
-        recovered = recover_one(Recovery(teacher, seed, checkpoint), method, inversion, size=SIZE, start=start)
+        together = devices.together(teacher.normalise.mean.device)
+        recovered = recover_one(Recovery(teacher, seed, checkpoint), method, inversion, size=SIZE, start=start, together=together)
         cost = {"cpu_seconds": time.process_time() - cpu, "wall_seconds": time.perf_counter() - wall} if uninterrupted else None
         tensors = {"images": recovered.images, "labels": recovered.labels, "soft_labels": recovered.soft_labels}
         artifacts.write_history(path.with_suffix(".csv"), recovered.history)
@@ -118,7 +121,7 @@ def train_student(teacher: Teacher, pool: Pool, options: argparse.Namespace, dev
     augmented views. SGD with momentum .9 and weight decay 5e-4, a cosine learning rate to 0.
     """
     seed = devices.derive_seed(options.seed, "student")
-    backbone = build(config.BackboneConfig(options.student, config.schema.BACKBONES[options.student]), 3, SIZE, seed)
+    backbone = build(config.BackboneConfig(options.student, BACKBONES[options.student]), 3, SIZE, seed)
     with devices.seeded_initialisation(seed):
         student = Classifier(backbone, len(teacher.classes)).to(device)
     optimiser = torch.optim.SGD(student.parameters(), lr=options.student_rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
@@ -126,11 +129,12 @@ def train_student(teacher: Teacher, pool: Pool, options: argparse.Namespace, dev
     checkpoint = Checkpoint(path, "student", CHECKPOINT_SECONDS)
     first, history = checkpoint.restore(student=student, optimiser=optimiser, schedule=schedule)
     student.train()
+    images = devices.resident(pool.images, device)
     for step in progress(range(first, options.student_steps), options.student_steps - first, options.student):
         rng = devices.generator(seed, "batch", step)
         rows = torch.randint(len(pool.labels), (options.student_batch,), generator=rng)
-        views = teacher.normalise(pool.images[rows].to(device))
-        mirrored = torch.rand(len(rows), 1, 1, 1, generator=rng).to(device) < 0.5
+        views = teacher.normalise(devices.rows(images, rows, device))
+        mirrored = devices.moved(torch.rand(len(rows), 1, 1, 1, generator=rng), device) < 0.5
         views = random_affine(torch.where(mirrored, views.flip(3), views), rng, degrees=10, scale=0.1, shift=0.12)
         views = mixup(views, rng) if step % 2 else views
         with torch.no_grad():
