@@ -6,8 +6,9 @@ training mode has wrong second derivatives, so that the layers are replaced by e
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -27,20 +28,28 @@ BYTES = 4  # of a float32
 
 
 class TaskBatchNorm(nn.Module):
-    """``nn.BatchNorm2d`` in training mode as elementary operations; it keeps the statistics of a pass instead of averaging them."""
+    """``nn.BatchNorm2d`` in training mode as elementary operations; it keeps the statistics of a pass instead of averaging them.
+
+    With ``fixed`` it normalises by the statistics that it kept last.
+    """
 
     def __init__(self, layer: nn.BatchNorm2d) -> None:
         super().__init__()
         self.weight, self.bias, self.eps = layer.weight, layer.bias, layer.eps
         self.statistics: list[tuple[Tensor, Tensor]] = []  # mean and unbiased variance [C] of the last pass
+        self.fixed = False
 
     def forward(self, images: Tensor) -> Tensor:
         values = at_least_float32(images)
-        mean = values.mean((0, 2, 3), keepdim=True)
-        centred = values - mean
-        variance = centred.square().mean((0, 2, 3), keepdim=True)
-        count = images.numel() // images.shape[1]
-        self.statistics.append((mean.detach().flatten(), variance.detach().flatten() * count / max(count - 1, 1)))
+        if self.fixed:
+            mean, variance = (kept[:, None, None] for kept in self.statistics[-1])
+            centred = values - mean
+        else:
+            mean = values.mean((0, 2, 3), keepdim=True)
+            centred = values - mean
+            variance = centred.square().mean((0, 2, 3), keepdim=True)
+            count = images.numel() // images.shape[1]
+            self.statistics[:] = [(mean.detach().flatten(), variance.detach().flatten() * count / max(count - 1, 1))]
         normalised = centred * (variance + self.eps).rsqrt()
         if self.weight is None:
             return normalised.to(images.dtype)
@@ -92,9 +101,23 @@ class TaskStack:
         self._passes.append(statistics)
         return result
 
+    @contextlib.contextmanager
+    def statistics_of_last_pass(self) -> Iterator[None]:
+        """Inside a ``compute``: BatchNorm normalises by the statistics of the pass before, with the unbiased variance.
+
+        This is what a network in evaluation mode does after a pass in training mode with a momentum of 1.
+        """
+        for norm in self._norms.values():
+            norm.fixed = True
+        try:
+            yield
+        finally:
+            for norm in self._norms.values():
+                norm.fixed = False
+
     @torch.no_grad()
     def update_running_statistics(self, *, task_by_task: bool) -> None:
-        """Average the statistics of all passes since the last call into the network's, in the order of a loop.
+        """Average the last statistics of every call since the last update into the network's, in the order of a loop.
 
         That order is one task after the other with all its passes, or, without ``task_by_task``, one pass after the other.
         """
@@ -109,6 +132,10 @@ class TaskStack:
                 weights = layer.momentum * (1 - layer.momentum) ** ages
                 running.mul_((1 - layer.momentum) ** len(values)).add_((weights[:, None] * values).sum(0))
             layer.num_batches_tracked += len(passes) * len(passes[0][0])
+        self._passes = []
+
+    def forget_statistics(self) -> None:
+        """Leave the statistics of the calls since the last update out of the running statistics."""
         self._passes = []
 
     def tasks_that_fit(self, images: Tensor, passes: int) -> int:
