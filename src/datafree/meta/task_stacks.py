@@ -56,7 +56,9 @@ class _MergedBatchNorm(torch.autograd.Function):
         """Nothing: the derivatives are those of the operations in ``vmap``."""
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], images: Tensor, weight: Tensor | None, bias: Tensor | None, norm: TaskBatchNorm):
+    def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
+        info: Any, in_dims: tuple[int | None, ...], images: Tensor, weight: Tensor | None, bias: Tensor | None, norm: TaskBatchNorm
+    ) -> tuple[Tensor, int]:
         """The output [B, T, C, H, W], with the tasks in the second dimension."""
         assert in_dims[0] is not None
         merged = images.movedim(in_dims[0], 1).flatten(1, 2)
