@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,21 +16,20 @@ from datafree.evaluation.nearest_centroid import nearest_centroid
 
 Embedding = Callable[[Tensor], Tensor]  # uint8 [B, C, H, W] → float [B, D]
 Solver = Callable[[Tensor, Tensor], Tensor]  # support uint8 [way, shot, C, H, W], query uint8 [Q, C, H, W] → int64 [Q]
+LARGEST_BATCH = 2**20  # feature values of the episodes that are classified together
 
 
-class EpisodesSolver(ABC):
+@runtime_checkable
+class EpisodesSolver(Protocol):
     """A solver of several episodes at once."""
 
-    @abstractmethod
     def episodes_that_fit(self, images: Tensor) -> int:
         """How many episodes of ``images`` uint8 [B, C, H, W] the memory of their device holds, at least one."""
+        ...
 
-    @abstractmethod
     def __call__(self, support: Tensor, query: Tensor) -> Tensor:
         """Predicted classes int64 [E, Q] for support uint8 [E, way, shot, C, H, W] and query uint8 [E, Q, C, H, W]."""
-
-
-LARGEST_BATCH = 2**20  # feature values of the episodes that are classified together
+        ...
 
 
 @torch.no_grad()
