@@ -25,6 +25,7 @@ LABELS, SCALAR = Int64[Tensor, "b"], Float[Tensor, ""]
 LOGITS, CHANNELS = Float[Tensor, "b k"], Float[Tensor, "c"]
 EXTRA_TERM = {"images": IMAGES, "labels": LABELS, "return": SCALAR}
 SUPPORT_AND_QUERY = {"support": Float[Tensor, "*e way shot d"], "query": Float[Tensor, "*e q d"], "return": Int64[Tensor, "*e q"]}
+EPISODES = {"support": UInt8[Tensor, "e way shot c h w"], "query": UInt8[Tensor, "e q c h w"]}
 
 ROWS = {"images": Float[Tensor, "r b c s s"], "labels": Int64[Tensor, "r b"], "targets": Float[Tensor, "r b k"] | None}
 
@@ -161,6 +162,10 @@ SHAPES: dict[str, dict[str, Any]] = {
     "evaluation.few_shot.episode_rows": {"labels": Int64[Tensor, "n"], "return": Int64[Tensor, "e way m"]},
     "evaluation.few_shot.episode_accuracies": {"features": Float[Tensor, "n d"], "rows": Int64[Tensor, "e way m"]},
     "evaluation.few_shot.solver_accuracies": {"images": UINT8_IMAGES, "rows": Int64[Tensor, "e way m"]},
+    "evaluation.task_adaptation.StackedAdaptation.__call__": EPISODES,  # the classes int64 [e, q], of which a test takes the logits
+    "evaluation.task_adaptation.StackedAdaptation.episodes_that_fit": {"images": UINT8_IMAGES},
+    "evaluation.task_adaptation.StackedTransduction.__call__": {**EPISODES, "return": Int64[Tensor, "e q"]},
+    "evaluation.task_adaptation.StackedTransduction.episodes_that_fit": {"images": UINT8_IMAGES},
     "evaluation.inversion_quality.teacher_confidence": {"images": UINT8_IMAGES, "labels": LABELS},
     "evaluation.inversion_quality.soft_label_confidence": {"soft_labels": LOGITS, "labels": LABELS},
     "evaluation.inversion_quality.judge_logits": {"images": UINT8_IMAGES, "return": LOGITS},

@@ -1,11 +1,13 @@
 import pytest
 import torch
 
-from datafree.config import AdaptationConfig, BackboneConfig, EvaluationConfig, as_tree
+from datafree.config import AdaptationConfig, AdaptedPart, BackboneConfig, EvaluationConfig, as_tree
+from datafree.evaluation.few_shot import EpisodesSolver
 from datafree.evaluation.logistic import logistic
 from datafree.evaluation.nearest_centroid import nearest_centroid
 from datafree.evaluation.rows import BEST, TrainedNetwork, baselines, learners, oracles
 from datafree.evaluation.table import accuracy_table
+from datafree.evaluation.task_adaptation import StackedAdaptation, StackedTransduction
 from datafree.zoo.backbones import Normalise, build, parameter_count
 
 CPU = torch.device("cpu")
@@ -37,6 +39,16 @@ def test_features_of_all_teachers_together_are_those_of_each(teachers, make_teac
         assert torch.allclose(features, part(image_set.images), atol=1e-5)
     alone, together = (accuracy_table(of_one, image_set, CONFIG, 0, CPU) for of_one in models)
     assert alone == together
+
+
+def test_on_a_gpu_episodes_are_solved_together_unless_the_network_cannot_be_stacked():
+    config = EvaluationConfig(**BOTH)
+    for adaptation, kind in ((NOTHING, StackedTransduction), (as_tree(AdaptationConfig(AdaptedPart.network, 2, 0.1)), StackedAdaptation)):
+        networks = [trained_arm(adaptation)]
+        solvers = [model.solve for model in learners(networks, config, CPU, together=True) if model.solve]
+        assert solvers and all(isinstance(solve, kind) for solve in solvers)
+        networks[0].backbone.blocks[0].norm = torch.nn.SyncBatchNorm(8)
+        assert not any(isinstance(model.solve, EpisodesSolver) for model in learners(networks, config, CPU, together=True))
 
 
 def test_an_average_of_different_architectures_has_no_row(teachers, make_teacher):

@@ -6,7 +6,14 @@ import torch
 from datafree.config import AdaptationConfig, AdaptedPart, BackboneConfig
 from datafree.evaluation.few_shot import episode_rows, solver_accuracies
 from datafree.evaluation.nearest_centroid import nearest_centroid
-from datafree.evaluation.task_adaptation import adaptation_solver, head_classifier, transductive_solver, without_running_statistics
+from datafree.evaluation.task_adaptation import (
+    StackedAdaptation,
+    StackedTransduction,
+    adaptation_solver,
+    head_classifier,
+    transductive_solver,
+    without_running_statistics,
+)
 from datafree.meta.adaptation import adapt
 from datafree.zoo.backbones import Normalise, build
 
@@ -66,6 +73,61 @@ def test_permuted_classes_permute_the_predictions(backbone, episode, part, trans
     solve = adaptation_solver(backbone, NORMALISE, RULES[part], transductive=transductive)
     order = torch.tensor([2, 3, 0, 1])
     assert torch.equal(order[solve(support[order], query)], solve(support, query))
+
+
+# ---- several episodes at once -----------------------------------------------------------------------------------------------------------
+
+
+def exact(backbone):
+    """In float64, with its normalisation."""
+    return copy.deepcopy(backbone).double(), copy.deepcopy(NORMALISE).double()
+
+
+def solved_together(loop, stacked, image_set, monkeypatch):
+    """Accuracies of episodes of noise, one by one, in one pass and three at once."""
+    images = torch.randint(0, 256, image_set.images.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    rows = episode_rows(image_set.labels, way=4, shot=2, query=3, episodes=8, seed=0)
+    accuracies = [solver_accuracies(solve, images, rows, 2, CPU) for solve in (loop, stacked)]
+    monkeypatch.setattr(type(stacked), "episodes_that_fit", lambda self, images: 3)
+    return [*accuracies, solver_accuracies(stacked, images, rows, 2, CPU)]
+
+
+@PARTS
+@INFERENCE
+def test_adaptation_to_several_episodes_is_that_to_each(backbone, image_set, monkeypatch, part, transductive):
+    network, normalise = exact(backbone)
+    before = copy.deepcopy(network)
+    solvers = [make(network, normalise, RULES[part], transductive=transductive) for make in (adaptation_solver, StackedAdaptation)]
+    one_by_one, together, in_parts = solved_together(*solvers, image_set, monkeypatch)
+    assert one_by_one == together == in_parts
+    assert len(set(one_by_one)) > 1
+    assert unchanged(before, network)
+
+
+def test_the_logits_of_stacked_adaptation_are_those_of_each_episode(backbone, image_set, monkeypatch):
+    """Of an inductive episode, whose queries are normalised by the statistics of the support."""
+    network, normalise = exact(backbone)
+    monkeypatch.setattr(torch.Tensor, "argmax", lambda values, _: values)
+    rows = episode_rows(image_set.labels, way=4, shot=2, query=3, episodes=3, seed=0)
+    support, query = image_set.images[rows[:, :, :2]], image_set.images[rows[:, :, 2:].flatten(1)]
+    single, stacked = (
+        make(network, normalise, RULES[AdaptedPart.network], transductive=False) for make in (adaptation_solver, StackedAdaptation)
+    )
+    logits = torch.stack([single(*episode) for episode in zip(support, query, strict=True)])
+    torch.testing.assert_close(stacked(support, query), logits, rtol=1e-9, atol=1e-9)
+
+
+def test_transduction_over_several_episodes_is_that_over_each(backbone, image_set, monkeypatch):
+    network, normalise = exact(backbone)
+    loop = transductive_solver(without_running_statistics(network), normalise, nearest_centroid)
+    one_by_one, together, in_parts = solved_together(
+        loop, StackedTransduction(network, normalise, nearest_centroid), image_set, monkeypatch
+    )
+    assert one_by_one == together == in_parts
+    assert len(set(one_by_one)) > 1
+
+
+# ---- one episode ------------------------------------------------------------------------------------------------------------------------
 
 
 def test_transductive_steps_are_those_of_training(backbone, episode):

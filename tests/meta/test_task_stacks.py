@@ -118,6 +118,11 @@ def test_other_batch_norm_layers_are_not_stacked():
     assert TaskStack.of(network, together=True) is None
 
 
+def test_the_layers_of_a_stack_do_not_compute_a_single_task():
+    with pytest.raises(TypeError, match=r"expected a pass under torch\.vmap"):
+        TaskStack(backbone()).template(views()[0].flatten(0, 1))
+
+
 def test_batch_norm_without_an_affine_map_or_running_statistics():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False), nn.BatchNorm2d(4, track_running_stats=False)).double()
     network.feature_size = 4

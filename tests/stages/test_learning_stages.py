@@ -33,7 +33,7 @@ def test_episodes_index_the_pools_of_their_method(project):
 
 @pytest.mark.parametrize("check", [True, False])
 def test_an_unreliable_teacher_is_not_sampled(project, tmp_path, monkeypatch, capsys, check):
-    def fake_reliability(pools, teachers, *, seed, device):
+    def fake_reliability(pools, teachers, *, seed, device, together):
         weights = (1.0, 0.3, 0.0)
         return [
             TeacherReliability(teacher.name, weight, 0.5, 0.5, 0.9, None, -3.0, "" if weight == 1 else "agreement 0.50")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +17,19 @@ from datafree.evaluation.nearest_centroid import nearest_centroid
 Embedding = Callable[[Tensor], Tensor]  # uint8 [B, C, H, W] → float [B, D]
 Solver = Callable[[Tensor, Tensor], Tensor]  # support uint8 [way, shot, C, H, W], query uint8 [Q, C, H, W] → int64 [Q]
 LARGEST_BATCH = 2**20  # feature values of the episodes that are classified together
+
+
+@runtime_checkable
+class EpisodesSolver(Protocol):
+    """A solver of several episodes at once."""
+
+    def episodes_that_fit(self, images: Tensor) -> int:
+        """How many episodes of ``images`` uint8 [B, C, H, W] the memory of their device holds, at least one."""
+        ...
+
+    def __call__(self, support: Tensor, query: Tensor) -> Tensor:
+        """Predicted classes int64 [E, Q] for support uint8 [E, way, shot, C, H, W] and query uint8 [E, Q, C, H, W]."""
+        ...
 
 
 @torch.no_grad()
@@ -49,15 +63,18 @@ def episode_accuracies(features: Tensor, rows: Tensor, shot: int, classify: Clas
     return accuracies
 
 
-def solver_accuracies(solve: Solver, images: Tensor, rows: Tensor, shot: int, device: torch.device) -> list[float]:
+def solver_accuracies(solve: Solver | EpisodesSolver, images: Tensor, rows: Tensor, shot: int, device: torch.device) -> list[float]:
     """As ``episode_accuracies`` from images uint8 [N, C, H, W], for a solver that adapts to an episode or uses its statistics."""
     target = torch.arange(rows.shape[1], device=device).repeat_interleave(rows.shape[2] - shot)
+    several = isinstance(solve, EpisodesSolver)
+    size = solve.episodes_that_fit(devices.rows(images, rows[0].flatten(), device)) if several else 1
     accuracies = []
-    for episode in rows:
-        of_episode = devices.rows(images, episode, device)
-        predicted = solve(of_episode[:, :shot], of_episode[:, shot:].flatten(0, 1))
-        accuracies.append((predicted == target).float().mean())
-    return torch.stack(accuracies).tolist()
+    for part in rows.split(size):
+        of_part = devices.rows(images, part, device)
+        support, query = of_part[:, :, :shot], of_part[:, :, shot:].flatten(1, 2)
+        predicted = solve(support, query) if several else solve(support[0], query[0])
+        accuracies.append((predicted == target).float().mean(-1).flatten())
+    return torch.cat(accuracies).tolist()
 
 
 class Concatenated:

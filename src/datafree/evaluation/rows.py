@@ -14,10 +14,18 @@ from datafree import devices
 from datafree.config import AdaptationConfig, AdaptedPart, EvaluationConfig, typed
 from datafree.evaluation.baselines import average_weights, backbone_features, batch_statistics_features, pixels
 from datafree.evaluation.classifiers import CLASSIFIERS, Classifier, vote
-from datafree.evaluation.few_shot import Concatenated, Embedding, Solver
+from datafree.evaluation.few_shot import Concatenated, Embedding, EpisodesSolver, Solver
 from datafree.evaluation.nearest_centroid import nearest_centroid
-from datafree.evaluation.task_adaptation import adaptation_solver, head_classifier, transductive_solver, without_running_statistics
+from datafree.evaluation.task_adaptation import (
+    StackedAdaptation,
+    StackedTransduction,
+    adaptation_solver,
+    head_classifier,
+    transductive_solver,
+    without_running_statistics,
+)
 from datafree.meta.adaptation import describe
+from datafree.meta.task_stacks import TaskStack
 from datafree.nas.networks import build
 from datafree.zoo.backbones import Backbone, Normalise, parameter_count
 from datafree.zoo.teacher_passes import features_of_all
@@ -53,21 +61,28 @@ class EvaluatedModel:
     seed: int = 0
     variant: str = ""
     classify: Classifier = nearest_centroid
-    solve: Solver | None = None
+    solve: Solver | EpisodesSolver | None = None
 
 
-def learners(networks: Sequence[TrainedNetwork], config: EvaluationConfig, device: torch.device) -> list[EvaluatedModel]:
-    """The trained arms: for each network one model per combination of inference and classifier in ``config``."""
+def learners(
+    networks: Sequence[TrainedNetwork], config: EvaluationConfig, device: torch.device, *, together: bool = False
+) -> list[EvaluatedModel]:
+    """The trained arms: for each network one model per combination of inference and classifier in ``config``.
+
+    ``together``: episodes to which a network adapts are solved in one pass, as many as fit into the memory of the device.
+    """
     models = []
     for network in networks:
         card = network.card
         description = f"{card['method']} on images recovered by {card['inversion']}; {card['backbone']['name']}"
-        models += _evaluations(network, card["arm"], "arm", description, card["seed"], config, device)
+        models += _evaluations(network, card["arm"], "arm", description, card["seed"], config, device, together)
     return models
 
 
-def oracles(networks: Sequence[TrainedNetwork], config: EvaluationConfig, device: torch.device) -> list[EvaluatedModel]:
-    """The upper bounds: classifiers and meta-learners trained on real images of all teachers' classes."""
+def oracles(
+    networks: Sequence[TrainedNetwork], config: EvaluationConfig, device: torch.device, *, together: bool = False
+) -> list[EvaluatedModel]:
+    """The upper bounds: classifiers and meta-learners trained on real images of all teachers' classes; ``together`` as for learners."""
     models = []
     for network in networks:
         method = network.card.get("method")
@@ -76,16 +91,24 @@ def oracles(networks: Sequence[TrainedNetwork], config: EvaluationConfig, device
         else:
             searched = network.card["reference"] == "searched"
             name, description = f"real-data oracle{', searched' if searched else ''}", "trained on the teachers' real images"
-        models += _evaluations(network, name, "oracle", description, 0, config, device)
+        models += _evaluations(network, name, "oracle", description, 0, config, device, together)
     return models
 
 
 def _evaluations(
-    network: TrainedNetwork, name: str, kind: str, description: str, seed: int, config: EvaluationConfig, device: torch.device
+    network: TrainedNetwork,
+    name: str,
+    kind: str,
+    description: str,
+    seed: int,
+    config: EvaluationConfig,
+    device: torch.device,
+    together: bool,
 ) -> list[EvaluatedModel]:
     """One model per inference and, for a network that does not adapt, per classifier."""
     backbone, normalise = network.backbone, network.normalise
     features = backbone_features(backbone, normalise, device)
+    together = TaskStack.of(backbone, together) is not None
     base = EvaluatedModel(name, kind, description, features, 1, parameter_count(backbone), seed)
     rule: AdaptationConfig | None = typed(AdaptationConfig, network.card["adaptation"]) if "adaptation" in network.card else None
     models = []
@@ -93,14 +116,16 @@ def _evaluations(
         transductive = inference == "transductive"
         variant = ["transductive"] if transductive else []
         if rule is None or rule.part is AdaptedPart.nothing:
-            extractor = without_running_statistics(backbone) if transductive else backbone
+            extractor = without_running_statistics(backbone) if transductive and not together else backbone
             for classifier in config.classifiers:
-                solve = transductive_solver(extractor, normalise, CLASSIFIERS[classifier]) if transductive else None
+                solver = StackedTransduction if together else transductive_solver
+                solve = solver(extractor, normalise, CLASSIFIERS[classifier]) if transductive else None
                 model = _with_classifier(base, classifier, CLASSIFIERS[classifier])
                 models.append(dataclasses.replace(model, variant=" ".join([*variant, model.variant]).strip(), solve=solve))
         else:
             from_features = rule.part is AdaptedPart.head and not transductive
-            solve = None if from_features else adaptation_solver(backbone, normalise, rule, transductive=transductive)
+            solver = StackedAdaptation if together else adaptation_solver
+            solve = None if from_features else solver(backbone, normalise, rule, transductive=transductive)
             adapted = f"{description}; {describe(rule)}"
             models.append(
                 dataclasses.replace(base, description=adapted, variant=" ".join(variant), classify=head_classifier(rule), solve=solve)

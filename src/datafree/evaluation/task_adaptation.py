@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from datafree.config import AdaptationConfig
 from datafree.evaluation.classifiers import Classifier
-from datafree.evaluation.few_shot import Solver
-from datafree.meta.adaptation import adapt, fit_head, linear
+from datafree.evaluation.few_shot import EpisodesSolver, Solver
+from datafree.meta.adaptation import adapt, adapt_together, fit_head, linear
+from datafree.meta.task_stacks import TaskStack
 from datafree.zoo.backbones import Backbone, Normalise
 
 
@@ -51,6 +54,59 @@ def adaptation_solver(backbone: Backbone, normalise: Normalise, rule: Adaptation
             return adapted.logits(network, normalise(query)).argmax(1)
 
     return solve
+
+
+class StackedAdaptation(EpisodesSolver):
+    """``adaptation_solver`` for several episodes in one pass; ``backbone`` is one that ``TaskStack.of`` can stack."""
+
+    def __init__(self, backbone: Backbone, normalise: Normalise, rule: AdaptationConfig, *, transductive: bool) -> None:
+        self.stack = TaskStack(copy.deepcopy(backbone).eval().requires_grad_())
+        self.normalise, self.rule, self.transductive = normalise, rule, transductive
+
+    def episodes_that_fit(self, images: Tensor) -> int:
+        return self.stack.tasks_that_fit(self.normalise(images), 1)
+
+    def __call__(self, support: Tensor, query: Tensor) -> Tensor:
+        way, shot = support.shape[1:3]
+        target = torch.arange(way, device=support.device).repeat_interleave(shot)
+        views, queries = (self.normalise(part.flatten(0, -4)).unflatten(0, (len(part), -1)) for part in (support, query))
+
+        def loss(logits: Tensor) -> Tensor:
+            return F.cross_entropy(logits, target)
+
+        def classify(network: Callable[[Tensor], Tensor], support: Tensor, query: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            if self.transductive:
+                return linear(network(query), (weight, bias)).argmax(1)
+            network(support)
+            with self.stack.statistics_of_last_pass():
+                return linear(network(query), (weight, bias)).argmax(1)
+
+        with torch.enable_grad():
+            weights, head = adapt_together(self.stack, views, way, self.rule, loss, (), steps=self.rule.steps, create_graph=False)
+        with torch.no_grad():
+            predicted = self.stack(classify, weights, views, queries, *head)
+        self.stack.forget_statistics()
+        return predicted
+
+
+class StackedTransduction(EpisodesSolver):
+    """``transductive_solver`` for several episodes in one pass; ``backbone`` is one that ``TaskStack.of`` can stack."""
+
+    def __init__(self, backbone: Backbone, normalise: Normalise, classify: Classifier) -> None:
+        self.stack = TaskStack(copy.deepcopy(backbone).eval())
+        self.normalise, self.classify = normalise, classify
+
+    def episodes_that_fit(self, images: Tensor) -> int:
+        return self.stack.tasks_that_fit(self.normalise(images), 1)
+
+    @torch.no_grad()
+    def __call__(self, support: Tensor, query: Tensor) -> Tensor:
+        way, shot = support.shape[1:3]
+        images = torch.cat([support.flatten(1, 2), query], 1)
+        views = self.normalise(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        features = self.stack(lambda network, of_episode: network(of_episode), None, views).float()
+        self.stack.forget_statistics()
+        return self.classify(features[:, : way * shot].unflatten(1, (way, shot)), features[:, way * shot :])
 
 
 def _batch_norms(backbone: Backbone) -> list[nn.modules.batchnorm._BatchNorm]:

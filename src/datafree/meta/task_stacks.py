@@ -1,18 +1,20 @@
 """Task stacks: a network in training mode computed for several tasks in one pass, with BatchNorm statistics of each task's own.
 
 On a GPU this replaces many small kernels by few large ones; on a CPU a loop over the tasks is faster. ``torch.vmap`` over BatchNorm in
-training mode has wrong second derivatives, so that the layers are replaced by elementary operations.
+training mode has wrong second derivatives, so that the layers are replaced.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional as F
 
 from datafree import devices
 from datafree.meta.learner import Learner
@@ -27,24 +29,52 @@ BYTES = 4  # of a float32
 
 
 class TaskBatchNorm(nn.Module):
-    """``nn.BatchNorm2d`` in training mode as elementary operations; it keeps the statistics of a pass instead of averaging them."""
+    """``nn.BatchNorm2d`` in training mode for several tasks under ``torch.vmap``, each with statistics of its own.
+
+    ``statistics`` are mean and unbiased variance [T, C] of the last pass. With ``fixed`` it normalises by them.
+    """
 
     def __init__(self, layer: nn.BatchNorm2d) -> None:
         super().__init__()
         self.weight, self.bias, self.eps = layer.weight, layer.bias, layer.eps
-        self.statistics: list[tuple[Tensor, Tensor]] = []  # mean and unbiased variance [C] of the last pass
+        self.statistics: tuple[Tensor, Tensor] | None = None
+        self.fixed = False
 
     def forward(self, images: Tensor) -> Tensor:
-        values = at_least_float32(images)
-        mean = values.mean((0, 2, 3), keepdim=True)
-        centred = values - mean
-        variance = centred.square().mean((0, 2, 3), keepdim=True)
-        count = images.numel() // images.shape[1]
-        self.statistics.append((mean.detach().flatten(), variance.detach().flatten() * count / max(count - 1, 1)))
-        normalised = centred * (variance + self.eps).rsqrt()
-        if self.weight is None:
-            return normalised.to(images.dtype)
-        return normalised * self.weight[:, None, None] + self.bias[:, None, None]
+        return _MergedBatchNorm.apply(at_least_float32(images), self.weight, self.bias, self)
+
+
+class _MergedBatchNorm(torch.autograd.Function):
+    """BatchNorm of T tasks as one of T · C channels, outside ``torch.vmap``, so that its second derivatives are PyTorch's own."""
+
+    @staticmethod
+    def forward(images: Tensor, weight: Tensor | None, bias: Tensor | None, norm: TaskBatchNorm) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise TypeError("expected a pass under torch.vmap; use the network itself for a single task")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Nothing: the derivatives are those of the operations in ``vmap``."""
+
+    @staticmethod
+    def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
+        info: Any, in_dims: tuple[int | None, ...], images: Tensor, weight: Tensor | None, bias: Tensor | None, norm: TaskBatchNorm
+    ) -> tuple[Tensor, int]:
+        """The output [B, T, C, H, W], with the tasks in the second dimension."""
+        assert in_dims[0] is not None
+        merged = images.movedim(in_dims[0], 1).flatten(1, 2)
+        affine = [
+            values if values is None else (values.expand(info.batch_size, -1) if dim is None else values.movedim(dim, 0)).flatten()
+            for values, dim in zip((weight, bias), in_dims[1:3], strict=True)
+        ]
+        if norm.fixed:
+            assert norm.statistics is not None
+            mean, variance = (values.flatten() for values in norm.statistics)
+        else:
+            mean, variance = merged.new_zeros(2, merged.shape[1])
+            norm.statistics = mean.view(info.batch_size, -1), variance.view(info.batch_size, -1)
+        # In training mode a momentum of 1 replaces mean and variance by those of the batch.
+        normalised = F.batch_norm(merged, mean, variance, *affine, training=not norm.fixed, momentum=1.0, eps=norm.eps)
+        return normalised.unflatten(1, (info.batch_size, -1)), 1
 
 
 class TaskStack:
@@ -82,33 +112,55 @@ class TaskStack:
         or for None the parameters, for all tasks.
         """
 
-        def one(weights: dict[str, Tensor], *given: Tensor | None) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
-            result = compute(lambda *arguments: functional_call(self.template, weights, arguments), *given)
-            return result, {name: norm.statistics.pop() for name, norm in self._norms.items() if norm.statistics}
+        def one(weights: dict[str, Tensor], *given: Tensor | None) -> Any:
+            return compute(lambda *arguments: functional_call(self.template, weights, arguments), *given)
 
         values = dict(self.network.named_parameters()) if weights is None else weights
         in_dims = (None if weights is None else 0, *(None if given is None else 0 for given in inputs))
-        result, statistics = mapped(one, in_dims, "different")(cast_weights(self.template, values), *inputs)
-        self._passes.append(statistics)
+        result = mapped(one, in_dims, "different")(cast_weights(self.template, values), *inputs)
+        self._passes.append({name: norm.statistics for name, norm in self._norms.items() if norm.statistics})
+        for norm in self._norms.values():
+            norm.statistics = None
         return result
+
+    @contextlib.contextmanager
+    def statistics_of_last_pass(self) -> Iterator[None]:
+        """Inside a ``compute``: BatchNorm normalises by the statistics of the pass before, with the unbiased variance.
+
+        This is what a network in evaluation mode does after a pass in training mode with a momentum of 1.
+        """
+        for norm in self._norms.values():
+            norm.fixed = True
+        try:
+            yield
+        finally:
+            for norm in self._norms.values():
+                norm.fixed = False
 
     @torch.no_grad()
     def update_running_statistics(self, *, task_by_task: bool) -> None:
-        """Average the statistics of all passes since the last call into the network's, in the order of a loop.
+        """Average the last statistics of every call since the last update into the network's, in the order of a loop.
 
         That order is one task after the other with all its passes, or, without ``task_by_task``, one pass after the other.
         """
+        shares: dict[tuple[float, int], Tensor] = {}
         for name, layer in self._layers.items():
             passes = [of_pass[name] for of_pass in self._passes if name in of_pass]
             if not passes or layer.running_mean is None or layer.running_var is None or layer.num_batches_tracked is None:
                 continue
             assert layer.momentum is not None, "a plain average over batches has no fixed weights"
+            momentum, count = layer.momentum, len(passes) * len(passes[0][0])
+            if (momentum, count) not in shares:
+                of_each = [momentum * (1 - momentum) ** age for age in reversed(range(count))]
+                shares[momentum, count] = devices.moved(torch.tensor(of_each, dtype=layer.running_mean.dtype), layer.running_mean.device)
             for running, kept in zip((layer.running_mean, layer.running_var), zip(*passes, strict=True), strict=True):
                 values = torch.stack(kept, 1 if task_by_task else 0).flatten(0, 1)
-                ages = torch.arange(len(values) - 1, -1, -1, device=values.device, dtype=values.dtype)
-                weights = layer.momentum * (1 - layer.momentum) ** ages
-                running.mul_((1 - layer.momentum) ** len(values)).add_((weights[:, None] * values).sum(0))
-            layer.num_batches_tracked += len(passes) * len(passes[0][0])
+                running.addmv_(values.T, shares[momentum, count], beta=(1 - momentum) ** count)
+            layer.num_batches_tracked += count
+        self._passes = []
+
+    def forget_statistics(self) -> None:
+        """Leave the statistics of the calls since the last update out of the running statistics."""
         self._passes = []
 
     def tasks_that_fit(self, images: Tensor, passes: int) -> int:

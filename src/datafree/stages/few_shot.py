@@ -35,10 +35,11 @@ def run(job: Job) -> None:
     references = _read_all(job, "oracles", "oracle_cards")
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         teachers = [move(t, device) for t in read_teachers(job.input("zoo"))]
+        together = devices.together(device)
         models = [
-            *learners(trained, config, device),
-            *baselines(teachers, images.images.shape[1:], config, job.config["seed"], device, together=devices.together(device)),
-            *oracles(references, config, device),
+            *learners(trained, config, device, together=together),
+            *baselines(teachers, images.images.shape[1:], config, job.config["seed"], device, together=together),
+            *oracles(references, config, device, together=together),
         ]
         rows = accuracy_table(models, images, config, job.config["seed"], device)
     computed_on = sorted({job.computed_on, *(network.card["computed_on"] for network in [*trained, *references])})
