@@ -70,8 +70,8 @@ def test_no_order_of_commands_pairs_an_old_output_with_a_new_parameter(recorded:
     assert_records_match_parameters(project)
 
 
-# By Snakemake, old outputs under a new parameter are recomputed above as well.
-@pytest.mark.parametrize("first", [pytest.param("snakemake", marks=pytest.mark.slow), "dvc"])
+@pytest.mark.slow  # both recompute old outputs under another parameter in the test above as well
+@pytest.mark.parametrize("first", ["snakemake", "dvc"])
 def test_fresh_clone_with_a_changed_parameter_is_recomputed(recorded: Project, tmp_path: Path, first: str) -> None:
     clone = recorded.clone(tmp_path / "clone")
     shutil.copytree(recorded.folder / ".dvc/cache", clone.folder / ".dvc/cache")

@@ -44,17 +44,13 @@ def test_first_run_computes_everything_once_and_shows_the_table(finished: Projec
     assert (finished.folder / "artifacts/report/report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow  # the tests of other hardware below and of DVC change evaluation.episodes as well; test_plan.py has other keys
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
         ("evaluation.episodes", 21, {"few_shot", "report_page"}),
-        pytest.param("tasks.query", 4, {"episodes/five", "learner/bell/0", "few_shot", "report_page"}, marks=pytest.mark.slow),
-        pytest.param(
-            "zoo.limit",
-            1,
-            JOBS - {"images", "teacher/glyphs-00", "teacher/glyphs-01", "invert/five/glyphs-01"},
-            marks=pytest.mark.slow,  # runs nearly the whole pipeline
-        ),
+        ("tasks.query", 4, {"episodes/five", "learner/bell/0", "few_shot", "report_page"}),
+        ("zoo.limit", 1, JOBS - {"images", "teacher/glyphs-00", "teacher/glyphs-01", "invert/five/glyphs-01"}),
     ],
 )
 def test_changed_parameter_reruns_exactly_what_reads_it(project: Project, key: str, value: object, expected: set[str]) -> None:
@@ -99,6 +95,7 @@ def test_fewer_teachers_and_all_of_them_again(project: Project) -> None:
     assert [member["name"] for member in index["members"]] == ["glyphs-00", "glyphs-01"]
 
 
+@pytest.mark.slow  # test_mistakes.py changes a teacher as well, and test_plan.py has what depends on it
 def test_changed_teacher_does_not_rerun_the_other_teacher(project: Project) -> None:
     project.edit("zoos/glyphs.yaml", "{name: glyphs-01, train: {classes: 8, seed: 1}}", "{name: glyphs-01, train: {classes: 7, seed: 1}}")
     assert project.snakemake("--", "inversion") == {"teacher/glyphs-01", "meta_generator", "invert/five/glyphs-00", "invert/five/glyphs-01"}
