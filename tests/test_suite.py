@@ -27,7 +27,9 @@ def test_a_test_that_crashes_its_process_is_one_failed_test_with_its_name(tmp_pa
     (tmp_path / "test_crash.py").write_text(CRASH)
     (flags,) = re.findall(r"^test: setup.*\n\t.* -m pytest (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    command = [sys.executable, "-m", "pytest", *flags.split(), "--rootdir", str(tmp_path), "-p", "no:cacheprovider", str(tmp_path)]
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # importing plugins of other packages takes seconds
+    plugins = ["-p", "xdist", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *plugins, *flags.split(), "--rootdir", str(tmp_path), str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1, done.stdout[-2000:] + done.stderr[-2000:]
     assert re.search(r"FAILED test_crash.py::test_that_crashes_its_process - worker '\w+' crashed", done.stdout)

@@ -35,12 +35,19 @@ SHARED = InversionConfig(images_per_class=3, shift=2, region=0.75, auxiliary_tea
 CLASSES = [3, 5, 4]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _float64():
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def _float32(_float64):
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(torch.float64)
 
 
 def make(name, classes, seed, *, architecture="conv4", width=4, channels=3, size=SIZE):
@@ -162,8 +169,8 @@ def test_teachers_without_batch_norm_layers():
     assert results[1][0].terms["batch_norm"].eq(0).all()
 
 
+@pytest.mark.usefixtures("_float32")
 def test_autocast_has_the_effect_that_it_has_on_single_rows():
-    torch.set_default_dtype(torch.float32)
     teachers = zoo(width=8)
     images, labels = batch(3, size=SIZE)
     rows = [Row(teacher, seed, others(teachers, teacher)) for seed, teacher in enumerate(teachers)]
@@ -196,9 +203,15 @@ CASES = {
 }
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(scope="module", params=CASES)
 def method(request):
     return CASES[request.param]
+
+
+@pytest.fixture(scope="module")
+def whole(_float64, method):
+    """What an uninterrupted recovery of all teachers in one pass gives."""
+    return recover(zoo(), method, together=True)
 
 
 def recover(teachers, method, *, together, folder=None, checkpoint=Checkpoint):
@@ -258,9 +271,8 @@ def test_a_teacher_without_auxiliary_teachers_has_no_such_term_and_the_others_do
         assert ("auxiliary_teachers" in together[place].history[0]) == (place > 0)
 
 
-def test_a_teacher_whose_loss_is_not_finite_costs_the_others_nothing(method):
+def test_a_teacher_whose_loss_is_not_finite_costs_the_others_nothing(method, whole):
     teachers = zoo()
-    whole = recover(teachers, method, together=True)
     broken = make("teacher-1", CLASSES[1], 1)
     broken.network.head.weight.data.fill_(math.nan)
     for together in (False, True):
@@ -276,9 +288,8 @@ class Interrupted(Exception):
     pass
 
 
-def test_an_interrupted_stack_resumes_to_the_same_pools(method, tmp_path):
+def test_an_interrupted_stack_resumes_to_the_same_pools(method, whole, tmp_path):
     teachers = zoo()
-    whole = recover(teachers, method, together=True)
     left = [4]
 
     class Interrupting(Checkpoint):

@@ -87,8 +87,10 @@ def teachers_of(pools):
     return lambda images: {owner[image.numpy().tobytes()] for image in images}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def train(ensemble_of, episodes):
+    """Train an arm; the learner and the history."""
+
     def run(arm, seed=0, checkpoint=None):
         learner = untrained(arm.method, getattr(arm, "one_head", False))
         ensemble = ensemble_of(learner)

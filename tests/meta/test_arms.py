@@ -13,12 +13,24 @@ from datafree.meta import ARMS
 from tests.interruption import Interrupted, Interrupting
 
 
-@pytest.fixture(params=ARMS)
+@pytest.fixture(scope="module", params=ARMS)
 def arm(request):
     """The arm's default settings, with few steps and tasks."""
     settings = ARM_TYPES[request.param](steps=6)
     small = {"tasks_per_step": 2, "teachers_per_step": 2, "images_per_teacher": 8, "inner_steps": 2}
     return dataclasses.replace(settings, **{name: value for name, value in small.items() if hasattr(settings, name)})
+
+
+@pytest.fixture(scope="module")
+def whole(arm, train):
+    """What an uninterrupted training gives: a learner, which no test changes, and its history."""
+    return train(arm)
+
+
+@pytest.fixture(scope="module")
+def longer(arm, train):
+    """As ``whole``, after 30 steps."""
+    return train(dataclasses.replace(arm, steps=30))
 
 
 def same(first, second):
@@ -30,30 +42,33 @@ def test_every_arm_has_settings_with_its_name():
     assert all(settings().method == name for name, settings in ARM_TYPES.items())
 
 
-def test_the_seed_determines_the_result_and_teachers_and_pools_do_not_change(arm, train, teachers, pools, state_of, assert_same_state):
+def test_the_seed_determines_the_result_and_teachers_and_pools_do_not_change(
+    arm, whole, train, teachers, pools, state_of, assert_same_state
+):
     before = [state_of(teacher.network) for teacher in teachers]
     images = [pool.images.clone() for pool in pools]
-    first, history = train(arm)
     second, again = train(arm)
-    assert same(first, second)
-    assert history == again
-    assert not same(first, train(arm, seed=1)[0])
+    assert same(whole[0], second)
+    assert whole[1] == again
+    assert not same(second, train(arm, seed=1)[0])
     for teacher, state in zip(teachers, before, strict=True):
         assert_same_state(state_of(teacher.network), state)
     assert all(torch.equal(pool.images, image) for pool, image in zip(pools, images, strict=True))
 
 
 def test_the_global_random_state_is_neither_used_nor_changed(arm, train):
-    torch.manual_seed(1)
-    before = torch.random.get_rng_state()
-    first, _ = train(arm)
-    assert torch.equal(torch.random.get_rng_state(), before)
-    torch.manual_seed(2)
-    assert same(first, train(arm)[0])
+    states, learners = [], []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        states.append(torch.random.get_rng_state())
+        learners.append(train(arm)[0])
+        assert torch.equal(torch.random.get_rng_state(), states[-1])
+    assert not torch.equal(*states)
+    assert same(*learners)
 
 
-def test_the_history_ends_with_the_last_step_and_is_finite(arm, train):
-    _, history = train(arm)
+def test_the_history_ends_with_the_last_step_and_is_finite(whole):
+    _, history = whole
     assert [row["step"] for row in history] == sorted({row["step"] for row in history})
     assert history[-1]["step"] == 6
     assert all(value == value and abs(value) < 1e6 for row in history for value in row.values())
@@ -74,10 +89,8 @@ DISTILLING = [name for name, settings in ARM_TYPES.items() if hasattr(settings()
 
 
 @pytest.mark.parametrize("arm", DISTILLING, indirect=True)
-def test_a_distilling_arm_comes_closer_to_its_teachers(arm, train, fresh_learner, ensemble_of, pools):
-    longer = dataclasses.replace(arm, steps=30)
-    learner, _ = train(longer)
-    assert distance_to_teachers(learner, ensemble_of, pools) < 0.8 * distance_to_teachers(fresh_learner(), ensemble_of, pools)
+def test_a_distilling_arm_comes_closer_to_its_teachers(longer, fresh_learner, ensemble_of, pools):
+    assert distance_to_teachers(longer[0], ensemble_of, pools) < 0.8 * distance_to_teachers(fresh_learner(), ensemble_of, pools)
 
 
 def test_every_layer_of_the_backbone_is_trained(arm, train, fresh_learner):
@@ -91,18 +104,18 @@ def test_every_layer_of_the_backbone_is_trained(arm, train, fresh_learner):
     assert not torch.equal(learner.backbone.blocks[0].norm.running_mean, start.backbone.blocks[0].norm.running_mean)
 
 
-def test_training_lowers_the_loss(arm, train):
-    _, history = train(dataclasses.replace(arm, steps=30))
+def test_training_lowers_the_loss(longer):
+    _, history = longer
     name = next(name for name in history[0] if name not in ("step", "gradient_cosine"))
     values = [row[name] for row in history]
     third = max(1, len(values) // 3)
     assert sum(values[-third:]) < 0.9 * sum(values[:third])
 
 
-def test_the_gradient_cosine_is_measured_and_does_not_affect_training(arm, train, monkeypatch):
+def test_the_gradient_cosine_is_measured_and_does_not_affect_training(arm, whole, train, monkeypatch):
     if arm.method == "dro":
         pytest.skip("does not train on tasks")
-    learner, history = train(arm)
+    learner, history = whole
     measured = [row for row in history if "gradient_cosine" in row]
     assert [row["step"] for row in measured] == [1, 3, 5, 6]
     assert all(-1 <= row["gradient_cosine"] <= 1 for row in measured)
@@ -118,14 +131,14 @@ def test_an_arm_trains_with_few_steps(arm, train, steps):
 
 
 @pytest.mark.parametrize("after", [1, 4, 6])
-def test_an_interrupted_training_resumes_to_the_same_result(arm, train, after, tmp_path):
-    whole, history = train(arm)
+def test_an_interrupted_training_resumes_to_the_same_result(arm, whole, train, after, tmp_path):
+    learner, history = whole
     with pytest.raises(Interrupted):
         train(arm, checkpoint=Interrupting(tmp_path / "c.pt", after))
     checkpoint = Interrupting(tmp_path / "c.pt")
     resumed, resumed_history = train(arm, checkpoint=checkpoint)
     assert checkpoint.restored == after
-    assert same(whole, resumed)
+    assert same(learner, resumed)
     assert resumed_history == history
 
 

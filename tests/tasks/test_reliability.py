@@ -174,12 +174,12 @@ def zoo(make_images):
         network = empty_network(entry, 4, number)
         normalise = Normalise([0.5] * 3, [0.25] * 3)
         if kind != "random":
-            steps = 400 if kind == "shuffled" else 120  # random labels must be memorised, which takes longer
+            steps = 400 if kind == "shuffled" else 80  # random labels must be memorised, which takes longer
             train_classifier(network, normalise, data, steps=steps, batch_size=32, learning_rate=0.01, seed=number, device=CPU, label=kind)
         teacher = Teacher(entry.name, freeze(network), normalise, data.classes, (3, 16, 16))
         rng = devices.generator(number, "draw")
         shared = InversionConfig(shift=1, augmentation=0.0)
-        adapted = inner_loop(start, teacher, InnerLoopConfig(40, 0.01, 32), shared, seed=number).generator
+        adapted = inner_loop(start, teacher, InnerLoopConfig(30, 0.01, 32), shared, seed=number).generator
         names = balanced_labels(4, 80)
         recovered = draw_images(adapted, torch.randn(80, adapted.latent, generator=rng), names, 40, CPU)
         teachers.append(teacher)

@@ -24,6 +24,7 @@ TINY = {
     "inversion": {"methods": {"five": {"steps": 2}, "deep_inversion": None}},
     "meta": {"arms": {"bell": {"inversion": "five"}, "distillation": None}},
     "nas": {"algorithms": {"spos": {"inversion": "five"}}},
+    "evaluation": {"oracle_steps": 4, "oracle_backbone": {"width": 16}},
 }
 
 

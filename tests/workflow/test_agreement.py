@@ -105,7 +105,7 @@ def test_every_output_of_the_pipeline_is_versioned_or_ignored() -> None:
         assert f"/{name}/" in ignored
 
 
-@pytest.mark.parametrize("target", ["meta", "evaluation", "artifacts/evaluation/few_shot/results.json"])
+@pytest.mark.parametrize("target", ["meta", "artifacts/evaluation/few_shot/results.json"])
 def test_any_target_can_be_planned_in_an_empty_folder(empty_project: Project, tmp_path: Path, target: str) -> None:
     project = empty_project.copy(tmp_path / "project")
     shutil.rmtree(project.folder / ".datafree", ignore_errors=True)

@@ -9,14 +9,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 from datafree import artifacts
-from tests.workflow.conftest import ROOT, Project
+from tests.workflow.conftest import ROOT, Made, Project
 
 # A folder with `dvc-s3` and `moto[server]`, if they are not installed beside DVC: pip install --target FOLDER dvc-s3 "moto[server]"
 S3_PACKAGES = os.environ.get("DATAFREE_S3_PACKAGES", "")
@@ -24,9 +24,12 @@ ADDRESS = "127.0.0.1"
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    """A committed repository with the parameters, metrics and plots of this project, and one stage whose output is tracked."""
-    folder = tmp_path / "project"
+def project(once: Callable[[str, Callable[[Path], Made]], Project], tmp_path: Path) -> Project:
+    return once("tracked files", track_files).copy(tmp_path / "project")
+
+
+def track_files(folder: Path) -> Made:
+    """Make a committed repository with the parameters, metrics and plots of this project, and one stage whose output is tracked."""
     folder.mkdir()
     for name in (".dvc/config", ".dvc/.gitignore", "params.yaml", ".dvc/plots/curves.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +58,7 @@ def project(tmp_path: Path) -> Project:
     made.run("git", "config", "user.email", "t@example.org")
     made.run("dvc", "repro")
     made.commit("600 episodes")
-    return made
+    return set(), ""
 
 
 def test_experiments_metrics_and_plots_are_compared_by_a_few_readable_numbers(project: Project) -> None:

@@ -231,13 +231,15 @@ def test_a_record_names_the_modules_that_the_job_looked_up(stage):
 
 def test_two_processes_do_not_compute_one_job_at_the_same_time(stage, capsys):
     started, done = threading.Event(), threading.Event()
-    stage.then = lambda: started.set() or done.wait(30)
+    stage.then = lambda: started.set() or done.wait(300)
     first = threading.Thread(target=execute, args=[a_job()])  # flock excludes descriptors, also those of one process
     first.start()
-    started.wait(30)
+    assert started.wait(300)
     second = threading.Thread(target=execute, args=[a_job()])
     second.start()
+    deadline = time.monotonic() + 300
     while "waiting for process" not in capsys.readouterr().err:
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     done.set()
     first.join()

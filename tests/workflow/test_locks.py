@@ -15,19 +15,20 @@ import pytest
 from datafree.errors import UserError
 from datafree.workflow import locks
 
+# Both hold their lock until their standard input is closed.
 HOLD_JOB = """
 from datafree.workflow import locks
-import time
+import sys
 with locks.job_lock("teacher/t0"):
     print("held", flush=True)
-    time.sleep({})
+    sys.stdin.read()
 """
 HOLD_RUN = """
 from datafree.workflow import locks
-import time
+import sys
 locks.hold_run_lock("snakemake --cores 2")
 print("held", flush=True)
-time.sleep(60)
+sys.stdin.read()
 """
 
 
@@ -38,20 +39,38 @@ def process(tmp_path, monkeypatch):
     started = []
 
     def start(script: str) -> subprocess.Popen:
-        started.append(subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True))
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        started.append(subprocess.Popen([sys.executable, "-c", script], **pipes, text=True))
         assert started[-1].stdout.readline() == "held\n"
         return started[-1]
 
     yield start
     for child in started:
-        child.kill()
-        child.communicate()
+        with child:  # closes its pipes
+            child.kill()
 
 
-def test_a_job_waits_for_another_process_and_names_it(process, capsys):
-    child = process(HOLD_JOB.format(0.5))
+@pytest.fixture
+def released_when_named(monkeypatch):
+    """A function that lets a process end as soon as this one has found out whom it waits for."""
+
+    def prepare(child: subprocess.Popen) -> None:
+        def holder(path: Path) -> str:
+            who = read(path)
+            child.stdin.close()
+            return who
+
+        read = locks.holder
+        monkeypatch.setattr(locks, "holder", holder)
+
+    return prepare
+
+
+def test_a_job_waits_for_another_process_and_names_it(process, released_when_named, capsys):
+    child = process(HOLD_JOB)
+    released_when_named(child)
     with locks.job_lock("teacher/t0"):
-        assert child.wait(10) == 0
+        assert child.wait(60) == 0
     said = capsys.readouterr().err
     assert said.startswith(f"teacher/t0: waiting for process {child.pid} on host {platform.node()} (job teacher/t0, since 20")
     assert said.endswith("which computes the same job; `datafree stop` ends it\n")
@@ -61,14 +80,14 @@ def test_a_job_waits_for_another_process_and_names_it(process, capsys):
 
 
 def test_jobs_do_not_wait_for_others(process, capsys):
-    process(HOLD_JOB.format(60))
+    process(HOLD_JOB)
     with locks.job_lock("teacher/t1"):
         pass
     assert capsys.readouterr().err == ""
 
 
 def test_a_killed_process_leaves_no_lock(process):
-    for script, hold in ((HOLD_JOB.format(60), lambda: locks.job_lock("teacher/t0").__enter__()), (HOLD_RUN, lambda: None)):
+    for script, hold in ((HOLD_JOB, lambda: locks.job_lock("teacher/t0").__enter__()), (HOLD_RUN, lambda: None)):
         child = process(script)
         child.send_signal(signal.SIGKILL)
         child.wait()
@@ -89,23 +108,23 @@ def test_a_second_run_is_refused_in_one_line_and_writes_nothing(process):
 
 
 def test_stop_ends_the_run_and_jobs_whose_run_was_killed(process):
-    children = [process(HOLD_JOB.format(60)), process(HOLD_RUN)]
+    children = [process(HOLD_JOB), process(HOLD_RUN)]
     ended = locks.stop_all()
     assert [str(child.pid) in who for child, who in zip(reversed(children), ended, strict=True)] == [True, True]
-    assert [child.wait(10) for child in children] == [-signal.SIGTERM] * 2
+    assert [child.wait(60) for child in children] == [-signal.SIGTERM] * 2
     assert locks.stop_all() == []
 
 
 def test_stop_kills_a_process_that_ignores_the_request(process):
-    child = process("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + HOLD_JOB.format(60))
+    child = process("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + HOLD_JOB)
     start = time.monotonic()
     assert len(locks.stop_all(seconds=0.3)) == 1
-    assert child.wait(10) == -signal.SIGKILL
+    assert child.wait(60) == -signal.SIGKILL
     assert time.monotonic() - start >= 0.3
 
 
 def test_a_holder_on_another_host_is_not_ended(process, monkeypatch):
-    child = process(HOLD_JOB.format(60))
+    child = process(HOLD_JOB)
     monkeypatch.setattr(platform, "node", lambda: "elsewhere")
     with pytest.raises(UserError, match=rf"teacher.t0.lock: held by process {child.pid} on host .*; end it on its host"):
         locks.stop_all()
@@ -113,8 +132,8 @@ def test_a_holder_on_another_host_is_not_ended(process, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"pid": "x"}'])
-def test_an_unreadable_description_does_not_matter(process, capsys, text):
-    process(HOLD_JOB.format(0.5))
+def test_an_unreadable_description_does_not_matter(process, released_when_named, capsys, text):
+    released_when_named(process(HOLD_JOB))
     Path(".datafree/locks/teacher.t0.lock").write_text(text)
     with locks.job_lock("teacher/t0"):
         pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -156,20 +157,23 @@ def test_a_stage_gets_all_jobs_that_are_not_up_to_date_at_once(stage, monkeypatc
     def run_together(jobs):
         batches.append([job.name for job in jobs])
         held.append(len(locks.running_jobs()))
+        time.sleep(0.1)
         for job in jobs:
             write(job)
             yield None
 
     shards.execute_all(members(arms="y"), SOURCE)
     monkeypatch.setattr(stage, "run_together", run_together, raising=False)
+    start = time.monotonic()
     shards.execute_all(members(arms="zyx"), SOURCE)
+    elapsed = time.monotonic() - start
     assert batches == [["pretend/z", "pretend/x"]]
     assert held == [2]
     assert stage.ran == ["pretend/y"]
     assert finished(members(arms="xyz")) == [True] * 3
     assert locks.running_jobs() == []
     timings = [artifacts.read_json(f"logs/timings/pretend/{arm}.json")["seconds"] for arm in "xz"]
-    assert abs(timings[0] - timings[1]) < 0.05  # shares of the same time
+    assert min(timings) >= 0.04 and sum(timings) <= elapsed + 0.01  # shares of the same time, rounded
     shards.execute_all(members(arms="zyx"), SOURCE)
     assert len(batches) == 1
 

@@ -59,11 +59,8 @@ class Executor(RemoteExecutor):
 STORE = ("--default-storage-provider", "elsewhere", "--default-storage-prefix", "elsewhere://bucket")
 
 
-@pytest.mark.parametrize("executor", [("--cores", "2"), ("--executor", "unshared", "--jobs", "2")])
-@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
-def test_an_object_store_is_refused_before_any_job(
-    empty_project: Project, tmp_path: Path, executor: tuple[str, ...], dry: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("options", [("--cores", "2"), ("--executor", "unshared", "--jobs", "2", "--dry-run")])
+def test_an_object_store_is_refused_before_any_job(empty_project: Project, tmp_path: Path, options: tuple[str, ...]) -> None:
     project = Project(tmp_path / "project")
     shutil.copytree(empty_project.folder, project.folder)
     # Project.run has only this folder on the path of Python modules.
@@ -71,7 +68,7 @@ def test_an_object_store_is_refused_before_any_job(
         package = project.folder / f"src/snakemake_{name}/__init__.py"
         package.parent.mkdir()
         package.write_text(text)
-    done = project.run("snakemake", *executor, *STORE, *dry, ok=False)
+    done = project.run("snakemake", *options, *STORE, ok=False)
     lines = [line for line in done.stderr.splitlines() if line.startswith("datafree:")]
     assert lines == ["datafree: --default-storage-provider: got elsewhere; jobs need a local or shared file system, leave the option out"]
     assert done.returncode == 2

@@ -294,7 +294,7 @@ def test_follow_logs_until_the_pipe_is_closed(project):
     states = []
 
     def pipeline():
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         try:
             os.write(writing, b"still here\n")
             while time.monotonic() < deadline and client(project).get_experiment_by_name("study") is None:
@@ -407,8 +407,15 @@ def wait_for(condition) -> None:
 def test_follow_ends_on_interrupt_and_on_a_closed_descriptor(project):
     reading, writing = os.pipe()
     before = signal.getsignal(signal.SIGINT)
-    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    def interrupt() -> None:
+        wait_for(lambda: signal.getsignal(signal.SIGINT) is not before)  # an earlier one would end the test itself
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
     tracking.follow(project, CONFIG, "first", descriptor=reading, every=0.05)
+    thread.join()
     assert signal.getsignal(signal.SIGINT) is before
     os.close(writing)
     os.close(reading)

@@ -101,7 +101,7 @@ def test_received_bytes_are_kept_under_another_name_and_resumed_later(get, web, 
 
 def test_a_server_that_sends_single_bytes_exceeds_the_time_limit(get, web):
     with pytest.raises(UserError, match="too slow, [0-9]+ bytes within the time limit; they are kept"):
-        get("/drips", limits=Limits(stall=1, total=0.5, attempts=3, backoff=0))
+        get("/drips", limits=Limits(stall=30, total=0.5, attempts=3, backoff=0))
     assert web.content.startswith(get.part.read_bytes())
     assert not get.target.exists()
 
