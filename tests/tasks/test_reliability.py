@@ -161,27 +161,30 @@ def test_deviations_are_those_of_the_upper_half():
 
 @pytest.fixture(scope="module")
 def zoo(make_images):
-    """Seven teachers of four classes, trained on real labels; one on labels at random; one untrained. Each with a recovered pool."""
+    """Seven teachers of eight classes, trained on real labels; one on labels at random; one untrained. Each with a recovered pool.
+
+    Features of teachers of four such classes have so little in common that the check cannot tell them from random labels.
+    """
     images, labels = make_images(28, 40, 16, 3, noise=0.12)
-    start = new_generator(latent=16, width=16, classes=4, channels=3, size=16, seed=0)
+    start = new_generator(latent=16, width=16, classes=8, channels=3, size=16, seed=0)
     teachers, pools = [], []
     for number, kind in enumerate(["good"] * 7 + ["shuffled", "random"]):
-        data = ImageSet(images, labels, tuple(map(str, range(28)))).of_classes([(4 * number + i) % 28 for i in range(4)])
+        data = ImageSet(images, labels, tuple(map(str, range(28)))).of_classes([(4 * number + i) % 28 for i in range(8)])
         if kind == "shuffled":
             order = torch.randperm(len(data.labels), generator=devices.generator(0, "order"))
             data = ImageSet(data.images, data.labels[order], data.classes)
         entry = Entry(name=f"{kind}-{number}", architecture=Architecture("conv4", 16), input=[3, 16, 16])
-        network = empty_network(entry, 4, number)
+        network = empty_network(entry, 8, number)
         normalise = Normalise([0.5] * 3, [0.25] * 3)
         if kind != "random":
-            steps = 400 if kind == "shuffled" else 80  # random labels must be memorised, which takes longer
+            steps = 600 if kind == "shuffled" else 120  # random labels must be memorised, which takes longer
             train_classifier(network, normalise, data, steps=steps, batch_size=32, learning_rate=0.01, seed=number, device=CPU, label=kind)
         teacher = Teacher(entry.name, freeze(network), normalise, data.classes, (3, 16, 16))
         rng = devices.generator(number, "draw")
         shared = InversionConfig(shift=1, augmentation=0.0)
-        adapted = inner_loop(start, teacher, InnerLoopConfig(30, 0.01, 32), shared, seed=number).generator
-        names = balanced_labels(4, 80)
-        recovered = draw_images(adapted, torch.randn(80, adapted.latent, generator=rng), names, 40, CPU)
+        adapted = inner_loop(start, teacher, InnerLoopConfig(40, 0.01, 32), shared, seed=number).generator
+        names = balanced_labels(8, 160)
+        recovered = draw_images(adapted, torch.randn(160, adapted.latent, generator=rng), names, 40, CPU)
         teachers.append(teacher)
         pools.append(Pool(recovered, names, soft_labels(teacher, recovered), data.classes))
     return teachers, pools
@@ -193,7 +196,7 @@ def test_a_teacher_of_random_labels_and_an_untrained_one_are_dropped(zoo, seed):
     results = teacher_reliability(pools, teachers, seed=seed)
     assert [result.name for result in results] == [teacher.name for teacher in teachers]
     for result in results:
-        assert result.weight > 0.5 if result.name.startswith("good") else result.weight == 0, result
+        assert result.weight == (1 if result.name.startswith("good") else 0), result
 
 
 def test_the_same_seed_gives_the_same_result_and_teachers_do_not_change(zoo, state_of, assert_same_state):
