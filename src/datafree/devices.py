@@ -195,7 +195,8 @@ def fits(size: int, device: torch.device) -> bool:
 
 def resident(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     """``values`` of the CPU where a job keeps them: on the device if they fit there (see ``fits``), otherwise as they are."""
-    return moved(values, device) if fits(values.nbytes, device) else values
+    # Not through pinned memory: PyTorch would keep as much of it, up to the next power of two, until the process ends.
+    return values.to(device) if fits(values.nbytes, device) else values
 
 
 def rows(values: torch.Tensor, index: torch.Tensor, device: torch.device) -> torch.Tensor:
