@@ -110,6 +110,7 @@ def measure(given: argparse.Namespace, device: torch.device) -> list[dict[str, A
     entry: dict[str, Any] = {"work": "meta-generator", "teachers": len(main), "steps": outer_steps}
     entry |= {name: seconds(lambda flag=flag: train(flag, outer_steps), device) for name, flag in (("together", True), ("alone", False))}
     measured.append(entry)
+    print(entry, flush=True)
     methods = {"five, k = 5": GeneratorInversion(steps=5), "five, k = 20": GeneratorInversion(steps=20), "pixels": PixelInversion(steps=50)}
     for name, method in methods.items():
         method = method if given.steps is None else dataclasses.replace(method, steps=given.steps)

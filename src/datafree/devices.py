@@ -121,7 +121,7 @@ def lost(error: RuntimeError) -> str:
     """
     text = " ".join((str(error).splitlines() or [""])[:1])
     torch = sys.modules.get("torch")  # not loaded by every process
-    of_cuda = text.startswith(LOST) or (torch is not None and isinstance(error, torch.AcceleratorError))
+    of_cuda = text.startswith(LOST) or isinstance(error, getattr(torch, "AcceleratorError", ()))  # a type since PyTorch 2.8
     return text if of_cuda and not out_of_memory(error) else ""
 
 
