@@ -38,7 +38,7 @@ export -f snakemake
 export folder python
 for part in "${parts[@]}"; do
 	case $part in
-	tests) run tests 240 "$python" -m pytest -m gpu -q ;;
+	tests) run tests 240 "$python" -m pytest -m gpu -q -k "not smoke_preset" ;; # that is a part of its own
 	engine)
 		options=(--compile --large-batch 100)
 		[ -z "$small" ] || options=(--teachers 3 --alone 2 --images 4 --steps 2 --counts 1 3 --repeats 1)

@@ -6,7 +6,8 @@
 The teachers have random weights, and running statistics of random images: the time does not depend on the values. Each measurement comes
 after a warm-up of the same shapes with two steps. ``alone`` is the time per teacher of the recovery of one teacher after the other,
 measured on ``--alone`` teachers; the two alternate. ``compiled`` is one pass with inversion.compile, after a first one of two steps that
-compiles, ``compiled_first``. ``busy`` is the share of the time in which the GPU computes, of a profiled run.
+compiles, ``compiled_first``; only for ``--teachers`` teachers, because every number of rows is compiled anew. ``busy`` is the share of the
+time in which the GPU computes, of a profiled run.
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ def measure(given: argparse.Namespace, device: torch.device) -> list[dict[str, A
     entry: dict[str, Any] = {"work": "meta-generator", "teachers": len(main), "steps": outer_steps}
     entry |= {name: seconds(lambda flag=flag: train(flag, outer_steps), device) for name, flag in (("together", True), ("alone", False))}
     measured.append(entry)
+    print(entry, flush=True)
     methods = {"five, k = 5": GeneratorInversion(steps=5), "five, k = 20": GeneratorInversion(steps=20), "pixels": PixelInversion(steps=50)}
     for name, method in methods.items():
         method = method if given.steps is None else dataclasses.replace(method, steps=given.steps)
@@ -122,6 +124,8 @@ def measure(given: argparse.Namespace, device: torch.device) -> list[dict[str, A
 
 def compare(teachers: Sequence[Teacher], given: argparse.Namespace, device: torch.device, common: dict[str, Any]) -> dict[str, Any]:
     """Times of recoveries of all teachers in one pass, and of a few one after the other; ``common``: the arguments of ``recover``."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     few = teachers[: given.alone]
     short = {**common, "method": dataclasses.replace(common["method"], steps=WARM_UP)}
     recover(teachers, **short, together=True)
@@ -131,7 +135,7 @@ def compare(teachers: Sequence[Teacher], given: argparse.Namespace, device: torc
         whole.append(seconds(lambda: recover(teachers, **common, together=True), device))
         parts.append(seconds(lambda: recover(few, **common, together=False), device) / len(few))
     compiled: dict[str, Any] = {}
-    if given.compile:
+    if given.compile and len(teachers) == given.teachers:
         with_compiler = {**common, "shared": dataclasses.replace(common["shared"], compile=True)}
         recovery = functools.partial(recover, teachers, **with_compiler, together=True)
         first = seconds(lambda: recovery(method=short["method"]), device)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from datafree import checkpoints
-from datafree.checkpoints import Checkpoint
+from datafree.checkpoints import Checkpoint, SavedState
 from datafree.workflow.job_checkpoints import checkpoint_of
 from datafree.workflow.provenance import Job
 
@@ -34,6 +34,19 @@ def test_states_step_and_curve_are_restored(tmp_path):
     a, b = Value(0.0), Value(0.0)
     assert Checkpoint(tmp_path / "c.pt", "fingerprint").restore(a=a, b=b) == (7, [{"step": 7, "loss": 0.5}])
     assert (a.value, b.value) == (1.5, 2.5)
+
+
+def test_a_part_of_a_large_tensor_is_saved_without_the_rest(tmp_path):
+    whole = torch.arange(100_000.0)
+    state = SavedState()
+    state.values = {"row": whole[3:5], "nested": {"rows": [whole.view(100, 1000)[7]]}, "name": "pool", "betas": (0.5, 0.9)}
+    Checkpoint(tmp_path / "c.pt").write(1, [], state=state)
+    assert (tmp_path / "c.pt").stat().st_size < 20_000
+    restored = SavedState()
+    Checkpoint(tmp_path / "c.pt").restore(state=restored)
+    assert restored.values["row"].tolist() == [3.0, 4.0]
+    assert torch.equal(restored.values["nested"]["rows"][0], torch.arange(7000.0, 8000.0))
+    assert (restored.values["name"], restored.values["betas"]) == ("pool", (0.5, 0.9))
 
 
 def test_an_optimiser_and_its_schedule_are_restored(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -79,7 +80,7 @@ class Checkpoint:
         """Save the states, whenever the last checkpoint was."""
         if self.path is None:
             return
-        states = {name: source.state_dict() for name, source in objects.items()}
+        states = {name: _without_rest(source.state_dict()) for name, source in objects.items()}
         content = io.BytesIO()  # on a full disk PyTorch's own writer raises no OSError
         torch.save({"fingerprint": self.fingerprint, "step": step, "history": history, "states": states}, content)
         with artifacts.atomic(self.path) as part:
@@ -90,3 +91,12 @@ class Checkpoint:
         """Delete the file, once the results of the job are written."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+def _without_rest(state: Any) -> Any:
+    """A state in which a tensor that is a part of a larger one is a copy: PyTorch would save all of the larger one."""
+    if isinstance(state, torch.Tensor):
+        return state.clone() if state.untyped_storage().nbytes() > state.nbytes else state
+    if isinstance(state, Mapping):
+        return {key: _without_rest(value) for key, value in state.items()}
+    return [_without_rest(value) for value in state] if isinstance(state, list) else state

@@ -121,7 +121,7 @@ def lost(error: RuntimeError) -> str:
     """
     text = " ".join((str(error).splitlines() or [""])[:1])
     torch = sys.modules.get("torch")  # not loaded by every process
-    of_cuda = text.startswith(LOST) or (torch is not None and isinstance(error, torch.AcceleratorError))
+    of_cuda = text.startswith(LOST) or isinstance(error, getattr(torch, "AcceleratorError", ()))  # a type since PyTorch 2.8
     return text if of_cuda and not out_of_memory(error) else ""
 
 
@@ -195,7 +195,8 @@ def fits(size: int, device: torch.device) -> bool:
 
 def resident(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     """``values`` of the CPU where a job keeps them: on the device if they fit there (see ``fits``), otherwise as they are."""
-    return moved(values, device) if fits(values.nbytes, device) else values
+    # Not through pinned memory: PyTorch would keep as much of it, up to the next power of two, until the process ends.
+    return values.to(device) if fits(values.nbytes, device) else values
 
 
 def rows(values: torch.Tensor, index: torch.Tensor, device: torch.device) -> torch.Tensor:

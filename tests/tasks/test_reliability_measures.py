@@ -22,6 +22,12 @@ def test_the_kernel_is_of_centred_features_with_a_mean_diagonal_of_one():
     assert torch.equal(linear_kernel(torch.ones(4, 3)), torch.zeros(4, 4))
 
 
+def test_the_kernel_is_not_rounded_by_autocast():
+    features = torch.randn(40, 8, generator=generator(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.allclose(linear_kernel(features).double(), linear_kernel(features.double()), atol=1e-5)
+
+
 def test_agreement_is_that_of_ridge_regression_on_the_scaled_features():
     rng = generator(1)
     features = [torch.randn(40, 5, generator=rng) for _ in range(3)]

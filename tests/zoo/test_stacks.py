@@ -159,6 +159,7 @@ def test_a_failed_pass_leaves_nothing_to_the_next():
     stack = NetworkStack.of(three(), lambda layer, inputs: inputs.mean())
     with pytest.raises(RuntimeError):
         stack.observed(images(3, 4, 3, 8, 8))  # too small for the last pooling
+    assert not stack.seen  # it would keep the memory of the pass
     expected = len(batch_norm_layers(stack.template))
     assert [len(stack.observed(images(3, 4, 3, 32, 32))[1]) for _ in range(2)] == [expected] * 2
 

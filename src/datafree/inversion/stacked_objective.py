@@ -107,11 +107,13 @@ class StackedObjective:
     def _auxiliary_distance(self, visible: Tensor, views: Views, number: int) -> Tensor:
         """The distances [R] of the statistics to those of each row's chosen auxiliary teacher of this number."""
         assert self.auxiliary is not None
+        # The numbers of rows of several architectures change from step to step, and each would be compiled anew.
+        compute = self.query if len(self.auxiliary.stacks) == 1 else query
         distances, order = [], []
         for stack, rows in self.auxiliary.of([choice[number] for choice in views.chosen]):
             index = slice(None) if len(rows) == len(visible) else self._moved(torch.tensor(rows))
             amounts = None if views.amounts is None else views.amounts[index, 1 + number]
-            distances.append(self.query(stack, stack.normalise(visible[index]), views.move[index], amounts, self.warp)[1])
+            distances.append(compute(stack, stack.normalise(visible[index]), views.move[index], amounts, self.warp)[1])
             order += rows
         if len(distances) == 1:
             return distances[0]

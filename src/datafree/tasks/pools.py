@@ -38,7 +38,7 @@ class PoolImages:
         """The images of the pools, on the device if it is a GPU, they are of one shape, and they fit (see ``devices.fits``)."""
         images = [pool.images for pool in pools]
         stay = devices.fits(sum(of_pool.nbytes for of_pool in images), device) and len({of_pool.shape[1:] for of_pool in images}) == 1
-        return cls(pools, device, torch.cat([devices.moved(of_pool, device) for of_pool in images]) if stay else None)
+        return cls(pools, device, torch.cat([of_pool.to(device) for of_pool in images]) if stay else None)
 
     def at(self, pools: Tensor, rows: Tensor) -> Tensor:
         """Images uint8 [G · n, C, H, W] on the device: for each of ``pools`` int64 [G] those at ``rows`` int64 [G, n]; both on the CPU."""

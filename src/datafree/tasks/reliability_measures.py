@@ -26,7 +26,8 @@ def features_and_logits(teacher: Teacher, images: Tensor, device: torch.device |
 def linear_kernel(features: Tensor) -> Tensor:
     """Inner products [N, N] of centred features [N, D], scaled to a mean diagonal of 1; zero for features that do not vary."""
     centred = features - features.mean(0)
-    kernel = centred @ centred.T
+    with torch.autocast(features.device.type, enabled=False):  # the rounding of bfloat16 exceeds the ridge
+        kernel = centred @ centred.T
     return kernel * (len(kernel) / kernel.trace().clamp_min(1e-12))
 
 

@@ -118,11 +118,10 @@ class NetworkStack:
         """The backbones' features, and what ``observe`` made of each BatchNorm layer in turn, stacked: [T, ...] each."""
 
         def one(state: dict[str, Tensor], images: Tensor) -> tuple[Tensor, list[Tensor]]:
-            self.seen.clear()  # of a pass that failed
-            features = functional_call(self.template, state, (images,))
-            seen = list(self.seen)
-            self.seen.clear()
-            return features, seen
+            try:
+                return functional_call(self.template, state, (images,)), list(self.seen)
+            finally:
+                self.seen.clear()  # after a lack of memory, too: what they were computed from would stay in memory
 
         state, single = cast_weights(self.template, self.state), len(self) == 1
         if single:
