@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from recovery_engine import CLASSES, random_teachers, seconds
+from recovery_engine import CLASSES, random_teachers, seconds, write_as_measured
 
-from datafree import artifacts, devices
+from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import BackboneConfig, TasksConfig, resolve
 from datafree.distillation.ensemble import TeacherEnsemble
@@ -66,13 +65,13 @@ def train(arm: Any, ensemble: TeacherEnsemble, episodes: Episodes, backbone: Bac
     ARMS[arm.method](learner, ensemble, episodes, arm, 0, Checkpoint(None))
 
 
-def measure(given: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+def measure(given: argparse.Namespace, device: torch.device) -> Iterator[dict[str, Any]]:
     """One entry per arm: milliseconds per step of every repetition, in one pass and one after the other."""
     teachers = random_teachers(BackboneConfig("conv4", 32), given.teachers, SIZE, CLASSES, device)
     pools = random_pools(given.teachers)
     episodes = sample_episodes(pools, [1.0] * given.teachers, TasksConfig(episodes=200), 0)
     backbone, normalise = BackboneConfig(given.backbone, given.width), Normalise([0.5] * 3, [0.25] * 3).to(device)
-    arms, measured = resolve({"meta": {"arms": ARMS_MEASURED}}).meta.arms, []
+    arms = resolve({"meta": {"arms": ARMS_MEASURED}}).meta.arms
     for name in given.arms:
         arm = dataclasses.replace(arms[name], steps=given.steps)
         times: dict[str, list[float]] = {"together": [], "one_by_one": []}
@@ -85,9 +84,7 @@ def measure(given: argparse.Namespace, device: torch.device) -> list[dict[str, A
                 wall = seconds(lambda arm=arm, ensemble=ensemble: train(arm, ensemble, episodes, backbone), device)
                 if repeat:  # the first one warms up
                     times[key].append(1000 * wall / given.steps)
-        measured.append({"arm": name, "steps": given.steps, "milliseconds_per_step": times})
-        print(measured[-1], flush=True)
-    return measured
+        yield {"arm": name, "steps": given.steps, "milliseconds_per_step": times}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -103,10 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     machine = hardware.resolve(given.device, "auto")
     with devices.use(machine.device) as device, devices.autocast(device, machine.precision):
-        measured = measure(given, device)
-        name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
-    result = {"device": name, "precision": machine.precision, "torch": torch.__version__, "measured": measured}
-    artifacts.write_json(given.output, result)
+        write_as_measured(measure(given, device), given.output, device, machine.precision)
 
 
 if __name__ == "__main__":

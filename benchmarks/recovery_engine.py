@@ -15,9 +15,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import itertools
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +93,13 @@ def recover(
             raise outcome
 
 
-def measure(given: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
-    """One entry per method and number of teachers, and one for the meta-generator."""
+def measure(given: argparse.Namespace, device: torch.device) -> Iterator[dict[str, Any]]:
+    """One entry per method and number of teachers, and one for the meta-generator; the largest numbers last."""
     shared, size = InversionConfig(images_per_class=given.images), given.size
     counts = sorted({*given.counts, given.teachers})
     zoo = random_teachers(BackboneConfig("conv4", 32), max(counts), size, CLASSES, device)
     generator = new_generator(64, 32, CLASSES, 3, size, seed=0).to(device)
-    main, measured = zoo[: given.teachers], []
+    main = zoo[: given.teachers]
 
     def train(together: bool, outer_steps: int) -> None:
         settings = MetaGeneratorConfig(outer_steps=outer_steps)
@@ -109,17 +110,15 @@ def measure(given: argparse.Namespace, device: torch.device) -> list[dict[str, A
     outer_steps = 70 if given.steps is None else given.steps
     entry: dict[str, Any] = {"work": "meta-generator", "teachers": len(main), "steps": outer_steps}
     entry |= {name: seconds(lambda flag=flag: train(flag, outer_steps), device) for name, flag in (("together", True), ("alone", False))}
-    measured.append(entry)
-    print(entry, flush=True)
+    yield entry
     methods = {"five, k = 5": GeneratorInversion(steps=5), "five, k = 20": GeneratorInversion(steps=20), "pixels": PixelInversion(steps=50)}
-    for name, method in methods.items():
+    for count, (name, method) in itertools.product(counts, methods.items()):
         method = method if given.steps is None else dataclasses.replace(method, steps=given.steps)
         start = generator if isinstance(method, GeneratorInversion) else None
         common = {"zoo": zoo, "method": method, "shared": shared, "size": size, "start": start}
-        for count in counts:
-            measured.append({"work": name, "steps": method.steps, **compare(zoo[:count], given, device, common)})
-            print(measured[-1], flush=True)
-    return measured
+        yield {"work": name, "steps": method.steps, **compare(zoo[:count], given, device, common)}
+    if given.large_batch:
+        yield measure_large(given, device)
 
 
 def compare(teachers: Sequence[Teacher], given: argparse.Namespace, device: torch.device, common: dict[str, Any]) -> dict[str, Any]:
@@ -131,7 +130,7 @@ def compare(teachers: Sequence[Teacher], given: argparse.Namespace, device: torc
     recover(teachers, **short, together=True)
     recover(few, **short, together=False)
     whole, parts = [], []
-    for _ in range(given.repeats):
+    for _ in range(given.repeats if len(teachers) <= given.teachers else 1):
         whole.append(seconds(lambda: recover(teachers, **common, together=True), device))
         parts.append(seconds(lambda: recover(few, **common, together=False), device) / len(few))
     compiled: dict[str, Any] = {}
@@ -142,7 +141,7 @@ def compare(teachers: Sequence[Teacher], given: argparse.Namespace, device: torc
         compiled = {"compiled_first": first, "compiled": [seconds(recovery, device) for _ in range(given.repeats)]}
     return {
         "teachers": len(teachers), "images": len(teachers) * CLASSES * given.images, "together": whole, "alone_per_teacher": parts,
-        "busy": busy_share(lambda: recover(teachers, **common, together=True), device),
+        "busy": busy_share(lambda: recover(teachers, **common, together=True), device) if len(teachers) == given.teachers else None,
         "peak_memory": torch.cuda.max_memory_allocated() if device.type == "cuda" else None, **compiled,
     }  # fmt: skip
 
@@ -172,12 +171,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     machine = hardware.resolve(given.device, "auto")
     with devices.use(machine.device) as device, devices.autocast(device, machine.precision):
-        measured = measure(given, device)
-        if given.large_batch:
-            measured.append(measure_large(given, device))
-        name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
-    result = {"device": name, "precision": machine.precision, "torch": torch.__version__, "measured": measured}
-    artifacts.write_json(given.output, result)
+        write_as_measured(measure(given, device), given.output, device, machine.precision)
+
+
+def write_as_measured(entries: Iterable[dict[str, Any]], path: Path, device: torch.device, precision: str) -> None:
+    """Print each entry and write all so far, so that a time limit loses nothing that was measured."""
+    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
+    measured = []
+    for entry in entries:
+        print(entry, flush=True)
+        measured.append(entry)
+        artifacts.write_json(path, {"device": name, "precision": precision, "torch": torch.__version__, "measured": measured})
 
 
 if __name__ == "__main__":

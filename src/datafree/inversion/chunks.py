@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Hashable, Sequence
+from typing import Protocol, TypeVar
 
 import torch
 
 from datafree import devices
 from datafree.errors import UserError
+from datafree.inversion.recovered import Outcome, Outcomes
 from datafree.zoo.hooks import output_sizes
 from datafree.zoo.stacks import stackable
 from datafree.zoo.teachers import Teacher
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
 FREE_SHARE = 0.7  # of the free memory that a chunk may use
 COPIES = 4  # of every layer's output: value, gradient, temporary results of the statistics, and the pass of an auxiliary teacher
 BYTES = 4  # of a float32
+
+
+class Indexed(Protocol):
+    """A pool while it is recovered; ``index`` is its place among the recoveries."""
+
+    index: int
+
+
+Item = TypeVar("Item")
+Pool = TypeVar("Pool", bound=Indexed)
 
 
 def alike(items: Sequence[Item], teacher_of: Callable[[Item], Teacher], rest_of: Callable[[Item], Hashable]) -> list[list[Item]]:
@@ -33,31 +41,31 @@ def alike(items: Sequence[Item], teacher_of: Callable[[Item], Teacher], rest_of:
 
 
 def in_chunks(
-    items: Sequence[Item], work: Callable[[Sequence[Item], int], Sequence[Result]], rows: int, rows_of_item: int = 1
-) -> Iterator[Result]:
-    """The results of ``work(chunk, rows)`` for consecutive chunks of the items, such that at most ``rows`` rows are computed at once.
+    pools: Sequence[Pool], work: Callable[[Sequence[Pool], int], Sequence[tuple[int, Outcome]]], rows: int, rows_of_pool: int = 1
+) -> Outcomes:
+    """The outcomes of ``work(chunk, rows)`` for consecutive chunks of the pools, such that at most ``rows`` rows are computed at once.
 
-    An item has up to ``rows_of_item`` independent rows; of a single item ``work`` must not compute more than ``rows`` at once. If the
-    device runs out of memory, the chunk is started again with half as many rows; results do not depend on the chunks.
-
-    Raises:
-        UserError: the memory does not suffice for one row.
+    A pool has up to ``rows_of_pool`` independent rows; of a single pool ``work`` must not compute more than ``rows`` at once. If the
+    device runs out of memory, the chunk is started again with half as many rows; results do not depend on the chunks. If not even one
+    row fits, that is the outcome of all pools that are left.
     """
     done = 0
-    while done < len(items):
-        chunk = items[done : done + max(1, rows // rows_of_item)]
+    while done < len(pools):
+        chunk = pools[done : done + max(1, rows // rows_of_pool)]
         try:
-            results = work(chunk, rows)
+            outcomes = work(chunk, rows)
         except torch.OutOfMemoryError as error:
-            rows, reason = min(rows, len(chunk) * rows_of_item) // 2, str(error).splitlines()[0]
+            rows, reason = min(rows, len(chunk) * rows_of_pool) // 2, str(error).splitlines()[0]
         else:
-            yield from results
+            yield from outcomes
             done += len(chunk)
             continue
-        if not rows:
-            raise UserError(f"inversion: a single batch does not fit into the memory of the device ({reason}); lower `batch_size`")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        if not rows:
+            message = f"inversion: a single batch does not fit into the memory of the device ({reason}); lower `batch_size`"
+            yield from ((pool.index, UserError(message)) for pool in pools[done:])
+            return
 
 
 def rows_that_fit(device: torch.device, teacher: Teacher, batch_size: int) -> int:
