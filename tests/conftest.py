@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import re
 import resource
@@ -81,6 +82,12 @@ def untrained_teacher(
         for _ in range(30):
             network(normalise(images))
     return Teacher(name, freeze(network), normalise, classes, (channels, size, size))
+
+
+def in_float64(teacher: Teacher) -> Teacher:
+    """A copy of the teacher in float64."""
+    network, normalise = copy.deepcopy(teacher.network).double(), copy.deepcopy(teacher.normalise).double()
+    return Teacher(teacher.name, freeze(network), normalise, teacher.classes, teacher.input)
 
 
 @pytest.fixture(scope="session")

@@ -99,7 +99,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "inversion.regions.region_mask": {"return": Float[Tensor, "1 1 h w"]},
     "inversion.rows.RowObjective.__call__": ROWS,
     "inversion.stacked_objective.StackedObjective.__call__": ROWS,
-    "inversion.stacked_objective.statistics_distance": {"inputs": IMAGES, "return": Float[Tensor, ""]},
+    "inversion.losses.statistics_distance": {"inputs": IMAGES, "return": Float[Tensor, ""]},
     "inversion.stacked_objective.query": {
         "images": Float[Tensor, "r b c h w"],
         "move": Int64[Tensor, "r 2"],

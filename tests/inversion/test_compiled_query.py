@@ -5,22 +5,19 @@ import warnings
 import pytest
 import torch
 
-from datafree.config import BackboneConfig
-from datafree.inversion.stacked_objective import query, statistics_distance
-from datafree.zoo.backbones import Classifier, Normalise, build
+from datafree.inversion.losses import statistics_distance
+from datafree.inversion.stacked_objective import query
 from datafree.zoo.teacher_stacks import TeacherStack
-from datafree.zoo.teachers import Teacher, freeze
+from tests.conftest import untrained_teacher
 
 WARP = {"degrees": 15.0, "scale": 0.15, "shift": 0.1}
 
 
-def stack(architecture, classes=(3, 5)):
-    teachers = []
-    for seed, count in enumerate(classes):
-        network = Classifier(build(BackboneConfig(architecture, 4), 3, 16, seed), count)
-        network.train()(torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(seed)))
-        normalise = Normalise([0.5] * 3, [0.25] * 3, (3, 16, 16))
-        teachers.append(Teacher(f"teacher-{seed}", freeze(network), normalise, tuple(map(str, range(count))), (3, 16, 16)))
+def stack(architecture):
+    teachers = [
+        untrained_teacher(f"teacher-{seed}", tuple("abcde"[:classes]), seed, architecture=architecture, width=4, size=16)
+        for seed, classes in enumerate((3, 5))
+    ]
     return TeacherStack.of(teachers, statistics_distance)
 
 

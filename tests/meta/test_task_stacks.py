@@ -1,7 +1,5 @@
 """Tasks in one pass have the same losses, gradients and running statistics as one after the other, in float64."""
 
-import copy
-
 import pytest
 import torch
 from torch import nn
@@ -26,7 +24,7 @@ from datafree.meta.igr import regularised_loss, regularised_loss_together
 from datafree.meta.query_loss import TaskSoftLabels, add_query_gradients, query_losses
 from datafree.meta.task_stacks import TaskStack
 from datafree.zoo.backbones import BACKBONES, build
-from datafree.zoo.teachers import Teacher, freeze
+from tests.conftest import in_float64
 
 WAY, SHOT, QUERY, TASKS = 3, 2, 2, 3
 RULES = [AdaptationConfig(AdaptedPart.network, 2, 0.1), AdaptationConfig(AdaptedPart.head, 2, 0.1)]
@@ -170,11 +168,6 @@ TRAININGS = {
     "bell": BellArm(steps=2, tasks_per_step=3, replay=ReplayConfig(episodes=2, inner_steps=2, patience=1)),
     "bell of single teachers": BellArm(steps=2, tasks_per_step=3, cross_task=False),
 }
-
-
-def in_float64(teacher: Teacher) -> Teacher:
-    network, normalise = copy.deepcopy(teacher.network).double(), copy.deepcopy(teacher.normalise).double()
-    return Teacher(teacher.name, freeze(network), normalise, teacher.classes, teacher.input)
 
 
 @pytest.mark.parametrize("name", TRAININGS)

@@ -10,16 +10,10 @@ from datafree.tasks.pools import Pool
 from datafree.tasks.reliability import teacher_reliability
 from datafree.tasks.shared_images import equal_parts, in_stacks, one_by_one
 from datafree.zoo.backbones import batch_norm_layers
-from datafree.zoo.teachers import Teacher, freeze
-from tests.conftest import patterned, untrained_teacher
+from tests.conftest import in_float64, patterned, untrained_teacher
 
 KINDS = [("conv4", 3, 32, 3), ("resnet8", 2, 32, 3), ("conv4", 5, 32, 3), ("conv4", 4, 16, 1), ("conv4", 2, 32, 3)]
 OWN = (7, 5, 4, 6, 3)  # images of each teacher's own pool
-
-
-def in_float64(teacher: Teacher) -> Teacher:
-    network, normalise = copy.deepcopy(teacher.network).double(), copy.deepcopy(teacher.normalise).double()
-    return Teacher(teacher.name, freeze(network), normalise, teacher.classes, teacher.input)
 
 
 @pytest.fixture(scope="module")

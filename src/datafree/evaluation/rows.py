@@ -25,7 +25,7 @@ from datafree.evaluation.task_adaptation import (
     without_running_statistics,
 )
 from datafree.meta.adaptation import describe
-from datafree.meta.task_stacks import TaskStack
+from datafree.meta.task_stacks import can_be_stacked
 from datafree.nas.networks import build
 from datafree.zoo.backbones import Backbone, Normalise, parameter_count
 from datafree.zoo.teacher_passes import features_of_all
@@ -108,7 +108,7 @@ def _evaluations(
     """One model per inference and, for a network that does not adapt, per classifier."""
     backbone, normalise = network.backbone, network.normalise
     features = backbone_features(backbone, normalise, device)
-    together = TaskStack.of(backbone, together) is not None
+    together = together and can_be_stacked(backbone)
     base = EvaluatedModel(name, kind, description, features, 1, parameter_count(backbone), seed)
     rule: AdaptationConfig | None = typed(AdaptationConfig, network.card["adaptation"]) if "adaptation" in network.card else None
     models = []

@@ -68,11 +68,9 @@ def in_chunks(
             return
 
 
-def rows_that_fit(device: torch.device, teacher: Teacher, batch_size: int) -> int:
-    """How many batches of ``batch_size`` images for teachers of one architecture the device can hold at once, at least one."""
-    if device.type != "cuda":
-        return 1 << 16
-    return max(1, int(FREE_SHARE * devices.free_bytes(device) / (batch_size * activation_bytes(teacher))))
+def rows_that_fit(teacher: Teacher, batch_size: int) -> int:
+    """How many batches of ``batch_size`` images for teachers of one architecture their device can hold at once, at least one."""
+    return max(1, int(FREE_SHARE * devices.free_bytes(teacher.normalise.mean.device) / (batch_size * activation_bytes(teacher))))
 
 
 def activation_bytes(teacher: Teacher) -> int:

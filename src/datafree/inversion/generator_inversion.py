@@ -59,7 +59,7 @@ def recover(
             yield from _optimise([pool], method, shared, together=False)
         return
     for group in alike(pools, lambda pool: pool.teacher, lambda pool: pool.shape):
-        most = rows_that_fit(group[0].device, group[0].teacher, method.batch_size)
+        most = rows_that_fit(group[0].teacher, method.batch_size)
         yield from in_chunks(
             group, lambda chunk, rows: list(_optimise([pool.started_again() for pool in chunk], method, shared, together=True)), most
         )

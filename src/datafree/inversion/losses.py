@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from datafree.zoo.backbones import batch_norm_layers
 from datafree.zoo.hooks import LayerHooks
 from datafree.zoo.logits import at_least_float32
 
@@ -25,6 +26,13 @@ def batch_norm_distance(mean: Tensor, variance: Tensor, running_mean: Tensor, ru
     shift = (mean - running_mean).square() / spread
     stretch = ((variance.clamp_min(floor) / spread).sqrt() - 1).square()
     return shift.mean() + stretch.mean()
+
+
+def statistics_distance(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """The distance, a scalar, of the statistics of a BatchNorm layer's input [B, C, H, W] to its running ones; under ``vmap`` too."""
+    assert isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None and layer.running_var is not None
+    variance, mean = torch.var_mean(at_least_float32(inputs), (0, 2, 3), correction=0)
+    return batch_norm_distance(mean, variance, layer.running_mean, layer.running_var)
 
 
 class BatchStatistics(torch.autograd.Function):
@@ -61,7 +69,7 @@ class BatchNormMatch:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self.layers = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d) and module.track_running_stats]
+        self.layers = batch_norm_layers(network)
         self._hooks = LayerHooks(self.layers, self._compare)
         self._distances: list[Tensor] = []
 

@@ -59,7 +59,7 @@ def recover(
             passes = [of_size[first : first + rows] for of_size in parts for first in range(0, len(of_size), rows)]
             return list(optimise([pool.started_again(passes) for pool in chunk], method, shared, size, passes, together=True))
 
-        yield from in_chunks(group, work, rows_that_fit(group[0].device, group[0].teacher, method.batch_size), max(map(len, parts)))
+        yield from in_chunks(group, work, rows_that_fit(group[0].teacher, method.batch_size), max(map(len, parts)))
 
 
 class PixelPool:

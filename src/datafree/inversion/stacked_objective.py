@@ -10,16 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from datafree import devices
 from datafree.config import InversionLossConfig, InversionStepConfig
-from datafree.inversion.losses import batch_norm_distance, class_places, stacked_total_variation, stacked_within_class_distance
+from datafree.inversion.losses import class_places, stacked_total_variation, stacked_within_class_distance, statistics_distance
 from datafree.inversion.objective import ExtraTerm, draw_view, largest_warp
 from datafree.inversion.rows import Objective, Row, RowObjective, RowTerms
 from datafree.zoo.augmentation import affine, affine_amounts
-from datafree.zoo.logits import at_least_float32
 from datafree.zoo.teacher_stacks import TeacherStack, TeacherStacks
 from datafree.zoo.teachers import Teacher
 
@@ -39,13 +38,6 @@ class Views:
     mirrored: Tensor | None
     chosen: list[list[int]]
     amounts: Tensor | None
-
-
-def statistics_distance(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """The distance, a scalar, of the statistics of a BatchNorm layer's inputs [B, C, H, W] to its running statistics."""
-    assert isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None and layer.running_var is not None
-    variance, mean = torch.var_mean(at_least_float32(inputs), (0, 2, 3), correction=0)
-    return batch_norm_distance(mean, variance, layer.running_mean, layer.running_var)
 
 
 def query(stack: TeacherStack, images: Tensor, move: Tensor, amounts: Tensor | None, warp: Mapping[str, float]) -> tuple[Tensor, Tensor]:

@@ -95,8 +95,7 @@ def features_of(backbone: Backbone, stack: TaskStack | None, tasks: Iterable[Sam
             yield [task.features([backbone(views) for views in task.views])]
         return
     given = list(tasks)
-    most = stack.tasks_that_fit(given[0].views[0], 2)  # views of two tasks each
-    for part in (given[first : first + most] for first in range(0, len(given), most)):
+    for part in stack.parts(given, given[0].views[0], 2):  # views of two tasks each
         rows = stack(lambda network, images: network(images), None, torch.stack([views for task in part for views in task.views]))
         stack.update_running_statistics(task_by_task=True)
         of_views = iter(rows)

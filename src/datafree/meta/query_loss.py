@@ -115,8 +115,7 @@ def add_query_gradients(
             results.append(torch.stack([loss.detach(), accuracy]))
         return torch.stack(results)
     given = list(tasks)
-    most = stack.tasks_that_fit(given[0][0].flatten(0, 1), steps + 1)
-    for part in (given[first : first + most] for first in range(0, len(given), most)):
+    for part in stack.parts(given, given[0][0].flatten(0, 1), steps + 1):
         views, soft = torch.stack([views for views, _ in part]), [soft for _, soft in part]
         losses, accuracies = query_losses(stack, views, shot, rule, steps, second_order, soft)
         (losses.sum() / divisor).backward()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from datafree.zoo.backbones import Backbone
 from datafree.zoo.hooks import output_sizes
 from datafree.zoo.logits import at_least_float32
 from datafree.zoo.stacks import cast_weights, casting_inputs, mapped
+
+Task = TypeVar("Task")
 
 FREE_SHARE = 0.5  # of the free memory, for the outputs of layers that a step keeps
 COPIES = 4  # of every layer's output in a step: value, gradient, and both of the inner gradient
@@ -77,6 +79,12 @@ class _MergedBatchNorm(torch.autograd.Function):
         return normalised.unflatten(1, (info.batch_size, -1)), 1
 
 
+def can_be_stacked(network: nn.Module) -> bool:
+    """Whether all BatchNorm layers of a network are ``nn.BatchNorm2d``, of which ``TaskStack`` has a form for several tasks."""
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
+    return all(type(norm) is nn.BatchNorm2d for norm in norms)
+
+
 class TaskStack:
     """A network, a learner or its backbone, whose passes are computed for T tasks at once.
 
@@ -97,9 +105,8 @@ class TaskStack:
 
     @classmethod
     def of(cls, network: Learner | Backbone, together: bool) -> TaskStack | None:
-        """The stack of a network if ``together``; None if not, or if it has BatchNorm of another kind than ``nn.BatchNorm2d``."""
-        norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
-        return cls(network) if together and all(type(norm) is nn.BatchNorm2d for norm in norms) else None
+        """The stack of a network if ``together``; None if not, or if its layers cannot be stacked."""
+        return cls(network) if together and can_be_stacked(network) else None
 
     def weights(self, tasks: int) -> dict[str, Tensor]:
         """The network's parameters by name, each [tasks, ...]; gradients of a task's weights are summed up to that of the parameter."""
@@ -162,6 +169,11 @@ class TaskStack:
     def forget_statistics(self) -> None:
         """Leave the statistics of the calls since the last update out of the running statistics."""
         self._passes = []
+
+    def parts(self, tasks: Sequence[Task], images: Tensor, passes: int) -> Iterator[Sequence[Task]]:
+        """Consecutive parts of the tasks, each of as many as ``tasks_that_fit``."""
+        most = self.tasks_that_fit(images, passes)
+        return (tasks[first : first + most] for first in range(0, len(tasks), most))
 
     def tasks_that_fit(self, images: Tensor, passes: int) -> int:
         """How many tasks of ``images`` [B, C, H, W] the memory of their device holds, at least one, for a step of so many passes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from datafree import devices
-from datafree.inversion.losses import BatchNormMatch, batch_norm_distance
+from datafree.inversion.losses import BatchNormMatch, statistics_distance
 from datafree.tasks.reliability_measures import features_and_logits
 from datafree.zoo.logits import at_least_float32
 from datafree.zoo.teacher_passes import passes
@@ -91,10 +92,7 @@ class PoolDistances:
         self.pools = 1  # of the pass that is computed
 
     def __call__(self, layer: nn.Module, inputs: Tensor) -> Tensor:
-        assert isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None and layer.running_var is not None
-        of_pool = at_least_float32(inputs).unflatten(0, (self.pools, -1))
-        variance, mean = torch.var_mean(of_pool, (1, 3, 4), correction=0)
-        return torch.vmap(batch_norm_distance, in_dims=(0, 0, None, None))(mean, variance, layer.running_mean, layer.running_var)
+        return torch.vmap(functools.partial(statistics_distance, layer))(inputs.unflatten(0, (self.pools, -1)))
 
 
 def of_pools(stack: TeacherStack, images: Tensor, observer: PoolDistances) -> tuple[Tensor, Tensor, Tensor]:
