@@ -7,7 +7,8 @@
 # them they are left out. SMALL=1 tries the script with small numbers, also without a GPU.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-folder=$(mkdir -p "${1:?expected a folder for the results}" && cd "$1" && pwd)
+[ $# -gt 0 ] || { echo "on_gpu.sh: expected a folder for the results" >&2; exit 2; }
+folder=$(mkdir -p "$1" && cd "$1" && pwd) || exit 2
 shift
 parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=(tests engine learners smoke default student study)

@@ -93,7 +93,7 @@ def check_combinations(config: Config) -> None:
 
 def _check_algorithms(config: Config) -> None:
     if config.nas.searched not in (None, *config.nas.algorithms):
-        raise UserError(f"nas.searched: got {config.nas.searched!r}; allowed: null, {', '.join(config.nas.algorithms)}")
+        raise UserError(f"nas.searched: got {config.nas.searched!r}; allowed: {', '.join(['null', *config.nas.algorithms])}")
     for name, algorithm in config.nas.algorithms.items():
         dotted = f"nas.algorithms.{name}"
         for key, allowed in (("cost", COSTS), ("proxy", PROXIES)):
