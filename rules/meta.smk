@@ -1,5 +1,5 @@
 # Meta-learning: one learner per arm and seed; those of a shard share a process.
-BEFORE_META = ("images", "teacher", "meta_generator", "invert", "episodes", "search")
+BEFORE_META = ("images", "teacher", "meta_generator", "invert", "episodes", "reinforce", "search")
 
 
 def arm_of(wildcards):
@@ -15,6 +15,7 @@ rule learner:
         "meta-learners of shard {wildcards.shard}"
     input:
         unpack(run.planned("learner")),
+        unpack(lambda wildcards: reinforced_input(study["meta"]["arms"][arm_of(wildcards)])),
         after=lambda wildcards: searches("learner", arm_of(wildcards)),
         zoo=ZOO,
         pools=lambda wildcards: pool_index(arm_inversion(wildcards)),
@@ -41,7 +42,7 @@ rule learner:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=3000,
+        mem_mb=3000 + study["reinforcement"]["megabytes"],
         runtime=minutes("learner", 240),
     shell:
         STAGE

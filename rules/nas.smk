@@ -3,6 +3,10 @@ def algorithm_inversion(wildcards):
     return study["nas"]["algorithms"][first_job("search", wildcards)["algorithm"]]["inversion"]
 
 
+def searched_views(wildcards):
+    return reinforced_input(study["nas"]["algorithms"][first_job("search", wildcards)["algorithm"]])
+
+
 def searched_architecture(stage, name):
     # Backbones with `genotype: searched` need the result of one search, from a shard of `searches`.
     algorithm = study["architectures"][stage][name]
@@ -19,6 +23,7 @@ rule search:
         "architecture searches of shard {wildcards.shard}"
     input:
         unpack(run.planned("search")),
+        unpack(searched_views),
         zoo=ZOO,
         pools=lambda wildcards: pool_index(algorithm_inversion(wildcards)),
         reliability=lambda wildcards: reliability_of(algorithm_inversion(wildcards)),
@@ -45,7 +50,7 @@ rule search:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=3000,
+        mem_mb=3000 + study["reinforcement"]["megabytes"],
         runtime=minutes("search", 120),
     shell:
         STAGE
@@ -56,6 +61,7 @@ rule retrain:
         "stand-alone training of the search results of shard {wildcards.shard}"
     input:
         unpack(run.planned("retrain")),
+        unpack(searched_views),
         after=shard_file("search", "{shard}"), # the same algorithms
         zoo=ZOO,
         pools=lambda wildcards: pool_index(algorithm_inversion(wildcards)),
@@ -80,7 +86,7 @@ rule retrain:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=3000,
+        mem_mb=3000 + study["reinforcement"]["megabytes"],
         runtime=minutes("retrain", 120),
     shell:
         STAGE
@@ -88,5 +94,5 @@ rule retrain:
 
 rule nas:
     input:
-        **run.planned_target("images", "teacher", "meta_generator", "invert", "episodes", "search", "retrain"),
+        **run.planned_target("images", "teacher", "meta_generator", "invert", "episodes", "reinforce", "search", "retrain"),
         results=run.shard_files("search") + run.shard_files("retrain"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from datafree import devices
-from datafree.config import BellArm, BellUpdate, Divergence, ReplayConfig
+from datafree.config import BellArm, BellUpdate, Divergence, Queried, ReplayConfig
 from datafree.distillation.losses import distillation_loss
 from datafree.episode_loss import EPISODE_SCALE
 from datafree.meta import bell
@@ -51,7 +51,7 @@ def test_the_outer_rate_falls_linearly_to_a_tenth():
 def test_a_tasks_losses_are_of_its_own_images_and_labels(fresh_learner, ensemble_of, pools, episodes):
     learner = fresh_learner().eval()
     ensemble = ensemble_of(learner)
-    plain = dataclasses.replace(BELL, augment=False)
+    plain = dataclasses.replace(BELL, augment=False, relational=0.0)
     for task in range(4):
         queried = episodes.teacher[task].unique().tolist()
         episode, distillation = bell.task_losses(learner, ensemble, episodes, task, queried, plain, devices.generator(0))
@@ -116,21 +116,26 @@ def test_with_adam_every_outer_step_moves_each_weight_by_about_the_rate(train, f
             assert (after - before).abs().max().item() == pytest.approx(0.001, rel=0.01), name
 
 
-def test_without_cross_tasks_a_teacher_is_queried_about_its_own_tasks_alone(train_recorded, teachers_of):
-    ensemble = train_recorded(dataclasses.replace(BELL, cross_task=False, steps=5, tasks_per_step=3))
+def test_with_own_teachers_a_teacher_is_queried_about_its_own_tasks_alone(train_recorded, teachers_of):
+    ensemble = train_recorded(dataclasses.replace(BELL, queried=Queried.own, steps=5, tasks_per_step=3))
     assert len(ensemble.queries) >= 15
     assert [teachers_of(images) for images in ensemble.viewed] == [set(queried) for queried in ensemble.queries]
     assert all(len(queried) == 1 for queried in ensemble.queries)
 
 
-def test_with_cross_tasks_all_teachers_of_a_step_are_queried_about_each_of_its_tasks(train_recorded, teachers_of, monkeypatch):
+def test_with_the_teachers_of_the_step_all_of_them_are_queried_about_each_of_its_tasks(train_recorded, teachers_of, monkeypatch):
     monkeypatch.setattr(bell.alignment, "is_measured", lambda step, steps: False)
-    ensemble = train_recorded(dataclasses.replace(BELL, steps=5, tasks_per_step=3))
+    ensemble = train_recorded(dataclasses.replace(BELL, queried=Queried.step, steps=5, tasks_per_step=3))
     assert len(ensemble.queries) == 15
     for first in range(0, 15, 3):
         of_step = set().union(*(teachers_of(images) for images in ensemble.viewed[first : first + 3]))
         assert all(set(queried) == of_step for queried in ensemble.queries[first : first + 3])
     assert any(teachers_of(images) < set(queried) for images, queried in zip(ensemble.viewed, ensemble.queries, strict=True))
+
+
+def test_by_default_all_teachers_are_queried_about_every_task(train_recorded, monkeypatch):
+    monkeypatch.setattr(bell.alignment, "is_measured", lambda step, steps: False)
+    assert train_recorded(dataclasses.replace(BELL, steps=2, tasks_per_step=3)).queries == [[0, 1, 2]] * 6
 
 
 def test_with_one_head_all_teachers_share_its_weights(train, fresh_learner):

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from datafree import devices
-from datafree.config import IgrArm
+from datafree.config import IgrArm, Queried
 from datafree.meta import igr
 from datafree.meta.adaptation import fit_head
 from datafree.meta.grouping import HEAD_LEARNING_RATE, HEAD_STEPS, IMAGES, dissimilar_groups, dissimilarity, grouped_tasks, task_embeddings
@@ -126,7 +126,7 @@ def test_tasks_are_of_one_group_in_proportion_to_its_size():
 
 
 def test_with_groups_the_teachers_of_a_step_are_of_one_group(train_recorded, ensemble_of, fresh_learner, episodes):
-    arm = IgrArm(steps=5, tasks_per_step=3, groups=2, regularisation=0.0)
+    arm = IgrArm(steps=5, tasks_per_step=3, groups=2, regularisation=0.0, queried=Queried.step)
     groups = grouped_tasks(ensemble_of(fresh_learner()), episodes, 2, 0)
     owners = [set(episodes.teacher[group, 0].tolist()) for group in groups]
     queries = train_recorded(arm).queries

@@ -15,6 +15,7 @@ from datafree.config import (
     IgrArm,
     MamlArm,
     ProtoNetArm,
+    Queried,
     ReplayConfig,
 )
 from datafree.distillation.ensemble import TeacherEnsemble
@@ -166,7 +167,7 @@ TRAININGS = {
     "protonet": ProtoNetArm(steps=2, tasks_per_step=3, task_mixup=0.5),
     "igr": IgrArm(steps=2, tasks_per_step=3),
     "bell": BellArm(steps=2, tasks_per_step=3, replay=ReplayConfig(episodes=2, inner_steps=2, patience=1)),
-    "bell of single teachers": BellArm(steps=2, tasks_per_step=3, cross_task=False),
+    "bell of single teachers": BellArm(steps=2, tasks_per_step=3, queried=Queried.own),
 }
 
 

@@ -17,6 +17,7 @@ from datafree.config import Config, as_tree, references, resolve, starts_from_me
 from datafree.data.images import ImageSet
 from datafree.stages.files.image_sets import write_image_set
 from datafree.workflow.code import Source
+from datafree.workflow.deals import reads_reinforced
 from datafree.workflow.hardware import Hardware
 from datafree.workflow.plan import Plan, declaration
 from datafree.workflow.provenance import RECORD, Job
@@ -166,11 +167,17 @@ class Project:
         outputs = {"episodes": "episodes.safetensors", "reliability": "reliability.json", "metrics": "metrics.json"}
         return self._job("episodes", {"method": method}, inputs, outputs)
 
+    def _reinforce(self, method: str) -> Job:
+        inputs = {"pools": self._pools(method), **self._zoo(), "reliability": self._path("reliability", "episodes", method)}
+        return self._job("reinforce", {"method": method}, inputs, {"views": "v.safetensors", "preview": "v.png", "metrics": "metrics.json"})
+
     def _learner(self, arm: str, seed: int) -> Job:
         settings = self.settings.meta.arms[arm]
         inputs = {"pools": self._pools(settings.inversion), **self._zoo()}
         for name in ("episodes", "reliability"):
             inputs[name] = self._path(name, "episodes", settings.inversion)
+        if reads_reinforced(as_tree(settings)):
+            inputs["reinforced"] = self._path("views", "reinforce", settings.inversion)
         outputs = {"learner": "learner.safetensors", "card": "card.json", "history": "history.csv", "metrics": "metrics.json"}
         return self._job("learner", {"arm": arm, "seed": seed}, inputs, outputs)
 

@@ -13,8 +13,8 @@ from datafree.workflow.code import Source
 
 JOBS = [
     ("teacher", "alpha"), ("teacher", "gamma"), ("meta_generator",), ("invert", "five", "beta"), ("invert", "fresh", "alpha"),
-    ("episodes", "five"), ("learner", "bell", 0), ("learner", "distillation", 4), ("reference", "oracle"), ("reference", "judge"),
-    ("inversion_quality",), ("few_shot",),
+    ("episodes", "five"), ("reinforce", "fresh"), ("learner", "bell", 0), ("learner", "distillation", 4), ("reference", "oracle"),
+    ("reference", "judge"), ("inversion_quality",), ("few_shot",),
 ]  # fmt: skip
 READERS = {
     ".safetensors": artifacts.read_tensors,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from datafree.config.arms import Views
+
 
 @dataclass
 class AlgorithmConfig:
@@ -11,6 +13,7 @@ class AlgorithmConfig:
 
     method: str = ""
     inversion: str = "deep_inversion"  # inversion method whose pools are used
+    views: Views = Views.reinforced  # reinforced = stored views with the teachers' predictions for them; fresh = new views, soft labels
     space: str = "nasbench201"  # search space, of datafree.nas.spaces.SPACES
     channels: int = 16  # channels of the first stage; the space defines those of the others
     cells: int = 1  # cells per stage

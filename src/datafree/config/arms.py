@@ -40,6 +40,22 @@ class BellUpdate(Enum):
     adam = "adam"
 
 
+class Views(Enum):
+    """Views that an arm or a search learns from: stored ones of the reinforced pools, or fresh ones, about which teachers are queried in
+    every step."""
+
+    reinforced = "reinforced"
+    fresh = "fresh"
+
+
+class Queried(Enum):
+    """Teachers whose predictions a step uses for each of its images: all, those of the step's images, or the one of a task's images."""
+
+    all = "all"
+    step = "step"
+    own = "own"
+
+
 @dataclass
 class ReplayConfig:
     """Replay: second-order MAML on training episodes after every outer step."""
@@ -57,13 +73,16 @@ class DistillationArm:
     method: str = "distillation"
     inversion: str = "deep_inversion"  # inversion method whose pools are used
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    views: Views = Views.reinforced  # reinforced = stored views with the predictions of all teachers; fresh = new views in every step
     steps: int = 400
-    teachers_per_step: int = 8
+    teachers_per_step: int = 8  # teachers whose images a step uses
     images_per_teacher: int = 16  # images per teacher and step
     images_per_class: int | None = None  # images of each pool that are used; null = all
+    queried: Queried = Queried.all  # teachers whose predictions are learned from every image: all, or step = those of the step's images
     learning_rate: float = 0.004  # peak of a one-cycle schedule (AdamW)
     temperature: float = 4.0  # of the distillation loss
-    augment: bool = True  # augmented views of the images
+    relational: float = 30.0  # weight of the relational loss: pairwise cosines of features as those of the teachers' predictions
+    augment: bool = True  # augmented views of the images; with views: reinforced see `reinforcement.augment`
     mixup: bool = True  # mixup on every other step
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
 
@@ -75,16 +94,18 @@ class BellArm:
     method: str = "bell"
     inversion: str = "deep_inversion"  # inversion method whose pools are used
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    views: Views = Views.reinforced  # reinforced = stored views with the predictions of all teachers; fresh = new views in every step
     steps: int = 100  # outer steps
     tasks_per_step: int = 4  # inner steps per outer step, each on another task
     inner_learning_rate: float = 0.002  # Adam, whose state is kept across outer steps
     outer_learning_rate: float = 1.0  # share of the displacement, falls linearly to a tenth; with update: adam the rate of Adam
     temperature: float = 4.0  # of the distillation loss; without effect with divergence: released
     distillation: float = 0.7  # weight of the distillation loss, 0 to 1; the rest is the cross-entropy of the episode
-    augment: bool = True  # augmented views of the images
+    relational: float = 30.0  # weight of the relational loss, within the share of distillation
+    augment: bool = True  # augmented views of the images; with views: reinforced see `reinforcement.augment`
     update: BellUpdate = BellUpdate.interpolation  # interpolation or adam
     divergence: Divergence = Divergence.kl  # kl or released
-    cross_task: bool = True  # true = every teacher of the step predicts every task; false = only tasks of one teacher, by that teacher
+    queried: Queried = Queried.all  # all; step = every teacher of the step predicts every task; own = only tasks of one teacher, by it
     one_head: bool = False  # true = one head for all teachers, although their class orders conflict
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
@@ -138,6 +159,7 @@ class IgrArm:
     method: str = "igr"
     inversion: str = "deep_inversion"  # inversion method whose pools are used
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    views: Views = Views.reinforced  # reinforced = stored views with the predictions of all teachers; fresh = new views in every step
     steps: int = 100
     tasks_per_step: int = 4
     learning_rate: float = 0.004  # peak of a one-cycle schedule (AdamW)
@@ -145,7 +167,9 @@ class IgrArm:
     groups: int | None = None  # groups of dissimilar teachers (TGR: 5); the tasks of a step are of one group; null = any tasks
     temperature: float = 4.0  # of the distillation loss
     distillation: float = 0.7  # weight of the distillation loss, 0 to 1; the rest is the cross-entropy of the episode
-    augment: bool = True  # augmented views of the images
+    relational: float = 30.0  # weight of the relational loss, within the share of distillation
+    queried: Queried = Queried.all  # all, or step = every teacher of the step predicts every task
+    augment: bool = True  # augmented views of the images; with views: reinforced see `reinforcement.augment`
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
 
 
@@ -190,6 +214,7 @@ ARM_BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "meta.arms.*.adaptation.steps": (1, None),
     "meta.arms.*.adaptation.learning_rate": (1e-8, 10),
     "meta.arms.*.temperature": (0.1, 100),
+    "meta.arms.*.relational": (0, 1000),
     "meta.arms.*.distillation": (0, 1),
     "meta.arms.*.backbone.width": (4, 1024),
     "meta.arms.*.backbone.cells": (1, None),

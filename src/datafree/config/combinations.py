@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any
 
 from datafree.config.algorithms import COSTS, PROXIES, OneShotConfig, ProxylessConfig, ZeroCostConfig
-from datafree.config.arms import AdaptedPart, BellArm, Divergence, DroArm, IgrArm, MamlArm
+from datafree.config.arms import AdaptedPart, BellArm, DistillationArm, Divergence, DroArm, IgrArm, MamlArm, Queried, Views
 from datafree.config.inversions import GENERATOR_SHAPE, GeneratorInversion, LearnableSetInversion, OuterUpdate, starts_from_meta
 from datafree.config.schema import SETS, Config, Source
 from datafree.errors import UserError
@@ -77,8 +77,13 @@ def check_combinations(config: Config) -> None:
     for name, arm in config.meta.arms.items():
         if arm.backbone.genotype == "searched" and not config.nas.algorithms:
             raise UserError(f"meta.arms.{name}.backbone.genotype: `searched`, but nas.algorithms is empty; add one, or a genotype")
-        if arm.method == "bell" and not arm.cross_task and config.tasks.mixed == 1:
-            raise UserError(f"meta.arms.{name}.cross_task: false, but no task is of one teacher; set tasks.mixed below 1")
+        if arm.method == "bell" and arm.queried is Queried.own and config.tasks.mixed == 1:
+            raise UserError(f"meta.arms.{name}.queried: own, but no task is of one teacher; set tasks.mixed below 1")
+        if isinstance(arm, (DistillationArm, IgrArm)) and arm.queried is Queried.own:
+            raise UserError(f"meta.arms.{name}.queried: got own; allowed: all, step")
+        reads_mixed = isinstance(arm, DistillationArm) and arm.views is Views.reinforced and arm.mixup
+        if reads_mixed and not config.reinforcement.mixed_views:
+            raise UserError(f"meta.arms.{name}.mixup: true, but reinforcement.mixed_views is 0; raise it, or set mixup: false")
         if arm.method == "igr" and arm.groups and config.tasks.mixed == 1:
             raise UserError(f"meta.arms.{name}.groups: got {arm.groups}, but no task is of one teacher; set tasks.mixed below 1")
         part = {"maml": AdaptedPart.network, "anil": AdaptedPart.head}.get(arm.method)
@@ -175,10 +180,12 @@ def _without_effect(config: Config) -> Iterator[tuple[str, Any, Sequence[str], s
         dotted = f"meta.arms.{name}"
         if arm.adaptation.part is AdaptedPart.nothing:
             yield f"{dotted}.adaptation", arm.adaptation, ["steps", "learning_rate"], "with part: nothing"
+        if isinstance(arm, (DistillationArm, BellArm, IgrArm)) and arm.views is Views.reinforced:
+            yield dotted, arm, ["augment"], "with views: reinforced; see reinforcement.augment"
         if isinstance(arm, BellArm) and arm.divergence is Divergence.released:
-            yield dotted, arm, ["temperature"], "with divergence: released"
+            yield dotted, arm, ["temperature", "relational"], "with divergence: released"
         if isinstance(arm, (BellArm, IgrArm)) and not arm.distillation:
-            yield dotted, arm, ["temperature"], "with distillation: 0"
+            yield dotted, arm, ["temperature", "relational"], "with distillation: 0"
         if isinstance(arm, BellArm) and not arm.distillation:
             yield dotted, arm, ["divergence"], "with distillation: 0"
         if isinstance(arm, DroArm) and not arm.perturbation_steps:

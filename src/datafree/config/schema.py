@@ -77,6 +77,16 @@ class TasksConfig:
     check_teachers: bool = True  # sampling weights by teacher reliability: broken teachers 0, unreliable ones low; false = all equal
 
 
+@dataclass
+class ReinforcementConfig:
+    """Reinforced pools: stored views of the recovered images with the predictions of all reliable teachers."""
+
+    views: int = 2  # augmented views of each image
+    mixed_views: int = 2  # views of each image that mix it with another one (mixup)
+    augment: bool = True  # false = the views are the images themselves, or mixtures of them
+    megabytes: int = 1024  # largest size of the stored views and predictions of one inversion method
+
+
 # Architectures of datafree.zoo.backbones and their usual widths. `*` stands for a model of that library, which has its own width.
 BACKBONES = {
     "conv4": 32, "conv4_strided": 32, "resnet8": 16, "resnet10": 64, "resnet12": 64, "resnet18": 64,
@@ -162,6 +172,7 @@ class Config:
     zoo: ZooConfig = field(default_factory=ZooConfig)
     inversion: InversionConfig = field(default_factory=InversionConfig)
     tasks: TasksConfig = field(default_factory=TasksConfig)
+    reinforcement: ReinforcementConfig = field(default_factory=ReinforcementConfig)
     meta: MetaConfig = field(default_factory=MetaConfig)
     nas: NasConfig = field(default_factory=NasConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -189,6 +200,9 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "tasks.query": (1, None),
     "tasks.episodes": (1, None),
     "tasks.mixed": (0, 1),
+    "reinforcement.views": (1, None),
+    "reinforcement.mixed_views": (0, None),
+    "reinforcement.megabytes": (1, 2**12),
     "meta.seeds.*": (0, 2**31 - 1),
     "evaluation.way": (2, None),
     "evaluation.shots.*": (1, None),

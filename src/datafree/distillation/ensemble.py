@@ -11,6 +11,7 @@ from torch import Tensor
 
 from datafree import devices
 from datafree.distillation.prediction_cache import PredictionCache, digest, teacher_digest
+from datafree.distillation.reinforced_pools import ReinforcedPools
 from datafree.tasks.episodes import sample_teachers
 from datafree.tasks.pools import Pool, PoolImages
 from datafree.zoo.augmentation import random_affine, random_colours
@@ -27,7 +28,8 @@ class TeacherEnsemble:
     """Teachers and their pools, in one order. ``normalise`` is the learner's; each teacher is queried through its own.
 
     ``sampling_weights`` float [teachers] give how often each teacher is used relative to the others; 0 for one that is dropped.
-    ``together``: all teachers of one architecture are queried in one pass (see ``devices.together``).
+    ``together``: all teachers of one architecture are queried in one pass (see ``devices.together``). ``reinforced``: stored views of the
+    pools with predictions, for ``queried_views``.
     """
 
     teachers: Sequence[Teacher]
@@ -36,6 +38,7 @@ class TeacherEnsemble:
     device: torch.device
     sampling_weights: Tensor
     together: bool = False
+    reinforced: ReinforcedPools | None = None
 
     def sample_teachers(self, count: int, rng: torch.Generator) -> list[int]:
         """The indices of at most ``count`` teachers, without replacement, in random order."""
@@ -59,6 +62,27 @@ class TeacherEnsemble:
         normalised = self.normalise(devices.moved(images, self.device))
         return random_colours(random_affine(normalised, rng), rng) if augment else normalised
 
+    @property
+    def reliable(self) -> list[int]:
+        """The indices of the teachers with a sampling weight above 0."""
+        return torch.nonzero(self.sampling_weights > 0).flatten().tolist()
+
+    def queried_views(
+        self, pools: Tensor, rows: Tensor, queried: Sequence[int], rng: torch.Generator, *, augment: bool = True, mixed: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Views of the images at ``rows`` int64 [G, n] of the ``pools`` int64 [G], and the queried teachers' predictions for them.
+
+        The views [G · n, C, H, W] are the learner's input; for the predictions see ``predict``. Both are stored ones, without a query, if
+        there are reinforced pools; ``augment`` is then that of these pools. ``mixed``: each view is a mixture with another (mixup).
+        """
+        if self.reinforced is not None:
+            positions = self.reinforced.positions(pools, rows)
+            views, predictions = self.reinforced.batch(positions, queried, rng, self.device, mixed=mixed)
+            return self.normalise(views), predictions
+        views = self.views(self.images.at(pools, rows), rng, augment)
+        views = mixup(views, rng) if mixed else views
+        return views, self.predict(views, queried)
+
     @torch.no_grad()
     def predict(self, views: Tensor, queried: Sequence[int]) -> Tensor:
         """Predictions of the queried teachers for views [B, C, H, W]: softmax [B, queried, most classes], 0 beyond a teacher's classes.
@@ -68,7 +92,7 @@ class TeacherEnsemble:
         ``PredictionCache``); the result must not be changed.
         """
         if self.together:  # a hash of the views would wait for a GPU, and take longer than the prediction
-            return self._stacks.probabilities(self._images(views), queried)
+            return self._stacks.probabilities(self.as_images(views), queried)
         settings = (self.normalise.mean, self.normalise.std, max(self.class_counts), _precision())
         return _PREDICTIONS.get(digest(views, *settings, *(self._digests[index] for index in queried)), lambda: self._query(views, queried))
 
@@ -76,12 +100,12 @@ class TeacherEnsemble:
     def _stacks(self) -> TeacherStacks:
         return TeacherStacks(self.teachers)
 
-    def _images(self, views: Tensor) -> Tensor:
+    def as_images(self, views: Tensor) -> Tensor:
         """The learner's input as images in [0, 255], which are not rounded and may exceed the range."""
         return (views * self.normalise.std + self.normalise.mean) * 255
 
     def _query(self, views: Tensor, queried: Sequence[int]) -> Tensor:
-        images = self._images(views)
+        images = self.as_images(views)
         predictions = at_least_float32(views).new_zeros(len(views), len(queried), max(self.class_counts))
         for place, index in enumerate(queried):
             teacher = self.teachers[index]
@@ -99,5 +123,10 @@ def mixup(views: Tensor, rng: torch.Generator) -> Tensor:
     Labels are not mixed: the teachers are queried about the mixture.
     """
     partner = devices.moved(torch.randperm(len(views), generator=rng), views.device)
-    share = devices.moved(torch.rand(len(views), 1, 1, 1, generator=rng), views.device)
+    share = mixup_shares(views, rng)
     return share * views + (1 - share) * views[partner]
+
+
+def mixup_shares(views: Tensor, rng: torch.Generator) -> Tensor:
+    """The share λ of each view [B, C, H, W] in a mixture, uniform in [0, 1]: [B, 1, 1, 1]."""
+    return devices.moved(torch.rand(len(views), 1, 1, 1, generator=rng), views.device)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from datafree import devices
 from datafree.devices import generator
+from datafree.distillation.reinforced_pools import ReinforcedPools
 from datafree.errors import UserError
 from datafree.tasks.pools import Pool
 from datafree.zoo.augmentation import random_affine
@@ -33,7 +34,7 @@ class JoinedPools:
     """Several teachers' pools, concatenated; K is the largest number of classes of a teacher.
 
     ``images`` uint8 [N, C, H, W], ``soft_labels`` float16 [N, K], ``teacher`` int64 [N], ``classes`` the number per teacher.
-    ``normalise`` is the student's.
+    ``normalise`` is the student's. ``reinforced``: stored views of the same images, for training batches.
     """
 
     images: Tensor
@@ -41,9 +42,10 @@ class JoinedPools:
     teacher: Tensor
     classes: tuple[int, ...]
     normalise: Normalise
+    reinforced: ReinforcedPools | None = None
 
     @classmethod
-    def join(cls, pools: Sequence[Pool], normalise: Normalise) -> JoinedPools:
+    def join(cls, pools: Sequence[Pool], normalise: Normalise, reinforced: ReinforcedPools | None = None) -> JoinedPools:
         """Concatenate the pools, in order.
 
         Raises:
@@ -68,6 +70,7 @@ class JoinedPools:
             teacher=torch.repeat_interleave(torch.arange(len(pools)), counts),
             classes=classes,
             normalise=normalise,
+            reinforced=reinforced,
         )
 
     @property
@@ -84,7 +87,8 @@ class JoinedPools:
         device = torch.device(device)
         moved = {name: devices.moved(getattr(self, name), device) for name in ("soft_labels", "teacher")}
         normalise = copy.deepcopy(self.normalise).to(device)
-        return replace(self, **moved, images=devices.resident(self.images, device), normalise=normalise)
+        reinforced = self.reinforced.to(device) if self.reinforced else None
+        return replace(self, **moved, images=devices.resident(self.images, device), normalise=normalise, reinforced=reinforced)
 
     def batch(self, index: Tensor) -> Batch:
         """The examples at ``index`` int64 [B] on the CPU."""
@@ -105,12 +109,17 @@ class JoinedPools:
 
 
 def training_batch(pools: JoinedPools, training: Tensor, size: int, seed: int, *names: str | int) -> Batch:
-    """A random batch of ``size`` of the examples at ``training`` int64 [N], under random affine changes.
+    """A random batch of ``size`` of the examples at ``training`` int64 [N], under random changes; depends only on seed and names.
 
-    It depends only on seed and names. The soft labels are those of the recovered images, without the changes.
+    From reinforced pools: a stored view of each image, with the predictions of its teacher for this view. Otherwise random affine changes,
+    with the soft labels of the unchanged image.
     """
-    batch = pools.batch(sample_indices(training, size, seed, *names))
-    return replace(batch, images=random_affine(batch.images, generator(seed, *names, "views")))
+    rows, rng = sample_indices(training, size, seed, *names), generator(seed, *names, "views")
+    batch = pools.batch(rows)
+    if pools.reinforced is None:
+        return replace(batch, images=random_affine(batch.images, rng))
+    views, soft_labels = pools.reinforced.own_batch(rows, rng, batch.images.device)
+    return replace(batch, images=pools.normalise(views), soft_labels=soft_labels)
 
 
 def sample_indices(index: Tensor, size: int, seed: int, *names: str | int) -> Tensor:

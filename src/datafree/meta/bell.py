@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from datafree import devices
 from datafree.checkpoints import Checkpoint
-from datafree.config import AdaptationConfig, AdaptedPart, BellArm, BellUpdate
+from datafree.config import AdaptationConfig, AdaptedPart, BellArm, BellUpdate, Queried
 from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.meta import alignment
-from datafree.meta.episode_losses import combined_loss, episode_batch, episode_batches, episode_losses
+from datafree.meta.episode_losses import combined_loss, episode_batch, episode_batches, episode_losses, queried_teachers
 from datafree.meta.learner import Learner
 from datafree.meta.query_loss import add_query_gradients
 from datafree.meta.task_stacks import TaskStack
@@ -30,17 +30,17 @@ def train(
     An outer step takes one Adam step on each of several teachers' tasks in sequence, and then moves the weights φ along the total
     displacement: φ ← φ + rate · (φ_n − φ). In expectation the displacement follows Σ g_i − β/2 · Σ_{i<j} ∇(g_i · g_j): besides lowering
     every task's loss it raises the inner products of the tasks' gradients, without second derivatives. A task's loss combines the episode
-    loss (queries against prototypes of the support) with distillation across tasks: every teacher of the outer step is queried about
-    every task's images, with a true KL divergence. With one task per step it is Reptile: there are no other gradients to align with.
+    loss (queries against prototypes of the support) with distillation across tasks: all teachers, or every teacher of the outer step,
+    predict every task's images, with a true KL divergence. With one task per step it is Reptile: no other gradients to align with.
 
-    ``arm.update: adam``, ``divergence: released``, ``cross_task: false``, ``one_head`` and ``replay`` reproduce the released code.
+    ``arm.update: adam``, ``divergence: released``, ``queried: own``, ``one_head`` and ``replay`` reproduce the released code.
     """
     released = arm.update is BellUpdate.adam
     inner = torch.optim.Adam(learner.parameters(), lr=arm.inner_learning_rate)
     outer = torch.optim.Adam(learner.parameters(), lr=arm.outer_learning_rate if released else arm.inner_learning_rate)
     start, history = checkpoint.restore(learner=learner, inner=inner, outer=outer)
     learner.train()
-    candidates = torch.arange(len(episodes)) if arm.cross_task else tasks_of_one_teacher(episodes)
+    candidates = torch.arange(len(episodes)) if arm.queried is not Queried.own else tasks_of_one_teacher(episodes)
 
     def task_loss(task: int, rng: torch.Generator) -> Tensor:
         teachers = episodes.teacher[task].unique().tolist()
@@ -55,7 +55,7 @@ def train(
         if released:
             inner = torch.optim.Adam(learner.parameters(), lr=arm.inner_learning_rate)
         tasks = candidates[torch.randint(len(candidates), (arm.tasks_per_step,), generator=rng)].tolist()
-        queried = [episodes.teacher[tasks if arm.cross_task else task].unique().tolist() for task in tasks]
+        queried = queried_teachers(ensemble, episodes, tasks, arm.queried)
         for batch in episode_batches(ensemble, episodes, tasks, queried, arm.augment, rng):
             parts = episode_losses(learner, batch, arm)
             inner.zero_grad(set_to_none=True)

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from datafree import devices
 from datafree.checkpoints import Checkpoint
-from datafree.config import DistillationArm
-from datafree.distillation.ensemble import TeacherEnsemble, mixup
-from datafree.distillation.losses import distillation_loss
+from datafree.config import DistillationArm, Queried
+from datafree.distillation.ensemble import TeacherEnsemble
+from datafree.distillation.objectives import distillation_terms
 from datafree.meta import alignment
 from datafree.meta.learner import Learner
 from datafree.progress import progress, require_finite
-from datafree.tasks.episodes import Episodes, episode_images
+from datafree.tasks.episodes import Episodes
 from datafree.tasks.pools import class_rows
 
 
@@ -22,8 +22,9 @@ def train(
 ) -> list[dict[str, float]]:
     """Distil every teacher into the learner's shared backbone, each through its own head; changes ``learner`` in place.
 
-    A step samples images of several teachers, augments them, applies mixup on every other step, and queries each of these teachers about
-    all resulting views. This is the baseline for meta-learning: episodes serve only to measure the alignment of the teachers' gradients.
+    A step samples images of several teachers and learns from the predictions of all teachers, or of these, for a view of each; on every
+    other step the views mix two images (mixup). This is the baseline for meta-learning: episodes serve only to measure the alignment of
+    the teachers' gradients.
     """
     optimiser = torch.optim.AdamW(learner.parameters(), lr=arm.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, arm.learning_rate, total_steps=max(arm.steps, 2))
@@ -33,31 +34,33 @@ def train(
     # Sorted, so that the order is that of the pool if all of it is used.
     used_rows = [torch.cat([rows[: arm.images_per_class] for rows in class_rows(pool)]).sort().values for pool in ensemble.pools]
 
+    def terms(views: Tensor, predictions: Tensor, queried: list[int]) -> tuple[dict[str, Tensor], Tensor]:
+        features, logits = learner(views, queried)
+        return distillation_terms(features, logits, predictions, arm.temperature, arm.relational), logits
+
     def task_loss(task: int, rng: torch.Generator) -> Tensor:
-        views, teachers = ensemble.views(episode_images(ensemble.images, episodes, task), rng, arm.augment), episodes.teacher[task].unique()
-        return distillation_loss(
-            learner.heads(learner.backbone(views), teachers.tolist()), ensemble.predict(views, teachers.tolist()), arm.temperature
-        )
+        queried = episodes.teacher[task].unique().tolist()
+        views = ensemble.queried_views(episodes.teacher[task], episodes.index[task], queried, rng, augment=arm.augment)
+        return torch.stack(list(terms(*views, queried)[0].values())).sum()
 
     for step in progress(range(start, arm.steps), arm.steps - start, "distillation"):
         rng = devices.generator(seed, "distillation", step)
         measured = alignment.is_measured(step, arm.steps)
         cosine = alignment.task_gradient_cosine(learner.backbone, episodes, task_loss, seed, step) if measured else {}
-        queried = ensemble.sample_teachers(arm.teachers_per_step, rng)
-        rows = [used_rows[t][torch.randint(len(used_rows[t]), (arm.images_per_teacher,), generator=rng)] for t in queried]
-        views = ensemble.views(ensemble.images.at(torch.tensor(queried), torch.stack(rows)), rng, arm.augment)
-        if arm.mixup and step % 2:
-            views = mixup(views, rng)
-        predictions = ensemble.predict(views, queried)
-        logits = learner.heads(learner.backbone(views), queried)
-        loss = distillation_loss(logits, predictions, arm.temperature)
+        sampled = ensemble.sample_teachers(arm.teachers_per_step, rng)
+        rows = torch.stack([used_rows[t][torch.randint(len(used_rows[t]), (arm.images_per_teacher,), generator=rng)] for t in sampled])
+        queried = ensemble.reliable if arm.queried is Queried.all else sampled
+        mixed = arm.mixup and step % 2 == 1
+        views, predictions = ensemble.queried_views(torch.tensor(sampled), rows, queried, rng, augment=arm.augment, mixed=mixed)
+        losses, logits = terms(views, predictions, queried)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.stack(list(losses.values())).sum().backward()
         optimiser.step()
         schedule.step()
         if step % 10 == 0 or measured:
+            values = {name: loss.item() for name, loss in losses.items()}
             agreement = (logits.argmax(-1) == predictions.argmax(-1)).float().mean().item()
-            history.append({"step": step + 1, "distillation": loss.item(), "agreement": agreement, **cosine})
-            require_finite("distillation", step + 1, loss=loss.item())
+            history.append({"step": step + 1, **values, "agreement": agreement, **cosine})
+            require_finite("distillation", step + 1, **values)
         checkpoint.save(step + 1, history, learner=learner, optimiser=optimiser, schedule=schedule)
     return history

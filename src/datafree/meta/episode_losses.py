@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datafree.config import BellArm, Divergence, IgrArm
+from datafree.config import BellArm, Divergence, IgrArm, Queried
 from datafree.distillation.ensemble import TeacherEnsemble
-from datafree.distillation.losses import distillation_loss, released_divergence
+from datafree.distillation.losses import released_divergence
+from datafree.distillation.objectives import distillation_terms
 from datafree.episode_loss import EPISODE_SCALE, episode_loss
 from datafree.tasks.episodes import Episodes, episode_images
 from datafree.zoo.logits import at_least_float32
@@ -34,8 +35,17 @@ def episode_batch(
     ensemble: TeacherEnsemble, episodes: Episodes, task: int, queried: Sequence[int], augment: bool, rng: torch.Generator
 ) -> EpisodeBatch:  # fmt: skip
     """The views of episode ``task`` with the predictions of the queried teachers for them."""
-    views = ensemble.views(episode_images(ensemble.images, episodes, task), rng, augment)
-    return EpisodeBatch(views, list(queried), ensemble.predict(views, queried), episodes.index.shape[1], episodes.shot)
+    views, predictions = ensemble.queried_views(episodes.teacher[task], episodes.index[task], queried, rng, augment=augment)
+    return EpisodeBatch(views, list(queried), predictions, episodes.index.shape[1], episodes.shot)
+
+
+def queried_teachers(ensemble: TeacherEnsemble, episodes: Episodes, tasks: Sequence[int], queried: Queried) -> list[list[int]]:
+    """The teachers to query about each of the tasks of a step: all reliable ones, those of all its tasks, or those of the task itself."""
+    if queried is Queried.all:
+        return [ensemble.reliable] * len(tasks)
+    if queried is Queried.step:
+        return [episodes.teacher[tasks].unique().tolist()] * len(tasks)
+    return [episodes.teacher[task].unique().tolist() for task in tasks]
 
 
 def episode_batches(
@@ -43,7 +53,7 @@ def episode_batches(
 ) -> Iterator[EpisodeBatch]:  # fmt: skip
     """``episode_batch`` of each task with its ``queried`` teachers, when it is used; of an ensemble whose teachers are queried together,
     those of all tasks are queried at once if they are the same."""
-    if not ensemble.together or any(of_task != queried[0] for of_task in queried):
+    if not ensemble.together or ensemble.reinforced is not None or any(of_task != queried[0] for of_task in queried):
         for task, of_task in zip(tasks, queried, strict=True):
             yield episode_batch(ensemble, episodes, task, of_task, augment, rng)
         return
@@ -54,13 +64,14 @@ def episode_batches(
 
 
 def episode_losses(network: Network, batch: EpisodeBatch, arm: BellArm | IgrArm) -> tuple[Tensor, Tensor]:
-    """(episode loss, distillation loss from the queried teachers), both scalars, from one forward pass."""
+    """(episode loss, sum of the terms of distillation from the queried teachers), both scalars, from one forward pass."""
     features, logits = network(batch.views, batch.queried)
     by_class = at_least_float32(features).unflatten(0, (batch.way, -1))
     episode = episode_loss(by_class[:, : batch.shot], by_class[:, batch.shot :], EPISODE_SCALE)
     if isinstance(arm, BellArm) and arm.divergence is Divergence.released:
         return episode, released_divergence(logits, batch.predictions)
-    return episode, distillation_loss(logits, batch.predictions, arm.temperature)
+    terms = distillation_terms(features, logits, batch.predictions, arm.temperature, arm.relational)
+    return episode, torch.stack(list(terms.values())).sum()
 
 
 def combined_loss(parts: tuple[Tensor, Tensor], share: float | Tensor) -> Tensor:

@@ -13,7 +13,15 @@ from datafree.checkpoints import Checkpoint
 from datafree.config import IgrArm
 from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.meta import alignment
-from datafree.meta.episode_losses import EpisodeBatch, Network, combined_loss, episode_batch, episode_batches, episode_losses
+from datafree.meta.episode_losses import (
+    EpisodeBatch,
+    Network,
+    combined_loss,
+    episode_batch,
+    episode_batches,
+    episode_losses,
+    queried_teachers,
+)
 from datafree.meta.grouping import grouped_tasks
 from datafree.meta.learner import Learner
 from datafree.meta.task_stacks import TaskStack
@@ -49,8 +57,8 @@ def train(
         measured = alignment.is_measured(step, arm.steps)
         cosine = alignment.task_gradient_cosine(learner.backbone, episodes, task_loss, seed, step) if measured else {}
         tasks = sample_tasks(groups, arm.tasks_per_step, rng)
-        queried = episodes.teacher[tasks].unique().tolist()
-        batches = list(episode_batches(ensemble, episodes, tasks, [queried] * len(tasks), arm.augment, rng))
+        queried = queried_teachers(ensemble, episodes, tasks, arm.queried)
+        batches = list(episode_batches(ensemble, episodes, tasks, queried, arm.augment, rng))
         loss = regularised_loss(learner, batches, arm) if stack is None else regularised_loss_together(stack, batches, arm)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 from datafree import artifacts, devices
 from datafree.config import ARM_TYPES, as_tree, typed
-from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.distillation.heads import TeacherHeads
 from datafree.meta import ARMS, COMMON_BATCHES
 from datafree.meta.adaptation import describe
 from datafree.meta.learner import Learner
 from datafree.nas.networks import build
 from datafree.stages.files.cards import read_cards
+from datafree.stages.files.ensembles import read_ensemble
 from datafree.stages.files.networks import searched_backbone
-from datafree.stages.files.pools import read_pools
-from datafree.stages.files.tasks import read_episodes, read_sampling_weights
-from datafree.stages.files.teachers import read_teachers
+from datafree.stages.files.tasks import read_episodes
 from datafree.workflow.job_checkpoints import checkpoint_of
 from datafree.workflow.provenance import Job
-from datafree.zoo.backbones import Normalise
 from datafree.zoo.networks import network_card
-from datafree.zoo.teachers import common_normalisation, move
+from datafree.zoo.teachers import common_normalisation
 
 FOLDER = "artifacts/meta/{arm}/seed{seed}"
 READS = ("seed", "meta.arms.{arm}", "architectures.learner.{arm}")
 
 
 def run(job: Job) -> None:
-    """Inputs: ``zoo`` and ``pools``, the indexes of the teachers and of their pools; ``episodes``; ``reliability``; ``architecture`` if it
-    is searched.
+    """Inputs: ``zoo`` and ``pools``, the indexes of the teachers and of their pools; ``episodes``; ``reliability``; ``reinforced`` if
+    the arm learns from stored views; ``architecture`` if it is searched.
 
     Outputs: ``learner`` (the backbone's weights), ``card``, ``history``, ``metrics``.
     """
@@ -35,24 +32,18 @@ def run(job: Job) -> None:
     arm = typed(ARM_TYPES[chosen["method"]], chosen)
     seed = devices.derive_seed(job.config["seed"], "learner", int(job.wildcards["seed"]))
     batch_seed = devices.derive_seed(job.config["seed"], "learner", "batches") if arm.method in COMMON_BATCHES else seed
-    teachers = read_teachers(job.input("zoo"))
-    pools = read_pools(job.input("pools"), job.input("zoo"))
-    shape = pools[0].images.shape[1:]
-    searched = arm.backbone.genotype == "searched"
-    backbone_config = searched_backbone(job.input("architecture"), arm.backbone.width) if searched else arm.backbone
-    mean, std = common_normalisation(read_cards(job.input("zoo")))
-    backbone = build(backbone_config, shape[0], shape[1], seed)
-    with devices.seeded_initialisation(seed):
-        heads = TeacherHeads(backbone.feature_size, [len(t.classes) for t in teachers], shared=getattr(arm, "one_head", False))
-    learner = Learner(backbone, heads, Normalise(mean, std))
-    tasks = read_episodes(job.input("episodes"))
-    checkpoint = checkpoint_of(job)
+    tasks, checkpoint = read_episodes(job.input("episodes")), checkpoint_of(job)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
-        learner.to(device)
-        placed = [move(teacher, device) for teacher in teachers]
-        weights, together = read_sampling_weights(job.input("reliability")), devices.together(device)
-        ensemble = TeacherEnsemble(placed, pools, learner.normalise, device, weights, together)
+        ensemble = read_ensemble(job, device)
+        shape = ensemble.pools[0].images.shape[1:]
+        searched = arm.backbone.genotype == "searched"
+        backbone_config = searched_backbone(job.input("architecture"), arm.backbone.width) if searched else arm.backbone
+        backbone = build(backbone_config, shape[0], shape[1], seed)
+        with devices.seeded_initialisation(seed):
+            heads = TeacherHeads(backbone.feature_size, ensemble.class_counts, shared=getattr(arm, "one_head", False))
+        learner = Learner(backbone, heads, ensemble.normalise).to(device)
         history = ARMS[arm.method](learner, ensemble, tasks, arm, batch_seed, checkpoint)
+    mean, std = common_normalisation(read_cards(job.input("zoo")))
     card = network_card(backbone, backbone_config, shape, mean, std)
     artifacts.write_tensors(job.output("learner"), backbone.state_dict())
     arm_card = {"arm": job.wildcards["arm"], "seed": int(job.wildcards["seed"]), "method": arm.method, "inversion": arm.inversion}

@@ -82,10 +82,23 @@ def input_group(tree: Mapping[str, Any], stage: str, names: Names) -> tuple[str,
         starts = ("meta_generator",) if starts_from_meta_generator(tree, names["method"]) else ()
         return (*starts, "zoo") if matches_statistics(tree, names["method"]) else starts
     if stage == "learner":
-        return (tree["meta"]["arms"][names["arm"]]["inversion"], tree["architectures"]["learner"][names["arm"]] or "")
+        arm = tree["meta"]["arms"][names["arm"]]
+        return (arm["inversion"], tree["architectures"]["learner"][names["arm"]] or "", *(["reinforced"] if reads_reinforced(arm) else []))
     if stage == "reference":
         return (tree["architectures"]["reference"][names["reference"]] or "",)
-    return (tree["nas"]["algorithms"][names["algorithm"]]["inversion"],)
+    algorithm = tree["nas"]["algorithms"][names["algorithm"]]
+    return (algorithm["inversion"], *(["reinforced"] if reads_reinforced(algorithm) else []))
+
+
+def reads_reinforced(member: Mapping[str, Any]) -> bool:
+    """Whether an arm or a search learns from the stored views of the reinforced pools."""
+    return member.get("views") == "reinforced"
+
+
+def is_reinforced(tree: Mapping[str, Any], method: str) -> bool:
+    """Whether an arm or a search of the study learns from reinforced pools of an inversion method."""
+    members = [*tree["meta"]["arms"].values(), *tree["nas"]["algorithms"].values()]
+    return any(reads_reinforced(member) and member["inversion"] == method for member in members)
 
 
 def starts_from_meta_generator(tree: Mapping[str, Any], method: str) -> bool:

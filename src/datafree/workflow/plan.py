@@ -27,7 +27,7 @@ from datafree.data.layout import listing_hash
 from datafree.errors import UserError
 from datafree.workflow import preflight
 from datafree.workflow.code import PACKAGE, Source
-from datafree.workflow.deals import Shards, starts_from_meta_generator
+from datafree.workflow.deals import Shards, is_reinforced, starts_from_meta_generator
 from datafree.workflow.file_hashes import FileHashes
 from datafree.workflow.hardware import Hardware
 from datafree.workflow.provenance import RECORD, Job
@@ -95,9 +95,12 @@ class Plan:
         """The wildcards of every job of a stage."""
         if stage == "meta_generator" and not self.trains_meta_generator:
             return []
+        methods = self.tree["methods"]
+        if stage == "reinforce":
+            methods = [method for method in methods if is_reinforced(self.tree, method)]
         names = {
             "teacher": self.teachers,
-            "method": self.tree["methods"],
+            "method": methods,
             "algorithm": list(self.tree["nas"]["algorithms"]),
             "arm": list(self.tree["meta"]["arms"]),
             "seed": [str(seed) for seed in self.tree["meta"]["seeds"]],
@@ -136,8 +139,8 @@ class Plan:
 
 # In the order in which data flows.
 STAGES = (
-    "images", "teacher", "meta_generator", "invert", "episodes", "search", "retrain", "learner", "reference", "inversion_quality",
-    "few_shot", "report_page",
+    "images", "teacher", "meta_generator", "invert", "episodes", "reinforce", "search", "retrain", "learner", "reference",
+    "inversion_quality", "few_shot", "report_page",
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from datafree.config import Config, Source
+from datafree.config import Config, Source, Views
 from datafree.config.combinations import as_text, refuse_changed
 from datafree.config.schema import BACKBONES, BackboneConfig, Precision, backbone_family
 from datafree.data import SPLITS
@@ -34,6 +34,7 @@ def check(config: Config, project: Path) -> list[Entry]:
     _check_teachers(config, teachers)
     _check_backbones(config, teachers)
     _check_classes(config, teachers)
+    _check_reinforcement(config, teachers)
     _check_search(config)
     _check_data(config, teachers)
     _check_output_folder()
@@ -127,6 +128,22 @@ def _check_classes(config: Config, teachers: list[Entry]) -> None:
                     f"zoo.manifest: {teacher.name}: train.classes is {teacher.train.classes}; "
                     f"allowed: at most data.glyphs.classes.train = {config.data.glyphs.classes.train}"
                 )
+
+
+def _check_reinforcement(config: Config, teachers: list[Entry]) -> None:
+    """Refuse views that take more space than allowed, before anything is computed; as many images are stored as are recovered at most."""
+    if not any(
+        getattr(member, "views", None) is Views.reinforced for member in (*config.meta.arms.values(), *config.nas.algorithms.values())
+    ):
+        return
+    settings, classes = config.reinforcement, sum(teacher.class_count for teacher in teachers)
+    count = classes * config.inversion.images_per_class * (settings.views + settings.mixed_views)
+    megabytes = -(-count * (3 * config.data.image_size**2 + 2 * classes) // 2**20)
+    if megabytes > settings.megabytes:
+        raise UserError(
+            f"reinforcement.megabytes: got {settings.megabytes}; {count} views of {config.data.image_size} pixels with predictions of "
+            f"{classes} classes take {megabytes}; raise it, or lower views, mixed_views or inversion.images_per_class"
+        )
 
 
 def _check_search(config: Config) -> None:

@@ -6,6 +6,7 @@ from datafree import devices
 from datafree.config import ALGORITHM_TYPES, AlgorithmConfig, typed
 from datafree.distillation.joined_pools import JoinedPools
 from datafree.stages.files.cards import read_cards
+from datafree.stages.files.ensembles import read_reinforced
 from datafree.stages.files.pools import read_pools
 from datafree.stages.files.tasks import read_sampling_weights
 from datafree.workflow.provenance import Job
@@ -23,7 +24,8 @@ def joined_pools(job: Job) -> JoinedPools:
     pools = read_pools(job.input("pools"), job.input("zoo"))
     weights = read_sampling_weights(job.input("reliability"))
     used = [pool for pool, weight in zip(pools, weights, strict=True) if weight > 0]
-    return JoinedPools.join(used, Normalise(*common_normalisation(read_cards(job.input("zoo")))))
+    reinforced = read_reinforced(job) if "reinforced" in job.inputs else None
+    return JoinedPools.join(used, Normalise(*common_normalisation(read_cards(job.input("zoo")))), reinforced)
 
 
 def nas_seed(job: Job) -> int:
