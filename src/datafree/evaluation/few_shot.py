@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -14,7 +14,7 @@ from datafree.data.images import ImageSet
 from datafree.evaluation.classifiers import Classifier
 from datafree.evaluation.nearest_centroid import nearest_centroid
 
-Embedding = Callable[[Tensor], Tensor]  # uint8 [B, C, H, W] → float [B, D]
+Embedding = Callable[[Tensor], Mapping[str, Tensor]]  # uint8 [B, C, H, W] → by read-out the representations, float [B, R]
 Solver = Callable[[Tensor, Tensor], Tensor]  # support uint8 [way, shot, C, H, W], query uint8 [Q, C, H, W] → int64 [Q]
 LARGEST_BATCH = 2**20  # feature values of the episodes that are classified together
 
@@ -33,9 +33,10 @@ class EpisodesSolver(Protocol):
 
 
 @torch.no_grad()
-def embed(embedding: Embedding, images: Tensor, device: torch.device, batch_size: int = 100) -> Tensor:
-    """Features float32 [N, D] on the CPU of uint8 images [N, C, H, W]."""
-    return torch.cat([embedding(devices.moved(part, device)).float() for part in images.split(batch_size)]).cpu()
+def embed(embedding: Embedding, images: Tensor, device: torch.device, batch_size: int = 100) -> dict[str, Tensor]:
+    """By read-out the representations float32 [N, R], on the CPU, of uint8 images [N, C, H, W]."""
+    parts = [embedding(devices.moved(part, device)) for part in images.split(batch_size)]
+    return {name: torch.cat([part[name].float() for part in parts]).cpu() for name in parts[0]}
 
 
 def episode_rows(labels: Tensor, *, way: int, shot: int, query: int, episodes: int, seed: int) -> Tensor:
@@ -53,7 +54,7 @@ def episode_rows(labels: Tensor, *, way: int, shot: int, query: int, episodes: i
 
 
 def episode_accuracies(features: Tensor, rows: Tensor, shot: int, classify: Classifier = nearest_centroid) -> list[float]:
-    """Accuracy in [0, 1] of every episode, from features [N, D] of the split's images and the ``episode_rows``."""
+    """Accuracy in [0, 1] of every episode, from representations [N, D] of the split's images and the ``episode_rows``."""
     way, images = rows.shape[1:]
     target = torch.arange(way).repeat_interleave(images - shot)
     accuracies = []
