@@ -79,22 +79,22 @@ def solver_accuracies(solve: Solver | EpisodesSolver, images: Tensor, rows: Tens
 
 
 class Concatenated:
-    """An embedding: the unit-length features of several embeddings, concatenated.
+    """An embedding: the representations of several embeddings, concatenated; of unit length each, except probabilities.
 
-    ``all_parts``, if given, computes the features [N, D_i] of all parts, on the CPU, for uint8 images [N, C, H, W] in fewer passes.
+    ``all_parts``, if given, computes those of all parts, on the CPU, for uint8 images [N, C, H, W] in fewer passes.
     """
 
-    def __init__(self, parts: Sequence[Embedding], all_parts: Callable[[Tensor], Sequence[Tensor]] | None = None) -> None:
+    def __init__(self, parts: Sequence[Embedding], all_parts: Callable[[Tensor], Sequence[Mapping[str, Tensor]]] | None = None) -> None:
         self.parts = tuple(parts)
         self.all_parts = all_parts
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
         return self.join([part(images) for part in self.parts])
 
     @staticmethod
-    def join(features: Sequence[Tensor]) -> Tensor:
-        """The parts' features [B, D_i] of the same images → [B, Σ D_i]."""
-        return torch.cat([F.normalize(part, dim=1) for part in features], dim=1)
+    def join(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """By read-out the parts' representations [B, R_i] of the same images → [B, Σ R_i]."""
+        return {name: torch.cat([F.normalize(part[name], dim=1) for part in parts], dim=1) for name in parts[0]}
 
 
 def episodes_error(images: ImageSet, split: str, way: int, shot: int, query: int) -> str:

@@ -6,12 +6,14 @@ name in ``datafree.config.schema.READOUTS``. Every classifier takes every repres
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from datafree.distillation.heads import TeacherHeads
 from datafree.evaluation.representations import FIXED, JoinWeights
 from datafree.registry import Registry
 from datafree.zoo.logits import at_least_float32
@@ -57,19 +59,32 @@ class Reader:
         features, logits = at_least_float32(features), at_least_float32(logits)
         return {name: READOUTS[name](features, logits, self.weights) for name in self.readouts}
 
+    def only(self, readout: str) -> Reader:
+        """The reader for one of its read-outs."""
+        return dataclasses.replace(self, readouts=(readout,))
+
     def variant(self, readout: str) -> str:
         """What distinguishes the row of a read-out from the network's plain row; empty for that."""
         return "" if readout == (WITHOUT_HEADS if self.heads is None else PLAIN) else readout
 
     def describe(self, readout: str) -> str:
         """The read-out in the description of a row."""
-        return f"read by {readout.replace('_', ' ')}" + (", for want of heads" if self.heads is None and readout == WITHOUT_HEADS else "")
+        return f"read by {readout.replace('_', ' ')}" + (" (no trained heads)" if self.heads is None and readout == WITHOUT_HEADS else "")
+
+
+FEATURES_ONLY = Reader(("features",))
+
+
+def heads_of(module: TeacherHeads | nn.Linear) -> Heads:
+    """All heads of a learner, or the one head of a classifier."""
+    return module.of_all if isinstance(module, TeacherHeads) else lambda features: module(features)[:, None]
 
 
 def averaged(read: Callable[[Tensor], Representations], images: Tensor, mirrored: bool) -> Representations:
     """The representations of images [B, C, H, W]; with ``mirrored`` the means of those of the images and of their mirror images."""
-    plain = read(images)
-    if not mirrored:
-        return plain
-    other = read(images.flip(-1))
-    return {name: torch.lerp(value, other[name], 0.5) for name, value in plain.items()}
+    return mean_of_views(read(images), read(images.flip(-1))) if mirrored else read(images)
+
+
+def mean_of_views(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Representations:
+    """The mean of two views' representations of the same images, by read-out."""
+    return {name: torch.lerp(value, second[name], 0.5) for name, value in first.items()}

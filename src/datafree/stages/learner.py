@@ -6,11 +6,13 @@ from datafree import artifacts, devices
 from datafree.config import ARM_TYPES, as_tree, typed
 from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.distillation.heads import TeacherHeads
-from datafree.meta import ARMS, COMMON_BATCHES
+from datafree.evaluation.representations import FIXED, join_weights
+from datafree.meta import ARMS, COMMON_BATCHES, trains_heads
 from datafree.meta.adaptation import describe
-from datafree.meta.learner import Learner
+from datafree.meta.learner import Learner, outputs_of_pools
 from datafree.nas.networks import build
 from datafree.stages.files.cards import read_cards
+from datafree.stages.files.learners import write_learner
 from datafree.stages.files.networks import searched_backbone
 from datafree.stages.files.pools import read_pools
 from datafree.stages.files.tasks import read_episodes, read_sampling_weights
@@ -29,7 +31,7 @@ def run(job: Job) -> None:
     """Inputs: ``zoo`` and ``pools``, the indexes of the teachers and of their pools; ``episodes``; ``reliability``; ``architecture`` if it
     is searched.
 
-    Outputs: ``learner`` (the backbone's weights), ``card``, ``history``, ``metrics``.
+    Outputs: ``learner`` (backbone and heads, see ``write_learner``), ``card``, ``history``, ``metrics``.
     """
     chosen = job.config[f"meta.arms.{job.wildcards['arm']}"]
     arm = typed(ARM_TYPES[chosen["method"]], chosen)
@@ -53,10 +55,12 @@ def run(job: Job) -> None:
         weights, together = read_sampling_weights(job.input("reliability")), devices.together(device)
         ensemble = TeacherEnsemble(placed, pools, learner.normalise, device, weights, together)
         history = ARMS[arm.method](learner, ensemble, tasks, arm, batch_seed, checkpoint)
+        trained = trains_heads(arm)
+        read_weights = join_weights(*outputs_of_pools(learner, ensemble)) if trained else FIXED
     card = network_card(backbone, backbone_config, shape, mean, std)
-    artifacts.write_tensors(job.output("learner"), backbone.state_dict())
+    write_learner(job.output("learner"), backbone, heads if trained else None, read_weights)
     arm_card = {"arm": job.wildcards["arm"], "seed": int(job.wildcards["seed"]), "method": arm.method, "inversion": arm.inversion}
-    arm_card |= {"computed_on": job.computed_on}
+    arm_card |= {"computed_on": job.computed_on, "teacher_classes": ensemble.class_counts, "trained_heads": trained}
     arm_card |= {"classifier": describe(arm.adaptation), "adaptation": as_tree(arm.adaptation)}
     artifacts.write_json(job.output("card"), {**card, **arm_card})
     artifacts.write_history(job.output("history"), history)
