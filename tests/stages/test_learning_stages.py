@@ -6,9 +6,9 @@ import torch
 from datafree import artifacts, checkpoints
 from datafree.distillation import ensemble as ensembles
 from datafree.distillation.prediction_cache import PredictionCache
+from datafree.meta import ARMS
 from datafree.stages import episodes
 from datafree.stages import learner as learner_stage
-from datafree.meta import ARMS
 from datafree.stages.files.learners import read_learner
 from datafree.stages.files.pools import read_pool
 from datafree.stages.files.tasks import read_sampling_weights
