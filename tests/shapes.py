@@ -167,6 +167,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "evaluation.representations.probabilities": READ_OUT,
     "evaluation.representations.joined": READ_OUT,
     "evaluation.representations.join_weights": {"features": Float[Tensor, "b d"], "logits": HEADS},
+    "evaluation.classifiers.weighted": {"columns": Float[Tensor, "d"]},
     "evaluation.nearest_centroid.nearest_centroid": SUPPORT_AND_QUERY,
     "evaluation.logistic.logistic": SUPPORT_AND_QUERY,
     "evaluation.logistic.logistic_weights": {"support": Float[Tensor, "*e way shot d"], "return": Float[Tensor, "*e way d"]},

@@ -10,7 +10,7 @@ from datafree.distillation.heads import TeacherHeads
 from datafree.evaluation.classifiers import CLASSIFIERS
 from datafree.evaluation.few_shot import Concatenated
 from datafree.evaluation.readouts import OF_HEADS, PLAIN, READOUTS, WITHOUT_HEADS, Reader, averaged, heads_of
-from datafree.evaluation.representations import FIXED, JoinWeights, join_weights
+from datafree.evaluation.representations import ONE_HEAD, JoinWeights, join_weights
 from datafree.zoo.logits import ABSENT
 
 EVERY = pytest.mark.parametrize("name", READOUTS)
@@ -106,14 +106,14 @@ def test_a_reader_of_a_zoo_does_not_depend_on_the_order_of_its_teachers(name):
 
 def test_probabilities_are_those_of_every_present_class_at_temperature_4():
     features, logits = outputs(5)
-    read = READOUTS["probabilities"](features, logits, FIXED)
+    read = READOUTS["probabilities"](features, logits, ONE_HEAD)
     expected = torch.cat([(logits[:, head, :count] / 4).softmax(-1) for head, count in enumerate(CLASSES)], 1)
     assert read.shape == (5, sum(CLASSES))
     torch.testing.assert_close(read, expected)
 
 
 def test_root_features_are_signed_roots_of_unit_length():
-    read = READOUTS["root_features"](torch.tensor([[4.0, -9.0, 0.0]]), torch.zeros(1, 0, 0), FIXED)
+    read = READOUTS["root_features"](torch.tensor([[4.0, -9.0, 0.0]]), torch.zeros(1, 0, 0), ONE_HEAD)
     torch.testing.assert_close(read, torch.tensor([[2.0, -3.0, 0.0]]) / 13**0.5)
 
 

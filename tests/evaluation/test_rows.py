@@ -185,7 +185,25 @@ def test_baselines_are_evaluated_by_every_classifier(teachers):
     models = baselines(teachers, (3, 32, 32), EvaluationConfig(**BOTH), 0, CPU)
     plain = baselines(teachers, (3, 32, 32), CONFIG, 0, CPU)
     assert [(model.name, model.variant) for model in models] == [(model.name, v) for model in plain for v in ("", "logistic")]
-    assert all(model.classify is (logistic if model.variant else nearest_centroid) for model in models if model.name != "teachers' vote")
+    assert all(model.classify is (logistic if model.variant else nearest_centroid) for model in models if model.networks < 2)
+
+
+def test_all_teachers_joined_have_their_root_features_at_half_weight_beside_their_probabilities(teachers, image_set):
+    """Compared with the two parts, put together here; each teacher's has unit length."""
+    (whole,) = (model for model in baselines(teachers, (3, 32, 32), CONFIG, 0, CPU) if model.name == "all teachers")
+    images = torch.cat([image_set.images[image_set.labels == label][:4] for label in range(3)])
+    parts = []
+    for teacher in teachers:
+        features = teacher.features(images)
+        root = torch.nn.functional.normalize(features.abs().sqrt() * features.sign(), dim=1)
+        probabilities = (teacher.network.head(features) / 4).softmax(1)
+        length = torch.cat([4 * root, probabilities], 1).norm(dim=1, keepdim=True)
+        parts.append(torch.cat([0.5 * root, probabilities], 1) / length)
+    expected = torch.cat(parts, 1).unflatten(0, (3, 4))
+    given = whole.embedding(images)["joined"].unflatten(0, (3, 4))
+    assert torch.equal(
+        whole.classify(given[:, :2], given[:, 2:].flatten(0, 1)), nearest_centroid(expected[:, :2], expected[:, 2:].flatten(0, 1))
+    )
 
 
 def test_every_teacher_has_one_vote(teachers, image_set):

@@ -79,7 +79,7 @@ def solver_accuracies(solve: Solver | EpisodesSolver, images: Tensor, rows: Tens
 
 
 class Concatenated:
-    """An embedding: the representations of several embeddings, concatenated; of unit length each, except probabilities.
+    """An embedding: the representations of several embeddings, each of unit length, concatenated.
 
     ``all_parts``, if given, computes those of all parts, on the CPU, for uint8 images [N, C, H, W] in fewer passes.
     """

@@ -20,7 +20,8 @@ class JoinWeights(NamedTuple):
     probabilities: float
 
 
-FIXED = JoinWeights(0.5, 1.0)  # of networks without recovered images, such as teachers
+# Of networks without recovered images: alone, where a few probabilities say less than the features; and as one of many side by side.
+ONE_HEAD, SIDE_BY_SIDE = JoinWeights(4.0, 1.0), JoinWeights(0.5, 1.0)
 
 
 def features(features: Tensor, logits: Tensor, weights: JoinWeights) -> Tensor:
@@ -53,6 +54,6 @@ def join_weights(features: Tensor, logits: Tensor) -> JoinWeights:
 
     ``features`` [B, D] and ``logits`` [B, T, K] of B ≥ 2 images. A part that is the same for all images has the weight 0.
     """
-    parts = (part(features, logits, FIXED).double() for part in (root_features, probabilities))
+    parts = (part(features, logits, ONE_HEAD).double() for part in (root_features, probabilities))
     lengths = [(part - part.mean(0)).square().sum(-1).mean().sqrt().item() for part in parts]
     return JoinWeights(*(1 / length if length > 1e-9 else 0.0 for length in lengths))

@@ -14,11 +14,11 @@ from datafree import devices
 from datafree.config import AdaptationConfig, AdaptedPart, EvaluationConfig, typed
 from datafree.distillation.heads import TeacherHeads
 from datafree.evaluation.baselines import average_weights, batch_statistics_features, network_embedding, pixels, teachers_together
-from datafree.evaluation.classifiers import CLASSIFIERS, Classifier, vote
+from datafree.evaluation.classifiers import CLASSIFIERS, Classifier, vote, weighted
 from datafree.evaluation.few_shot import Concatenated, Embedding, EpisodesSolver, Solver
 from datafree.evaluation.nearest_centroid import nearest_centroid
 from datafree.evaluation.readouts import FEATURES_ONLY, Reader, heads_of
-from datafree.evaluation.representations import FIXED, JoinWeights
+from datafree.evaluation.representations import ONE_HEAD, SIDE_BY_SIDE, JoinWeights
 from datafree.evaluation.task_adaptation import (
     StackedAdaptation,
     StackedTransduction,
@@ -45,7 +45,7 @@ class TrainedNetwork:
     backbone: Backbone
     normalise: Normalise
     heads: TeacherHeads | nn.Linear | None = None
-    weights: JoinWeights = FIXED
+    weights: JoinWeights = ONE_HEAD
 
 
 @dataclass(frozen=True)
@@ -221,11 +221,28 @@ def _teachers(teachers: Sequence[Teacher], config: EvaluationConfig, device: tor
     concatenated = Concatenated([model.embedding for model in singles], all_parts)
     whole = EvaluatedModel("all teachers", "baseline", "all teachers side by side", concatenated, len(teachers), sum(counts))
     voting = dataclasses.replace(whole, name="teachers' vote", description="majority vote of classifiers, one for each teacher")
-    zeros = [teacher.network.head.weight.new_zeros(1, teacher.network.backbone.feature_size) for teacher in teachers]
-    sizes = [{name: value.shape[1] for name, value in reader(zero).items()} for reader, zero in zip(readers, zeros, strict=True)]
-    votes = [
+    sizes = [_sizes(teacher, reader) for teacher, reader in zip(teachers, readers, strict=True)]
+    read = [model for base in singles for model in _read(base, readers[0], config.classifiers)]
+    for model in _read(whole, readers[0], config.classifiers):
+        columns = _side_by_side(teachers, sizes) if model.readout == "joined" else None
+        read.append(model if columns is None else dataclasses.replace(model, classify=weighted(columns, model.classify)))
+    return read + [
         dataclasses.replace(model, classify=vote([of_teacher[model.readout] for of_teacher in sizes], model.classify))
         for model in _read(voting, readers[0], config.classifiers)
     ]
-    read = [model for base in [*singles, whole] for model in _read(base, readers[0], config.classifiers)]
-    return read + votes
+
+
+def _sizes(teacher: Teacher, reader: Reader) -> dict[str, int]:
+    """The size of each of a teacher's representations."""
+    features = teacher.network.head.weight.new_zeros(1, teacher.network.backbone.feature_size)
+    return {name: value.shape[1] for name, value in reader(features).items()}
+
+
+def _side_by_side(teachers: Sequence[Teacher], sizes: Sequence[Mapping[str, int]]) -> torch.Tensor:
+    """Factors of the columns of all teachers' ``joined``, from the weights of a teacher alone to those of many side by side."""
+    features, probabilities = (new / old for new, old in zip(SIDE_BY_SIDE, ONE_HEAD, strict=True))
+    parts = [
+        (torch.full((count := teacher.network.backbone.feature_size,), features), torch.full((size["joined"] - count,), probabilities))
+        for teacher, size in zip(teachers, sizes, strict=True)
+    ]
+    return torch.cat([torch.cat(part) for part in parts])

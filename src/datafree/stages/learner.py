@@ -6,7 +6,7 @@ from datafree import artifacts, devices
 from datafree.config import ARM_TYPES, as_tree, typed
 from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.distillation.heads import TeacherHeads
-from datafree.evaluation.representations import FIXED, join_weights
+from datafree.evaluation.representations import ONE_HEAD, join_weights
 from datafree.meta import ARMS, COMMON_BATCHES, trains_heads
 from datafree.meta.adaptation import describe
 from datafree.meta.learner import Learner, outputs_of_pools
@@ -56,7 +56,7 @@ def run(job: Job) -> None:
         ensemble = TeacherEnsemble(placed, pools, learner.normalise, device, weights, together)
         history = ARMS[arm.method](learner, ensemble, tasks, arm, batch_seed, checkpoint)
         trained = trains_heads(arm)
-        read_weights = join_weights(*outputs_of_pools(learner, ensemble)) if trained else FIXED
+        read_weights = join_weights(*outputs_of_pools(learner, ensemble)) if trained else ONE_HEAD
     card = network_card(backbone, backbone_config, shape, mean, std)
     write_learner(job.output("learner"), backbone, heads if trained else None, read_weights)
     arm_card = {"arm": job.wildcards["arm"], "seed": int(job.wildcards["seed"]), "method": arm.method, "inversion": arm.inversion}
