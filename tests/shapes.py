@@ -26,6 +26,8 @@ LOGITS, CHANNELS = Float[Tensor, "b k"], Float[Tensor, "c"]
 EXTRA_TERM = {"images": IMAGES, "labels": LABELS, "return": SCALAR}
 SUPPORT_AND_QUERY = {"support": Float[Tensor, "*e way shot d"], "query": Float[Tensor, "*e q d"], "return": Int64[Tensor, "*e q"]}
 EPISODES = {"support": UInt8[Tensor, "e way shot c h w"], "query": UInt8[Tensor, "e q c h w"]}
+HEADS, REPRESENTATIONS = Float[Tensor, "b t k"], dict[str, Float[Tensor, "b _"]]
+READ_OUT = {"features": Float[Tensor, "b d"], "logits": HEADS, "return": Float[Tensor, "b r"]}
 
 ROWS = {"images": Float[Tensor, "r b c s s"], "labels": Int64[Tensor, "r b"], "targets": Float[Tensor, "r b k"] | None}
 
@@ -131,6 +133,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "distillation.ensemble.TeacherEnsemble.predict": {"views": IMAGES, "return": Float[Tensor, "b t k"]},
     "distillation.ensemble.mixup": {"views": IMAGES, "return": IMAGES},
     "distillation.heads.TeacherHeads.forward": {"features": Float[Tensor, "b d"], "return": Float[Tensor, "b t k"]},
+    "distillation.heads.TeacherHeads.of_all": {"features": Float[Tensor, "b d"], "return": Float[Tensor, "b t k"]},
     "distillation.heads.own_logits": {"features": Float[Tensor, "b d"], "teacher": LABELS, "return": LOGITS},
     "distillation.joined_pools.JoinedPools.batch": {"index": Int64[Tensor, "b"]},
     "distillation.joined_pools.JoinedPools.split": {"return": tuple[Int64[Tensor, "n"], Int64[Tensor, "m"]]},
@@ -153,12 +156,23 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "distillation.prediction_cache.PredictionCache.get": {"return": Float[Tensor, "*a"]},
     "distillation.prediction_cache.digest": {"return": bytes},
-    "evaluation.baselines.pixels": {"images": UINT8_IMAGES, "return": Float[Tensor, "b d"]},
+    "evaluation.baselines.pixels": {"images": UINT8_IMAGES, "return": dict[str, Float[Tensor, "b d"]]},
+    "evaluation.baselines.teachers_together": {},
+    "evaluation.readouts.Reader.__call__": {"features": Float[Tensor, "b d"], "return": REPRESENTATIONS},
+    "evaluation.readouts.Reader.read": {"features": Float[Tensor, "b d"], "logits": HEADS, "return": REPRESENTATIONS},
+    "evaluation.readouts.averaged": {"images": UINT8_IMAGES | UInt8[Tensor, "e n c h w"], "return": dict[str, Float[Tensor, "_ _"]]},
+    "evaluation.readouts.mean_of_views": {"first": REPRESENTATIONS, "second": REPRESENTATIONS, "return": REPRESENTATIONS},
+    "evaluation.representations.features": {**READ_OUT, "return": Float[Tensor, "b d"]},
+    "evaluation.representations.root_features": {**READ_OUT, "return": Float[Tensor, "b d"]},
+    "evaluation.representations.probabilities": READ_OUT,
+    "evaluation.representations.joined": READ_OUT,
+    "evaluation.representations.join_weights": {"features": Float[Tensor, "b d"], "logits": HEADS},
+    "evaluation.classifiers.weighted": {"columns": Float[Tensor, "d"]},
     "evaluation.nearest_centroid.nearest_centroid": SUPPORT_AND_QUERY,
     "evaluation.logistic.logistic": SUPPORT_AND_QUERY,
     "evaluation.logistic.logistic_weights": {"support": Float[Tensor, "*e way shot d"], "return": Float[Tensor, "*e way d"]},
-    "evaluation.few_shot.Concatenated.__call__": {"images": UINT8_IMAGES, "return": Float[Tensor, "b d"]},
-    "evaluation.few_shot.embed": {"images": UINT8_IMAGES, "return": Float[Tensor, "b d"]},
+    "evaluation.few_shot.Concatenated.__call__": {"images": UINT8_IMAGES, "return": REPRESENTATIONS},
+    "evaluation.few_shot.embed": {"images": UINT8_IMAGES, "return": REPRESENTATIONS},
     "evaluation.few_shot.episode_rows": {"labels": Int64[Tensor, "n"], "return": Int64[Tensor, "e way m"]},
     "evaluation.few_shot.episode_accuracies": {"features": Float[Tensor, "n d"], "rows": Int64[Tensor, "e way m"]},
     "evaluation.few_shot.solver_accuracies": {"images": UINT8_IMAGES, "rows": Int64[Tensor, "e way m"]},

@@ -39,7 +39,7 @@ from datafree.tasks.episodes import sample_episodes
 from datafree.tasks.pools import Pool
 from datafree.tasks.reliability import teacher_reliability
 from datafree.zoo.backbones import Normalise, build
-from datafree.zoo.teacher_passes import features_of_all
+from datafree.zoo.teacher_passes import outputs_of_all
 from datafree.zoo.teachers import freeze, move, soft_labels
 
 pytestmark = [
@@ -168,11 +168,13 @@ def test_the_reliability_of_teachers_in_stacks_is_that_of_single_ones(exact, poo
             assert getattr(stacked, name) == pytest.approx(getattr(single, name), rel=1e-6, abs=1e-6)
 
 
-def test_the_features_of_all_teachers_are_those_of_each(exact, pools_of_zoo):
+def test_the_features_and_logits_of_all_teachers_are_those_of_each(exact, pools_of_zoo):
     images = pools_of_zoo[0].images
-    for teacher, features in zip(exact, features_of_all(exact, images), strict=True):
-        assert features.device.type == "cpu"
-        assert torch.allclose(features, teacher.features(images.to("cuda")).cpu(), rtol=1e-6, atol=1e-6)
+    for teacher, (features, logits) in zip(exact, outputs_of_all(exact, images), strict=True):
+        assert features.device.type == logits.device.type == "cpu"
+        expected = teacher.features(images.to("cuda"))
+        assert torch.allclose(features, expected.cpu(), rtol=1e-6, atol=1e-6)
+        assert torch.allclose(logits, teacher.network.head(expected).cpu(), rtol=1e-6, atol=1e-6)
 
 
 ARMS_TOGETHER = {

@@ -13,6 +13,7 @@ import pytest
 import datafree
 from datafree.errors import UserError
 from datafree.evaluation.classifiers import CLASSIFIERS
+from datafree.evaluation.readouts import READOUTS
 from datafree.inversion import METHODS
 from datafree.meta import ARMS
 from datafree.nas.algorithms import ALGORITHMS
@@ -29,6 +30,7 @@ PARAMETERS = {  # of the functions of each family
     "ALGORITHMS": (ALGORITHMS, ["space", "pools", "config", "key", "seed", "device", "checkpoint"]),
     "BACKBONES": (BACKBONES, ["config", "channels", "size"]),
     "CLASSIFIERS": (CLASSIFIERS, ["support", "query"]),
+    "READOUTS": (READOUTS, ["features", "logits", "weights"]),
 }
 LAZY = {"first": "fractions:Fraction", "second": "fractions:gcd_of_the_moon", "third": "colorsys:rgb_to_hsv"}
 

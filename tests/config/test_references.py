@@ -9,7 +9,7 @@ import pytest
 
 import datafree
 from datafree import config as configuration
-from datafree.config import ClassifierReference, LearnerReference, ProtoNetArm, as_tree, references, resolve, typed
+from datafree.config import ClassifierReference, DistillationArm, LearnerReference, ProtoNetArm, as_tree, references, resolve, typed
 from datafree.errors import UserError
 from datafree.zoo import manifest
 
@@ -42,6 +42,27 @@ def test_references_follow_the_configuration():
     assert trees["searched"]["backbone"] is None
     assert trees["maml"]["tasks"]["way"] == 4
     assert trees["maml"]["arm"]["adaptation"] == {"part": "network", "steps": 10, "learning_rate": 0.05}
+
+
+def test_references_train_as_long_as_the_longest_arm_unless_their_steps_are_given():
+    arms = {
+        "bell": {"steps": 50, "tasks_per_step": 4},
+        "joint": {"method": "igr", "steps": 60, "tasks_per_step": 4},
+        "distillation": {"steps": 120},
+    }
+
+    def steps(**evaluation):
+        trees = references(resolve({"meta": {"arms": arms}, "evaluation": evaluation}))
+        return {trees[name]["steps"] for name in ("judge", "oracle", "searched")} | {
+            trees[name]["arm"]["steps"] for name in ("protonet", "maml")
+        }
+
+    assert steps() == {200}
+    arms["distillation"]["steps"] = 700
+    assert steps() == {700}
+    assert steps(oracle_steps=9) == {9}
+    arms.clear()
+    assert steps() == {DistillationArm().steps}
 
 
 @pytest.mark.parametrize("path", [("steps",), ("backbone", "width"), ("adaptation",), ("adaptation", "part")])

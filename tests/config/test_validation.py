@@ -171,6 +171,9 @@ IMPOSSIBLE = [
     ),
     ({"evaluation": {"inference": []}}, "evaluation.inference: got \\[\\]; allowed: at least one of inductive, transductive, each once"),
     ({"evaluation": {"inference": ["inductive", "inductive"]}}, "evaluation.inference: got .* each once"),
+    ({"evaluation": {"readouts": ["logits"]}}, "evaluation.readouts: got \\['logits'\\]; allowed: at least one of joined, features, .*"),
+    ({"evaluation": {"readouts": []}}, "evaluation.readouts: got \\[\\]; allowed: at least one of"),
+    ({"evaluation": {"oracle_steps": 0}}, "evaluation.oracle_steps: got 0; allowed: at least 1"),
     ({"evaluation": {"classifiers": ["svm"]}}, "evaluation.classifiers: got \\['svm'\\]; allowed: .* nearest_centroid, logistic"),
     (
         {"meta": {"arms": {"a": {"method": "maml", "adaptation": {"part": "head"}}}}},

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from datafree.config import BackboneConfig
-from datafree.evaluation.baselines import average_weights, backbone_features, batch_statistics_features, pixels
+from datafree.evaluation.baselines import average_weights, batch_statistics_features, network_embedding, pixels
+from datafree.evaluation.readouts import FEATURES_ONLY
 from datafree.zoo.backbones import Normalise, build
 
 CPU = torch.device("cpu")
@@ -34,9 +35,9 @@ def test_different_architectures_have_no_average(teachers, make_teacher, other):
 def test_features_are_those_of_the_evaluated_network(teachers):
     images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
     teacher = teachers[0]
-    features = backbone_features(teacher.network.backbone, teacher.normalise, CPU)
-    assert torch.allclose(features(images), teacher.features(images), atol=1e-5)
-    assert torch.equal(pixels(images), images.flatten(1) / 255)
+    embedding = network_embedding(teacher.network.backbone, teacher.normalise, FEATURES_ONLY, CPU, mirrored=False)
+    assert torch.allclose(embedding(images)["features"], teacher.features(images), atol=1e-5)
+    assert torch.equal(pixels(images)["features"], images.flatten(1) / 255)
 
 
 def test_an_untrained_networks_features_use_the_statistics_of_the_batch():
@@ -44,6 +45,6 @@ def test_an_untrained_networks_features_use_the_statistics_of_the_batch():
     images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
     features = batch_statistics_features(backbone, Normalise([0.5] * 3, [0.25] * 3), CPU)
     with torch.no_grad():
-        first = features(images)
-        assert not torch.allclose(first[:3], features(images[:3]), atol=1e-3)
-        assert torch.equal(features(images), first)
+        first = features(images)["features"]
+        assert not torch.allclose(first[:3], features(images[:3])["features"], atol=1e-3)
+        assert torch.equal(features(images)["features"], first)

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datafree.evaluation.classifiers import CLASSIFIERS
+from datafree.evaluation.classifiers import CLASSIFIERS, weighted
 from datafree.evaluation.logistic import logistic, logistic_weights
 from datafree.evaluation.nearest_centroid import nearest_centroid
 
@@ -70,6 +70,14 @@ def test_autocast_does_not_change_the_predictions(classify):
     with torch.autocast("cpu", torch.bfloat16):
         predicted = classify(support, query)
     assert torch.equal(predicted, classify(support, query))
+
+
+@EVERY
+def test_weighted_columns_are_those_of_multiplied_features(classify):
+    support, query, columns = normal(4, 3, 5), normal(30, 5, seed=1), torch.tensor([0.0, 1.0, 9.0, 0.1, 2.0])
+    labels = weighted(columns, classify)(support, query)
+    assert torch.equal(labels, classify(support * columns, query * columns))
+    assert not torch.equal(labels, classify(support, query))
 
 
 # ---- logistic regression ----------------------------------------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ def test_a_solver_is_evaluated_on_the_same_episodes_as_a_classifier_of_features(
 def test_features_do_not_depend_on_the_batch_size_and_have_no_gradient():
     images = torch.arange(7 * 12, dtype=torch.uint8).view(7, 3, 2, 2)
     weight = torch.ones(12, 4, requires_grad=True)
-    features = embed(lambda part: part.flatten(1).float() @ weight, images, CPU, batch_size=3)
+    features = embed(lambda part: {"features": part.flatten(1).float() @ weight}, images, CPU, batch_size=3)["features"]
     assert torch.equal(features, images.flatten(1).float() @ weight.detach())
     assert not features.requires_grad
     assert features.dtype == torch.float32
@@ -135,7 +135,12 @@ def test_features_do_not_depend_on_the_batch_size_and_have_no_gradient():
 
 def test_each_part_of_concatenated_features_has_unit_length():
     images = torch.randint(1, 255, (5, 3, 2, 2), dtype=torch.uint8)
-    both = Concatenated([lambda x: x.flatten(1).float(), lambda x: 100 * x.flatten(1)[:, :3].float()])(images)
+    parts = [
+        lambda x: {"a": x.flatten(1).float(), "b": x[:, 0, 0, :1].float()},
+        lambda x: {"a": 100 * x[:, :, 0, 0].float(), "b": x[:, 0, 0].float()},
+    ]
+    both = Concatenated(parts)(images)["a"]
+    assert Concatenated(parts)(images)["b"].shape == (5, 3)
     assert both.shape == (5, 15)
     assert torch.allclose(both[:, :12].norm(dim=1), torch.ones(5))
     assert torch.allclose(both[:, 12:].norm(dim=1), torch.ones(5))

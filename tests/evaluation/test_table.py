@@ -25,7 +25,7 @@ def noisy(level):
 
     def embedding(images):
         rng = torch.Generator().manual_seed(level)
-        return images.flatten(1).float() + level * torch.randn(images.flatten(1).shape, generator=rng)
+        return {"features": images.flatten(1).float() + level * torch.randn(images.flatten(1).shape, generator=rng)}
 
     return embedding
 

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from datafree.config import AdaptationConfig, AdaptedPart, BackboneConfig
+from datafree.distillation.heads import TeacherHeads
 from datafree.evaluation.few_shot import episode_rows, solver_accuracies
 from datafree.evaluation.nearest_centroid import nearest_centroid
+from datafree.evaluation.readouts import FEATURES_ONLY, Reader
 from datafree.evaluation.task_adaptation import (
     StackedAdaptation,
     StackedTransduction,
@@ -117,12 +119,13 @@ def test_the_logits_of_stacked_adaptation_are_those_of_each_episode(backbone, im
     torch.testing.assert_close(stacked(support, query), logits, rtol=1e-9, atol=1e-9)
 
 
-def test_transduction_over_several_episodes_is_that_over_each(backbone, image_set, monkeypatch):
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_transduction_over_several_episodes_is_that_over_each(backbone, image_set, monkeypatch, mirrored):
     network, normalise = exact(backbone)
-    loop = transductive_solver(without_running_statistics(network), normalise, nearest_centroid)
-    one_by_one, together, in_parts = solved_together(
-        loop, StackedTransduction(network, normalise, nearest_centroid), image_set, monkeypatch
-    )
+    heads = TeacherHeads(network.feature_size, [3, 2]).double()
+    settings = {"classify": nearest_centroid, "reader": Reader(("joined",), heads.of_all), "mirrored": mirrored}
+    loop = transductive_solver(without_running_statistics(network), normalise, **settings)
+    one_by_one, together, in_parts = solved_together(loop, StackedTransduction(network, normalise, **settings), image_set, monkeypatch)
     assert one_by_one == together == in_parts
     assert len(set(one_by_one)) > 1
 
@@ -170,7 +173,7 @@ def test_transductive_features_use_the_statistics_of_the_whole_episode(backbone,
         received.extend([support_features, query_features])
         return nearest_centroid(support_features, query_features)
 
-    transductive_solver(without_running_statistics(backbone), NORMALISE, classify)(support, query)
+    transductive_solver(without_running_statistics(backbone), NORMALISE, classify, FEATURES_ONLY, mirrored=False)(support, query)
     with torch.no_grad():
         together = copy.deepcopy(backbone).train()(NORMALISE(torch.cat([support.flatten(0, 1), query])))
     assert torch.allclose(received[0], together[:8].unflatten(0, (4, 2)), atol=1e-5)

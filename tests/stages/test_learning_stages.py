@@ -6,9 +6,10 @@ import torch
 from datafree import artifacts, checkpoints
 from datafree.distillation import ensemble as ensembles
 from datafree.distillation.prediction_cache import PredictionCache
+from datafree.meta import ARMS
 from datafree.stages import episodes
 from datafree.stages import learner as learner_stage
-from datafree.stages.files.networks import read_backbone
+from datafree.stages.files.learners import read_learner
 from datafree.stages.files.pools import read_pool
 from datafree.stages.files.tasks import read_sampling_weights
 from datafree.tasks.reliability import TeacherReliability
@@ -68,7 +69,9 @@ def test_a_learner_can_be_loaded_and_its_card_describes_it(project, arm):
     assert card["adaptation"]["part"] == ("network" if arm == "maml" else "nothing")
     assert card["inversion"] == project.settings.meta.arms[arm].inversion
     assert card["mean"] == pytest.approx([(0.5 + 0.4 + 0.5) / 3] * 3)
-    backbone, normalise = read_backbone(outputs["learner"], outputs["card"])
+    backbone, normalise, heads, _ = read_learner(outputs["learner"], outputs["card"])
+    assert (card["teacher_classes"], card["trained_heads"]) == ([4, 3, 3], arm != "maml")
+    assert (heads is None) == (arm == "maml")
     features = backbone.eval()(normalise(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)))
     assert features.shape == (2, backbone.feature_size)
     history = artifacts.read_history(outputs["history"])
@@ -79,7 +82,7 @@ def test_a_learner_can_be_loaded_and_its_card_describes_it(project, arm):
 
 def test_seeds_give_different_learners(project):
     first, second = (artifacts.read_tensors(project.outputs("learner", "bell", seed)["learner"]) for seed in (0, 4))
-    assert not torch.equal(first["blocks.0.conv.weight"], second["blocks.0.conv.weight"])
+    assert not torch.equal(first["backbone.blocks.0.conv.weight"], second["backbone.blocks.0.conv.weight"])
 
 
 @pytest.mark.parametrize("arm", ["bell", "distillation"])
@@ -108,8 +111,33 @@ def test_a_search_result_becomes_the_backbone(project, tmp_path):
     project.run(searched)
     card = artifacts.read_json(tmp_path / "card")
     assert card["backbone"] == {"name": "nasbench201", "width": 4, "genotype": CELL, "cells": 2}
-    backbone, _ = read_backbone(tmp_path / "learner", tmp_path / "card")
-    assert backbone.feature_size == 16
+    assert read_learner(tmp_path / "learner", tmp_path / "card")[0].feature_size == 16
+
+
+@pytest.mark.parametrize(("arm", "changes"), [("distillation", {}), ("bell", {}), ("bell", {"one_head": True})])
+def test_the_heads_of_the_file_give_the_logits_that_they_gave_in_training(project, tmp_path, monkeypatch, arm, changes):
+    trained = {}
+    train = ARMS[arm]
+    monkeypatch.setattr(learner_stage, "ARMS", {arm: lambda learner, *rest: trained.update(learner=learner) or train(learner, *rest)})
+    job = project.job_of("learner", arm, 0)
+    config = {**job.config, f"meta.arms.{arm}": {**job.config[f"meta.arms.{arm}"], **changes}}
+    project.run(dataclasses.replace(job, config=config, outputs={name: str(tmp_path / name) for name in job.outputs}))
+    backbone, normalise, heads, weights = read_learner(tmp_path / "learner", tmp_path / "card")
+    images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+    logits = heads.of_all(backbone.eval()(normalise(images)))
+    expected = trained["learner"].eval()(normalise(images), range(3))[1]
+    assert torch.equal(logits, expected)
+    assert (logits[0] > -1e3).sum(-1).tolist() == [4, 3, 3]
+    assert len(heads.bias) == (1 if changes else 3)
+    assert min(weights) > 0
+
+
+def test_without_a_distillation_loss_no_heads_are_written(project, tmp_path):
+    job = project.job_of("learner", "bell", 0)
+    config = {**job.config, "meta.arms.bell": {**job.config["meta.arms.bell"], "distillation": 0.0}}
+    project.run(dataclasses.replace(job, config=config, outputs={name: str(tmp_path / name) for name in job.outputs}))
+    assert all(name.startswith("backbone.") for name in artifacts.read_tensors(tmp_path / "learner"))
+    assert artifacts.read_json(tmp_path / "card")["trained_heads"] is False
 
 
 def test_a_killed_learner_resumes_to_the_same_bytes(project, monkeypatch):

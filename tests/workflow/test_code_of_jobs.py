@@ -12,6 +12,7 @@ from datafree import stages
 from datafree.config import BackboneConfig
 from datafree.config.algorithms import SposConfig
 from datafree.evaluation.classifiers import CLASSIFIERS
+from datafree.evaluation.readouts import READOUTS
 from datafree.inversion import METHODS
 from datafree.meta import ARMS
 from datafree.nas import spaces
@@ -31,11 +32,16 @@ FAMILIES: dict[str, Registry] = {
     "proxies": PROXIES,
     "backbones": BACKBONES,
     "classifiers": CLASSIFIERS,
+    "read-outs": READOUTS,
 }
 SOURCE = Source.read()
 STAGES = [module.name for module in pkgutil.iter_modules(stages.__path__) if not module.ispkg]
-# What the evaluation uses whatever its settings are, and the proxy that is the combination of two others.
-ALWAYS = {"few_shot": {"datafree.evaluation.nearest_centroid"}}
+# What the evaluation uses whatever its settings are, what gives a learner's file the constants of its read-out, and the proxy that is the
+# combination of two others.
+ALWAYS = {
+    "few_shot": {"datafree.evaluation.nearest_centroid", "datafree.evaluation.representations"},
+    "learner": {"datafree.evaluation.representations"},
+}
 COMBINED = {"datafree.nas.proxies.az_synflow": {"datafree.nas.proxies.az_nas", "datafree.nas.proxies.synflow"}}
 
 

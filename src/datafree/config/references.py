@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from datafree.config.arms import MamlArm, ProtoNetArm
+from datafree.config.arms import BellArm, DistillationArm, MamlArm, ProtoNetArm
 from datafree.config.schema import BackboneConfig, Config, TasksConfig
 from datafree.config.validation import as_tree
 
@@ -43,7 +43,7 @@ def references(config: Config) -> dict[str, dict[str, Any]]:
     ``judge``, ``oracle`` and ``searched`` are trees of ``ClassifierReference``, ``protonet`` and ``maml`` of ``LearnerReference``.
     ``config`` is resolved.
     """
-    backbone, steps = config.evaluation.oracle_backbone, config.evaluation.oracle_steps
+    backbone, steps = config.evaluation.oracle_backbone, config.evaluation.oracle_steps or longest_training(config)
     held_out = config.zoo.training.held_out
     classifiers = {"judge": JUDGE, "oracle": backbone, "searched": None}
     arms = {
@@ -53,3 +53,12 @@ def references(config: Config) -> dict[str, dict[str, Any]]:
     settings = {name: ClassifierReference(network, steps, BATCH_SIZE, LEARNING_RATE, held_out) for name, network in classifiers.items()}
     learners = {name: LearnerReference(as_tree(arm), config.tasks, held_out) for name, arm in arms.items()}
     return {name: as_tree(reference) for name, reference in (settings | learners).items()}
+
+
+def longest_training(config: Config) -> int:
+    """The largest number of optimiser steps of any arm; in a study without arms that of joint distillation with its default settings.
+
+    A network that is trained on real images for fewer steps would not bound what the arms reach.
+    """
+    steps = [arm.steps * (arm.tasks_per_step if isinstance(arm, BellArm) else 1) for arm in config.meta.arms.values()]
+    return max(steps, default=DistillationArm().steps)

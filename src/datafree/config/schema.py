@@ -130,13 +130,15 @@ def searched_algorithm(nas: NasConfig) -> str:
 
 # BatchNorm at test time: running statistics, or the batch statistics of the episode's support and query images (as in the papers).
 INFERENCE = ("inductive", "transductive")
-# Classifiers of a new task's features, for networks that are used as feature extractors.
+# Classifiers of a new task's representations, for networks that are used as feature extractors.
 CLASSIFIERS = ("nearest_centroid", "logistic")
+# Read-outs: what of a network's features and heads represents an image.
+READOUTS = ("joined", "features", "root_features", "probabilities")
 # Oracles: networks trained on real images of the teachers' classes, as an upper bound. `searched` is a classifier with the architecture of
 # the search `nas.searched`.
 ORACLES = ("classifier", "searched", "protonet", "maml")
 # Keys of `evaluation` that are sets, and their members in the order in which a resolved configuration has them.
-SETS = {"inference": INFERENCE, "classifiers": CLASSIFIERS, "oracles": ORACLES}
+SETS = {"inference": INFERENCE, "classifiers": CLASSIFIERS, "readouts": READOUTS, "oracles": ORACLES}
 
 
 @dataclass
@@ -149,8 +151,10 @@ class EvaluationConfig:
     by_domain: bool = False  # as many episodes within each domain (class name before the first dot); the table is of all domains
     inference: list[str] = field(default_factory=lambda: ["inductive"])  # of INFERENCE; a row for each per learner
     classifiers: list[str] = field(default_factory=lambda: ["nearest_centroid"])  # of CLASSIFIERS; a row for each per feature extractor
+    readouts: list[str] = field(default_factory=lambda: ["joined"])  # of READOUTS; a row for each per feature extractor
+    mirrored: bool = False  # true = mean representation of image and mirror image; for classes that do not change when mirrored
     oracles: list[str] = field(default_factory=lambda: ["classifier"])  # of ORACLES; may be empty
-    oracle_steps: int = 300  # training steps of the oracles and of the independent classifier
+    oracle_steps: int | None = None  # training steps of the oracles and the independent classifier; null = as the longest arm
     oracle_backbone: BackboneConfig = field(default_factory=BackboneConfig)  # backbone of the oracles and of the row `random`
 
 

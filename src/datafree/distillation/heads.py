@@ -33,6 +33,10 @@ class TeacherHeads(nn.Module):
         logits = at_least_float32(torch.einsum("bd,tkd->btk", features, self.weight[heads])) + self.bias[heads]
         return logits.masked_fill(self.absent[index], ABSENT)
 
+    def of_all(self, features: Tensor) -> Tensor:
+        """As ``forward``, of every teacher in order: [B, D] → [B, teachers, most classes]."""
+        return self(features, range(len(self.absent)))
+
 
 def own_logits(heads: TeacherHeads, features: Tensor, teacher: Tensor) -> Tensor:
     """Logits of each image's own teacher's head: features [B, D], teacher int64 [B] → [B, most classes]."""

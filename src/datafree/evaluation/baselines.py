@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from datafree.evaluation.few_shot import Embedding
+from datafree.evaluation.readouts import Reader, Representations, averaged, mean_of_views
 from datafree.zoo.backbones import Backbone, Normalise
+from datafree.zoo.teacher_passes import outputs_of_all
 from datafree.zoo.teachers import Teacher
 
 
-def pixels(images: Tensor) -> Tensor:
+def pixels(images: Tensor) -> Representations:
     """Pixel values in [0, 1] as features: uint8 [B, C, H, W] → float [B, C · H · W]."""
-    return images.flatten(1).float() / 255
+    return {"features": images.flatten(1).float() / 255}
 
 
-def backbone_features(backbone: Backbone, normalise: Normalise, device: torch.device) -> Embedding:
-    """The features of a network in evaluation mode, as an embedding."""
+def network_embedding(backbone: Backbone, normalise: Normalise, reader: Reader, device: torch.device, *, mirrored: bool) -> Embedding:
+    """The representations of a network in evaluation mode; ``mirrored`` as in ``averaged``."""
     backbone.to(device).eval()
     normalise.to(device)
-    return lambda images: backbone(normalise(images))
+    return lambda images: averaged(lambda images: reader(backbone(normalise(images))), images, mirrored)
+
+
+def teachers_together(
+    teachers: Sequence[Teacher], readers: Sequence[Reader], *, mirrored: bool
+) -> Callable[[Tensor], list[Representations]]:
+    """``network_embedding`` of every teacher with its reader, for all images and all teachers of one architecture in one pass."""
+
+    def read(images: Tensor) -> list[Representations]:
+        outputs = outputs_of_all(teachers, images)
+        return [reader.read(features, logits[:, None]) for reader, (features, logits) in zip(readers, outputs, strict=True)]
+
+    def embed(images: Tensor) -> list[Representations]:
+        return list(map(mean_of_views, read(images), read(images.flip(-1)))) if mirrored else read(images)
+
+    return embed
 
 
 def batch_statistics_features(backbone: Backbone, normalise: Normalise, device: torch.device) -> Embedding:
     """The features of an untrained network, whose BatchNorm has no meaningful running statistics: it uses those of the batch."""
     backbone.to(device).train()
     normalise.to(device)
-    return lambda images: backbone(normalise(images))
+    return lambda images: {"features": backbone(normalise(images))}
 
 
 def average_weights(teachers: Sequence[Teacher]) -> Teacher | None:

@@ -36,3 +36,13 @@ def vote(sizes: Sequence[int], classify: Classifier) -> Classifier:
         return F.one_hot(torch.stack(votes), support.shape[-3]).sum(0).argmax(-1)
 
     return voted
+
+
+def weighted(columns: Tensor, classify: Classifier) -> Classifier:
+    """``classify`` on representations whose columns are multiplied by ``columns`` [D]."""
+
+    def classified(support: Tensor, query: Tensor) -> Tensor:
+        factors = columns.to(support)
+        return classify(support * factors, query * factors)
+
+    return classified

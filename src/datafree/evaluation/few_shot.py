@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -14,7 +14,7 @@ from datafree.data.images import ImageSet
 from datafree.evaluation.classifiers import Classifier
 from datafree.evaluation.nearest_centroid import nearest_centroid
 
-Embedding = Callable[[Tensor], Tensor]  # uint8 [B, C, H, W] → float [B, D]
+Embedding = Callable[[Tensor], Mapping[str, Tensor]]  # uint8 [B, C, H, W] → by read-out the representations, float [B, R]
 Solver = Callable[[Tensor, Tensor], Tensor]  # support uint8 [way, shot, C, H, W], query uint8 [Q, C, H, W] → int64 [Q]
 LARGEST_BATCH = 2**20  # feature values of the episodes that are classified together
 
@@ -33,9 +33,10 @@ class EpisodesSolver(Protocol):
 
 
 @torch.no_grad()
-def embed(embedding: Embedding, images: Tensor, device: torch.device, batch_size: int = 100) -> Tensor:
-    """Features float32 [N, D] on the CPU of uint8 images [N, C, H, W]."""
-    return torch.cat([embedding(devices.moved(part, device)).float() for part in images.split(batch_size)]).cpu()
+def embed(embedding: Embedding, images: Tensor, device: torch.device, batch_size: int = 100) -> dict[str, Tensor]:
+    """By read-out the representations float32 [N, R], on the CPU, of uint8 images [N, C, H, W]."""
+    parts = [embedding(devices.moved(part, device)) for part in images.split(batch_size)]
+    return {name: torch.cat([part[name].float() for part in parts]).cpu() for name in parts[0]}
 
 
 def episode_rows(labels: Tensor, *, way: int, shot: int, query: int, episodes: int, seed: int) -> Tensor:
@@ -53,7 +54,7 @@ def episode_rows(labels: Tensor, *, way: int, shot: int, query: int, episodes: i
 
 
 def episode_accuracies(features: Tensor, rows: Tensor, shot: int, classify: Classifier = nearest_centroid) -> list[float]:
-    """Accuracy in [0, 1] of every episode, from features [N, D] of the split's images and the ``episode_rows``."""
+    """Accuracy in [0, 1] of every episode, from representations [N, D] of the split's images and the ``episode_rows``."""
     way, images = rows.shape[1:]
     target = torch.arange(way).repeat_interleave(images - shot)
     accuracies = []
@@ -78,22 +79,22 @@ def solver_accuracies(solve: Solver | EpisodesSolver, images: Tensor, rows: Tens
 
 
 class Concatenated:
-    """An embedding: the unit-length features of several embeddings, concatenated.
+    """An embedding: the representations of several embeddings, each of unit length, concatenated.
 
-    ``all_parts``, if given, computes the features [N, D_i] of all parts, on the CPU, for uint8 images [N, C, H, W] in fewer passes.
+    ``all_parts``, if given, computes those of all parts, on the CPU, for uint8 images [N, C, H, W] in fewer passes.
     """
 
-    def __init__(self, parts: Sequence[Embedding], all_parts: Callable[[Tensor], Sequence[Tensor]] | None = None) -> None:
+    def __init__(self, parts: Sequence[Embedding], all_parts: Callable[[Tensor], Sequence[Mapping[str, Tensor]]] | None = None) -> None:
         self.parts = tuple(parts)
         self.all_parts = all_parts
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
         return self.join([part(images) for part in self.parts])
 
     @staticmethod
-    def join(features: Sequence[Tensor]) -> Tensor:
-        """The parts' features [B, D_i] of the same images → [B, Σ D_i]."""
-        return torch.cat([F.normalize(part, dim=1) for part in features], dim=1)
+    def join(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """By read-out the parts' representations [B, R_i] of the same images → [B, Σ R_i]."""
+        return {name: torch.cat([F.normalize(part[name], dim=1) for part in parts], dim=1) for name in parts[0]}
 
 
 def episodes_error(images: ImageSet, split: str, way: int, shot: int, query: int) -> str:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from datafree import devices
 from datafree.config import AdaptationConfig, AdaptedPart, EvaluationConfig, typed
-from datafree.evaluation.baselines import average_weights, backbone_features, batch_statistics_features, pixels
-from datafree.evaluation.classifiers import CLASSIFIERS, Classifier, vote
+from datafree.distillation.heads import TeacherHeads
+from datafree.evaluation.baselines import average_weights, batch_statistics_features, network_embedding, pixels, teachers_together
+from datafree.evaluation.classifiers import CLASSIFIERS, Classifier, vote, weighted
 from datafree.evaluation.few_shot import Concatenated, Embedding, EpisodesSolver, Solver
 from datafree.evaluation.nearest_centroid import nearest_centroid
+from datafree.evaluation.readouts import FEATURES_ONLY, Reader, heads_of
+from datafree.evaluation.representations import ONE_HEAD, SIDE_BY_SIDE, JoinWeights
 from datafree.evaluation.task_adaptation import (
     StackedAdaptation,
     StackedTransduction,
@@ -28,7 +31,6 @@ from datafree.meta.adaptation import describe
 from datafree.meta.task_stacks import can_be_stacked
 from datafree.nas.networks import build
 from datafree.zoo.backbones import Backbone, Normalise, parameter_count
-from datafree.zoo.teacher_passes import features_of_all
 from datafree.zoo.teachers import Teacher
 
 BEST = "best teacher"
@@ -36,11 +38,14 @@ BEST = "best teacher"
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A backbone, the normalisation of its inputs, and its card: ``parameters``, ``arm`` or ``reference``, ``adaptation`` and more."""
+    """A backbone, the normalisation of its inputs, its card (``parameters``, ``arm`` or ``reference``, ``adaptation`` and more), and its
+    trained heads, None if it has none, with the weights for ``joined``."""
 
     card: Mapping[str, Any]
     backbone: Backbone
     normalise: Normalise
+    heads: TeacherHeads | nn.Linear | None = None
+    weights: JoinWeights = ONE_HEAD
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,8 @@ class EvaluatedModel:
     """A model to be evaluated on few-shot episodes; models of one name and variant are seeds of one row.
 
     ``kind`` is arm, baseline or oracle; ``networks`` counts the networks that an image passes through. ``classify`` classifies the
-    features of ``embedding``; a ``solve``, if given, classifies from the images of an episode instead. ``variant`` distinguishes rows of
-    one learner: the inference and the classifier, unless they are inductive and nearest centroid.
+    representations that ``embedding`` has under ``readout``; a ``solve``, if given, classifies from the images of an episode instead.
+    ``variant`` distinguishes rows of one network: the inference, the read-out and the classifier, where they are not the plain ones.
     """
 
     name: str
@@ -60,6 +65,7 @@ class EvaluatedModel:
     parameters: int
     seed: int = 0
     variant: str = ""
+    readout: str = "features"
     classify: Classifier = nearest_centroid
     solve: Solver | EpisodesSolver | None = None
 
@@ -67,7 +73,7 @@ class EvaluatedModel:
 def learners(
     networks: Sequence[TrainedNetwork], config: EvaluationConfig, device: torch.device, *, together: bool = False
 ) -> list[EvaluatedModel]:
-    """The trained arms: for each network one model per combination of inference and classifier in ``config``.
+    """The trained arms: for each network one model per combination of inference, read-out and classifier in ``config``.
 
     ``together``: episodes to which a network adapts are solved in one pass, as many as fit into the memory of the device.
     """
@@ -105,32 +111,60 @@ def _evaluations(
     device: torch.device,
     together: bool,
 ) -> list[EvaluatedModel]:
-    """One model per inference and, for a network that does not adapt, per classifier."""
+    """One model per inference and, for a network that does not adapt, per read-out and classifier."""
     backbone, normalise = network.backbone, network.normalise
-    features = backbone_features(backbone, normalise, device)
     together = together and can_be_stacked(backbone)
-    base = EvaluatedModel(name, kind, description, features, 1, parameter_count(backbone), seed)
+    base = EvaluatedModel(name, kind, description, pixels, 1, parameter_count(backbone), seed)
     rule: AdaptationConfig | None = typed(AdaptationConfig, network.card["adaptation"]) if "adaptation" in network.card else None
+    if rule is not None and rule.part is not AdaptedPart.nothing:
+        embedding = network_embedding(backbone, normalise, FEATURES_ONLY, device, mirrored=False)
+        base = dataclasses.replace(base, embedding=embedding, description=f"{description}; {describe(rule)}")
+        return [_adapting(base, network, rule, inference, together) for inference in config.inference]
+    heads = None if network.heads is None else heads_of(network.heads.to(device))
+    reader = Reader.of(config.readouts, heads, network.weights)
+    base = dataclasses.replace(base, embedding=network_embedding(backbone, normalise, reader, device, mirrored=config.mirrored))
     models = []
     for inference in config.inference:
-        transductive = inference == "transductive"
-        variant = ["transductive"] if transductive else []
-        if rule is None or rule.part is AdaptedPart.nothing:
-            extractor = without_running_statistics(backbone) if transductive and not together else backbone
-            for classifier in config.classifiers:
-                solver = StackedTransduction if together else transductive_solver
-                solve = solver(extractor, normalise, CLASSIFIERS[classifier]) if transductive else None
-                model = _with_classifier(base, classifier, CLASSIFIERS[classifier])
-                models.append(dataclasses.replace(model, variant=" ".join([*variant, model.variant]).strip(), solve=solve))
-        else:
-            from_features = rule.part is AdaptedPart.head and not transductive
-            solver = StackedAdaptation if together else adaptation_solver
-            solve = None if from_features else solver(backbone, normalise, rule, transductive=transductive)
-            adapted = f"{description}; {describe(rule)}"
-            models.append(
-                dataclasses.replace(base, description=adapted, variant=" ".join(variant), classify=head_classifier(rule), solve=solve)
-            )
+        read = _read(base, reader, config.classifiers)
+        models += (
+            [_transductive(model, network, reader, together, config.mirrored) for model in read] if inference == "transductive" else read
+        )
     return models
+
+
+def _adapting(base: EvaluatedModel, network: TrainedNetwork, rule: AdaptationConfig, inference: str, together: bool) -> EvaluatedModel:
+    transductive = inference == "transductive"
+    from_features = rule.part is AdaptedPart.head and not transductive
+    solver = StackedAdaptation if together else adaptation_solver
+    solve = None if from_features else solver(network.backbone, network.normalise, rule, transductive=transductive)
+    return dataclasses.replace(base, variant="transductive" if transductive else "", classify=head_classifier(rule), solve=solve)
+
+
+def _transductive(model: EvaluatedModel, network: TrainedNetwork, reader: Reader, together: bool, mirrored: bool) -> EvaluatedModel:
+    """The model with the BatchNorm statistics of each episode."""
+    solver = StackedTransduction if together else transductive_solver
+    backbone = network.backbone if together else without_running_statistics(network.backbone)
+    solve = solver(backbone, network.normalise, model.classify, reader.only(model.readout), mirrored=mirrored)
+    return dataclasses.replace(model, variant=" ".join(["transductive", model.variant]).strip(), solve=solve)
+
+
+def _read(base: EvaluatedModel, reader: Reader, classifiers: Sequence[str]) -> list[EvaluatedModel]:
+    """A model per read-out of ``reader`` and classifier, from one whose embedding has these read-outs."""
+    return [
+        dataclasses.replace(
+            base,
+            description=f"{base.description}; {reader.describe(readout)}",
+            variant=_variant(reader.variant(readout), classifier),
+            readout=readout,
+            classify=CLASSIFIERS[classifier],
+        )
+        for readout in reader.readouts
+        for classifier in classifiers
+    ]
+
+
+def _variant(readout: str, classifier: str) -> str:
+    return " ".join([readout, "" if classifier == "nearest_centroid" else classifier]).strip()
 
 
 def baselines(
@@ -144,36 +178,71 @@ def baselines(
 ) -> list[EvaluatedModel]:
     """The baselines, which need no recovered image, for images of ``shape`` [C, H, W], with each of ``config.classifiers``; all inductive.
 
-    Every teacher is a model; ``accuracy_table`` keeps the best. ``together``: the features of all teachers of one architecture are computed
-    in one pass.
+    Teachers are read by each of ``config.readouts``, other networks and pixels by their features alone. Every teacher is a model;
+    ``accuracy_table`` keeps the best. ``together``: all teachers of one architecture are computed in one pass.
     """
     random = build(config.oracle_backbone, shape[0], shape[1], devices.derive_seed(seed, "random"))
     normalise = Normalise([0.5] * shape[0], [0.25] * shape[0])
-    sizes = [parameter_count(teacher.network.backbone) for teacher in teachers]
-    singles = [backbone_features(t.network.backbone, t.normalise, device) for t in teachers]
-    models = [
+    untrained = batch_statistics_features(random, normalise, device)
+    simple = [
         EvaluatedModel("pixels", "baseline", "pixel values as features", pixels, 0, 0),
-        EvaluatedModel(
-            "random", "baseline", "untrained network", batch_statistics_features(random, normalise, device), 1, parameter_count(random)
-        ),
-        *(
-            EvaluatedModel(f"{BEST}/{teacher.name}", "baseline", "features of one teacher", features, 1, size)
-            for teacher, features, size in zip(teachers, singles, sizes, strict=True)
-        ),
+        EvaluatedModel("random", "baseline", "features of an untrained network", untrained, 1, parameter_count(random)),
     ]
     average = average_weights(teachers)
     if average is not None:
-        features = backbone_features(average.network.backbone, average.normalise, device)
-        models.append(EvaluatedModel("averaged teachers", "baseline", "mean of all teachers' weights", features, 1, sizes[0]))
-    all_teachers = Concatenated(singles, functools.partial(features_of_all, teachers) if together else None)
-    concatenated = EvaluatedModel(
-        "all teachers", "baseline", "concatenated features of all teachers", all_teachers, len(teachers), sum(sizes)
-    )
-    voting = dataclasses.replace(concatenated, name="teachers' vote", description="majority vote of classifiers on each teacher's features")
-    feature_sizes = [teacher.network.backbone.feature_size for teacher in teachers]
-    classified = [_with_classifier(model, name, CLASSIFIERS[name]) for model in [*models, concatenated] for name in config.classifiers]
-    return classified + [_with_classifier(voting, name, vote(feature_sizes, CLASSIFIERS[name])) for name in config.classifiers]
+        backbone = average.network.backbone
+        features = network_embedding(backbone, average.normalise, FEATURES_ONLY, device, mirrored=config.mirrored)
+        description = "features of the mean of all teachers' weights"
+        simple.append(EvaluatedModel("averaged teachers", "baseline", description, features, 1, parameter_count(backbone)))
+    classified = [
+        dataclasses.replace(model, classify=CLASSIFIERS[name], variant=_variant("", name))
+        for model in simple
+        for name in config.classifiers
+    ]
+    return classified + _teachers(teachers, config, device, together)
 
 
-def _with_classifier(model: EvaluatedModel, name: str, classify: Classifier) -> EvaluatedModel:
-    return dataclasses.replace(model, classify=classify, variant="" if name == "nearest_centroid" else name)
+def _teachers(teachers: Sequence[Teacher], config: EvaluationConfig, device: torch.device, together: bool) -> list[EvaluatedModel]:
+    """Each teacher by itself, all of them side by side, and their vote."""
+    readers = [Reader.of(config.readouts, heads_of(teacher.network.head)) for teacher in teachers]
+    counts = [parameter_count(teacher.network.backbone) for teacher in teachers]
+    singles = [
+        EvaluatedModel(
+            f"{BEST}/{teacher.name}",
+            "baseline",
+            "one teacher",
+            network_embedding(teacher.network.backbone, teacher.normalise, reader, device, mirrored=config.mirrored),
+            1,
+            count,
+        )
+        for teacher, reader, count in zip(teachers, readers, counts, strict=True)
+    ]
+    all_parts = teachers_together(teachers, readers, mirrored=config.mirrored) if together else None
+    concatenated = Concatenated([model.embedding for model in singles], all_parts)
+    whole = EvaluatedModel("all teachers", "baseline", "all teachers side by side", concatenated, len(teachers), sum(counts))
+    voting = dataclasses.replace(whole, name="teachers' vote", description="majority vote of classifiers, one for each teacher")
+    sizes = [_sizes(teacher, reader) for teacher, reader in zip(teachers, readers, strict=True)]
+    read = [model for base in singles for model in _read(base, readers[0], config.classifiers)]
+    for model in _read(whole, readers[0], config.classifiers):
+        columns = _side_by_side(teachers, sizes) if model.readout == "joined" else None
+        read.append(model if columns is None else dataclasses.replace(model, classify=weighted(columns, model.classify)))
+    return read + [
+        dataclasses.replace(model, classify=vote([of_teacher[model.readout] for of_teacher in sizes], model.classify))
+        for model in _read(voting, readers[0], config.classifiers)
+    ]
+
+
+def _sizes(teacher: Teacher, reader: Reader) -> dict[str, int]:
+    """The size of each of a teacher's representations."""
+    features = teacher.network.head.weight.new_zeros(1, teacher.network.backbone.feature_size)
+    return {name: value.shape[1] for name, value in reader(features).items()}
+
+
+def _side_by_side(teachers: Sequence[Teacher], sizes: Sequence[Mapping[str, int]]) -> torch.Tensor:
+    """Factors of the columns of all teachers' ``joined``, from the weights of a teacher alone to those of many side by side."""
+    features, probabilities = (new / old for new, old in zip(SIDE_BY_SIDE, ONE_HEAD, strict=True))
+    parts = [
+        (torch.full((count := teacher.network.backbone.feature_size,), features), torch.full((size["joined"] - count,), probabilities))
+        for teacher, size in zip(teachers, sizes, strict=True)
+    ]
+    return torch.cat([torch.cat(part) for part in parts])

@@ -37,14 +37,14 @@ def accuracy_table(
     """
     images = dataclasses.replace(images, images=devices.resident(images.images, device))
     domains = by_domain(images.classes) if config.by_domain else {"": list(range(len(images.classes)))}
-    features = _FeatureCache({model.embedding for model in models if isinstance(model.embedding, Concatenated)})
+    cache = _Cache({model.embedding for model in models if isinstance(model.embedding, Concatenated)})
     episodes = {
         (domain, shot): _episodes(images, classes, shot, config, seed) for domain, classes in domains.items() for shot in config.shots
     }
     evaluated: dict[str, list[tuple[EvaluatedModel, Accuracies]]] = defaultdict(list)
     for model in models:
         name = " ".join([model.name.split("/")[0], model.variant]).strip()
-        evaluated[name].append((model, _accuracies(model, images, episodes, device, features)))
+        evaluated[name].append((model, _accuracies(model, images, episodes, device, cache)))
     return [_row(name, members, config.shots) for name, members in evaluated.items()]
 
 
@@ -55,16 +55,16 @@ def _episodes(images: ImageSet, classes: Sequence[int], shot: int, config: Evalu
     return positions[episode_rows(images.labels[positions], **counts, seed=seed)]
 
 
-class _FeatureCache:
-    """Computed features: the latest, because the classifiers of one network come in sequence, and those of the parts of ``concatenated``,
-    which are used once by themselves and once concatenated."""
+class _Cache:
+    """Computed representations: the latest, because the read-outs and classifiers of one network come in sequence, and those of the parts
+    of ``concatenated``, which are used once by themselves and once concatenated."""
 
     def __init__(self, concatenated: Collection[Concatenated]) -> None:
         self.whole_of = {part: whole for whole in concatenated for part in whole.parts}
-        self.parts: dict[Embedding, Tensor] = {}
-        self.latest: tuple[Embedding, Tensor] | None = None
+        self.parts: dict[Embedding, Mapping[str, Tensor]] = {}
+        self.latest: tuple[Embedding, Mapping[str, Tensor]] | None = None
 
-    def features(self, embedding: Embedding, images: Tensor, device: torch.device) -> Tensor:
+    def representations(self, embedding: Embedding, images: Tensor, device: torch.device) -> Mapping[str, Tensor]:
         if self.latest is None or embedding is not self.latest[0]:
             if isinstance(embedding, Concatenated):
                 values = embedding.join([self._single(part, images, device) for part in embedding.parts])
@@ -73,7 +73,7 @@ class _FeatureCache:
             self.latest = embedding, values
         return self.latest[1]
 
-    def _single(self, embedding: Embedding, images: Tensor, device: torch.device) -> Tensor:
+    def _single(self, embedding: Embedding, images: Tensor, device: torch.device) -> Mapping[str, Tensor]:
         whole = self.whole_of.get(embedding)
         if whole is None:
             return embed(embedding, images, device)
@@ -84,11 +84,11 @@ class _FeatureCache:
         return self.parts[embedding]
 
 
-def _accuracies(model: EvaluatedModel, images: ImageSet, episodes: EpisodeRows, device: torch.device, cache: _FeatureCache) -> Accuracies:
+def _accuracies(model: EvaluatedModel, images: ImageSet, episodes: EpisodeRows, device: torch.device, cache: _Cache) -> Accuracies:
     if model.solve:
         return {key: solver_accuracies(model.solve, images.images, rows, key[1], device) for key, rows in episodes.items()}
-    features = cache.features(model.embedding, images.images, device)
-    return {key: episode_accuracies(features, rows, key[1], model.classify) for key, rows in episodes.items()}
+    of_images = cache.representations(model.embedding, images.images, device)[model.readout]
+    return {key: episode_accuracies(of_images, rows, key[1], model.classify) for key, rows in episodes.items()}
 
 
 def _row(name: str, members: list[tuple[EvaluatedModel, Accuracies]], shots: Sequence[int]) -> dict[str, Any]:

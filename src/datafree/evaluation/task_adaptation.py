@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from datafree.config import AdaptationConfig
 from datafree.evaluation.classifiers import Classifier
 from datafree.evaluation.few_shot import EpisodesSolver, Solver
+from datafree.evaluation.readouts import Reader, Representations, averaged
 from datafree.meta.adaptation import adapt, adapt_together, fit_head, linear
 from datafree.meta.task_stacks import TaskStack
 from datafree.zoo.backbones import Backbone, Normalise
@@ -92,9 +93,9 @@ class StackedAdaptation(EpisodesSolver):
 class StackedTransduction(EpisodesSolver):
     """``transductive_solver`` for several episodes in one pass; ``backbone`` is one that ``TaskStack.of`` can stack."""
 
-    def __init__(self, backbone: Backbone, normalise: Normalise, classify: Classifier) -> None:
+    def __init__(self, backbone: Backbone, normalise: Normalise, classify: Classifier, reader: Reader, *, mirrored: bool) -> None:
         self.stack = TaskStack(copy.deepcopy(backbone).eval())
-        self.normalise, self.classify = normalise, classify
+        self.normalise, self.classify, self.reader, self.mirrored = normalise, classify, reader, mirrored
 
     def episodes_that_fit(self, images: Tensor) -> int:
         return self.stack.tasks_that_fit(self.normalise(images), 1)
@@ -103,10 +104,16 @@ class StackedTransduction(EpisodesSolver):
     def __call__(self, support: Tensor, query: Tensor) -> Tensor:
         way, shot = support.shape[1:3]
         images = torch.cat([support.flatten(1, 2), query], 1)
-        views = self.normalise(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-        features = self.stack(lambda network, of_episode: network(of_episode), None, views).float()
-        self.stack.forget_statistics()
-        return self.classify(features[:, : way * shot].unflatten(1, (way, shot)), features[:, way * shot :])
+
+        def read(images: Tensor) -> Representations:
+            views = self.normalise(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+            features = self.stack(lambda network, of_episode: network(of_episode), None, views)
+            self.stack.forget_statistics()
+            return self.reader(features.flatten(0, 1))
+
+        (of_images,) = averaged(read, images, self.mirrored).values()
+        of_images = of_images.unflatten(0, images.shape[:2])
+        return self.classify(of_images[:, : way * shot].unflatten(1, (way, shot)), of_images[:, way * shot :])
 
 
 def _batch_norms(backbone: Backbone) -> list[nn.modules.batchnorm._BatchNorm]:
@@ -127,16 +134,18 @@ def head_classifier(rule: AdaptationConfig) -> Classifier:
     return classify
 
 
-def transductive_solver(backbone: Backbone, normalise: Normalise, classify: Classifier) -> Solver:
-    """A classifier of features whose BatchNorm statistics are those of the whole episode, support and queries.
+def transductive_solver(backbone: Backbone, normalise: Normalise, classify: Classifier, reader: Reader, *, mirrored: bool) -> Solver:
+    """A classifier of representations whose BatchNorm statistics are those of the whole episode, support and queries.
 
-    ``backbone`` is one ``without_running_statistics``.
+    ``backbone`` is one ``without_running_statistics``; ``reader`` has one read-out. With ``mirrored`` the mirror images are a batch of
+    their own.
     """
 
     @torch.no_grad()
     def solve(support: Tensor, query: Tensor) -> Tensor:
         way, shot = support.shape[:2]
-        features = backbone(normalise(torch.cat([support.flatten(0, 1), query]))).float()
-        return classify(features[: way * shot].unflatten(0, (way, shot)), features[way * shot :])
+        images = torch.cat([support.flatten(0, 1), query])
+        (of_images,) = averaged(lambda images: reader(backbone(normalise(images))), images, mirrored).values()
+        return classify(of_images[: way * shot].unflatten(0, (way, shot)), of_images[way * shot :])
 
     return solve

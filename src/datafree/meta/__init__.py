@@ -6,6 +6,7 @@ The module of a method is imported only when the method is looked up.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from datafree.registry import Registry
 
@@ -25,4 +26,10 @@ ARMS: Registry[Callable[..., list[dict[str, float]]]] = Registry(
 # the same batches, whatever their seed, so that learners of one process share the predictions; their initial weights differ.
 COMMON_BATCHES = ("bell", "distillation", "igr")
 
-__all__ = ["ARMS", "COMMON_BATCHES"]
+
+def trains_heads(arm: Any) -> bool:
+    """Whether an arm (settings of ``datafree.config.arms``) trains one head per teacher: with a distillation loss."""
+    return arm.method in COMMON_BATCHES and getattr(arm, "distillation", 1) > 0
+
+
+__all__ = ["ARMS", "COMMON_BATCHES", "trains_heads"]

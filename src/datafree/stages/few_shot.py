@@ -13,6 +13,7 @@ from datafree.evaluation.few_shot import episodes_error
 from datafree.evaluation.rows import TrainedNetwork, baselines, learners, oracles
 from datafree.evaluation.table import accuracy_table, headline
 from datafree.stages.files.image_sets import read_image_set
+from datafree.stages.files.learners import read_learner
 from datafree.stages.files.networks import CARD_KEYS, read_backbone, read_classifier
 from datafree.stages.files.teachers import read_teachers
 from datafree.workflow.provenance import Job
@@ -53,12 +54,14 @@ def _read_all(job: Job, weights: str, cards: str) -> list[TrainedNetwork]:
 
 
 def _read(weights: Path, card_path: Path) -> TrainedNetwork:
-    """A learner or a reference network, with its card; the head of a classifier is dropped."""
+    """A learner or a reference network, with its card and the heads that were trained with it."""
     card = artifacts.read_json(card_path, *CARD_KEYS)
+    if "arm" in card:
+        return TrainedNetwork(card, *read_learner(weights, card_path))
     if "adaptation" in card:
         return TrainedNetwork(card, *read_backbone(weights, card_path))
     classifier, normalise = read_classifier(weights, card_path)
-    return TrainedNetwork(card, classifier.backbone, normalise)
+    return TrainedNetwork(card, classifier.backbone, normalise, classifier.head)
 
 
 def _check(images: ImageSet, config: EvaluationConfig) -> None:

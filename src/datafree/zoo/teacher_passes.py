@@ -54,15 +54,16 @@ def image_bytes(teacher: Teacher) -> int:
 
 
 @torch.no_grad()
-def features_of_all(teachers: Sequence[Teacher], images: Tensor, rows: int | None = None) -> list[Tensor]:
-    """Each teacher's features [N, D], at least float32, on the CPU, for uint8 images [N, C, H, W] of any size.
+def outputs_of_all(teachers: Sequence[Teacher], images: Tensor, rows: int | None = None) -> list[tuple[Tensor, Tensor]]:
+    """Each teacher's features [N, D] and logits [N, classes], at least float32, on the CPU, for uint8 images [N, C, H, W] of any size.
 
     All teachers of one architecture are computed in one pass per part of the images; ``rows`` as for ``passes``.
     """
-    features: list[list[Tensor]] = [[] for _ in teachers]
+    outputs: list[list[tuple[Tensor, Tensor]]] = [[] for _ in teachers]
     for members, stack, size in passes(teachers, 1, rows):
         for part in images.split(size):
-            computed = stack.networks.features(stack.normalise(devices.moved(part, stack.mean.device)))
-            for member, own in zip(members, at_least_float32(computed).cpu(), strict=True):
-                features[member].append(own)
-    return [torch.cat(parts) for parts in features]
+            features = stack.networks.features(stack.normalise(devices.moved(part, stack.mean.device)))
+            computed = (at_least_float32(features).cpu(), stack.networks.head(features).cpu())
+            for member, own, logits in zip(members, *computed, strict=True):
+                outputs[member].append((own, logits[:, : len(teachers[member].classes)]))
+    return [(torch.cat(features), torch.cat(logits)) for features, logits in (zip(*parts, strict=True) for parts in outputs)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from datafree import artifacts
 from datafree.config import BackboneConfig, typed
@@ -31,16 +32,19 @@ def read_backbone(weights: Path, card_path: Path) -> tuple[Backbone, Normalise]:
         UserError: a file is missing or damaged.
     """
     card = artifacts.read_json(card_path, *CARD_KEYS)
-    config = typed(BackboneConfig, card["backbone"])
-    backbone = build(config, card["input"][0], card["input"][1], seed=0)
+    backbone = empty_backbone(card)
     loading.fill(backbone, artifacts.read_tensors(weights), weights)
     return backbone, Normalise(card["mean"], card["std"])
+
+
+def empty_backbone(card: dict[str, Any]) -> Backbone:
+    """An untrained backbone of a card's architecture."""
+    return build(typed(BackboneConfig, card["backbone"]), card["input"][0], card["input"][1], seed=0)
 
 
 def read_classifier(weights: Path, card_path: Path) -> tuple[Classifier, Normalise]:
     """As ``read_backbone``, for a network with a head over the card's classes; in evaluation mode."""
     card = artifacts.read_json(card_path, *CARD_KEYS, "classes")
-    backbone = build(typed(BackboneConfig, card["backbone"]), card["input"][0], card["input"][1], seed=0)
-    network = Classifier(backbone, len(card["classes"]))
+    network = Classifier(empty_backbone(card), len(card["classes"]))
     loading.fill(network, artifacts.read_tensors(weights), weights)
     return network.eval(), Normalise(card["mean"], card["std"])

@@ -1,0 +1,59 @@
+"""Representations of images: the read-outs of a network's features and of the probabilities that its heads predict."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from datafree.zoo.logits import ABSENT
+
+TEMPERATURE = 4.0  # of the softmax: with 1, most probabilities of a confident head are 0 and say nothing about a new class
+
+
+class JoinWeights(NamedTuple):
+    """The factors of the two parts of ``joined``."""
+
+    features: float
+    probabilities: float
+
+
+# Of networks without recovered images: alone, where a few probabilities say less than the features; and as one of many side by side.
+ONE_HEAD, SIDE_BY_SIDE = JoinWeights(4.0, 1.0), JoinWeights(0.5, 1.0)
+
+
+def features(features: Tensor, logits: Tensor, weights: JoinWeights) -> Tensor:
+    """The features [B, D] themselves."""
+    return features
+
+
+def root_features(features: Tensor, logits: Tensor, weights: JoinWeights) -> Tensor:
+    """Signed square roots of the features [B, D], of unit length: few large activations then do not outweigh the others."""
+    return F.normalize(features.sign() * features.abs().sqrt(), dim=-1)
+
+
+def probabilities(features: Tensor, logits: Tensor, weights: JoinWeights) -> Tensor:
+    """The softmax of every head at a temperature, concatenated: logits [B, T, K] → [B, number of classes of all heads].
+
+    Logits are ``ABSENT`` beyond a head's classes.
+    """
+    present = (logits > ABSENT).any(0)
+    return (logits / TEMPERATURE).softmax(-1)[:, present]
+
+
+def joined(features: Tensor, logits: Tensor, weights: JoinWeights) -> Tensor:
+    """``root_features`` and ``probabilities``, each times its weight, concatenated."""
+    parts = (root_features(features, logits, weights), probabilities(features, logits, weights))
+    return torch.cat([weight * part for weight, part in zip(weights, parts, strict=True)], -1)
+
+
+def join_weights(features: Tensor, logits: Tensor) -> JoinWeights:
+    """The weights with which the two parts of ``joined`` have centred vectors of mean squared length 1 over these images.
+
+    ``features`` [B, D] and ``logits`` [B, T, K] of B ≥ 2 images. A part that is the same for all images has the weight 0.
+    """
+    parts = (part(features, logits, ONE_HEAD).double() for part in (root_features, probabilities))
+    lengths = [(part - part.mean(0)).square().sum(-1).mean().sqrt().item() for part in parts]
+    return JoinWeights(*(1 / length if length > 1e-9 else 0.0 for length in lengths))
