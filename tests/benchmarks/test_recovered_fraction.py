@@ -14,7 +14,7 @@ from datafree.zoo.backbones import Normalise
 from datafree.zoo.teachers import soft_labels
 
 CPU = torch.device("cpu")
-ARM = DistillationArm(backbone=BackboneConfig("conv4_strided", 8), steps=6, teachers_per_step=2, images_per_teacher=4)
+ARM = DistillationArm(backbone=BackboneConfig("conv4_strided", 8), steps=6, teachers_per_step=2, batch_size=8)
 EVALUATION = EvaluationConfig(way=3, shots=[1, 2], query=4, episodes=10)
 
 

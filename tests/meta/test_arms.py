@@ -17,7 +17,7 @@ from tests.interruption import Interrupted, Interrupting
 def arm(request):
     """The arm's default settings, with few steps and tasks."""
     settings = ARM_TYPES[request.param](steps=6)
-    small = {"tasks_per_step": 2, "teachers_per_step": 2, "images_per_teacher": 8, "inner_steps": 2}
+    small = {"tasks_per_step": 2, "teachers_per_step": 2, "batch_size": 16, "inner_steps": 2}
     return dataclasses.replace(settings, **{name: value for name, value in small.items() if hasattr(settings, name)})
 
 
@@ -143,7 +143,7 @@ def test_an_interrupted_training_resumes_to_the_same_result(arm, whole, train, a
 
 
 def test_teachers_per_step_may_exceed_the_number_of_teachers(train, fresh_learner):
-    learner, _ = train(dataclasses.replace(ARM_TYPES["distillation"](steps=2), teachers_per_step=50, images_per_teacher=4))
+    learner, _ = train(dataclasses.replace(ARM_TYPES["distillation"](steps=2), teachers_per_step=50, batch_size=12))
     start = fresh_learner()
     changed = [not torch.equal(after, before) for after, before in zip(learner.heads.weight, start.heads.weight, strict=True)]
     assert changed == [True, True, True]

@@ -11,7 +11,7 @@ from datafree.meta import distillation
 from datafree.tasks.episodes import Episodes
 from datafree.tasks.pools import class_rows
 
-ARM = DistillationArm(steps=40, teachers_per_step=3, images_per_teacher=6, augment=False, mixup=False)
+ARM = DistillationArm(steps=40, teachers_per_step=3, batch_size=18, augment=False, mixup=False)
 # A single task, for which no gradient cosine is measured: all images that the ensemble records are those of the distillation.
 ONE_TASK = Episodes(torch.tensor([[[0, 1], [2, 3]]]), torch.zeros(1, 2, dtype=torch.int64), torch.tensor([[0, 1]]), shot=1)
 
@@ -55,3 +55,21 @@ def test_the_first_row_of_the_history_has_the_terms_of_the_objective(train, ense
 
 def test_without_weight_there_is_no_relational_term(train):
     assert "relational" not in train(dataclasses.replace(ARM, steps=1, relational=0.0))[1][0]
+
+
+def test_images_of_any_teachers_are_sampled_in_proportion_to_the_weights(ensemble_of, fresh_learner):
+    ensemble = dataclasses.replace(ensemble_of(fresh_learner()), sampling_weights=torch.tensor([1.0, 0.0, 0.5]))
+    used = [torch.tensor([0, 1]), torch.tensor([0]), torch.tensor([5, 6, 7])]
+    arm = dataclasses.replace(ARM, teachers_per_step=None, batch_size=3000)
+    pools, rows = distillation.sample_images(ensemble, used, arm, torch.Generator().manual_seed(0))
+    assert rows.shape == (3000, 1)
+    assert torch.bincount(pools, minlength=3).tolist() == pytest.approx([2000, 0, 1000], abs=120)
+    assert torch.bincount(rows[pools == 2].flatten()).tolist() == pytest.approx([0] * 5 + [333] * 3, abs=80)
+    assert set(rows[pools == 0].flatten().tolist()) == {0, 1}
+
+
+def test_as_many_images_of_each_of_several_teachers(ensemble_of, fresh_learner):
+    arm = dataclasses.replace(ARM, teachers_per_step=2, batch_size=9)
+    pools, rows = distillation.sample_images(ensemble_of(fresh_learner()), [torch.arange(4)] * 3, arm, torch.Generator().manual_seed(0))
+    assert len(set(pools.tolist())) == 2
+    assert rows.shape == (2, 4)

@@ -50,7 +50,7 @@ SETTINGS = {
         "seeds": [0, 4],
         "arms": {
             "bell": {"inversion": "five", "steps": 2, "tasks_per_step": 2, "backbone": {"width": 4}},
-            "distillation": {"inversion": "fresh", "steps": 2, "images_per_teacher": 4, "backbone": {"width": 4}},
+            "distillation": {"inversion": "fresh", "steps": 2, "batch_size": 12, "backbone": {"width": 4}},
             "maml": {"inversion": "five", "steps": 2, "inner_steps": 1, "backbone": {"width": 4}, "adaptation": {"steps": 2}},
         },
     },

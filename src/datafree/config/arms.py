@@ -73,10 +73,11 @@ class DistillationArm:
     method: str = "distillation"
     inversion: str = "deep_inversion"  # inversion method whose pools are used
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    start: str | None = None  # teacher of which the learner starts as a copy, with its architecture, or auto (one of them); null = random
     views: Views = Views.reinforced  # reinforced = stored views with the predictions of all teachers; fresh = new views in every step
     steps: int = 400
-    teachers_per_step: int = 8  # teachers whose images a step uses
-    images_per_teacher: int = 16  # images per teacher and step
+    batch_size: int = 128  # images per step
+    teachers_per_step: int | None = None  # teachers whose images a step uses, as many of each; null = images of any teachers
     images_per_class: int | None = None  # images of each pool that are used; null = all
     queried: Queried = Queried.all  # teachers whose predictions are learned from every image: all, or step = those of the step's images
     learning_rate: float = 0.004  # peak of a one-cycle schedule (AdamW)
@@ -94,6 +95,7 @@ class BellArm:
     method: str = "bell"
     inversion: str = "deep_inversion"  # inversion method whose pools are used
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    start: str | None = None  # teacher of which the learner starts as a copy, with its architecture, or auto (one of them); null = random
     views: Views = Views.reinforced  # reinforced = stored views with the predictions of all teachers; fresh = new views in every step
     steps: int = 100  # outer steps
     tasks_per_step: int = 4  # inner steps per outer step, each on another task
@@ -159,6 +161,7 @@ class IgrArm:
     method: str = "igr"
     inversion: str = "deep_inversion"  # inversion method whose pools are used
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    start: str | None = None  # teacher of which the learner starts as a copy, with its architecture, or auto (one of them); null = random
     views: Views = Views.reinforced  # reinforced = stored views with the predictions of all teachers; fresh = new views in every step
     steps: int = 100
     tasks_per_step: int = 4
@@ -205,7 +208,7 @@ ARM_BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "meta.arms.*.steps": (1, None),
     "meta.arms.*.teachers_per_step": (1, None),
     "meta.arms.*.tasks_per_step": (1, None),
-    "meta.arms.*.images_per_teacher": (2, None),
+    "meta.arms.*.batch_size": (2, None),
     "meta.arms.*.images_per_class": (1, None),
     "meta.arms.*.learning_rate": (1e-8, 10),
     "meta.arms.*.inner_learning_rate": (1e-8, 10),

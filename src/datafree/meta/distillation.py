@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -47,11 +49,10 @@ def train(
         rng = devices.generator(seed, "distillation", step)
         measured = alignment.is_measured(step, arm.steps)
         cosine = alignment.task_gradient_cosine(learner.backbone, episodes, task_loss, seed, step) if measured else {}
-        sampled = ensemble.sample_teachers(arm.teachers_per_step, rng)
-        rows = torch.stack([used_rows[t][torch.randint(len(used_rows[t]), (arm.images_per_teacher,), generator=rng)] for t in sampled])
-        queried = ensemble.reliable if arm.queried is Queried.all else sampled
+        pools, rows = sample_images(ensemble, used_rows, arm, rng)
+        queried = ensemble.reliable if arm.queried is Queried.all else pools.unique().tolist()
         mixed = arm.mixup and step % 2 == 1
-        views, predictions = ensemble.queried_views(torch.tensor(sampled), rows, queried, rng, augment=arm.augment, mixed=mixed)
+        views, predictions = ensemble.queried_views(pools, rows, queried, rng, augment=arm.augment, mixed=mixed)
         losses, logits = terms(views, predictions, queried)
         optimiser.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
@@ -64,3 +65,21 @@ def train(
             require_finite("distillation", step + 1, **values)
         checkpoint.save(step + 1, history, learner=learner, optimiser=optimiser, schedule=schedule)
     return history
+
+
+def sample_images(
+    ensemble: TeacherEnsemble, used_rows: Sequence[Tensor], arm: DistillationArm, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The images of a step: pools int64 [G], and rows of each int64 [G, n], of those in ``used_rows`` of every pool.
+
+    Pools are sampled in proportion to the weights of their teachers: one for every image, or ``arm.teachers_per_step`` different ones with
+    as many images of each.
+    """
+    if arm.teachers_per_step is None:
+        pools = torch.multinomial(ensemble.sampling_weights, arm.batch_size, replacement=True, generator=rng)
+        each = 1
+    else:
+        pools = torch.tensor(ensemble.sample_teachers(arm.teachers_per_step, rng))
+        each = max(1, arm.batch_size // len(pools))
+    rows = [used_rows[pool][torch.randint(len(used_rows[pool]), (each,), generator=rng)] for pool in pools.tolist()]
+    return pools, torch.stack(rows)

@@ -84,8 +84,11 @@ def _check_backbones(config: Config, teachers: list[Entry]) -> None:
     size = config.data.image_size
     _check_backbone("backbone", config.backbone, size)
     _check_backbone("evaluation.oracle_backbone", config.evaluation.oracle_backbone, size)
+    names = [teacher.name for teacher in teachers]
     for name, arm in config.meta.arms.items():
         _check_backbone(f"meta.arms.{name}.backbone", arm.backbone, size)
+        if getattr(arm, "start", None) not in (None, "auto", *names):
+            raise UserError(f"meta.arms.{name}.start: got {arm.start!r}; allowed: null, auto, or a teacher, such as {names[0]}")
         other = next((t for t in teachers if t.architecture.backbone() != arm.backbone), None) if arm.method == "dro" else None
         if other is not None:
             raise UserError(
