@@ -17,7 +17,7 @@ from datafree.zoo.logits import at_least_float32
 from datafree.zoo.teacher_passes import passes
 from datafree.zoo.teachers import Teacher
 
-CHUNK = 256  # views that are made, or predicted by one teacher, together
+CHUNK = 64  # views that are made, or predicted by one teacher, together: few enough for the caches of a CPU
 LOWEST = -60.0  # log-probability; float16 holds smaller ones, but a softmax in float32 may be 0
 
 
