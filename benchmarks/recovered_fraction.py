@@ -15,8 +15,9 @@ from datafree.config import DistillationArm, EvaluationConfig, TasksConfig
 from datafree.data.images import ImageSet
 from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.distillation.heads import TeacherHeads
-from datafree.evaluation.baselines import backbone_features
+from datafree.evaluation.baselines import network_embedding
 from datafree.evaluation.few_shot import embed, episode_accuracies, episode_rows
+from datafree.evaluation.readouts import FEATURES_ONLY
 from datafree.inversion.inner_loop import balanced_labels
 from datafree.meta import distillation
 from datafree.meta.learner import Learner
@@ -54,7 +55,8 @@ def downstream_accuracies(
     episodes = sample_episodes(pools, sampling_weights.tolist(), TasksConfig(way=2, shot=1, query=1, episodes=1), seed)
     ensemble = TeacherEnsemble(teachers, pools, normalise, device, sampling_weights, devices.together(device))
     distillation.train(learner, ensemble, episodes, arm, seed, Checkpoint(None))
-    features = embed(backbone_features(backbone, normalise, device), images.images, device)
+    embedding = network_embedding(backbone, normalise, FEATURES_ONLY, device, mirrored=False)
+    features = embed(embedding, images.images, device)["features"]
     counts = {"way": evaluation.way, "query": evaluation.query, "episodes": evaluation.episodes}
     return {
         shot: episode_accuracies(features, episode_rows(images.labels, shot=shot, **counts, seed=seed), shot) for shot in evaluation.shots
