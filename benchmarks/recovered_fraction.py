@@ -55,7 +55,8 @@ def downstream_accuracies(
     episodes = sample_episodes(pools, sampling_weights.tolist(), TasksConfig(way=2, shot=1, query=1, episodes=1), seed)
     ensemble = TeacherEnsemble(teachers, pools, normalise, device, sampling_weights, devices.together(device))
     distillation.train(learner, ensemble, episodes, arm, seed, Checkpoint(None))
-    features = embed(network_embedding(backbone, normalise, FEATURES_ONLY, device, mirrored=False), images.images, device)["features"]
+    embedding = network_embedding(backbone, normalise, FEATURES_ONLY, device, mirrored=False)
+    features = embed(embedding, images.images, device)["features"]
     counts = {"way": evaluation.way, "query": evaluation.query, "episodes": evaluation.episodes}
     return {
         shot: episode_accuracies(features, episode_rows(images.labels, shot=shot, **counts, seed=seed), shot) for shot in evaluation.shots
