@@ -18,7 +18,7 @@ from datafree.report import tables
 
 ROW, HEAD, FOOT = 22.0, 26.0, 34.0  # heights in pixels: one row, the titles above the rows, the axis below them
 LETTER = 6.6  # mean width of a letter in pixels, to size the name column
-LONGEST_NAME = 34  # letters; a longer name is shortened, and its tooltip holds the whole name
+LONGEST_NAME = 50  # letters; a longer name is shortened, and its tooltip holds the whole name
 
 Point = tuple[float, float]
 
