@@ -86,10 +86,10 @@ def test_unusual_but_sound_teachers_keep_their_full_weight(kind):
 
 
 def test_the_weight_falls_with_the_agreement():
-    results = [assessed([*GOOD, (agreement, 0.75, 0.85, 0.03)])["12"] for agreement in (0.13, 0.099, 0.08)]
+    results = [assessed([*GOOD, (agreement, 0.75, 0.85, 0.03)])["12"] for agreement in (0.13, 0.0935, 0.08)]
     assert results[0].weight == 1 and results[2].weight == 0
-    assert results[1].weight == pytest.approx((0.099 / 0.22 - 0.4) / 0.1)
-    expected = f"teacher 12 is sampled with weight {results[1].weight:.2f}: agreement 0.10 (median of the zoo: 0.22)"
+    assert results[1].weight == pytest.approx((0.0935 / 0.22 - 0.4) / 0.05)
+    expected = f"teacher 12 is sampled with weight {results[1].weight:.2f}: agreement 0.09 (median of the zoo: 0.22)"
     assert results[1].warning == expected
 
 

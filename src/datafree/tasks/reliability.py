@@ -8,7 +8,7 @@ from sound ones:
 - *compactness*: how well the classes of the teacher's own pool separate in its features.
 - *recovery*: the teacher's confidence in the labels of its own pool.
 
-Each measure is divided by the median of the zoo. The decision rests on agreement: a teacher of about half the usual agreement loses its
+Each measure is divided by the median of the zoo. The decision rests on agreement: a teacher of less than half the usual agreement loses its
 weight. The scatter of the zoo does not enter: it cannot be estimated from few teachers, while the gap between sound and broken ones has
 been found to be the same for different zoos. A sound teacher of another domain also has low agreement, because the others' images differ
 from its training data. By how much is measured by the distance of their BatchNorm statistics to its running statistics; its agreement is
@@ -40,7 +40,7 @@ PER_TEACHER = (4, 64)  # of these, at least and at most
 OWN_IMAGES = 240  # of a teacher's own pool
 FOLDS = 4  # of the held-out prediction
 FEWEST_TEACHERS = 5  # with fewer, no comparison
-FULL_WEIGHT_SCORE, ZERO_WEIGHT_SCORE = 0.5, 0.4  # weight 1 from the first up, 0 from the second down, linear between
+FULL_WEIGHT_SCORE, ZERO_WEIGHT_SCORE = 0.45, 0.4  # weight 1 from the first up, 0 from the second down, linear between
 LOW = 0.8  # compactness and recovery are low below this multiple of the median
 LOWEST_RECOVERY = 0.25  # below it a pool is useless for training
 
