@@ -36,7 +36,7 @@ def inputs(tmp_path, monkeypatch, results):
     artifacts.write_history("nas/spos/candidates.csv", [{"step": 1, "choice_0": 3, "macs": 4000, "agreement": 0.5}])
     artifacts.write_json("nas/spos/retrained/metrics.json", {"agreement": 0.75})
     rows = [{"name": "latin", "weight": 1.0, "reason": ""}, {"name": "greek", "weight": 0.0, "reason": "agreement 0.41, not <0.8>"}]
-    artifacts.write_json("tasks/five/reliability.json", {"teachers": rows})
+    artifacts.write_json("tasks/five/reliability.json", {"not_judged": "", "teachers": rows})
     for path in ("nas/spos/cell.png", "data/preview.png", "inversion/real.png"):
         artifacts.write_text(path, f"png at {path}")
     return {
@@ -85,12 +85,22 @@ def test_all_inputs(inputs, tmp_path):
     assert "91.1 ± 0.6" in table
     assert table.endswith("\nwarning: teacher greek is not used (pool recovered by five): agreement 0.41, not <0.8>\n")
     assert "<li>Teacher greek is not used (pool recovered by five): agreement 0.41, not &lt;0.8&gt;.</li>" in page
+    assert "not judged" not in table
     assert '<td title="agreement 0.41, not &lt;0.8&gt;">0.00</td>' in page
     assert summary["teachers"] == 2
     assert summary["few_shot"]["distillation"] == {"1-shot": 0.766, "5-shot": 0.911}
     assert summary["inversion"] == {"five": {"transfer_accuracy": 0.8}}
     assert summary["architectures"] == {"spos": {"macs": 4000, "parameters": 200}}
     assert not (tmp_path / OUTPUTS["provenance"]).exists()  # the caller writes it
+
+
+def test_the_table_and_the_page_say_that_the_teachers_are_not_judged(inputs, tmp_path):
+    rows = [{"name": name, "weight": 1.0, "reason": ""} for name in ("latin", "greek")]
+    artifacts.write_json(inputs["reliability"][0], {"not_judged": "the zoo has 2", "teachers": rows})
+    run(inputs)
+    expected = "he reliability of the teachers is not judged (pools recovered by five): the zoo has 2"
+    assert (tmp_path / OUTPUTS["table"]).read_text().endswith(f"\nwarning: t{expected}\n")
+    assert f"<li>T{expected}.</li>" in (tmp_path / OUTPUTS["page"]).read_text()
 
 
 def test_same_files_same_bytes(inputs, tmp_path):

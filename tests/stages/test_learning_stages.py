@@ -57,6 +57,18 @@ def test_an_unreliable_teacher_is_not_sampled(project, tmp_path, monkeypatch, ca
     assert "warning: teacher gamma is dropped: agreement 0.50" in capsys.readouterr().err
 
 
+def test_the_log_and_the_file_say_that_few_teachers_are_not_judged(project, tmp_path, capsys):
+    job = project.job_of("episodes", "five")
+    outputs = {name: str(tmp_path / name) for name in job.outputs}
+    project.run(dataclasses.replace(job, outputs=outputs))
+    reason = "a comparison takes at least 5 teachers, and the zoo has 3"
+    reliability = artifacts.read_json(outputs["reliability"])
+    assert reliability["not_judged"] == reason
+    assert [row["weight"] for row in reliability["teachers"]] == [1, 1, 1]
+    expected = f"warning: the reliability of the teachers is not judged, and all have weight 1: {reason}"
+    assert expected in capsys.readouterr().err.splitlines()
+
+
 CLASSIFIERS = {"bell": "nearest centroid", "distillation": "nearest centroid", "maml": "2 gradient steps of 0.05 on the whole network"}
 
 

@@ -60,16 +60,16 @@ class Study:
 
     ``config``: resolved configuration sections, with ``device``, ``precision`` and ``processor`` as in ``datafree.workflow.hardware``.
     ``few_shot`` and ``quality``: contents of results.json and quality.json. ``cards``: the teachers' cards. ``reliability``: per inversion
-    method, the rows of reliability.json, in the order of the cards. ``learner_curves``: per arm, one curve per seed. ``sheets``: per
-    teacher and method, a PNG of recovered images. ``real_sheet``: a PNG of real images of the first teacher's classes. ``data_sheet``: a
-    PNG of the real data.
+    method, the content of reliability.json, its teachers in the order of the cards. ``learner_curves``: per arm, one curve per seed.
+    ``sheets``: per teacher and method, a PNG of recovered images. ``real_sheet``: a PNG of real images of the first teacher's classes.
+    ``data_sheet``: a PNG of the real data.
     """
 
     config: Mapping[str, Any]
     few_shot: Mapping[str, Any] | None = None
     quality: Mapping[str, Any] | None = None
     cards: Sequence[Mapping[str, Any]] = ()
-    reliability: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    reliability: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     learner_curves: Mapping[str, Sequence[Curve]] = field(default_factory=dict)
     generator_curve: Curve = ()
     architectures: Sequence[Architecture] = ()
@@ -196,7 +196,10 @@ def _zoo(study: Study) -> dict[str, Any]:
     measured = [card["accuracy"]["mean"] for card in cards if card["accuracy"]]
     mean = f"{100 * sum(measured) / len(measured):.1f}" if measured else None
     licences = sorted({card["licence"] for card in cards})
-    reliability = {card["name"]: {method: rows[place] for method, rows in study.reliability.items()} for place, card in enumerate(cards)}
+    reliability = {
+        card["name"]: {method: content["teachers"][place] for method, content in study.reliability.items()}
+        for place, card in enumerate(cards)
+    }
     return {
         "cards": cards,
         "mean": mean,

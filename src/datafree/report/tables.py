@@ -99,11 +99,16 @@ def summary_sentences(results: Results) -> list[str]:
     return sentences
 
 
-def reliability_warnings(reliability: Mapping[str, Sequence[Row]]) -> list[str]:
-    """One line per teacher and inversion method with a sampling weight below 1; ``reliability``: rows of reliability.json per method."""
+def reliability_warnings(reliability: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """One line per inversion method whose pools do not allow a judgement, and one per method and teacher with a sampling weight below 1.
+
+    ``reliability``: contents of reliability.json per method.
+    """
     lines = []
-    for method, rows in reliability.items():
-        for row in rows:
+    for method, content in reliability.items():
+        if content["not_judged"]:
+            lines.append(f"the reliability of the teachers is not judged (pools recovered by {method}): {content['not_judged']}")
+        for row in content["teachers"]:
             if row["weight"] < 1:
                 use = f"used with sampling weight {row['weight']:.2f}" if row["weight"] else "not used"
                 lines.append(f"teacher {_printable(row['name'])} is {use} (pool recovered by {method}): {row['reason']}")

@@ -11,7 +11,7 @@ from datafree.stages.files.pools import read_pools
 from datafree.stages.files.teachers import read_teachers
 from datafree.tasks.episodes import sample_episodes
 from datafree.tasks.pools import Pool
-from datafree.tasks.reliability import TeacherReliability, most_pools_unrecognised, teacher_reliability
+from datafree.tasks.reliability import TeacherReliability, teacher_reliability, why_not_judged
 from datafree.workflow.provenance import Job
 from datafree.zoo.teachers import move
 
@@ -33,7 +33,8 @@ def run(job: Job) -> None:
     artifacts.write_tensors(job.output("episodes"), tensors, shot=episodes.shot)
     mixed = (episodes.teacher != episodes.teacher[:, :1]).any(1)
     rows = [{**asdict(result), "weight": weight} for result, weight in zip(results, weights, strict=True)]
-    artifacts.write_json(job.output("reliability"), {"checked": config.check_teachers, "teachers": rows})
+    judged = {"checked": config.check_teachers, "not_judged": why_not_judged([result.recovery for result in results])}
+    artifacts.write_json(job.output("reliability"), {**judged, "teachers": rows})
     counts = {"episodes": len(episodes), "mixed_episodes": int(mixed.sum()), "images": sum(len(pool.labels) for pool in pools)}
     teacher_counts = {"teachers": sum(weight > 0 for weight in weights), "teachers_dropped": sum(weight == 0 for weight in weights)}
     artifacts.write_json(job.output("metrics"), counts | teacher_counts)
@@ -46,8 +47,8 @@ def _measure_reliability(job: Job, pools: list[Pool]) -> list[TeacherReliability
         seed = devices.derive_seed(job.config["seed"], "trust")
         results = teacher_reliability(pools, placed, seed=seed, device=device, together=devices.together(device))
     warnings = [result.warning for result in results if result.warning]
-    if most_pools_unrecognised(results):
-        warnings.append("most teachers do not recognise their own pools; check the zoo, or give the inversion method more steps")
+    if reason := why_not_judged([result.recovery for result in results]):
+        warnings.append(f"the reliability of the teachers is not judged, and all have weight 1: {reason}")
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return results

@@ -35,7 +35,7 @@ def run(job: Job) -> None:
         few_shot=few_shot,
         quality=quality,
         cards=read_cards(job.input("zoo")) if "zoo" in job.inputs else [],
-        reliability={path.parent.name: artifacts.read_json(path, "teachers")["teachers"] for path in job.input_list("reliability")},
+        reliability={path.parent.name: artifacts.read_json(path, "teachers", "not_judged") for path in job.input_list("reliability")},
         learner_curves=_learner_curves(job.input_list("histories")),
         generator_curve=artifacts.read_history(job.input("generator_history")) if "generator_history" in job.inputs else (),
         architectures=_architectures(job),

@@ -3,19 +3,21 @@
 Inversion recovers a pool even from a teacher that was trained on random labels, or not at all. Three measures separate such teachers
 from sound ones:
 
-- *agreement*: how well the other teachers' features predict the teacher's logits on the pools of the others. They cannot predict a
-  function that was fitted to random labels.
+- *agreement*: how much of the variation of the teacher's predictions on the pools of the others follows the others' features. A teacher
+  trained on random labels for a short time has uncertain predictions; after a longer time they are certain, but unrelated to the others'.
 - *compactness*: how well the classes of the teacher's own pool separate in its features.
 - *recovery*: the teacher's confidence in the labels of its own pool.
 
-Each measure is compared with the median of the zoo, in robust deviations. The decision rests on agreement: a teacher of usual agreement
-keeps its full weight. Low agreement alone lowers the weight only if the others' images are in the teacher's domain: their BatchNorm
-statistics are close to its running statistics. A sound teacher of another domain also has low agreement, so low agreement is tolerated in
-proportion to the distance of the statistics. In a small zoo the deviation is estimated from few teachers: agreement alone must then be as
-improbable under Student's t distribution as the thresholds are under a normal one. Where agreement alone does not decide, compactness or
-recovery must be low, too; alone they are not sufficient, because compactness is low for teachers of few classes and recovery for weak
-ones. A teacher that does not recognise its own pool is dropped in any case, because that pool cannot train a learner; unless this holds
-for most of the zoo, which points to the inversion.
+Each measure is divided by the median of the zoo. The decision rests on agreement: a teacher of less than half the usual agreement loses its
+weight. The scatter of the zoo does not enter: it cannot be estimated from few teachers, while the gap between sound and broken ones has
+been found to be the same for different zoos. A sound teacher of another domain also has low agreement, because the others' images differ
+from its training data. By how much is measured by the distance of their BatchNorm statistics to its running statistics; its agreement is
+multiplied by that distance, relative to the median, unless compactness or recovery are low, too. A teacher that does not recognise its own
+pool is dropped in any case, because that pool cannot train a learner.
+
+No teacher is judged in a zoo of few teachers, because there is no usual agreement, nor if most teachers do not recognise their own pools,
+which points to the inversion. A teacher that was trained for so short a time that its predictions are uncertain cannot be told from one
+trained on random labels.
 """
 
 from __future__ import annotations
@@ -26,7 +28,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.special import ndtri, stdtr  # scipy.stats has both, but takes a second to import
 
 from datafree import devices
 from datafree.tasks.pools import Pool, balanced_rows
@@ -38,11 +39,9 @@ IMAGES = 800  # of all pools together, on which teachers are compared
 PER_TEACHER = (4, 64)  # of these, at least and at most
 OWN_IMAGES = 240  # of a teacher's own pool
 FOLDS = 4  # of the held-out prediction
-SMALLEST_DEVIATION = 0.03  # of a measure: in a uniform zoo small differences are not suspicious
-FEWEST_TEACHERS = 4  # with fewer, no comparison
-DOMAIN_TOLERANCE = 0.55  # of agreement, per factor of ten by which a teacher's statistics distance exceeds the median
-REFERENCE_SCORE = -2.0  # teachers of a higher score determine the median and the deviation
-FULL_WEIGHT_SCORE, ZERO_WEIGHT_SCORE = -2.5, -3.5  # weight 1 from the first up, 0 from the second down, linear between
+FEWEST_TEACHERS = 5  # with fewer, no comparison
+FULL_WEIGHT_SCORE, ZERO_WEIGHT_SCORE = 0.45, 0.4  # weight 1 from the first up, 0 from the second down, linear between
+LOW = 0.8  # compactness and recovery are low below this multiple of the median
 LOWEST_RECOVERY = 0.25  # below it a pool is useless for training
 
 
@@ -53,13 +52,14 @@ class TeacherReliability:
     Attributes:
         name: of the teacher.
         weight: how often the teacher is used relative to the others, 0 (dropped) to 1.
-        agreement: share of the variance of its logits on the others' images that the others' features predict, held out; 0 to 1.
+        agreement: variance of its probabilities on the others' images that the others' features predict, held out; 0 to 1, which only
+            certain predictions reach.
         compactness: share of the variance of its features over its own pool that lies between classes; 0 to 1.
         recovery: its mean probability of its own pool's labels, scaled so that chance is 0 and certainty 1.
         statistics_distance: ``BatchNormMatch.distance`` of the other teachers' images, the median over their pools; None without
             BatchNorm layers.
-        score: in deviations from the zoo's median: the lower of the agreement plus its tolerance and the second lowest measure,
-            but at least the score of the agreement. 0 in a zoo of fewer than ``FEWEST_TEACHERS``.
+        score: agreement in medians of the zoo; unless compactness or recovery are low, too, multiplied by ``domain_factors``, up to 1.
+            1 if the teachers are not judged.
         reason: why the weight is below 1, in one line; empty at weight 1.
     """
 
@@ -113,73 +113,45 @@ def assess(
 ) -> list[TeacherReliability]:
     """The decision from ``agreement``, ``compactness``, ``recovery`` and statistics distances, each a list in the order of ``names``.
 
-    Medians and deviations are those of the reference teachers: initially all that recognise their pools, then, repeatedly, those whose
-    score exceeds ``REFERENCE_SCORE``, until none is removed; never fewer than half.
+    Medians are those of the teachers that recognise their pools.
     """
-    tolerances = domain_tolerances(statistics_distances)
+    judged = not why_not_judged(measures["recovery"])
     reference = [index for index, value in enumerate(measures["recovery"]) if value >= LOWEST_RECOVERY]
-    comparable = 2 * len(reference) >= len(names)
-    while True:
-        usual = {name: median_and_deviation([values[index] for index in reference]) for name, values in measures.items()}
-        deviations = {name: [(value - usual[name][0]) / usual[name][1] for value in values] for name, values in measures.items()}
-        scores = []
-        for lack, tolerance, three in zip(deviations["agreement"], tolerances, zip(*deviations.values(), strict=True), strict=True):
-            alone = normal_score(lack + tolerance / usual["agreement"][1], len(reference))
-            scores.append(max(lack, min(alone, sorted(three)[1])))
-        remaining = [index for index in reference if scores[index] > REFERENCE_SCORE]
-        if remaining == reference or 2 * len(remaining) < len(names):
-            break
-        reference = remaining
-    if len(reference) < FEWEST_TEACHERS or not comparable:
-        scores = [0.0] * len(names)
+    usual = {name: statistics.median([values[index] for index in reference] or [0.0]) for name, values in measures.items()}
+    factors = domain_factors(statistics_distances, reference)
     results = []
     for index, name in enumerate(names):
         own = {measure: values[index] for measure, values in measures.items()}
-        weight = min(max((scores[index] - ZERO_WEIGHT_SCORE) / (FULL_WEIGHT_SCORE - ZERO_WEIGHT_SCORE), 0.0), 1.0)
-        reason = ""
-        if comparable and own["recovery"] < LOWEST_RECOVERY:
+        low = [measure for measure in ("compactness", "recovery") if own[measure] < LOW * usual[measure]]
+        weight, score, reason = 1.0, 1.0, ""
+        if judged:
+            score = max(own["agreement"], 1e-12) / max(usual["agreement"], 1e-12)
+            score = score if low else max(score, min(score * factors[index], 1.0))
+            weight = min(max((score - ZERO_WEIGHT_SCORE) / (FULL_WEIGHT_SCORE - ZERO_WEIGHT_SCORE), 0.0), 1.0)
+        if judged and own["recovery"] < LOWEST_RECOVERY:
             weight, reason = 0.0, f"it does not recognise its own pool (recovery {own['recovery']:.2f}); is it trained?"
         elif weight < 1:
-            low = [measure for measure in measures if deviations[measure][index] <= FULL_WEIGHT_SCORE]
-            reason = " and ".join(f"{measure} {own[measure]:.2f} (median of the zoo: {usual[measure][0]:.2f})" for measure in low)
-        distance, score = statistics_distances[index], scores[index]
+            shown = ["agreement", *low]
+            reason = " and ".join(f"{measure} {own[measure]:.2f} (median of the zoo: {usual[measure]:.2f})" for measure in shown)
+        distance = statistics_distances[index]
         results.append(TeacherReliability(name, weight, **own, statistics_distance=distance, score=score, reason=reason))
     return results
 
 
-def most_pools_unrecognised(results: Sequence[TeacherReliability]) -> bool:
-    """Whether most teachers do not recognise their own pools: the cause is then the inversion, or the whole zoo."""
-    return 2 * sum(result.recovery >= LOWEST_RECOVERY for result in results) < len(results)
+def why_not_judged(recoveries: Sequence[float]) -> str:
+    """Why no teacher is judged, in one line; empty if the teachers can be compared. ``recoveries``: the ``recovery`` of each teacher."""
+    if len(recoveries) < FEWEST_TEACHERS:
+        return f"a comparison takes at least {FEWEST_TEACHERS} teachers, and the zoo has {len(recoveries)}"
+    if 2 * sum(value >= LOWEST_RECOVERY for value in recoveries) < len(recoveries):  # the cause is the inversion, or the whole zoo
+        return "most teachers do not recognise their own pools; check the zoo, or give the inversion method more steps"
+    return ""
 
 
-def domain_tolerances(statistics_distances: Sequence[float | None]) -> list[float]:
-    """How far below the median each teacher's agreement may be because the others' images are out of its domain.
+def domain_factors(statistics_distances: Sequence[float | None], reference: Sequence[int]) -> list[float]:
+    """For each teacher its statistics distance in medians of the ``reference`` teachers, at least 1; infinite where it is unknown.
 
-    It grows with the logarithm of the statistics distance above the median; infinite where the distance is unknown (no BatchNorm).
+    The others' images are as far out of the teacher's domain; its agreement is lower for that reason.
     """
-    known = [math.log10(max(value, 1e-12)) for value in statistics_distances if value is not None]
-    usual = statistics.median(known) if known else 0.0
-    return [
-        math.inf if value is None else DOMAIN_TOLERANCE * max(math.log10(max(value, 1e-12)) - usual, 0.0) for value in statistics_distances
-    ]
-
-
-def normal_score(deviations: float, count: int) -> float:
-    """Convert a score in estimated deviations to the score with the same tail probability under a normal distribution.
-
-    The deviation is estimated from ``count`` values, so the score follows Student's t; its degrees of freedom are half of
-    ``count``, because ``median_and_deviation`` uses only the upper half of the values.
-    """
-    return float(ndtri(stdtr(max(count // 2, 1), deviations)))
-
-
-def median_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Median and robust deviation, at least ``SMALLEST_DEVIATION``; (0, 1) for no values.
-
-    The deviation is 1.4826 median absolute deviations (the standard deviation, for a normal distribution) of the upper half alone:
-    unreliable teachers are all below the median, and would increase a deviation computed from all values.
-    """
-    if not values:
-        return 0.0, 1.0
-    median = statistics.median(values)
-    return median, max(1.4826 * statistics.median(value - median for value in values if value >= median), SMALLEST_DEVIATION)
+    known = [distance for index in reference if (distance := statistics_distances[index]) is not None]
+    usual = max(statistics.median(known or [0.0]), 1e-12)
+    return [math.inf if distance is None else max(distance / usual, 1.0) for distance in statistics_distances]

@@ -52,16 +52,18 @@ def agreements(
 
 
 def agreement(kernel: Tensor, logits: Tensor, use: Tensor, fold: Tensor) -> float:
-    """Held-out share of the variance of one teacher's logits [N, K] that kernel ridge regression on the others' features explains.
+    """Variance of one teacher's probabilities that kernel ridge regression on the others' features explains, held out; 0 to 1.
 
-    ``kernel`` float64 [N, N] is the mean of the other teachers' ``linear_kernel``. ``use`` bool [N] leaves out the images that were
-    recovered from the teacher itself, because they were optimised for its predictions. ``fold`` int64 [N] partitions the images; each fold
-    is predicted from the others.
+    It is relative to the largest variance that the probabilities of K classes can have: that of certain predictions, every class equally
+    often. So it is low for predictions that are uncertain for all images, and for those that vary without relation to the others' features.
+
+    ``logits`` [N, K] are those of the teacher. ``kernel`` float64 [N, N] is the mean of the other teachers' ``linear_kernel``. ``use`` bool
+    [N] leaves out the images that were recovered from the teacher itself, because they were optimised for its predictions. ``fold`` int64
+    [N] partitions the images; each fold is predicted from the others.
     """
     if not use.any():
         return 0.0
-    kernel, target, fold = kernel[use][:, use], logits[use].double(), fold[use]
-    target = target - target.mean(1, keepdim=True)  # softmax ignores a shift of all logits
+    kernel, target, fold = kernel[use][:, use], logits[use].double().softmax(1), fold[use]
     error = total = 0.0
     for held_out in fold.unique():
         train, test = fold != held_out, fold == held_out
@@ -70,8 +72,8 @@ def agreement(kernel: Tensor, logits: Tensor, use: Tensor, fold: Tensor) -> floa
         coefficients = torch.linalg.solve(kernel[train][:, train] + ridge, target[train] - mean)
         error += (target[test] - mean - kernel[test][:, train] @ coefficients).square().sum().item()
         total += (target[test] - mean).square().sum().item()
-    # A fit worse than the mean would give a negative share without a lower bound, which would distort medians and deviations.
-    return max(1 - error / max(total, 1e-12), 0.0)
+    most = len(target) * (1 - 1 / target.shape[1])
+    return max(total - error, 0.0) / max(most, 1e-12)  # a fit worse than the mean explains nothing
 
 
 def compactness(features: Tensor, labels: Tensor) -> float:
