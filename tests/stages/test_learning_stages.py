@@ -215,3 +215,27 @@ def test_the_arm_is_given_the_learner_the_ensemble_and_the_tasks_of_the_job(proj
     assert learner.heads.weight.shape[:2] == (3, 4)
     assert given["arm"] == project.settings.meta.arms["bell"]
     assert (given["episodes"].shot, len(given["episodes"])) == (2, 8)
+
+
+@pytest.mark.parametrize(("start", "chosen"), [("gamma", "gamma"), ("auto", "alpha")])
+def test_a_learner_that_starts_as_a_teacher_has_its_architecture_and_normalisation(project, tmp_path, monkeypatch, start, chosen):
+    monkeypatch.setattr(learner_stage, "best_start", lambda ensemble, seed: [t.name for t in ensemble.teachers].index("alpha"))
+    job = project.job_of("learner", "distillation", 0)
+    outputs = {name: str(tmp_path / name) for name in job.outputs}
+    arm = {**job.config["meta.arms.distillation"], "start": start, "learning_rate": 1e-8}
+    project.run(dataclasses.replace(job, outputs=outputs, config={**job.config, "meta.arms.distillation": arm}))
+    card, of_teacher = artifacts.read_json(outputs["card"]), artifacts.read_json(project.outputs("teacher", chosen)["card"])
+    assert card["start"] == chosen
+    assert card["backbone"]["name"] == of_teacher["architecture"]["name"]
+    assert card["backbone"]["width"] == of_teacher["architecture"]["width"]
+    assert card["mean"] == of_teacher["mean"]
+    backbone, _, heads, _ = read_learner(outputs["learner"], outputs["card"])
+    weights = artifacts.read_tensors(project.outputs("teacher", chosen)["weights"])
+    for name, value in backbone.named_parameters():
+        torch.testing.assert_close(value.detach(), weights[f"backbone.{name}"], rtol=0, atol=1e-6)
+    index, classes = ("alpha", "beta", "gamma").index(chosen), len(of_teacher["classes"])
+    torch.testing.assert_close(heads.weight.detach()[index, :classes], weights["head.weight"], rtol=0, atol=1e-6)
+
+
+def test_a_learner_that_starts_at_random_says_so(project):
+    assert artifacts.read_json(project.outputs("learner", "distillation", 0)["card"])["start"] is None
