@@ -78,6 +78,6 @@ def _copy_of_teacher(job: Job, start: str, ensemble: TeacherEnsemble, classes: l
     index = best_start(ensemble, job.config["seed"]) if start == "auto" else names.index(start)
     learner = learner_from_teacher(ensemble, index, classes, seed)
     teacher_card = read_cards(job.input("zoo"))[index]
-    config = typed(BackboneConfig, teacher_card["architecture"])
+    config = BackboneConfig(**teacher_card["architecture"])
     card = network_card(learner.backbone, config, teacher_card["input"], teacher_card["mean"], teacher_card["std"])
     return learner, {**card, "start": names[index]}
