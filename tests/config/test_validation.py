@@ -227,6 +227,14 @@ IMPOSSIBLE = [
         {"inversion": {"methods": {"five": {"latent_learning_rate": 0.1, "calibration_rounds": 3}}}},
         "inversion.methods.five.calibration_rounds: got 3; allowed: 1",
     ),
+    ({"meta": {"arms": {"distillation": {"queried": "own"}}}}, "meta.arms.distillation.queried: got own; allowed: all, step"),
+    ({"meta": {"arms": {"a": {"method": "igr", "queried": "own"}}}}, "meta.arms.a.queried: got own; allowed: all, step"),
+    ({"reinforcement": {"mixed_views": 0}}, "meta.arms.distillation.mixup: true, but reinforcement.mixed_views is 0; raise it"),
+    ({"meta": {"arms": {"bell": {"one_head": True, "start": "auto"}}}}, "meta.arms.bell.one_head: true, but a copy of a teacher"),
+    (
+        {"tasks": {"mixed": 1}, "meta": {"arms": {"bell": {"queried": "own"}}}},
+        "meta.arms.bell.queried: own, but no task is of one teacher",
+    ),
 ]
 
 
@@ -255,6 +263,8 @@ WITHOUT_EFFECT = [
     ),
     ({"meta": {"arms": {"bell": {"adaptation": {"steps": 3}}}}}, "meta.arms.bell.adaptation.steps: got 3, .* with part: nothing"),
     ({"meta": {"arms": {"bell": {"divergence": "released", "temperature": 2}}}}, "meta.arms.bell.temperature: got 2.0, .* released"),
+    ({"meta": {"arms": {"bell": {"divergence": "released", "relational": 2}}}}, "meta.arms.bell.relational: got 2.0, .* released"),
+    ({"meta": {"arms": {"distillation": {"augment": False}}}}, "meta.arms.distillation.augment: got false, .* views: reinforced"),
     ({"meta": {"arms": {"bell": {"replay": {"inner_steps": 2}}}}}, "meta.arms.bell.replay.inner_steps: got 2, .* with episodes: 0"),
     ({"meta": {"arms": {"a": {"method": "maml", "temperature": 2}}}}, "meta.arms.a.temperature: got 2.0, .* with distillation: 0"),
     ({"nas": {"algorithms": {"spos": {"prefilter_share": 0.5}}}}, "nas.algorithms.spos.prefilter_share: got 0.5, .* with prefilter: 0"),

@@ -174,8 +174,12 @@ def test_a_killed_learner_resumes_to_the_same_bytes(project, monkeypatch):
     assert not list((project.root / ".datafree/checkpoints").iterdir())
 
 
-@pytest.mark.parametrize(("arm", "common"), [("bell", True), ("distillation", True), ("maml", False)])
-def test_seeds_of_an_arm_that_queries_teachers_share_batches_but_not_initial_weights(arm, common, project, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("arm", "views", "common"), [("bell", "fresh", True), ("distillation", "reinforced", False), ("maml", None, False)]
+)
+def test_seeds_of_an_arm_with_fresh_views_of_queried_teachers_share_batches_but_not_initial_weights(
+    arm, views, common, project, tmp_path, monkeypatch
+):
     seeds, weights = [], []
 
     def pretend(learner, ensemble, episodes, arm, seed, checkpoint):
@@ -185,6 +189,8 @@ def test_seeds_of_an_arm_that_queries_teachers_share_batches_but_not_initial_wei
 
     monkeypatch.setattr(learner_stage, "ARMS", {arm: pretend})
     job = project.job_of("learner", arm, 0)
+    if views:
+        job = dataclasses.replace(job, config={**job.config, f"meta.arms.{arm}": {**job.config[f"meta.arms.{arm}"], "views": views}})
     for seed in ("0", "1"):
         outputs = {name: str(tmp_path / seed / name) for name in job.outputs}
         project.run(dataclasses.replace(job, wildcards={**job.wildcards, "seed": seed}, outputs=outputs))

@@ -42,6 +42,11 @@ def test_teachers_are_in_the_order_of_the_manifest(project):
     assert list(project.iterdir()) == [project / "zoos"]  # no file is written
 
 
+def test_views_may_take_any_space_if_nothing_reads_them(project):
+    arms, algorithms = {"distillation": {"views": "fresh"}, "bell": {"views": "fresh"}}, {"spos": {"views": "fresh"}}
+    assert check(project, reinforcement={"megabytes": 1}, meta={"arms": arms}, nas={"algorithms": algorithms})
+
+
 def test_networks_of_a_library_have_their_names_there(project):
     (project / "zoos" / "z.yaml").write_text(
         MANIFEST + "  - {name: four, train: {classes: 5}, architecture: {name: torchvision/resnet18}}\n"
@@ -115,6 +120,14 @@ GLYPHS = SMALL["data"]["glyphs"]
         (
             {"meta": {"arms": {"a": {"method": "bell", "backbone": {"genotype": "searched"}}}}},
             "meta.arms.a.backbone.genotype: got .searched., which has no effect with name: conv4_strided; leave it out, or set it to null",
+        ),
+        (
+            {"meta": {"arms": {"a": {"method": "distillation", "start": "four"}}}},
+            "meta.arms.a.start: got 'four'; allowed: null, auto, or a teacher, such as one",
+        ),
+        (
+            {"reinforcement": {"megabytes": 6}},
+            "reinforcement.megabytes: got 6; 2040 views of 32 pixels with predictions of 17 classes take 7; raise it, or lower views",
         ),
         ({"evaluation": {"oracle_backbone": {"name": "vgg"}}}, "evaluation.oracle_backbone.name: got 'vgg'; allowed: .*conv4"),
         ({"nas": {"algorithms": {"spos": {"space": "trees"}}}}, "nas.algorithms.spos.space: got 'trees'; allowed: nasbench201, darts"),

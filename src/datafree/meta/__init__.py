@@ -8,6 +8,7 @@ The module of a method is imported only when the method is looked up.
 from collections.abc import Callable
 from typing import Any
 
+from datafree.config import Views
 from datafree.registry import Registry
 
 ARMS: Registry[Callable[..., list[dict[str, float]]]] = Registry(
@@ -22,14 +23,21 @@ ARMS: Registry[Callable[..., list[dict[str, float]]]] = Registry(
     }
 )
 
-# Methods that query teachers about every batch, which takes about half of the time of a step. All learners of such an arm are trained on
-# the same batches, whatever their seed, so that learners of one process share the predictions; their initial weights differ.
-COMMON_BATCHES = ("bell", "distillation", "igr")
+DISTILLING = ("bell", "distillation", "igr")  # methods that learn from the predictions of all teachers, with one head for each
 
 
 def trains_heads(arm: Any) -> bool:
     """Whether an arm (settings of ``datafree.config.arms``) trains one head per teacher: with a distillation loss."""
-    return arm.method in COMMON_BATCHES and getattr(arm, "distillation", 1) > 0
+    return arm.method in DISTILLING and getattr(arm, "distillation", 1) > 0
 
 
-__all__ = ["ARMS", "COMMON_BATCHES", "trains_heads"]
+def shares_batches(arm: Any) -> bool:
+    """Whether all learners of an arm are trained on the same batches, whatever their seed; their initial weights differ.
+
+    True for arms that query the teachers about fresh views, which takes about half of the time of a step: learners of one process then
+    share the predictions.
+    """
+    return arm.method in DISTILLING and arm.views is Views.fresh
+
+
+__all__ = ["ARMS", "shares_batches", "trains_heads"]

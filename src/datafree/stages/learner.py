@@ -10,7 +10,7 @@ from datafree.config import ARM_TYPES, BackboneConfig, as_tree, typed
 from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.distillation.heads import TeacherHeads
 from datafree.evaluation.representations import ONE_HEAD, join_weights
-from datafree.meta import ARMS, COMMON_BATCHES, trains_heads
+from datafree.meta import ARMS, shares_batches, trains_heads
 from datafree.meta.adaptation import describe
 from datafree.meta.learner import Learner, outputs_of_pools
 from datafree.meta.start import best_start, learner_from_teacher
@@ -38,7 +38,7 @@ def run(job: Job) -> None:
     chosen = job.config[f"meta.arms.{job.wildcards['arm']}"]
     arm = typed(ARM_TYPES[chosen["method"]], chosen)
     seed = devices.derive_seed(job.config["seed"], "learner", int(job.wildcards["seed"]))
-    batch_seed = devices.derive_seed(job.config["seed"], "learner", "batches") if arm.method in COMMON_BATCHES else seed
+    batch_seed = devices.derive_seed(job.config["seed"], "learner", "batches") if shares_batches(arm) else seed
     tasks, checkpoint = read_episodes(job.input("episodes")), checkpoint_of(job)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         ensemble = read_ensemble(job, device)
