@@ -37,7 +37,7 @@ def test_an_unreliable_teacher_is_not_sampled(project, tmp_path, monkeypatch, ca
     def fake_reliability(pools, teachers, *, seed, device, together):
         weights = (1.0, 0.3, 0.0)
         return [
-            TeacherReliability(teacher.name, weight, 0.5, 0.5, 0.9, None, -3.0, "" if weight == 1 else "agreement 0.50")
+            TeacherReliability(teacher.name, weight, 0.5, 0.1, 0.5, 0.9, None, 0.3, "" if weight == 1 else "agreement 0.50")
             for teacher, weight in zip(teachers, weights, strict=True)
         ]
 

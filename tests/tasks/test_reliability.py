@@ -36,28 +36,32 @@ def test_the_statistics_distance_is_that_of_the_others_images(teachers, pools):
 # ---- the decision -----------------------------------------------------------------------------------------------------------------------
 
 
-# A teacher is (agreement, compactness, recovery, statistics distance); all values are rounded ones that were measured.
-GOOD = [(0.2 + 0.02 * (i % 5), 0.66 + 0.03 * (i % 4), 0.77 + 0.04 * (i % 5), 0.02 + 0.01 * (i % 4)) for i in range(12)]
+# A teacher is (agreement, explained variance, compactness, recovery, statistics distance); the values are about those that were measured.
+GOOD = [
+    (0.88 + 0.01 * (i % 3), 0.2 + 0.02 * (i % 5), 0.66 + 0.03 * (i % 4), 0.77 + 0.04 * (i % 5), 0.02 + 0.01 * (i % 4)) for i in range(12)
+]
 BAD = {
-    "shuffled": (0.08, 0.5, 0.53, 0.04),
-    "memorised": (0.02, 0.38, 0.6, 0.04),
-    "memorised, pool recognised": (0.02, 0.75, 0.9, 0.04),
-    "untrained": (0.0, 0.3, 0.0, 0.68),
-    "shuffled, of another domain": (0.06, 0.5, 0.85, 0.6),
-    "shuffled, without BatchNorm": (0.06, 0.5, 0.85, None),
+    "shuffled": (0.55, 0.08, 0.5, 0.53, 0.04),
+    "shuffled, usual agreement": (0.85, 0.02, 0.7, 0.43, 0.06),
+    "memorised": (0.4, 0.02, 0.38, 0.6, 0.04),
+    "memorised, pool recognised": (0.3, 0.02, 0.75, 0.9, 0.03),
+    "untrained": (0.5, 0.0, 0.3, 0.0, 0.68),
+    "shuffled, of another domain": (0.4, 0.06, 0.5, 0.85, 0.6),
+    "shuffled, without BatchNorm": (0.4, 0.06, 0.5, 0.85, None),
 }
 UNUSUAL_BUT_SOUND = {
-    "of another domain": (0.05, 0.75, 0.85, 0.3),
-    "weak": (0.15, 0.7, 0.5, 0.03),
-    "of two classes": (0.4, 0.5, 0.95, 0.03),
-    "without BatchNorm": (0.06, 0.7, 0.85, None),
+    "of another domain": (0.3, 0.0, 0.75, 0.85, 0.3),
+    "weak": (0.87, 0.15, 0.7, 0.5, 0.03),
+    "uncertain about the others' images": (0.8, 0.04, 0.7, 0.85, 0.03),
+    "of two classes": (0.93, 0.4, 0.5, 0.95, 0.03),
+    "without BatchNorm": (0.3, 0.06, 0.7, 0.85, None),
 }
 
 
 def assessed(zoo, names=None):
     """Name → reliability."""
     *measures, distances = map(list, zip(*zoo, strict=True))
-    by_measure = dict(zip(("agreement", "compactness", "recovery"), measures, strict=True))
+    by_measure = dict(zip(("agreement", "explained_variance", "compactness", "recovery"), measures, strict=True))
     return {result.name: result for result in assess(names or [str(i) for i in range(len(zoo))], by_measure, distances)}
 
 
@@ -74,7 +78,7 @@ def test_bad_teachers_are_dropped_with_a_reason_and_the_others_kept(kind, count)
     for name, result in results.items():
         assert result.weight == (0 if name.startswith("bad") else 1), result
         assert result.warning.startswith(f"teacher {name} is dropped: ") if name.startswith("bad") else not result.warning
-    expected = "it does not recognise its own pool (recovery 0.00)" if kind == "untrained" else "agreement 0.0"
+    expected = "it does not recognise its own pool (recovery 0.00)" if kind == "untrained" else "explained variance 0.0"
     assert expected in results["bad-0"].warning
     assert "\n" not in results["bad-0"].warning
 
@@ -85,16 +89,22 @@ def test_unusual_but_sound_teachers_keep_their_full_weight(kind):
     assert all(result.weight == 1 for result in assessed([*GOOD, unusual, unusual]).values())
 
 
-def test_the_weight_falls_with_the_agreement():
-    results = [assessed([*GOOD, (agreement, 0.75, 0.85, 0.03)])["12"] for agreement in (0.13, 0.0935, 0.08)]
+def test_the_weight_falls_with_the_explained_variance_if_the_pool_is_not_well_recognised():
+    results = [assessed([*GOOD, (0.89, variance, 0.75, 0.5, 0.03)])["12"] for variance in (0.13, 0.0935, 0.08)]
     assert results[0].weight == 1 and results[2].weight == 0
     assert results[1].weight == pytest.approx((0.0935 / 0.22 - 0.4) / 0.05)
-    expected = f"teacher 12 is sampled with weight {results[1].weight:.2f}: agreement 0.09 (median of the zoo: 0.22)"
-    assert results[1].warning == expected
+    measured = "explained variance 0.09 (median of the zoo: 0.22) and recovery 0.50 (median of the zoo: 0.81)"
+    assert results[1].warning == f"teacher 12 is sampled with weight {results[1].weight:.2f}: {measured}"
 
 
-def test_a_teacher_of_usual_agreement_keeps_its_weight_with_any_pool():
-    assert assessed([*GOOD, (0.24, 0.3, 0.3, 0.03)])["12"].weight == 1
+def test_the_weight_falls_with_the_agreement_if_the_pool_is_usual():
+    results = [assessed([*GOOD, (agreement, 0.01, 0.75, 0.85, 0.03)])["12"] for agreement in (0.5, 0.3)]
+    assert [result.weight for result in results] == [1, 0]
+    assert "explained variance 0.01 (median of the zoo: 0.22) and agreement 0.30 (median" in results[1].warning
+
+
+def test_a_teacher_of_usual_explained_variance_keeps_its_weight_with_any_pool():
+    assert assessed([*GOOD, (0.1, 0.24, 0.3, 0.3, 0.03)])["12"].weight == 1
 
 
 def test_the_domain_factor_is_the_statistics_distance_in_medians_of_the_reference_and_at_least_1():
@@ -190,5 +200,6 @@ def test_teachers_of_different_input_sizes_are_compared(teachers, pools, make_te
     images = torch.randint(0, 256, (10, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     results = teacher_reliability([*pools, Pool(images, torch.arange(10) % 2, torch.empty(0), ("a", "b"))], [*teachers, other], seed=0)
     assert [result.name for result in results] == ["first", "second", "third", "fourth"]
-    assert all(0 <= result.weight <= 1 and result.agreement <= 1 and 0 <= result.compactness <= 1 for result in results)
+    assert all(0 <= result.weight <= 1 and 0 <= result.agreement <= 1 and 0 <= result.compactness <= 1 for result in results)
+    assert all(0 <= result.explained_variance <= 1 for result in results)
     assert dataclasses.asdict(results[0]).keys() >= {"name", "weight", "score", "reason"}

@@ -5,7 +5,7 @@ from datafree.tasks.reliability_measures import RIDGE, agreements, compactness, 
 
 
 def agreement_of_first(features, logits, owner, fold):
-    """The agreement of the first teacher with the others, whose logits do not matter."""
+    """Agreement and explained variance of the first teacher with the others, whose logits do not matter."""
     return agreements(features, [logits] * len(features), owner, fold)[0]
 
 
@@ -28,42 +28,58 @@ def test_the_kernel_is_not_rounded_by_autocast():
         assert torch.allclose(linear_kernel(features).double(), linear_kernel(features.double()), atol=1e-5)
 
 
-def test_agreement_is_that_of_ridge_regression_of_the_probabilities_on_the_scaled_features():
+def test_agreement_and_explained_variance_are_those_of_ridge_regression_on_the_scaled_features():
     rng = generator(1)
     features = [torch.randn(40, 5, generator=rng) for _ in range(3)]
     logits = 2 * features[1] @ torch.randn(5, 4, generator=rng) + torch.randn(40, 4, generator=rng)
     owner, fold = torch.arange(40) % 3, torch.randint(4, (40,), generator=rng)
-    result = agreement_of_first(features, logits, owner, fold)
+    agreement, variance = agreement_of_first(features, logits, owner, fold)
 
     scaled = [f - f.mean(0) for f in features]
     scaled = torch.cat([f * (len(f) / f.square().sum() / 2).sqrt() for f in scaled[1:]], 1).double()
-    target = logits.double().exp() / logits.double().exp().sum(1, keepdim=True)
-    error = total = 0
-    for held_out in range(4):
-        train, test = (owner != 0) & (fold != held_out), (owner != 0) & (fold == held_out)
-        mean = target[train].mean(0)
-        x = scaled[train]
-        weights = torch.linalg.inv(x.T @ x + RIDGE * torch.eye(10)) @ x.T @ (target[train] - mean)
-        error += (target[test] - mean - scaled[test] @ weights).square().sum().item()
-        total += (target[test] - mean).square().sum().item()
-    assert result == pytest.approx((total - error) / (0.75 * (owner != 0).sum().item()), abs=1e-4)
-    assert 0.1 < result < 0.9
+    probabilities = logits.double().exp() / logits.double().exp().sum(1, keepdim=True)
+    explained, total = {}, {}
+    for name, target in (("logits", (logits - logits.mean(1, keepdim=True)).double()), ("probabilities", probabilities)):
+        error = total[name] = 0
+        for held_out in range(4):
+            train, test = (owner != 0) & (fold != held_out), (owner != 0) & (fold == held_out)
+            mean = target[train].mean(0)
+            x = scaled[train]
+            weights = torch.linalg.inv(x.T @ x + RIDGE * torch.eye(10)) @ x.T @ (target[train] - mean)
+            error += (target[test] - mean - scaled[test] @ weights).square().sum().item()
+            total[name] += (target[test] - mean).square().sum().item()
+        explained[name] = total[name] - error
+    assert agreement == pytest.approx(explained["logits"] / total["logits"], abs=1e-4)
+    assert variance == pytest.approx(explained["probabilities"] / (0.75 * (owner != 0).sum().item()), abs=1e-4)
+    assert 0.3 < agreement < 0.98 and 0.1 < variance < 0.9
 
 
-def test_agreement_is_1_for_certain_predictions_that_follow_the_others_features_and_0_for_uncertain_or_unrelated_ones():
+def test_agreement_is_1_for_functions_of_the_others_features_and_0_for_noise():
+    rng = generator(2)
+    shared = torch.randn(200, 6, generator=rng)
+    features = [shared @ torch.randn(6, 8, generator=rng) for _ in range(3)]
+    owner, fold = torch.arange(200) % 3, torch.arange(200) // 3 % 4
+    logits = shared @ torch.randn(6, 5, generator=rng)
+    assert agreement_of_first(features, logits, owner, fold)[0] > 0.99
+    assert 0 <= agreement_of_first(features, torch.randn(200, 5, generator=rng), owner, fold)[0] < 0.1
+    heavy = 100 * torch.randn(200, 5, generator=rng).pow(9)  # a few outliers: the fit is worse than the mean
+    assert agreement_of_first(features, heavy, owner, fold)[0] == 0
+    shifted = agreement_of_first(features, logits + torch.randn(200, 1, generator=rng), owner, fold)  # softmax ignores the shift
+    assert shifted == pytest.approx(agreement_of_first(features, logits, owner, fold), abs=1e-5)
+
+
+def test_explained_variance_is_1_for_certain_predictions_that_follow_the_others_features():
     rng = generator(2)
     kind = torch.nn.functional.one_hot(torch.arange(300) % 5).float()  # of each image
     features = [kind @ torch.randn(5, 8, generator=rng) for _ in range(3)]
     owner, fold = torch.arange(300) // 5 % 3, torch.arange(300) // 15 % 4
-    assert agreement_of_first(features, 30 * kind, owner, fold) > 0.97
-    assert 0.1 < agreement_of_first(features, 2 * kind, owner, fold) < 0.6
-    assert 0 < agreement_of_first(features, 0.1 * kind, owner, fold) < 0.01
+    assert agreement_of_first(features, 30 * kind, owner, fold)[1] > 0.97
+    assert 0.1 < agreement_of_first(features, 2 * kind, owner, fold)[1] < 0.6
+    assert 0 < agreement_of_first(features, 0.1 * kind, owner, fold)[1] < 0.01
     unrelated = 30 * kind[torch.randperm(300, generator=rng)]
-    assert 0 <= agreement_of_first(features, unrelated, owner, fold) < 0.05
+    assert 0 <= agreement_of_first(features, unrelated, owner, fold)[1] < 0.05
     rare = 30 * torch.nn.functional.one_hot((torch.rand(300, generator=rng) < 0.02).long(), 5).float()  # the fit is worse than the mean
-    assert agreement_of_first(features, rare, owner, fold) == 0
-    shifted = agreement_of_first(features, 2 * kind + torch.randn(300, 1, generator=rng), owner, fold)  # softmax ignores the shift
-    assert shifted == pytest.approx(agreement_of_first(features, 2 * kind, owner, fold), abs=1e-5)
+    assert agreement_of_first(features, rare, owner, fold)[1] == 0
 
 
 def test_predictions_for_the_teachers_own_pool_do_not_count():

@@ -1,22 +1,24 @@
 """Teacher reliability: a sampling weight for each teacher, from recovered pools alone, without real images or training.
 
-Inversion recovers a pool even from a teacher that was trained on random labels, or not at all. Three measures separate such teachers
+Inversion recovers a pool even from a teacher that was trained on random labels, or not at all. Four measures separate such teachers
 from sound ones:
 
-- *agreement*: how much of the variation of the teacher's predictions on the pools of the others follows the others' features. A teacher
-  trained on random labels for a short time has uncertain predictions; after a longer time they are certain, but unrelated to the others'.
+- *explained variance*: how much of the variance of the teacher's predictions on the pools of the others follows the others' features. After
+  a short training on random labels the predictions are uncertain and hardly vary; after a longer one they vary without relation to the
+  others' features.
+- *agreement*: the same as a share of the variance of the logits, so that certainty does not matter.
 - *compactness*: how well the classes of the teacher's own pool separate in its features.
 - *recovery*: the teacher's confidence in the labels of its own pool.
 
-Each measure is divided by the median of the zoo. The decision rests on agreement: a teacher of less than half the usual agreement loses its
-weight. The scatter of the zoo does not enter: it cannot be estimated from few teachers, while the gap between sound and broken ones has
-been found to be the same for different zoos. A sound teacher of another domain also has low agreement, because the others' images differ
-from its training data. By how much is measured by the distance of their BatchNorm statistics to its running statistics; its agreement is
-multiplied by that distance, relative to the median, unless compactness or recovery are low, too. A teacher that does not recognise its own
-pool is dropped in any case, because that pool cannot train a learner.
+Each measure is divided by the median of the zoo. The scatter of the zoo does not enter, because it cannot be estimated from few teachers.
+If compactness or recovery is low, explained variance decides: a teacher of less than half the usual one loses its weight. If neither is,
+agreement must be as low, too. So a sound teacher of another domain keeps its weight: the others' images are not in its domain, and its
+predictions for them are often uncertain. Its agreement can be low as well; it is multiplied by the distance of the images' BatchNorm
+statistics to the teacher's running statistics, relative to the median. A teacher that does not recognise its own pool is dropped in any
+case, because that pool cannot train a learner.
 
-No teacher is judged in a zoo of few teachers, because there is no usual agreement, nor if most teachers do not recognise their own pools,
-which points to the inversion. A teacher that was trained for so short a time that its predictions are uncertain cannot be told from one
+No teacher is judged in a zoo of few teachers, because nothing is usual there, nor if most teachers do not recognise their own pools, which
+points to the inversion. A teacher of uncertain predictions, because it was trained for a short time, cannot be told from one that was
 trained on random labels.
 """
 
@@ -52,20 +54,22 @@ class TeacherReliability:
     Attributes:
         name: of the teacher.
         weight: how often the teacher is used relative to the others, 0 (dropped) to 1.
-        agreement: variance of its probabilities on the others' images that the others' features predict, held out; 0 to 1, which only
+        agreement: share of the variance of its logits on the others' images that the others' features predict, held out; 0 to 1.
+        explained_variance: variance of its probabilities on these images that the others' features predict, held out; 0 to 1, which only
             certain predictions reach.
         compactness: share of the variance of its features over its own pool that lies between classes; 0 to 1.
         recovery: its mean probability of its own pool's labels, scaled so that chance is 0 and certainty 1.
         statistics_distance: ``BatchNormMatch.distance`` of the other teachers' images, the median over their pools; None without
             BatchNorm layers.
-        score: agreement in medians of the zoo; unless compactness or recovery are low, too, multiplied by ``domain_factors``, up to 1.
-            1 if the teachers are not judged.
+        score: explained variance in medians of the zoo; if neither compactness nor recovery is low, at least the agreement in medians,
+            multiplied by ``domain_factors``, up to 1. 1 if the teachers are not judged.
         reason: why the weight is below 1, in one line; empty at weight 1.
     """
 
     name: str
     weight: float
     agreement: float
+    explained_variance: float
     compactness: float
     recovery: float
     statistics_distance: float | None
@@ -99,8 +103,10 @@ def teacher_reliability(
     computed = in_stacks(teachers, shared, own) if together else one_by_one(teachers, shared, own, device)
     owner = torch.arange(len(pools)).repeat_interleave(torch.tensor([len(images) for images in shared]))
     labels = [pool.labels[of_pool] for pool, of_pool in zip(pools, rows, strict=True)]
+    predicted = agreements([each.features for each in computed], [each.logits for each in computed], owner, fold, device)
     measures = {
-        "agreement": agreements([each.features for each in computed], [each.logits for each in computed], owner, fold, device),
+        "agreement": [share for share, _ in predicted],
+        "explained_variance": [variance for _, variance in predicted],
         "compactness": [compactness(each.own_features, of_pool) for each, of_pool in zip(computed, labels, strict=True)],
         "recovery": [recovery(each.own_logits, of_pool) for each, of_pool in zip(computed, labels, strict=True)],
     }
@@ -111,7 +117,7 @@ def teacher_reliability(
 def assess(
     names: Sequence[str], measures: Mapping[str, list[float]], statistics_distances: Sequence[float | None]
 ) -> list[TeacherReliability]:
-    """The decision from ``agreement``, ``compactness``, ``recovery`` and statistics distances, each a list in the order of ``names``.
+    """The decision from the measures by name (those of ``TeacherReliability``) and the statistics distances, in the order of ``names``.
 
     Medians are those of the teachers that recognise their pools.
     """
@@ -120,21 +126,23 @@ def assess(
     usual = {name: statistics.median([values[index] for index in reference] or [0.0]) for name, values in measures.items()}
     factors = domain_factors(statistics_distances, reference)
     results = []
-    for index, name in enumerate(names):
+    for index, teacher in enumerate(names):
         own = {measure: values[index] for measure, values in measures.items()}
         low = [measure for measure in ("compactness", "recovery") if own[measure] < LOW * usual[measure]]
         weight, score, reason = 1.0, 1.0, ""
         if judged:
-            score = max(own["agreement"], 1e-12) / max(usual["agreement"], 1e-12)
-            score = score if low else max(score, min(score * factors[index], 1.0))
+            agreement, score = (max(own[name], 1e-12) / max(usual[name], 1e-12) for name in ("agreement", "explained_variance"))
+            score = score if low else max(score, min(agreement * factors[index], 1.0))
             weight = min(max((score - ZERO_WEIGHT_SCORE) / (FULL_WEIGHT_SCORE - ZERO_WEIGHT_SCORE), 0.0), 1.0)
         if judged and own["recovery"] < LOWEST_RECOVERY:
             weight, reason = 0.0, f"it does not recognise its own pool (recovery {own['recovery']:.2f}); is it trained?"
         elif weight < 1:
-            shown = ["agreement", *low]
-            reason = " and ".join(f"{measure} {own[measure]:.2f} (median of the zoo: {usual[measure]:.2f})" for measure in shown)
+            reason = " and ".join(
+                f"{name.replace('_', ' ')} {own[name]:.2f} (median of the zoo: {usual[name]:.2f})"
+                for name in ("explained_variance", *(low or ["agreement"]))
+            )
         distance = statistics_distances[index]
-        results.append(TeacherReliability(name, weight, **own, statistics_distance=distance, score=score, reason=reason))
+        results.append(TeacherReliability(teacher, weight, **own, statistics_distance=distance, score=score, reason=reason))
     return results
 
 

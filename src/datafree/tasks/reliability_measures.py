@@ -33,7 +33,7 @@ def linear_kernel(features: Tensor) -> Tensor:
 
 def agreements(
     features: Sequence[Tensor], logits: Sequence[Tensor], owner: Tensor, fold: Tensor, device: torch.device | str = "cpu"
-) -> list[float]:
+) -> list[tuple[float, float]]:
     """The ``agreement`` of each teacher with the mean kernel of the others, from all teachers' features [N, D] and logits [N, K].
 
     ``owner`` int64 [N] gives the teacher from whose pool each image is, ``fold`` int64 [N] a partition of the images. A kernel is computed
@@ -51,29 +51,33 @@ def agreements(
     return results
 
 
-def agreement(kernel: Tensor, logits: Tensor, use: Tensor, fold: Tensor) -> float:
-    """Variance of one teacher's probabilities that kernel ridge regression on the others' features explains, held out; 0 to 1.
+def agreement(kernel: Tensor, logits: Tensor, use: Tensor, fold: Tensor) -> tuple[float, float]:
+    """What kernel ridge regression on the others' features explains of one teacher's logits [N, K], held out: two values from 0 to 1.
 
-    It is relative to the largest variance that the probabilities of K classes can have: that of certain predictions, every class equally
-    often. So it is low for predictions that are uncertain for all images, and for those that vary without relation to the others' features.
+    The first is the share of the variance of the logits. The second is the variance of the probabilities, relative to the largest that K
+    classes can have: that of certain predictions, every class equally often.
 
-    ``logits`` [N, K] are those of the teacher. ``kernel`` float64 [N, N] is the mean of the other teachers' ``linear_kernel``. ``use`` bool
-    [N] leaves out the images that were recovered from the teacher itself, because they were optimised for its predictions. ``fold`` int64
-    [N] partitions the images; each fold is predicted from the others.
+    ``kernel`` float64 [N, N] is the mean of the other teachers' ``linear_kernel``. ``use`` bool [N] leaves out the images that were
+    recovered from the teacher itself, because they were optimised for its predictions. ``fold`` int64 [N] partitions the images; each fold
+    is predicted from the others.
     """
     if not use.any():
-        return 0.0
-    kernel, target, fold = kernel[use][:, use], logits[use].double().softmax(1), fold[use]
-    error = total = 0.0
+        return 0.0, 0.0
+    kernel, logits, fold = kernel[use][:, use], logits[use].double(), fold[use]
+    classes = logits.shape[1]
+    target = torch.cat([logits - logits.mean(1, keepdim=True), logits.softmax(1)], 1)  # softmax ignores a shift of all logits
+    error, total = torch.zeros_like(target[0]), torch.zeros_like(target[0])
     for held_out in fold.unique():
         train, test = fold != held_out, fold == held_out
         mean = target[train].mean(0)
         ridge = RIDGE * torch.eye(int(train.sum()), dtype=torch.float64, device=kernel.device)
         coefficients = torch.linalg.solve(kernel[train][:, train] + ridge, target[train] - mean)
-        error += (target[test] - mean - kernel[test][:, train] @ coefficients).square().sum().item()
-        total += (target[test] - mean).square().sum().item()
-    most = len(target) * (1 - 1 / target.shape[1])
-    return max(total - error, 0.0) / max(most, 1e-12)  # a fit worse than the mean explains nothing
+        error += (target[test] - mean - kernel[test][:, train] @ coefficients).square().sum(0)
+        total += (target[test] - mean).square().sum(0)
+    of_logits, of_probabilities = ((total - error)[part].sum().item() for part in (slice(classes), slice(classes, None)))
+    largest = len(target) * (1 - 1 / classes)
+    # A fit worse than the mean would give negative values without a lower bound; it explains nothing.
+    return max(of_logits / max(total[:classes].sum().item(), 1e-12), 0.0), max(of_probabilities / max(largest, 1e-12), 0.0)
 
 
 def compactness(features: Tensor, labels: Tensor) -> float:
