@@ -82,7 +82,7 @@ class DistillationArm:
     queried: Queried = Queried.all  # teachers whose predictions are learned from every image: all, or step = those of the step's images
     learning_rate: float = 0.004  # peak of a one-cycle schedule (AdamW)
     temperature: float = 4.0  # of the distillation loss
-    relational: float = 30.0  # weight of the relational loss: pairwise cosines of features as those of the teachers' predictions
+    relational: float = 5.0  # weight of the relational loss: pairwise cosines of features as those of the teachers' predictions
     augment: bool = True  # augmented views of the images; with views: reinforced see `reinforcement.augment`
     mixup: bool = True  # mixup on every other step
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
@@ -103,7 +103,7 @@ class BellArm:
     outer_learning_rate: float = 1.0  # share of the displacement, falls linearly to a tenth; with update: adam the rate of Adam
     temperature: float = 4.0  # of the distillation loss; without effect with divergence: released
     distillation: float = 0.7  # weight of the distillation loss, 0 to 1; the rest is the cross-entropy of the episode
-    relational: float = 30.0  # weight of the relational loss, within the share of distillation
+    relational: float = 5.0  # weight of the relational loss, within the share of distillation
     augment: bool = True  # augmented views of the images; with views: reinforced see `reinforcement.augment`
     update: BellUpdate = BellUpdate.interpolation  # interpolation or adam
     divergence: Divergence = Divergence.kl  # kl or released
@@ -170,7 +170,7 @@ class IgrArm:
     groups: int | None = None  # groups of dissimilar teachers (TGR: 5); the tasks of a step are of one group; null = any tasks
     temperature: float = 4.0  # of the distillation loss
     distillation: float = 0.7  # weight of the distillation loss, 0 to 1; the rest is the cross-entropy of the episode
-    relational: float = 30.0  # weight of the relational loss, within the share of distillation
+    relational: float = 5.0  # weight of the relational loss, within the share of distillation
     queried: Queried = Queried.all  # all, or step = every teacher of the step predicts every task
     augment: bool = True  # augmented views of the images; with views: reinforced see `reinforcement.augment`
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
