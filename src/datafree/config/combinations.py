@@ -86,7 +86,7 @@ def check_combinations(config: Config) -> None:
             raise UserError(f"meta.arms.{name}.mixup: true, but reinforcement.mixed_views is 0; raise it, or set mixup: false")
         if isinstance(arm, BellArm) and arm.one_head and arm.start:
             raise UserError(f"meta.arms.{name}.one_head: true, but a copy of a teacher has that teacher's head; set start: null")
-        if arm.method == "igr" and arm.groups and config.tasks.mixed == 1:
+        if isinstance(arm, IgrArm) and arm.groups and config.tasks.mixed == 1:
             raise UserError(f"meta.arms.{name}.groups: got {arm.groups}, but no task is of one teacher; set tasks.mixed below 1")
         part = {"maml": AdaptedPart.network, "anil": AdaptedPart.head}.get(arm.method)
         if part is not None and arm.adaptation.part is not part:
