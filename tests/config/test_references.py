@@ -44,25 +44,29 @@ def test_references_follow_the_configuration():
     assert trees["maml"]["arm"]["adaptation"] == {"part": "network", "steps": 10, "learning_rate": 0.05}
 
 
-def test_references_train_as_long_as_the_longest_arm_unless_their_steps_are_given():
+def test_references_are_trained_on_as_many_images_as_the_longest_arm_unless_their_steps_are_given():
     arms = {
         "bell": {"steps": 50, "tasks_per_step": 4},
         "joint": {"method": "igr", "steps": 60, "tasks_per_step": 4},
-        "distillation": {"steps": 120},
+        "distillation": {"steps": 100, "batch_size": 64},
+        "dro": {"method": "dro", "steps": 100000},
     }
+    task = 5 * (1 + 7)
 
     def steps(**evaluation):
-        trees = references(resolve({"meta": {"arms": arms}, "evaluation": evaluation}))
-        return {trees[name]["steps"] for name in ("judge", "oracle", "searched")} | {
-            trees[name]["arm"]["steps"] for name in ("protonet", "maml")
-        }
+        tasks = {"way": 5, "shot": 1, "query": 7}
+        trees = references(resolve({"meta": {"arms": arms}, "tasks": tasks, "evaluation": evaluation}))
+        classifiers = {trees[name]["steps"] for name in ("judge", "oracle", "searched")}
+        return classifiers, trees["protonet"]["arm"]["steps"], trees["maml"]["arm"]["steps"]
 
-    assert steps() == {200}
-    arms["distillation"]["steps"] = 700
-    assert steps() == {700}
-    assert steps(oracle_steps=9) == {9}
+    images = 60 * 4 * task
+    assert steps() == ({-(-images // 128)}, images // task, images // (2 * task))
+    arms["distillation"] = {"steps": 700, "batch_size": 128}
+    images = 700 * 128
+    assert steps() == ({700}, -(-images // task), -(-images // (2 * task)))
+    assert steps(oracle_steps=9) == ({9}, 9, 9)
     arms.clear()
-    assert steps() == {DistillationArm().steps}
+    assert steps()[0] == {DistillationArm().steps * DistillationArm().batch_size // 128}
 
 
 @pytest.mark.parametrize("path", [("steps",), ("backbone", "width"), ("adaptation",), ("adaptation", "part")])

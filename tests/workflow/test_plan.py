@@ -26,6 +26,7 @@ BASE = {
         },
     },
     "nas": {"algorithms": {"a": {"method": "spos"}, "b": {"method": "random"}}},
+    "evaluation": {"oracle_steps": 5},  # otherwise those of the oracles follow from the arms
 }
 
 

@@ -97,7 +97,7 @@ class BellArm:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     start: str | None = None  # teacher of which the learner starts as a copy, with its architecture, or auto (one of them); null = random
     views: Views = Views.reinforced  # reinforced = stored views with the predictions of all teachers; fresh = new views in every step
-    steps: int = 100  # outer steps
+    steps: int = 150  # outer steps
     tasks_per_step: int = 4  # inner steps per outer step, each on another task
     inner_learning_rate: float = 0.002  # Adam, whose state is kept across outer steps
     outer_learning_rate: float = 1.0  # share of the displacement, falls linearly to a tenth; with update: adam the rate of Adam

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from datafree.config.arms import BellArm, DistillationArm, MamlArm, ProtoNetArm
+from datafree.config.arms import DistillationArm, DroArm, MamlArm, ProtoNetArm
 from datafree.config.schema import BackboneConfig, Config, TasksConfig
 from datafree.config.validation import as_tree
 
@@ -43,22 +43,27 @@ def references(config: Config) -> dict[str, dict[str, Any]]:
     ``judge``, ``oracle`` and ``searched`` are trees of ``ClassifierReference``, ``protonet`` and ``maml`` of ``LearnerReference``.
     ``config`` is resolved.
     """
-    backbone, steps = config.evaluation.oracle_backbone, config.evaluation.oracle_steps or longest_training(config)
-    held_out = config.zoo.training.held_out
+    backbone, tasks, fixed = config.evaluation.oracle_backbone, config.tasks, config.evaluation.oracle_steps
+    images, held_out = most_training_images(config), config.zoo.training.held_out
     classifiers = {"judge": JUDGE, "oracle": backbone, "searched": None}
-    arms = {
-        "protonet": ProtoNetArm(inversion="", backbone=backbone, steps=steps),
-        "maml": MamlArm(inversion="", backbone=backbone, steps=steps),
-    }
+    arms = {"protonet": ProtoNetArm(inversion="", backbone=backbone), "maml": MamlArm(inversion="", backbone=backbone)}
+    for arm in arms.values():
+        arm.steps = fixed or -(-images // images_of_step(arm, tasks))
+    steps = fixed or -(-images // BATCH_SIZE)
     settings = {name: ClassifierReference(network, steps, BATCH_SIZE, LEARNING_RATE, held_out) for name, network in classifiers.items()}
-    learners = {name: LearnerReference(as_tree(arm), config.tasks, held_out) for name, arm in arms.items()}
+    learners = {name: LearnerReference(as_tree(arm), tasks, held_out) for name, arm in arms.items()}
     return {name: as_tree(reference) for name, reference in (settings | learners).items()}
 
 
-def longest_training(config: Config) -> int:
-    """The largest number of optimiser steps of any arm; in a study without arms that of joint distillation with its default settings.
+def most_training_images(config: Config) -> int:
+    """The largest number of images, repetitions counted, on which an arm is trained; without arms that of joint distillation by default.
 
-    A network that is trained on real images for fewer steps would not bound what the arms reach.
+    A network that is trained on fewer real images would not bound what the arms reach.
     """
-    steps = [arm.steps * (arm.tasks_per_step if isinstance(arm, BellArm) else 1) for arm in config.meta.arms.values()]
-    return max(steps, default=DistillationArm().steps)
+    arms = [arm for arm in config.meta.arms.values() if not isinstance(arm, DroArm)] or [DistillationArm()]  # DRO is trained on no images
+    return max(arm.steps * images_of_step(arm, config.tasks) for arm in arms)
+
+
+def images_of_step(arm: Any, tasks: TasksConfig) -> int:
+    """The number of images of a training step of an arm: of its batch, or of its tasks."""
+    return arm.batch_size if isinstance(arm, DistillationArm) else arm.tasks_per_step * tasks.way * (tasks.shot + tasks.query)

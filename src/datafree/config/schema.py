@@ -154,7 +154,7 @@ class EvaluationConfig:
     readouts: list[str] = field(default_factory=lambda: ["joined"])  # of READOUTS; a row for each per feature extractor
     mirrored: bool = False  # true = mean representation of image and mirror image; for classes that do not change when mirrored
     oracles: list[str] = field(default_factory=lambda: ["classifier"])  # of ORACLES; may be empty
-    oracle_steps: int | None = None  # training steps of the oracles and the independent classifier; null = as the longest arm
+    oracle_steps: int | None = None  # training steps of the oracles and the independent classifier; null = as many images as an arm
     oracle_backbone: BackboneConfig = field(default_factory=BackboneConfig)  # backbone of the oracles and of the row `random`
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from datafree import artifacts, devices
-from datafree.config import ARM_TYPES, BackboneConfig, as_tree, typed
+from datafree.config import ARM_TYPES, as_tree, typed
 from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.distillation.heads import TeacherHeads
 from datafree.evaluation.representations import ONE_HEAD, join_weights
@@ -23,7 +23,7 @@ from datafree.stages.files.tasks import read_episodes
 from datafree.workflow.job_checkpoints import checkpoint_of
 from datafree.workflow.provenance import Job
 from datafree.zoo.networks import network_card
-from datafree.zoo.teachers import common_normalisation
+from datafree.zoo.teachers import architecture, common_normalisation
 
 FOLDER = "artifacts/meta/{arm}/seed{seed}"
 READS = ("seed", "meta.arms.{arm}", "architectures.learner.{arm}")
@@ -78,6 +78,5 @@ def _copy_of_teacher(job: Job, start: str, ensemble: TeacherEnsemble, classes: l
     index = best_start(ensemble, job.config["seed"]) if start == "auto" else names.index(start)
     learner = learner_from_teacher(ensemble, index, classes, seed)
     teacher_card = read_cards(job.input("zoo"))[index]
-    config = BackboneConfig(**teacher_card["architecture"])
-    card = network_card(learner.backbone, config, teacher_card["input"], teacher_card["mean"], teacher_card["std"])
+    card = network_card(learner.backbone, architecture(teacher_card), teacher_card["input"], teacher_card["mean"], teacher_card["std"])
     return learner, {**card, "start": names[index]}

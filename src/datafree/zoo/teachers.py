@@ -120,11 +120,15 @@ def empty_network(entry_or_card: Entry | dict[str, Any], classes: int, seed: int
     if isinstance(entry_or_card, Entry):
         shape, config = entry_or_card.input, entry_or_card.architecture.backbone()
     else:
-        shape = entry_or_card["input"]
-        config = BackboneConfig(entry_or_card["architecture"]["name"], entry_or_card["architecture"]["width"])
+        shape, config = entry_or_card["input"], architecture(entry_or_card)
     backbone = build(config, shape[0], shape[1], seed)
     with devices.seeded_initialisation(seed):
         return Classifier(backbone, classes)
+
+
+def architecture(card: dict[str, Any]) -> BackboneConfig:
+    """The backbone of a teacher, from its card."""
+    return BackboneConfig(card["architecture"]["name"], card["architecture"]["width"])
 
 
 def common_normalisation(cards: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
