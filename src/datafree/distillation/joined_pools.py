@@ -115,11 +115,12 @@ def training_batch(pools: JoinedPools, training: Tensor, size: int, seed: int, *
     with the soft labels of the unchanged image.
     """
     rows, rng = sample_indices(training, size, seed, *names), generator(seed, *names, "views")
-    batch = pools.batch(rows)
     if pools.reinforced is None:
+        batch = pools.batch(rows)
         return replace(batch, images=random_affine(batch.images, rng))
-    views, soft_labels = pools.reinforced.own_batch(rows, rng, batch.images.device)
-    return replace(batch, images=pools.normalise(views), soft_labels=soft_labels)
+    device = pools.normalise.mean.device
+    views, soft_labels = pools.reinforced.own_batch(rows, rng, device)
+    return Batch(pools.normalise(views), soft_labels, devices.rows(pools.teacher, rows, device))
 
 
 def sample_indices(index: Tensor, size: int, seed: int, *names: str | int) -> Tensor:
