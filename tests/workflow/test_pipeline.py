@@ -20,6 +20,7 @@ JOBS = {
     "invert/five/glyphs-00",
     "invert/five/glyphs-01",
     "episodes/five",
+    "reinforce/five",
     "search/spos",
     "retrain/spos",
     "learner/bell/0",
