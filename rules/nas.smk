@@ -1,10 +1,14 @@
 # Architecture search on recovered images, and stand-alone training of the resulting architectures.
+def algorithm_of(wildcards):
+    return study["nas"]["algorithms"][first_job("search", wildcards)["algorithm"]]
+
+
 def algorithm_inversion(wildcards):
-    return study["nas"]["algorithms"][first_job("search", wildcards)["algorithm"]]["inversion"]
+    return algorithm_of(wildcards)["inversion"]
 
 
 def searched_views(wildcards):
-    return reinforced_input(study["nas"]["algorithms"][first_job("search", wildcards)["algorithm"]])
+    return reinforced_input(algorithm_of(wildcards))
 
 
 def searched_architecture(stage, name):

@@ -145,6 +145,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "predictions": Float[Tensor, "b t k"],
         "return": dict[str, SCALAR],
     },
+    "distillation.objectives.total": {"terms": dict[str, SCALAR], "return": SCALAR},
     "distillation.objectives.zoo_representation": {"probabilities": Float[Tensor, "b t k"], "return": Float[Tensor, "b p"]},
     "distillation.objectives.relational_loss": {"features": Float[Tensor, "b d"], "target": Float[Tensor, "b p"], "return": SCALAR},
     "distillation.objectives.pairwise_cosines": {"vectors": Float[Tensor, "b d"], "return": Float[Tensor, "b b"]},

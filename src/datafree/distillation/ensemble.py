@@ -62,10 +62,15 @@ class TeacherEnsemble:
         normalised = self.normalise(devices.moved(images, self.device))
         return random_colours(random_affine(normalised, rng), rng) if augment else normalised
 
-    @property
+    @functools.cached_property
     def reliable(self) -> list[int]:
         """The indices of the teachers with a sampling weight above 0."""
         return torch.nonzero(self.sampling_weights > 0).flatten().tolist()
+
+    @property
+    def used_classes(self) -> list[int]:
+        """The number of classes of each teacher, 0 for one of sampling weight 0."""
+        return [count if weight > 0 else 0 for count, weight in zip(self.class_counts, self.sampling_weights.tolist(), strict=True)]
 
     def queried_views(
         self, pools: Tensor, rows: Tensor, queried: Sequence[int], rng: torch.Generator, *, augment: bool = True, mixed: bool = False

@@ -1,4 +1,4 @@
-"""Terms of the objective of distillation beside the divergence of predictions: relations between images, and regression of features."""
+"""The objective of distillation as a sum of terms: the divergence of predictions, and relations between images."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def distillation_terms(features: Tensor, logits: Tensor, predictions: Tensor, te
     if relational:
         terms["relational"] = relational * relational_loss(features, zoo_representation(predictions, temperature))
     return terms
+
+
+def total(terms: dict[str, Tensor]) -> Tensor:
+    """The sum of the terms, a scalar."""
+    return torch.stack(list(terms.values())).sum()
 
 
 def zoo_representation(probabilities: Tensor, temperature: float) -> Tensor:

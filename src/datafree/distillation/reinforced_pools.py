@@ -39,11 +39,6 @@ class ReinforcedPools:
     def nbytes(self) -> int:
         return self.views.nbytes + self.predictions.nbytes
 
-    @property
-    def mixed(self) -> int:
-        """Number of mixed views of an image."""
-        return len(self.views) - self.plain
-
     def to(self, device: torch.device) -> ReinforcedPools:
         """A copy whose tensors are on the device, as far as they fit (see ``devices.resident``)."""
         return replace(self, views=devices.resident(self.views, device), predictions=devices.resident(self.predictions, device))

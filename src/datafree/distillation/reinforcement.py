@@ -16,6 +16,7 @@ from datafree.progress import progress
 from datafree.zoo.logits import at_least_float32
 from datafree.zoo.teacher_passes import passes
 from datafree.zoo.teachers import Teacher
+from datafree.zoo.training import logits_of
 
 CHUNK = 64  # views that are made, or predicted by one teacher, together: few enough for the caches of a CPU
 LOWEST = -60.0  # log-probability; float16 holds smaller ones, but a softmax in float32 may be 0
@@ -27,14 +28,11 @@ def reinforce(ensemble: TeacherEnsemble, config: ReinforcementConfig, seed: int,
 
     The views depend only on the images and the seed. Teachers are queried about the stored uint8 views, teacher by teacher; a checkpoint
     holds the predictions of those that are done.
-
-    Raises:
-        UserError: images of different shapes.
     """
-    used = ensemble.reliable
+    used, classes = ensemble.reliable, ensemble.used_classes
     views = make_views(ensemble, used, config, seed)
     flat = views.flatten(0, 1)
-    counts = [len(ensemble.teachers[index].classes) for index in used]
+    counts = [classes[index] for index in used]
     done, saved = torch.zeros(len(used), dtype=torch.bool), SavedState()
     predictions = torch.zeros(len(flat), sum(counts), dtype=torch.float16)
     if checkpoint.restore(saved=saved)[0]:
@@ -47,10 +45,8 @@ def reinforce(ensemble: TeacherEnsemble, config: ReinforcementConfig, seed: int,
         done[waiting[member]] = True
         saved.values = {"predictions": predictions, "done": done}
         checkpoint.save(number, [], saved=saved)
-    images, classes = [0] * len(ensemble.teachers), [0] * len(ensemble.teachers)
-    for index in used:
-        images[index], classes[index] = len(ensemble.pools[index].images), len(ensemble.teachers[index].classes)
-    return ReinforcedPools(views, predictions.unflatten(0, views.shape[:2]), config.views, tuple(images), tuple(classes))
+    images = tuple(len(pool.images) if count else 0 for pool, count in zip(ensemble.pools, classes, strict=True))
+    return ReinforcedPools(views, predictions.unflatten(0, views.shape[:2]), config.views, images, tuple(classes))
 
 
 def make_views(ensemble: TeacherEnsemble, used: Sequence[int], config: ReinforcementConfig, seed: int) -> Tensor:
@@ -82,8 +78,7 @@ def _log_probabilities(teachers: Sequence[Teacher], views: Tensor, device: torch
     """(position of the teacher, its log-probabilities float16 [V, classes] on the CPU), for views uint8 [V, C, H, W]."""
     if not together:
         for member, teacher in enumerate(teachers):
-            logits = [teacher.network(teacher.normalise(devices.moved(part, device))) for part in views.split(CHUNK)]
-            yield member, _stored(torch.cat(logits))
+            yield member, _stored(logits_of(teacher.network, teacher.normalise, views, device, CHUNK))
         return
     for members, stack, size in passes(teachers, 1):
         logits = torch.cat([_stored(stack.networks(stack.normalise(devices.moved(part, device)))) for part in views.split(size)], 1)

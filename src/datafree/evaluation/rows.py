@@ -114,21 +114,20 @@ def _evaluations(
     """One model per inference and, for a network that does not adapt, per read-out and classifier."""
     backbone, normalise = network.backbone, network.normalise
     together = together and can_be_stacked(backbone)
-    base = EvaluatedModel(name, kind, description, pixels, 1, parameter_count(backbone), seed)
+    parameters = parameter_count(backbone)
     rule: AdaptationConfig | None = typed(AdaptationConfig, network.card["adaptation"]) if "adaptation" in network.card else None
     if rule is not None and rule.part is not AdaptedPart.nothing:
         embedding = network_embedding(backbone, normalise, FEATURES_ONLY, device, mirrored=False)
-        base = dataclasses.replace(base, embedding=embedding, description=f"{description}; {describe(rule)}")
+        base = EvaluatedModel(name, kind, f"{description}; {describe(rule)}", embedding, 1, parameters, seed)
         return [_adapting(base, network, rule, inference, together) for inference in config.inference]
     heads = None if network.heads is None else heads_of(network.heads.to(device))
     reader = Reader.of(config.readouts, heads, network.weights)
-    base = dataclasses.replace(base, embedding=network_embedding(backbone, normalise, reader, device, mirrored=config.mirrored))
+    embedding = network_embedding(backbone, normalise, reader, device, mirrored=config.mirrored)
+    read = _read(EvaluatedModel(name, kind, description, embedding, 1, parameters, seed), reader, config.classifiers)
     models = []
     for inference in config.inference:
-        read = _read(base, reader, config.classifiers)
-        models += (
-            [_transductive(model, network, reader, together, config.mirrored) for model in read] if inference == "transductive" else read
-        )
+        transductive = inference == "transductive"
+        models += [_transductive(model, network, reader, together, config.mirrored) for model in read] if transductive else read
     return models
 
 

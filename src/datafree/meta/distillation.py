@@ -11,7 +11,7 @@ from datafree import devices
 from datafree.checkpoints import Checkpoint
 from datafree.config import DistillationArm, Queried
 from datafree.distillation.ensemble import TeacherEnsemble
-from datafree.distillation.objectives import distillation_terms
+from datafree.distillation.objectives import distillation_terms, total
 from datafree.meta import alignment
 from datafree.meta.learner import Learner
 from datafree.progress import progress, require_finite
@@ -43,7 +43,7 @@ def train(
     def task_loss(task: int, rng: torch.Generator) -> Tensor:
         queried = episodes.teacher[task].unique().tolist()
         views = ensemble.queried_views(episodes.teacher[task], episodes.index[task], queried, rng, augment=arm.augment)
-        return torch.stack(list(terms(*views, queried)[0].values())).sum()
+        return total(terms(*views, queried)[0])
 
     for step in progress(range(start, arm.steps), arm.steps - start, "distillation"):
         rng = devices.generator(seed, "distillation", step)
@@ -55,7 +55,7 @@ def train(
         views, predictions = ensemble.queried_views(pools, rows, queried, rng, augment=arm.augment, mixed=mixed)
         losses, logits = terms(views, predictions, queried)
         optimiser.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
+        total(losses).backward()
         optimiser.step()
         schedule.step()
         if step % 10 == 0 or measured:

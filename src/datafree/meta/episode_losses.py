@@ -11,7 +11,7 @@ from torch import Tensor
 from datafree.config import BellArm, Divergence, IgrArm, Queried
 from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.distillation.losses import released_divergence
-from datafree.distillation.objectives import distillation_terms
+from datafree.distillation.objectives import distillation_terms, total
 from datafree.episode_loss import EPISODE_SCALE, episode_loss
 from datafree.tasks.episodes import Episodes, episode_images
 from datafree.zoo.logits import at_least_float32
@@ -71,7 +71,7 @@ def episode_losses(network: Network, batch: EpisodeBatch, arm: BellArm | IgrArm)
     if isinstance(arm, BellArm) and arm.divergence is Divergence.released:
         return episode, released_divergence(logits, batch.predictions)
     terms = distillation_terms(features, logits, batch.predictions, arm.temperature, arm.relational)
-    return episode, torch.stack(list(terms.values())).sum()
+    return episode, total(terms)
 
 
 def combined_loss(parts: tuple[Tensor, Tensor], share: float | Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from datafree.distillation.heads import TeacherHeads
 from datafree.errors import UserError
 from datafree.meta.learner import Learner
 from datafree.tasks.pools import Pool, balanced_rows
+from datafree.tasks.reliability_measures import features_and_logits
 from datafree.zoo.teachers import Teacher
 
 IMAGES = 400  # of a pool, on which the features of the other teachers are compared
@@ -59,8 +60,7 @@ def best_start(ensemble: TeacherEnsemble, seed: int) -> int:
 
 def _leave_one_out_accuracy(teacher: Teacher, pool: Pool, rng: torch.Generator) -> float:
     rows = balanced_rows(pool.labels, IMAGES, rng)
-    device = teacher.normalise.mean.device
-    features = torch.cat([teacher.features(devices.moved(part, device)) for part in pool.images[rows].split(100)]).float().cpu()
+    features, _ = features_and_logits(teacher, pool.images[rows], teacher.normalise.mean.device)
     return leave_one_out_accuracy(features, pool.labels[rows])
 
 

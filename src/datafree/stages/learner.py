@@ -42,7 +42,7 @@ def run(job: Job) -> None:
     tasks, checkpoint = read_episodes(job.input("episodes")), checkpoint_of(job)
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         ensemble = read_ensemble(job, device)
-        classes = [count if index in ensemble.reliable else 0 for index, count in enumerate(ensemble.class_counts)]
+        classes = ensemble.used_classes
         if getattr(arm, "start", None):
             learner, card = _copy_of_teacher(job, arm.start, ensemble, classes, seed)
         else:

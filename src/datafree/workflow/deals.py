@@ -83,11 +83,15 @@ def input_group(tree: Mapping[str, Any], stage: str, names: Names) -> tuple[str,
         return (*starts, "zoo") if matches_statistics(tree, names["method"]) else starts
     if stage == "learner":
         arm = tree["meta"]["arms"][names["arm"]]
-        return (arm["inversion"], tree["architectures"]["learner"][names["arm"]] or "", *(["reinforced"] if reads_reinforced(arm) else []))
+        return (*_pools_of(arm), tree["architectures"]["learner"][names["arm"]] or "")
     if stage == "reference":
         return (tree["architectures"]["reference"][names["reference"]] or "",)
-    algorithm = tree["nas"]["algorithms"][names["algorithm"]]
-    return (algorithm["inversion"], *(["reinforced"] if reads_reinforced(algorithm) else []))
+    return _pools_of(tree["nas"]["algorithms"][names["algorithm"]])
+
+
+def _pools_of(member: Mapping[str, Any]) -> tuple[str, str]:
+    """Which pools an arm or a search reads: their inversion method, and whether as reinforced pools."""
+    return (member["inversion"], "reinforced" if reads_reinforced(member) else "")
 
 
 def reads_reinforced(member: Mapping[str, Any]) -> bool:
