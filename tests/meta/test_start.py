@@ -40,9 +40,24 @@ def test_a_teacher_of_another_input_size_cannot_be_a_start(ensemble, make_teache
 
 def test_the_start_is_the_teacher_that_separates_the_classes_of_other_pools_best(ensemble, teachers, monkeypatch):
     quality = {"first": 0.4, "second": 0.8, "third": 0.6}
-    monkeypatch.setattr("datafree.meta.start._leave_one_out_accuracy", lambda teacher, pool, rng: quality[teacher.name])
+    monkeypatch.setattr("datafree.meta.start._leave_one_out_accuracy", lambda teacher, images, labels: quality[teacher.name])
     assert best_start(ensemble, 0) == 1
     assert best_start(replace(ensemble, sampling_weights=torch.tensor([1.0, 0.0, 1.0])), 0) == 2
+
+
+def test_teachers_are_compared_on_the_same_images_of_a_bounded_number_of_pools_of_others(ensemble, teachers, monkeypatch):
+    seen: dict[str, list[bytes]] = {teacher.name: [] for teacher in teachers}
+
+    def note(teacher, images, labels):
+        seen[teacher.name].append(images.numpy().tobytes())
+        return 0.5
+
+    monkeypatch.setattr("datafree.meta.start._leave_one_out_accuracy", note)
+    monkeypatch.setattr("datafree.meta.start.POOLS", 2)
+    best_start(ensemble, 0)
+    different = {images for of_teacher in seen.values() for images in of_teacher}
+    assert len(different) == 2
+    assert sorted(map(len, seen.values())) == [1, 1, 2]
 
 
 def test_the_only_reliable_teacher_is_the_start(ensemble):

@@ -18,7 +18,8 @@ from datafree.tasks.pools import Pool, balanced_rows
 from datafree.tasks.reliability_measures import features_and_logits
 from datafree.zoo.teachers import Teacher
 
-IMAGES = 400  # of a pool, on which the features of the other teachers are compared
+# By which teachers are compared: pools, and images of each. The cost of the choice then grows with the number of teachers, not its square.
+POOLS, IMAGES = 16, 200
 
 
 def learner_from_teacher(ensemble: TeacherEnsemble, index: int, classes: Sequence[int], seed: int) -> Learner:
@@ -44,24 +45,31 @@ def learner_from_teacher(ensemble: TeacherEnsemble, index: int, classes: Sequenc
 def best_start(ensemble: TeacherEnsemble, seed: int) -> int:
     """The reliable teacher whose features separate the classes of the other teachers' pools best; the only one, if there is no other.
 
-    An image is classified by the nearest class mean of the other images of its pool; the accuracies are averaged over pools.
+    An image is classified by the nearest class mean of the other images of its pool; the accuracies are averaged over at most ``POOLS``
+    pools. All teachers see the same images, except that none is judged by its own pool.
     """
     candidates = ensemble.reliable
     if len(candidates) == 1:
         return candidates[0]
+    rng = devices.generator(seed, "start")
+    judged = [candidates[place] for place in torch.randperm(len(candidates), generator=rng)[:POOLS].tolist()]
+    parts = {index: _part(ensemble.pools[index], rng) for index in judged}
     accuracies = []
     for index in candidates:
-        teacher = ensemble.teachers[index]
-        others = [ensemble.pools[other] for other in candidates if other != index]
-        of_pools = [_leave_one_out_accuracy(teacher, pool, devices.generator(seed, "start", number)) for number, pool in enumerate(others)]
+        of_pools = [_leave_one_out_accuracy(ensemble.teachers[index], *part) for other, part in parts.items() if other != index]
         accuracies.append(sum(of_pools) / len(of_pools))
     return candidates[accuracies.index(max(accuracies))]
 
 
-def _leave_one_out_accuracy(teacher: Teacher, pool: Pool, rng: torch.Generator) -> float:
+def _part(pool: Pool, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """At most ``IMAGES`` images and labels of a pool, of all its classes."""
     rows = balanced_rows(pool.labels, IMAGES, rng)
-    features, _ = features_and_logits(teacher, pool.images[rows], teacher.normalise.mean.device)
-    return leave_one_out_accuracy(features, pool.labels[rows])
+    return pool.images[rows], pool.labels[rows]
+
+
+def _leave_one_out_accuracy(teacher: Teacher, images: Tensor, labels: Tensor) -> float:
+    features, _ = features_and_logits(teacher, images, teacher.normalise.mean.device)
+    return leave_one_out_accuracy(features, labels)
 
 
 def leave_one_out_accuracy(features: Tensor, labels: Tensor) -> float:
