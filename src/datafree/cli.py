@@ -1,4 +1,4 @@
-"""The ``datafree`` command: run jobs, print configuration, results and job status, log to MLflow, check a zoo."""
+"""The ``datafree`` command: use a learner on your images, print results and job status, run jobs, log to MLflow, check a zoo."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from datafree.errors import UserError, exit_on_user_error
+from datafree.predict_cli import adapt, classify
 from datafree.zoo_cli import zoo_app
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(zoo_app, name="zoo")
+app.command()(adapt)
+app.command()(classify)
 Files = Annotated[list[Path] | None, typer.Argument(help="YAML files; later files override earlier ones; default: params.yaml")]
 
 

@@ -38,7 +38,7 @@ def test_images_are_squares_in_the_order_of_class_and_file(folder):
     assert torch.equal(data.images, folder_images(str(folder), "train", 16).images)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF"])
 def test_any_format_is_read_with_any_file_name(folder, kind):
     Image.new("RGB", (40, 24), RED).save(folder / "train" / "ant" / "photo", format=kind)
     assert (read_added(folder) - torch.tensor(RED)[:, None, None]).abs().max() <= 4
@@ -123,7 +123,7 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(folder, mon
 
 
 def test_the_largest_image_is_read(folder, monkeypatch):
-    monkeypatch.setattr("datafree.data.folder.MAX_PIXELS", 600)
+    monkeypatch.setattr("datafree.data.decoding.MAX_PIXELS", 600)
     for name, size in (("1", (30, 20)), ("2", (30, 21))):
         Image.new("RGB", size, RED).save(folder / "train" / "ant" / f"{name}.png")
     with pytest.raises(UserError, match=r"ant/2\.png: .*30 x 21 pixels; allowed: at most 600"):

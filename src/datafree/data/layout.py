@@ -28,10 +28,34 @@ def class_files(folder: str | Path, split: str) -> dict[str, list[Path]]:
         raise UserError(f"data.folder: {root} is not a folder; name the one that holds train/, validation/ and test/")
     if not (root / split).is_dir():
         raise UserError(f"data.folder: {root} has no folder `{split}`; expected {split}/<class>/<image>")
-    classes = [path for path in _visible(root / split) if path.is_dir()]
+    return labelled_files(root / split)
+
+
+def labelled_files(folder: Path) -> dict[str, list[Path]]:
+    """The image files of every class, one sub-folder each, as ``class_files`` gives them for a split.
+
+    Raises:
+        UserError: no such folder, fewer than two classes, a class without an image, or a folder inside a class.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is not a folder; name the one that has a folder of images for each class")
+    classes = [path for path in _visible(folder) if path.is_dir()]
     if len(classes) < 2:
-        raise UserError(f"{root / split}: expected at least 2 class folders, got {len(classes)}; give each class a folder of its images")
+        raise UserError(f"{folder}: expected at least 2 class folders, got {len(classes)}; give each class a folder of its images")
     return {path.name: _images(path) for path in classes}
+
+
+def unlabelled_files(folder: Path) -> list[Path]:
+    """All image files in a folder and its sub-folders, sorted; hidden ones and notes are skipped.
+
+    Raises:
+        UserError: it has none.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
+    images = [path for path in files if path.suffix.lower() not in NOT_IMAGES]
+    if not images:
+        raise UserError(f"{folder}: expected images, found none")
+    return images
 
 
 def by_domain(classes: Iterable[str]) -> dict[str, list[int]]:
@@ -74,6 +98,10 @@ def _images(folder: Path) -> list[Path]:
     if not images:
         raise UserError(f"{folder}: expected images of the class, found none; add some, or remove the folder")
     return images
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -39,14 +39,22 @@ def probabilities(features: Tensor, logits: Tensor, weights: JoinWeights) -> Ten
 
     Logits are ``ABSENT`` beyond a head's classes.
     """
-    present = (logits > ABSENT).any(0)
-    return (logits / TEMPERATURE).softmax(-1)[:, present]
+    return probabilities_at(logits, torch.nonzero((logits > ABSENT).any(0).flatten()).flatten())
+
+
+def probabilities_at(logits: Tensor, columns: Tensor) -> Tensor:
+    """The softmax of every head at a temperature, concatenated: logits [B, T, K] → [B, P] at the ``columns`` int64 [P] of [B, T · K]."""
+    return (logits / TEMPERATURE).softmax(-1).flatten(1)[:, columns]
 
 
 def joined(features: Tensor, logits: Tensor, weights: JoinWeights) -> Tensor:
     """``root_features`` and ``probabilities``, each times its weight, concatenated."""
-    parts = (root_features(features, logits, weights), probabilities(features, logits, weights))
-    return torch.cat([weight * part for weight, part in zip(weights, parts, strict=True)], -1)
+    return join(root_features(features, logits, weights), probabilities(features, logits, weights), weights)
+
+
+def join(of_features: Tensor, of_heads: Tensor, weights: JoinWeights) -> Tensor:
+    """Two representations [B, D] and [B, P], each times its weight, concatenated: [B, D + P]."""
+    return torch.cat([weights.features * of_features, weights.probabilities * of_heads], -1)
 
 
 def join_weights(features: Tensor, logits: Tensor) -> JoinWeights:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from datafree.config import BackboneConfig
+from collections.abc import Mapping
+from typing import Any
+
+from datafree.config import BackboneConfig, typed
 from datafree.nas.space import Genotype, Space
 from datafree.nas.spaces import SPACES
 from datafree.zoo import backbones
@@ -22,6 +25,15 @@ def build(config: BackboneConfig, channels: int, image_size: int, seed: int) -> 
     assert config.genotype is not None  # checked before the first job
     space = SPACES[config.name](config.width, config.cells, image_size, channels)
     return stand_alone(space, space.decode(config.genotype), seed)
+
+
+def from_card(card: Mapping[str, Any]) -> Backbone:
+    """An untrained backbone of the architecture of a network card.
+
+    Raises:
+        UserError: the card's ``backbone`` or ``input`` [C, H, W] describe none.
+    """
+    return build(typed(BackboneConfig, card["backbone"]), card["input"][0], card["input"][1], seed=0)
 
 
 def stand_alone(space: Space, genotype: Genotype, seed: int) -> Backbone:

@@ -44,7 +44,7 @@ def run(job: Job) -> None:
         ]
         rows = accuracy_table(models, images, config, job.config["seed"], device)
     computed_on = sorted({job.computed_on, *(network.card["computed_on"] for network in [*trained, *references])})
-    settings = {"computed_on": computed_on, "split": config.split, "way": config.way, "query": config.query, "episodes": config.episodes}
+    settings = {"computed_on": computed_on, **{key: getattr(config, key) for key in ("split", "way", "query", "episodes", "mirrored")}}
     artifacts.write_json(job.output("results"), {**settings, "rows": rows})
     artifacts.write_json(job.output("metrics"), {"split": config.split, **headline(rows)})
 

@@ -9,7 +9,8 @@ import torch
 from datafree import artifacts
 from datafree.distillation.heads import TeacherHeads
 from datafree.evaluation.representations import ONE_HEAD, JoinWeights
-from datafree.stages.files.networks import CARD_KEYS, empty_backbone
+from datafree.nas.networks import from_card
+from datafree.stages.files.networks import CARD_KEYS
 from datafree.zoo import loading
 from datafree.zoo.backbones import Backbone, Normalise
 
@@ -33,7 +34,7 @@ def read_learner(path: Path, card_path: Path) -> tuple[Backbone, Normalise, Teac
     """
     card = artifacts.read_json(card_path, *CARD_KEYS, "teacher_classes", "trained_heads")
     tensors = artifacts.read_tensors(path)
-    backbone, heads, weights = empty_backbone(card), None, ONE_HEAD
+    backbone, heads, weights = from_card(card), None, ONE_HEAD
     loading.fill(backbone, _part(tensors, "backbone."), path)
     if card["trained_heads"]:
         of_heads = _part(tensors, "heads.")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from datafree import artifacts
 from datafree.config import BackboneConfig, typed
-from datafree.nas.networks import build
+from datafree.nas.networks import from_card
 from datafree.zoo import loading
 from datafree.zoo.backbones import Backbone, Classifier, Normalise
 
@@ -32,19 +31,14 @@ def read_backbone(weights: Path, card_path: Path) -> tuple[Backbone, Normalise]:
         UserError: a file is missing or damaged.
     """
     card = artifacts.read_json(card_path, *CARD_KEYS)
-    backbone = empty_backbone(card)
+    backbone = from_card(card)
     loading.fill(backbone, artifacts.read_tensors(weights), weights)
     return backbone, Normalise(card["mean"], card["std"])
-
-
-def empty_backbone(card: dict[str, Any]) -> Backbone:
-    """An untrained backbone of a card's architecture."""
-    return build(typed(BackboneConfig, card["backbone"]), card["input"][0], card["input"][1], seed=0)
 
 
 def read_classifier(weights: Path, card_path: Path) -> tuple[Classifier, Normalise]:
     """As ``read_backbone``, for a network with a head over the card's classes; in evaluation mode."""
     card = artifacts.read_json(card_path, *CARD_KEYS, "classes")
-    network = Classifier(empty_backbone(card), len(card["classes"]))
+    network = Classifier(from_card(card), len(card["classes"]))
     loading.fill(network, artifacts.read_tensors(weights), weights)
     return network.eval(), Normalise(card["mean"], card["std"])

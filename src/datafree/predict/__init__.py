@@ -1,0 +1,1 @@
+"""Using a trained network: adapt it to a user's classes, classify images, export it."""

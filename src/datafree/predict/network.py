@@ -1,0 +1,87 @@
+"""A trained network as a module from images to the representation that new classes are learned from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from datafree.distillation.heads import TeacherHeads
+from datafree.evaluation.representations import ONE_HEAD, JoinWeights, join, probabilities_at, root_features
+from datafree.zoo.backbones import Backbone, Normalise
+from datafree.zoo.logits import at_least_float32
+
+
+class RepresentationNetwork(nn.Module):
+    """uint8 or [0, 255] float images [B, C, H, W] → representation float32 [B, R], by ``joined``, or ``features`` without heads.
+
+    The result is that of ``datafree.evaluation.baselines.network_embedding``, with fixed shapes, so that it can be exported. ``mirrored``:
+    the mean representation of an image and its mirror image. ``heads``: those of a learner, or the one head of a teacher.
+    """
+
+    columns: Tensor  # of the heads' outputs, those of existing classes
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        normalise: Normalise,
+        heads: TeacherHeads | nn.Linear | None,
+        weights: JoinWeights = ONE_HEAD,
+        *,
+        mirrored: bool,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.normalise, self.heads = backbone, normalise, heads
+        self.weights, self.mirrored = weights, mirrored
+        present = torch.empty(0, dtype=torch.bool)
+        if heads is not None:
+            present = ~heads.absent if isinstance(heads, TeacherHeads) else torch.ones(heads.out_features, dtype=torch.bool)
+        self.register_buffer("columns", torch.nonzero(present.flatten()).flatten(), persistent=False)
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        read = self._read(images)
+        return torch.lerp(read, self._read(images.flip(-1)), 0.5) if self.mirrored else read
+
+    def _read(self, images: Tensor) -> Tensor:
+        features = self.backbone(self.normalise(images))
+        values = at_least_float32(features)
+        if self.heads is None:
+            return values
+        logits = self.heads.of_all(features) if isinstance(self.heads, TeacherHeads) else self.heads(features)[:, None]
+        logits = at_least_float32(logits)
+        return join(root_features(values, logits, self.weights), probabilities_at(logits, self.columns), self.weights)
+
+    def copied(self) -> RepresentationNetwork:
+        """An independent copy."""
+        return copy.deepcopy(self)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedLearner:
+    """A network that can learn new classes.
+
+    Attributes:
+        network: maps images to representations.
+        negatives: float32 [M, R], the representations of recovered images, none of a user's classes; M may be 0.
+        card: ``backbone``, ``input`` [C, H, W], ``mean``, ``std``, ``teacher_classes`` (empty without heads), and how it was made.
+    """
+
+    network: RepresentationNetwork
+    negatives: Tensor
+    card: Mapping[str, Any]
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of the side of an input image."""
+        return self.card["input"][1]
+
+    @torch.no_grad()
+    def represent(self, images: Tensor, batch_size: int = 250) -> Tensor:
+        """Representations float32 [N, R], on the CPU, of uint8 images [N, 3, H, W], N ≥ 1, on the network's device."""
+        device = self.network.normalise.mean.device
+        return torch.cat([self.network(part.to(device)).float().cpu() for part in images.split(batch_size)])

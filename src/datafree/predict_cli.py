@@ -1,0 +1,128 @@
+"""``datafree adapt`` and ``datafree classify``: learn classes from folders of images, and label other images."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from datafree.errors import UserError
+
+if TYPE_CHECKING:
+    from datafree.predict.estimator import FewShotEstimator
+    from datafree.predict.labels import Label
+
+MOST_CLASSES, MOST_IMAGES = 1000, 200  # of one classifier; of one class
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
+
+
+def adapt(
+    folder: Annotated[Path, typer.Argument(help="Has one folder of images for each class")],
+    output: Annotated[Path, typer.Option(help="The classifier to write, a .safetensors file")],
+    learner: Annotated[str, typer.Option(help="An arm of this project, or the file of a learner; default: the best arm evaluated")] = "",
+    backbone: Annotated[str, typer.Option(help="A teacher of this project to use in place of a learner")] = "",
+    reject: Annotated[float, typer.Option(help="Share of images of the classes that may be labelled as none of them; 0: none is")] = 0.05,
+    device: Device = "auto",
+) -> None:
+    """Learn the classes of a folder from one or more images each, and write a classifier. Trains nothing: it takes seconds."""
+    from datafree import devices
+    from datafree.data.decoding import read_images
+    from datafree.data.layout import labelled_files
+    from datafree.predict.estimator import FewShotEstimator
+    from datafree.predict.files import SUFFIX
+    from datafree.stages.files import trained
+
+    if output.suffix != SUFFIX:
+        raise UserError(f"--output: got {output}; expected a name that ends in {SUFFIX}")
+    if learner and backbone:
+        raise UserError("--learner and --backbone: expected at most one of them, got both")
+    if not 0 <= reject < 1:
+        raise UserError(f"--reject: got {reject}; allowed: at least 0 and less than 1")
+    files = labelled_files(folder)
+    _check_numbers(folder, files)
+    with devices.use(device) as used:
+        network = trained.load_teacher(backbone) if backbone else trained.load_learner(learner or trained.best_arm())
+        network.network.to(used)
+        paths = [path for of_class in files.values() for path in of_class]
+        images = read_images(paths, network.image_size, "reading images", _threads(len(paths)))
+        labels = [name for name, of_class in files.items() for _ in of_class]
+        estimator = FewShotEstimator(network, reject).fit(images, labels)
+        with _writing(output):
+            estimator.save(output)
+    counts = sorted(map(len, files.values()))
+    images_each = str(counts[0]) if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
+    name = backbone or network.card.get("arm", "the learner")
+    print(f"{output}: {len(files)} classes of {images_each} images each, by {name}; {_rejection(estimator, reject)}", file=sys.stderr)
+
+
+def _check_numbers(folder: Path, files: dict[str, list[Path]]) -> None:
+    if len(files) > MOST_CLASSES:
+        raise UserError(f"{folder}: {len(files)} classes; allowed: at most {MOST_CLASSES}")
+    for name, of_class in files.items():
+        if len(of_class) > MOST_IMAGES:
+            raise UserError(f"{folder / name}: {len(of_class)} images; allowed: at most {MOST_IMAGES}, more bring little; remove some")
+
+
+def classify(
+    classifier: Annotated[Path, typer.Argument(help="A classifier, as `datafree adapt` writes it")],
+    images: Annotated[list[str], typer.Argument(help="Images, folders of images, or - for an image or paths on standard input")],
+    format: Annotated[str, typer.Option(help="table, csv or jsonl; default: table on a terminal, else csv")] = "",
+    output: Annotated[Path | None, typer.Option(help="Write to this file, not to standard output")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Print the probabilities of all classes")] = False,
+    device: Device = "auto",
+) -> None:
+    """Label images: class, calibrated probability, and whether an image is unlike all classes. Exit status 2 if one is unreadable."""
+    from datafree import artifacts, devices
+    from datafree.predict import labels, photos
+    from datafree.predict.files import read_classifier
+
+    chosen = format or ("table" if output is None and sys.stdout.isatty() else "csv")
+    if chosen not in labels.WRITERS:
+        raise UserError(f"--format: got {chosen}; allowed: {', '.join(labels.WRITERS)}")
+    sources = photos.find(images, sys.stdin.buffer)
+    with devices.use(device) as used:
+        learner, fitted, classes = read_classifier(classifier)
+        learner.network.to(used)
+        rows: list[Label] = []
+        unreadable = 0
+        for names, batch, errors in photos.batches(sources, learner.image_size, _threads(len(sources))):
+            for error in errors:
+                print(f"datafree: {error}", file=sys.stderr)
+            unreadable += len(errors)
+            if names:
+                rows += labels.label(fitted, classes, names, learner.represent(batch))
+    text = labels.WRITERS[chosen](rows, classes, every)
+    if output:
+        with _writing(output):
+            artifacts.write_text(output, text)
+    else:
+        sys.stdout.write(text)
+    if unreadable:
+        raise typer.Exit(2)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """One line, if the system refuses to write the file."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--output: cannot write {path} ({error.strerror}); choose another place, or make room") from None
+
+
+def _threads(images: int) -> int:
+    """Threads that decode: one per core, and no more than there are images."""
+    return max(1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, images))
+
+
+def _rejection(estimator: FewShotEstimator, reject: float) -> str:
+    basis = estimator.classifier_.basis
+    if basis == "none":
+        return "every image gets a class"
+    of = "the images of the classes" if basis == "support" else "recovered images, for want of a second image per class"
+    return f"`none of these` for images less similar than {100 * (1 - reject):g} % of {of}"

@@ -1,0 +1,138 @@
+"""Finding the networks of a project that can learn new classes: its learners and its teachers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datafree import artifacts
+from datafree.config import as_tree
+from datafree.errors import UserError
+from datafree.evaluation.representations import ONE_HEAD
+from datafree.predict.files import SUFFIX
+from datafree.predict.files import read_learner as read_portable
+from datafree.predict.network import RepresentationNetwork, TrainedLearner
+from datafree.stages.files.learners import read_learner
+from datafree.stages.files.teachers import read_teacher
+from datafree.tasks.pools import balanced_rows
+from datafree.zoo.backbones import Normalise
+from datafree.zoo.teachers import architecture
+
+META, ZOO, INVERSION, TASKS = "artifacts/meta", "artifacts/zoo", "artifacts/inversion", "artifacts/tasks"
+RESULTS = "artifacts/evaluation/few_shot/results.json"
+NEGATIVES = 256  # recovered images, with which the images to be rejected are compared
+
+
+def load_learner(source: str | Path, project: Path = Path()) -> TrainedLearner:
+    """A learner: of a portable file, of the folder of a learner, or of the arm of that name in a project (its lowest seed).
+
+    Raises:
+        UserError: there is none, or a file is missing or damaged.
+    """
+    path = Path(source)
+    if path.suffix == SUFFIX and not (path.parent / "card.json").is_file():
+        return read_portable(path)
+    folder = path.parent if path.suffix == SUFFIX else path
+    if not (folder / "learner.safetensors").is_file():
+        folder = _folder_of_arm(project, str(source))
+    card = artifacts.read_json(folder / "card.json", "inversion", "input")
+    root = folder.resolve().parents[3]  # <project>/artifacts/meta/<arm>/seed<seed>
+    results = _results(root)
+    mirrored = bool(results.get("mirrored"))
+    backbone, _, heads, weights = read_learner(folder / "learner.safetensors", folder / "card.json")
+    network = RepresentationNetwork(backbone, Normalise(card["mean"], card["std"], card["input"]), heads, weights, mirrored=mirrored)
+    counts = card["teacher_classes"] if heads is not None else []
+    sha256 = artifacts.sha256(folder / "learner.safetensors")
+    described = {**card, "teacher_classes": counts, "sha256": sha256, "accuracy": _accuracy(results, card["arm"])}
+    return _with_negatives(network, described, root, card["inversion"])
+
+
+def load_teacher(name: str, project: Path = Path()) -> TrainedLearner:
+    """A teacher of a project as a network that can learn new classes.
+
+    Raises:
+        UserError: there is none of that name, or a file is missing or damaged.
+    """
+    folder, known = project / ZOO / name, sorted(path.parent.name for path in (project / ZOO).glob("*/card.json"))
+    if name not in known:
+        raise UserError(f"--backbone: {name} is no teacher of this project; allowed: {_listed(known)}")
+    card = artifacts.read_json(folder / "card.json", "licence", "source")
+    teacher = read_teacher(folder / "weights.safetensors", folder / "card.json")
+    results = _results(project)
+    mirrored = bool(results.get("mirrored"))
+    network = RepresentationNetwork(teacher.network.backbone, teacher.normalise, teacher.network.head, ONE_HEAD, mirrored=mirrored)
+    described = {
+        "backbone": as_tree(architecture(card)),
+        "input": list(teacher.input),
+        "mean": card["mean"],
+        "std": card["std"],
+        "teacher_classes": [len(teacher.classes)],
+        "teacher": name,
+        "licence": card["licence"],
+        "source": card["source"],
+        "sha256": artifacts.sha256(folder / "weights.safetensors"),
+    }
+    methods = sorted(path.parent.name for path in (project / INVERSION).glob("*/index.json"))
+    return _with_negatives(network, described, project, methods[0] if methods else "")
+
+
+def best_arm(project: Path = Path()) -> str:
+    """The arm with the highest accuracy, averaged over the numbers of shots, in the last evaluation of a project.
+
+    Raises:
+        UserError: the project has no evaluated arm.
+    """
+    rows = [row for row in _results(project).get("rows", []) if row["kind"] == "arm" and not row["variant"]]
+    if not rows:
+        raise UserError(
+            f"--learner: found no evaluated learner in {(project / RESULTS).parent}; run the pipeline, or name an arm or a learner's file"
+        )
+    return max(rows, key=lambda row: sum(shot["mean"] for shot in row["shots"].values()))["name"]
+
+
+def _folder_of_arm(project: Path, arm: str) -> Path:
+    seeds = (project / META / arm).glob("seed*/learner.safetensors") if arm and "/" not in arm else ()
+    found = sorted(seeds, key=lambda path: (len(path.parent.name), path.parent.name))
+    if not found:
+        known = sorted({path.parents[1].name for path in (project / META).glob("*/seed*/learner.safetensors")})
+        raise UserError(f"--learner: {arm} is no learner's file and no trained arm of this project; allowed: {_listed(known)}")
+    return found[0].parent
+
+
+def _with_negatives(network: RepresentationNetwork, card: dict[str, Any], project: Path, method: str) -> TrainedLearner:
+    """The learner with the representations of ``NEGATIVES`` recovered images of the project, of all teachers in turn."""
+    learner = TrainedLearner(network, torch.empty(0, 0), card)
+    files = sorted((project / INVERSION / method).glob("*/images.safetensors")) if method else []
+    if not files:
+        with torch.no_grad():
+            size = network(torch.zeros(1, *card["input"])).shape[1]
+        return TrainedLearner(network, torch.empty(0, size), card)
+    chosen = files[:: max(1, len(files) // NEGATIVES)][:NEGATIVES]
+    images = []
+    for number, file in enumerate(chosen):
+        pool = artifacts.read_tensors(file, "images", "labels")
+        count = NEGATIVES * (number + 1) // len(chosen) - NEGATIVES * number // len(chosen)
+        rows = balanced_rows(pool["labels"], count, torch.Generator().manual_seed(number))
+        images.append(pool["images"][rows])
+    return TrainedLearner(network, learner.represent(torch.cat(images)), card)
+
+
+def _results(project: Path) -> dict[str, Any]:
+    path = project / RESULTS
+    return artifacts.read_json(path, "rows", "split") if path.is_file() else {}
+
+
+def _accuracy(results: dict[str, Any], arm: str) -> dict[str, Any] | None:
+    """The row of an arm in the last evaluation, with what it was measured on; None if there is none."""
+    row = next((row for row in results.get("rows", []) if row["name"] == arm), None)
+    if row is None:
+        return None
+    shots = {shot: {key: value[key] for key in ("mean", "interval", "n")} for shot, value in row["shots"].items()}
+    return {"split": results["split"], "way": results["way"], "seeds": len(row["seeds"]), "shots": shots}
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:20]) or "none, because nothing has been trained here"
+    return f"{shown}, and {len(names) - 20} more" if len(names) > 20 else shown

@@ -1,0 +1,182 @@
+"""``datafree adapt`` and ``datafree classify`` as commands."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from datafree import predict_cli
+from datafree.cli import app
+from datafree.errors import UserError
+from datafree.predict import files
+from datafree.predict.files import read_classifier, write_learner
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, learner):
+    """A folder with the file of a learner."""
+    monkeypatch.chdir(tmp_path)
+    write_learner(tmp_path / "learner.safetensors", learner)
+    return tmp_path
+
+
+def run(*arguments, **options):
+    """The result of a command; a mistake of the user is raised."""
+    result = CliRunner().invoke(app, list(map(str, arguments)), **options)
+    if isinstance(result.exception, UserError):
+        raise result.exception
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def adapted(photos, *options):
+    result = run("adapt", photos, "--learner", "learner.safetensors", "--output", "c.safetensors", *options)
+    assert result.exit_code == 0
+    return result
+
+
+def test_adapt_writes_a_classifier_of_the_folders(project, photos):
+    result = adapted(photos)
+    learner, classifier, classes = read_classifier(project / "c.safetensors")
+    assert classes == ["<b>bee", "ärger", "猫"]
+    assert classifier.labels.bincount().tolist() == [3, 1, 4]
+    assert learner.card["arm"] == "distillation"
+    assert (
+        "c.safetensors: 3 classes of 1 to 4 images each, by distillation; `none of these` for images less similar than 95 % of"
+        in result.stderr
+    )
+    assert "every image gets a class" in adapted(photos, "--reject", "0").stderr
+
+
+def test_classify_labels_the_images_of_a_folder(project, photos):
+    adapted(photos)
+    result = run("classify", "c.safetensors", photos)
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    assert len(rows) == 8
+    right = sum(row["image"].split("/")[-2] == row["nearest"] for row in rows)
+    assert right >= 6
+    lines = run("classify", "c.safetensors", photos, "--format", "jsonl", "--all").stdout.splitlines()
+    assert [json.loads(line)["nearest"] for line in lines] == [row["nearest"] for row in rows]
+    assert all(sum(json.loads(line)["probabilities"].values()) == pytest.approx(1, abs=1e-5) for line in lines)
+
+
+def test_classify_writes_a_file_and_reads_standard_input(project, photos):
+    adapted(photos)
+    paths = sorted(map(str, photos.rglob("*.png")))
+    run("classify", "c.safetensors", "-", "--output", "out/labels.csv", input="\n".join(paths))
+    rows = list(csv.DictReader(io.StringIO((project / "out/labels.csv").read_text(encoding="utf-8"))))
+    assert [row["image"] for row in rows] == paths
+    result = run("classify", "c.safetensors", "-", input=Path(paths[0]).read_bytes())
+    (row,) = csv.DictReader(io.StringIO(result.stdout))
+    assert row["image"] == "standard input"
+
+
+def test_an_unreadable_image_costs_only_itself(project, photos):
+    adapted(photos)
+    (photos / "猫" / "bad.png").write_bytes(b"nothing")
+    result = run("classify", "c.safetensors", photos)
+    assert result.exit_code == 2
+    assert len(result.stdout.splitlines()) == 9
+    assert "bad.png: cannot be read as an image" in result.stderr
+
+
+def test_photos_of_any_kind_are_learned(project, photos):
+    """Animated, CMYK, grey, transparent, 16-bit and rotated images."""
+    folder = photos / "猫"
+    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
+    frames[0].save(folder / "animated.gif", save_all=True, append_images=frames[1:])
+    Image.new("CMYK", (50, 40)).save(folder / "cmyk.jpg")
+    Image.new("I;16", (10, 30)).save(folder / "deep.png")
+    Image.new("RGBA", (1, 1)).save(folder / "one-pixel.webp")
+    adapted(photos)
+    assert read_classifier(project / "c.safetensors")[1].labels.bincount().tolist() == [3, 1, 8]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["adapt", "nowhere", "--output", "c.safetensors"], "nowhere: is not a folder"),
+        (["adapt", "photos", "--output", "c.pth"], "--output: got c.pth; expected a name that ends in .safetensors"),
+        (["adapt", "photos", "--output", "c.safetensors"], "--learner: found no evaluated learner in artifacts/evaluation/few_shot"),
+        (["adapt", "photos", "--output", "c.safetensors", "--learner", "bell"], "--learner: bell is no learner's file and no trained arm"),
+        (
+            ["adapt", "photos", "--output", "c.safetensors", "--backbone", "t1"],
+            "--backbone: t1 is no teacher of this project; allowed: none",
+        ),
+        (["adapt", "photos", "--output", "c.safetensors", "--backbone", "t", "--learner", "l"], "expected at most one of them, got both"),
+        (["adapt", "photos", "--output", "c.safetensors", "--reject", "1"], "--reject: got 1.0; allowed: at least 0 and less than 1"),
+        (["classify", "learner.safetensors", "photos"], "learner.safetensors: expected a classifier, as `datafree adapt` writes it"),
+        (["classify", "none.safetensors", "photos"], "none.safetensors: no such file; expected a classifier"),
+        (["classify", "learner.safetensors", "photos", "--format", "xml"], "--format: got xml; allowed: table, csv, jsonl"),
+        (["classify", "learner.safetensors", "nowhere"], "nowhere: no such file or folder"),
+    ],
+)
+def test_a_mistake_gives_one_line_and_writes_nothing(project, photos, arguments, message):
+    before = sorted(project.rglob("*"))
+    with pytest.raises(UserError, match=message):
+        run(*arguments)
+    assert sorted(project.rglob("*")) == before
+
+
+def bomb(folder):
+    Image.new("1", (60_000, 60_000)).save(folder / "bomb.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder.parent / "empty").mkdir(), "empty: expected images of the class, found none"),
+        (lambda folder: (folder / "inner").mkdir(), "inner: a folder inside a class"),
+        (lambda folder: (folder / "bad.jpg").write_bytes(b"\xff\xd8\xff nothing"), "bad.jpg: cannot be read as an image"),
+        (lambda folder: (folder / "empty.png").touch(), "empty.png: cannot be read as an image"),
+        (bomb, "bomb.png: cannot be read as an image"),
+    ],
+    ids=["no image", "nested", "damaged", "no bytes", "bomb"],
+)
+def test_a_folder_that_cannot_be_learned_gives_one_line_and_keeps_the_old_file(project, photos, change, message):
+    adapted(photos)
+    before = (project / "c.safetensors").read_bytes()
+    change(photos / "猫")
+    with pytest.raises(UserError, match=message):
+        run("adapt", photos, "--learner", "learner.safetensors", "--output", "c.safetensors")
+    assert (project / "c.safetensors").read_bytes() == before
+
+
+def test_one_class_too_many_classes_and_too_many_images_give_one_line(project, photos, monkeypatch):
+    monkeypatch.setattr(predict_cli, "MOST_CLASSES", 2)
+    with pytest.raises(UserError, match="photos: 3 classes; allowed: at most 2"):
+        adapted(photos)
+    monkeypatch.setattr(predict_cli, "MOST_CLASSES", 3)
+    monkeypatch.setattr(predict_cli, "MOST_IMAGES", 3)
+    with pytest.raises(UserError, match="猫: 4 images; allowed: at most 3"):
+        adapted(photos)
+    for name in ("ärger", "猫"):
+        (photos / name).rename(project / name)
+    with pytest.raises(UserError, match="photos: expected at least 2 class folders, got 1"):
+        adapted(photos)
+
+
+def test_a_learner_of_another_version_gives_one_line(project, photos, learner, monkeypatch):
+    with monkeypatch.context() as newer:
+        newer.setattr(files, "VERSION", 9)
+        write_learner(project / "new.safetensors", learner)
+    with pytest.raises(UserError, match="new.safetensors: is of version 9, this datafree reads version 1"):
+        run("adapt", photos, "--learner", "new.safetensors", "--output", "c.safetensors")
+
+
+def test_a_place_that_cannot_be_written_gives_one_line(project, photos, no_space, monkeypatch):
+    (project / "taken.safetensors").mkdir()
+    with pytest.raises(UserError, match=r"--output: cannot write taken.safetensors \(Is a directory\); choose another place"):
+        run("adapt", photos, "--learner", "learner.safetensors", "--output", "taken.safetensors")
+    adapted(photos)
+
+    def full(*arguments):
+        raise no_space
+
+    monkeypatch.setattr("datafree.artifacts.write_text", full)
+    with pytest.raises(UserError, match=r"--output: cannot write labels.csv \(No space left on device\)"):
+        run("classify", "c.safetensors", photos, "--output", "labels.csv")

@@ -1,0 +1,113 @@
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from datafree.errors import UserError
+from datafree.predict import files
+from datafree.predict.classifier import fit
+
+IMAGES = torch.randint(0, 256, (9, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 0, 1])
+
+
+def written(path, learner):
+    classifier = fit(learner.represent(IMAGES), LABELS, 3, learner.negatives)
+    files.write_classifier(path, learner, classifier, ["a", "b", "c"])
+    return classifier
+
+
+def change(path, tensors=None, **metadata):
+    """Rewrite a file with other tensors or metadata; None removes."""
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    kept = load_file(path)
+    for name, value in (tensors or {}).items():
+        kept.pop(name)
+        if value is not None:
+            kept[name] = value
+    for name, value in metadata.items():
+        header.pop(name)
+        if value is not None:
+            header[name] = json.dumps(value)
+    save_file(kept, path, header)
+
+
+@pytest.mark.parametrize("heads", [{"heads": False}, {"heads": True}, {"shared": True}], ids=str)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_learner_is_read_as_it_was_written(variants, tmp_path, heads, mirrored):
+    learner = variants(**heads, mirrored=mirrored)
+    files.write_learner(tmp_path / "l.safetensors", learner)
+    read = files.read_learner(tmp_path / "l.safetensors")
+    assert torch.equal(read.represent(IMAGES), learner.represent(IMAGES))
+    assert torch.equal(read.negatives, learner.negatives)
+    assert read.card == learner.card
+    assert read.image_size == 16
+
+
+def test_a_classifier_is_read_as_it_was_written(learner, tmp_path):
+    classifier = written(tmp_path / "c.safetensors", learner)
+    again, read, classes = files.read_classifier(tmp_path / "c.safetensors")
+    queries = learner.represent(IMAGES)
+    assert classes == ["a", "b", "c"]
+    assert torch.equal(read.logits(queries), classifier.logits(queries))
+    assert torch.equal(read.similarity(queries), classifier.similarity(queries))
+    assert (read.threshold, read.basis, read.temperature) == (classifier.threshold, classifier.basis, classifier.temperature)
+    assert torch.equal(again.represent(IMAGES), queries)
+    assert torch.equal(files.read_learner(tmp_path / "c.safetensors").represent(IMAGES), queries)
+
+
+def test_the_same_classifier_gives_the_same_bytes(learner, tmp_path):
+    for name in ("a", "b"):
+        written(tmp_path / f"{name}.safetensors", learner)
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change_of", "message"),
+    [
+        ({"format": "another"}, "expected a classifier, as `datafree adapt` writes it, found another"),
+        ({"format": files.LEARNER}, "expected a classifier, as `datafree adapt` writes it, found datafree-learner"),
+        ({"version": 2}, "is of version 2, this datafree reads version 1; make the file again, or use the datafree that wrote it"),
+        ({"classes": None}, "its metadata lack `classes` or hold another type"),
+        ({"temperature": "warm"}, "its metadata lack `temperature` or hold another type"),
+        ({"card": {"backbone": {"name": "conv4"}}}, "its card describes no network .*the key `width` is missing"),
+        ({"card": {}}, "its card describes no network .KeyError: 'backbone'"),
+        ({"classes": ["a"]}, r"`means` has shape \[3, 17\], expected \[1, 17\]"),
+        ({"join_weights": [1]}, "its card describes no network"),
+        ({"tensors": {"support": None}}, "has no tensor `support`"),
+        ({"tensors": {"negatives": torch.zeros(4, 7)}}, r"`negatives` has shape \[4, 7\], expected \[any, 17\]"),
+        ({"tensors": {"backbone.blocks.0.norm.bias": torch.full((8,), torch.nan)}}, "holds NaN or infinity"),
+    ],
+)
+def test_a_file_that_is_no_sound_classifier_is_refused(learner, tmp_path, change_of, message):
+    path = tmp_path / "c.safetensors"
+    written(path, learner)
+    change(path, **change_of)
+    with pytest.raises(UserError, match=message):
+        files.read_classifier(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors", b"\xff" * 200])
+def test_a_damaged_file_is_refused(tmp_path, content):
+    (tmp_path / "c.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=r"c.safetensors: expected a classifier.*not readable as safetensors"):
+        files.read_classifier(tmp_path / "c.safetensors")
+
+
+def test_a_truncated_file_is_refused(learner, tmp_path):
+    written(tmp_path / "c.safetensors", learner)
+    content = (tmp_path / "c.safetensors").read_bytes()
+    (tmp_path / "c.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="not readable"):
+        files.read_classifier(tmp_path / "c.safetensors")
+
+
+def test_a_missing_file_and_a_file_of_other_tensors_are_refused(tmp_path):
+    with pytest.raises(UserError, match="none.safetensors: no such file; expected a learner or a classifier"):
+        files.read_learner(tmp_path / "none.safetensors")
+    save_file({"x": torch.zeros(2)}, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match="expected a learner or a classifier, found another safetensors file"):
+        files.read_learner(tmp_path / "x.safetensors")

@@ -1,0 +1,132 @@
+"""Finding learners and teachers of a project, to learn new classes with them."""
+
+import json
+
+import pytest
+import torch
+
+import datafree
+from datafree import artifacts
+from datafree.errors import UserError
+from datafree.evaluation.baselines import network_embedding
+from datafree.evaluation.readouts import Reader, heads_of
+from datafree.predict.files import write_learner
+from datafree.stages.files import trained
+from datafree.stages.files.learners import read_learner
+from datafree.stages.files.teachers import read_teacher
+
+
+@pytest.fixture
+def finished(project):
+    """The tiny project after its evaluation."""
+    project.outputs("few_shot")
+    return project
+
+
+def images(size=16):
+    return torch.randint(0, 256, (5, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("arm", ["bell", "distillation", "maml"])
+def test_a_learner_represents_images_as_the_evaluation_does(finished, arm):
+    learner = trained.load_learner(arm, finished.root)
+    outputs = finished.outputs("learner", arm, 0)
+    backbone, normalise, heads, weights = read_learner(outputs["learner"], outputs["card"])
+    reader = Reader.of(["joined"], None if heads is None else heads_of(heads), weights)
+    embedding = network_embedding(backbone, normalise, reader, torch.device("cpu"), mirrored=False)
+    with torch.no_grad():
+        (expected,) = embedding(images()).values()
+    torch.testing.assert_close(learner.represent(images()), expected)
+    assert learner.card["seed"] == 0
+    assert learner.card["sha256"] == artifacts.sha256(outputs["learner"])
+
+
+def test_a_learner_knows_its_accuracy_and_recovered_images(finished):
+    learner = trained.load_learner("bell", finished.root)
+    (row,) = [row for row in artifacts.read_json(finished.outputs("few_shot")["results"])["rows"] if row["name"] == "bell"]
+    measured = learner.card["accuracy"]
+    assert measured["shots"]["1"] == {key: row["shots"]["1"][key] for key in ("mean", "interval", "n")}
+    assert (measured["split"], measured["way"], measured["seeds"]) == ("test", 3, 2)
+    files = [finished.outputs("invert", "five", teacher)["images"] for teacher in ("alpha", "beta", "gamma")]
+    recovered = learner.represent(torch.cat([artifacts.read_tensors(file)["images"] for file in files]))
+    assert len(learner.negatives) == min(len(recovered), trained.NEGATIVES)
+    assert ((learner.negatives[:, None] - recovered).abs().amax(-1).amin(1) < 1e-2).all()
+
+
+def test_mirrored_views_are_used_if_the_evaluation_used_them(finished, tmp_path):
+    results = artifacts.read_json(finished.root / trained.RESULTS)
+    assert results["mirrored"] is False
+    try:
+        artifacts.write_json(finished.root / trained.RESULTS, {**results, "mirrored": True})
+        learner = trained.load_learner("bell", finished.root)
+    finally:
+        artifacts.write_json(finished.root / trained.RESULTS, results)
+    torch.testing.assert_close(learner.represent(images()), learner.represent(images().flip(-1)))
+
+
+@pytest.mark.parametrize("name", ["alpha", "beta", "gamma"])
+def test_a_teacher_represents_images_as_the_evaluation_does(finished, name):
+    learner = trained.load_teacher(name, finished.root)
+    outputs = finished.outputs("teacher", name)
+    teacher = read_teacher(outputs["weights"], outputs["card"])
+    reader = Reader.of(["joined"], heads_of(teacher.network.head))
+    embedding = network_embedding(teacher.network.backbone, teacher.normalise, reader, torch.device("cpu"), mirrored=False)
+    with torch.no_grad():
+        (expected,) = embedding(images(learner.image_size)).values()
+    torch.testing.assert_close(learner.represent(images(learner.image_size)), expected)
+    assert learner.card["licence"] == "CC0"
+    assert len(learner.negatives) > 0
+
+
+@pytest.mark.parametrize("name", ["bell", "beta"])
+def test_a_network_in_a_file_of_its_own_represents_images_as_before(finished, tmp_path, name):
+    learner = trained.load_teacher(name, finished.root) if name == "beta" else trained.load_learner(name, finished.root)
+    write_learner(tmp_path / "l.safetensors", learner)
+    read = trained.load_learner(tmp_path / "l.safetensors")
+    assert torch.equal(read.represent(images()), learner.represent(images()))
+    assert json.dumps(read.card, sort_keys=True) == json.dumps(dict(learner.card), sort_keys=True)
+
+
+def test_a_learner_is_found_by_its_folder_and_by_its_file(finished):
+    folder = finished.root / "artifacts/meta/distillation/seed4"
+    by_folder, by_file = trained.load_learner(folder), trained.load_learner(folder / "learner.safetensors")
+    assert by_folder.card["seed"] == by_file.card["seed"] == 4
+    assert datafree.load_learner(folder).learner.card["arm"] == "distillation"
+
+
+def test_the_best_arm_is_that_of_the_highest_mean_accuracy(finished):
+    rows = [row for row in artifacts.read_json(finished.root / trained.RESULTS)["rows"] if row["kind"] == "arm"]
+    means = {row["name"]: sum(shot["mean"] for shot in row["shots"].values()) for row in rows}
+    assert means[trained.best_arm(finished.root)] == max(means.values())
+
+
+def test_a_learner_without_recovered_images_rejects_nothing(finished, monkeypatch, tmp_path):
+    monkeypatch.setattr(trained, "INVERSION", str(tmp_path))
+    assert trained.load_learner("bell", finished.root).negatives.shape[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("load", "message"),
+    [
+        (
+            lambda root: trained.load_learner("unknown", root),
+            "--learner: unknown is no learner's file and no trained arm .* bell, distillation, maml",
+        ),
+        (lambda root: trained.load_learner("../meta/bell", root), "is no learner's file"),
+        (lambda root: trained.load_learner("", root), "is no learner's file"),
+        (lambda root: trained.load_learner(root / "none.safetensors", root), "none.safetensors: no such file"),
+        (
+            lambda root: trained.load_teacher("unknown", root),
+            "--backbone: unknown is no teacher of this project; allowed: alpha, beta, gamma",
+        ),
+        (lambda root: trained.load_teacher("../zoo/alpha", root), "is no teacher of this project"),
+        (lambda root: trained.best_arm(root / "artifacts"), "--learner: found no evaluated learner in"),
+    ],
+)
+def test_what_is_not_there_gives_one_line(finished, load, message):
+    with pytest.raises(UserError, match=message):
+        load(finished.root)
+
+
+def test_of_many_names_the_first_are_listed():
+    assert trained._listed([str(number) for number in range(25)]).endswith("19, and 5 more")
