@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from datafree.evaluation.nearest_centroid import centroids, nearest_centroid
 from datafree.predict import classifier
-from datafree.predict.classifier import FEWEST, NEAREST, PRIOR, PRIOR_TEMPERATURE, TEMPERATURES, fit
+from datafree.predict.classifier import NEAREST, PRIOR, PRIOR_TEMPERATURE, TEMPERATURES, conformal_threshold, fit
 
 COUNTS = (1, 3, 5, 2)
 
@@ -135,7 +135,7 @@ def test_the_threshold_rejects_the_share_of_images_that_are_left_out():
         scores.append(without.similarity(support[i : i + 1]).item())
     fitted = fit(support, labels, 3, negatives, reject=0.1)
     assert fitted.basis == "support"
-    assert fitted.threshold == pytest.approx(torch.quantile(torch.tensor(scores).double(), 0.1).item(), abs=1e-6)
+    assert fitted.threshold == pytest.approx(sorted(scores)[2], abs=1e-6)  # the third of 30 scores: 0.1 · 31 = 3.1
 
 
 def test_with_one_image_per_class_the_negatives_set_the_threshold():
@@ -149,10 +149,22 @@ def test_with_one_image_per_class_the_negatives_set_the_threshold():
     for i, other in enumerate(others):
         near = (unit[i] @ F.normalize(other - reference, dim=1).T).topk(math.ceil(NEAREST * 30)).values.mean()
         scores.append(float((unit[i] @ fitted.directions.T).max() - near))
-    assert fitted.threshold == pytest.approx(torch.quantile(torch.tensor(scores).double(), 0.2).item())
+    assert fitted.threshold == pytest.approx(sorted(scores)[5])  # 0.2 · 31 = 6.2
 
 
-@pytest.mark.parametrize(("counts", "negatives", "reject"), [((4, 4, 4), 30, 0.0), ((1, 1, 1), FEWEST - 1, 0.1)])
+@given(count=st.integers(1, 60), reject=st.floats(0, 0.9), seed=st.integers(0, 99))
+def test_at_most_the_given_share_of_new_scores_is_rejected(count, reject, seed):
+    """Each of n + 1 exchangeable scores is equally often the new one: exactly, by leaving out each in turn."""
+    scores = torch.randn(count + 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    rejected = 0
+    for new in range(count + 1):
+        threshold = conformal_threshold(torch.cat([scores[:new], scores[new + 1 :]]), reject)
+        rejected += threshold is not None and scores[new].item() < threshold
+    assert rejected / (count + 1) <= reject + 1e-9
+    assert rejected / (count + 1) > reject - 1 / (count + 1) - 1e-9
+
+
+@pytest.mark.parametrize(("counts", "negatives", "reject"), [((4, 4, 4), 30, 0.0), ((1, 1, 1), 8, 0.1), ((2, 2, 2), 0, 0.1)])
 def test_without_evidence_or_by_request_no_image_is_rejected(counts, negatives, reject):
     support, labels, others = task(counts, negatives=negatives)
     fitted = fit(support, labels, 3, others, reject=reject)

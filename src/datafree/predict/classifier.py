@@ -16,7 +16,6 @@ from datafree.evaluation.nearest_centroid import centroids, class_means
 PRIOR_TEMPERATURE, PRIOR = 0.28, 4.0
 TEMPERATURES = torch.logspace(-2, 0.5, 126)
 REJECT = 0.05  # share of images of the known classes that may be rejected
-FEWEST = 10  # scores that give a threshold; with fewer, a quantile of 0.05 is their minimum and depends on one image
 NEAREST = 0.1  # share of the negatives, the most similar ones, with which an image is compared
 
 
@@ -70,8 +69,9 @@ def fit(support: Tensor, labels: Tensor, way: int, negatives: Tensor, reject: fl
     """The classifier of representations [N, D] with ``labels`` int64 [N] of ``way`` ≥ 2 classes, N ≥ 1 of each, in any numbers.
 
     The temperature minimises the negative log-likelihood of every support image by the class means without it, where its class has
-    another one, together with a prior. The threshold rejects the share ``reject`` in [0, 1) of the support's similarities, each image
-    left out of its class mean; with fewer than ``FEWEST`` such images, that share of the negatives', which are less similar.
+    another one, together with a prior. The threshold rejects at most the share ``reject`` in [0, 1) of images that are like those of the
+    support, judged by the similarities of the support, each image left out of its class mean (see ``conformal_threshold``). If they are too
+    few, by the similarities of the negatives, which are lower.
     """
     centre, means = centroids(support, labels, way)
     temperature = _temperature(_leave_one_out(F.normalize(support - centre, dim=-1), labels, way), labels, way)
@@ -80,14 +80,23 @@ def fit(support: Tensor, labels: Tensor, way: int, negatives: Tensor, reject: fl
     directions = F.normalize(class_means(unit, labels, way), dim=-1)
     several = torch.bincount(labels, minlength=way)[labels] > 1
     scores = (_leave_one_out(unit, labels, way).amax(-1) - _nearest_negatives(unit, unit_negatives))[several]
-    basis = "support"
-    if len(scores) < FEWEST:
+    threshold, basis = conformal_threshold(scores, reject), "support"
+    if threshold is None:
         own = torch.eye(len(negatives), dtype=torch.bool, device=negatives.device)
         scores = (unit_negatives @ directions.T).amax(-1) - _nearest_negatives(unit_negatives, unit_negatives, own)
-        basis = "negatives"
-    threshold = torch.quantile(scores, reject).item() if reject and len(scores) >= FEWEST else None
+        threshold, basis = conformal_threshold(scores, reject), "negatives"
     basis = "none" if threshold is None else basis
     return FewShotClassifier(support, labels, centre, means, temperature, negatives, reference, directions, threshold, basis)
+
+
+def conformal_threshold(scores: Tensor, reject: float) -> float | None:
+    """The largest of the scores [N] below which another score of their distribution lies with a probability of at most ``reject``.
+
+    The k-th smallest, k = ⌊reject · (N + 1)⌋, which holds for any distribution; None for k = 0. Split conformal prediction: Vovk,
+    Gammerman and Shafer, "Algorithmic Learning in a Random World", 2005.
+    """
+    k = math.floor(reject * (len(scores) + 1) + 1e-9)
+    return scores.kthvalue(k).values.item() if k else None
 
 
 def _leave_one_out(unit: Tensor, labels: Tensor, way: int) -> Tensor:
