@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from datafree.errors import UserError, exit_on_user_error
-from datafree.predict_cli import adapt, classify
+from datafree.predict_cli import adapt, classify, export
 from datafree.zoo_cli import zoo_app
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(zoo_app, name="zoo")
 app.command()(adapt)
 app.command()(classify)
+app.command()(export)
 Files = Annotated[list[Path] | None, typer.Argument(help="YAML files; later files override earlier ones; default: params.yaml")]
 
 

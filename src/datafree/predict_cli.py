@@ -1,4 +1,4 @@
-"""``datafree adapt`` and ``datafree classify``: learn classes from folders of images, and label other images."""
+"""``datafree adapt``, ``classify`` and ``export``: learn classes from folders of images, label other images, take the result elsewhere."""
 
 from __future__ import annotations
 
@@ -104,6 +104,42 @@ def classify(
         sys.stdout.write(text)
     if unreadable:
         raise typer.Exit(2)
+
+
+def export(
+    source: Annotated[
+        str, typer.Argument(help="A classifier that `datafree adapt` wrote; or an arm of this project or the file of a learner")
+    ],
+    output: Annotated[Path, typer.Option(help="The file to write")],
+    format: Annotated[str, typer.Option(help="onnx, torch, or safetensors for use with datafree; default: by the name of the file")] = "",
+    backbone: Annotated[bool, typer.Option("--backbone", help="SOURCE is a teacher of this project")] = False,
+) -> None:
+    """Write a classifier, or the feature extractor of a learner, to a file that needs no project; onnx and torch need no datafree."""
+    from datafree.predict import export as exporting
+    from datafree.predict import files
+    from datafree.stages.files import trained
+
+    extensions = {**{name: extension for name, (extension, _) in exporting.FORMATS.items()}, "safetensors": files.SUFFIX}
+    chosen = format or next((name for name, extension in extensions.items() if extension == output.suffix), "")
+    if chosen not in extensions:
+        raise UserError(
+            f"--format: got {format or output.name}; allowed: {', '.join(extensions)}, or a file name ending in one of their extensions"
+        )
+    if output.suffix != extensions[chosen]:
+        raise UserError(f"--output: got {output}; expected a name that ends in {extensions[chosen]}")
+    classifier, classes = None, []
+    if files.is_classifier(Path(source)):
+        learner, classifier, classes = files.read_classifier(Path(source))
+    else:
+        learner = trained.load_teacher(source) if backbone else trained.load_learner(source)
+    with _writing(output):
+        if chosen == "safetensors":
+            files.write_learner(output, learner)
+        else:
+            metadata = exporting.metadata_of(learner, classifier, classes)
+            exporting.FORMATS[chosen][1](output, exporting.module_of(learner, classifier), learner.image_size, metadata)
+    what = "a feature extractor" if classifier is None or chosen == "safetensors" else f"a classifier of {len(classes)} classes"
+    print(f"{output}: {what} for images of {learner.image_size} pixels, {output.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
 
 
 @contextmanager

@@ -180,3 +180,36 @@ def test_a_place_that_cannot_be_written_gives_one_line(project, photos, no_space
     monkeypatch.setattr("datafree.artifacts.write_text", full)
     with pytest.raises(UserError, match=r"--output: cannot write labels.csv \(No space left on device\)"):
         run("classify", "c.safetensors", photos, "--output", "labels.csv")
+
+
+@pytest.mark.parametrize("name", ["c.onnx", "c.pt2", "l.safetensors"])
+def test_a_classifier_and_a_learner_are_exported(project, photos, name):
+    adapted(photos)
+    for source in ("c.safetensors", "learner.safetensors"):
+        (project / name).unlink(missing_ok=True)
+        result = run("export", source, "--output", name)
+        assert (project / name).stat().st_size > 1000
+        of_classes = source == "c.safetensors" and name != "l.safetensors"
+        assert f"{name}: {'a classifier of 3 classes' if of_classes else 'a feature extractor'} for images of 16 pixels" in result.stderr
+    if name == "l.safetensors":
+        assert run("adapt", photos, "--learner", name, "--output", "again.safetensors").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["learner.safetensors", "--output", "x.bin"], "--format: got x.bin; allowed: onnx, torch, safetensors, or a file name"),
+        (["learner.safetensors", "--output", "x.onnx", "--format", "tflite"], "--format: got tflite; allowed: onnx, torch, safetensors"),
+        (["learner.safetensors", "--output", "x.onnx", "--format", "torch"], "--output: got x.onnx; expected a name that ends in .pt2"),
+        (["nothing", "--output", "x.onnx"], "--learner: nothing is no learner's file and no trained arm"),
+        (["nothing", "--backbone", "--output", "x.onnx"], "--backbone: nothing is no teacher of this project"),
+        (["none.safetensors", "--output", "x.onnx"], "none.safetensors: no such file"),
+        (["bad.safetensors", "--output", "x.onnx"], "bad.safetensors: expected a learner or a classifier; the file is not readable"),
+    ],
+)
+def test_a_mistake_in_an_export_gives_one_line_and_writes_nothing(project, arguments, message):
+    (project / "bad.safetensors").write_bytes(b"bad")
+    before = sorted(project.rglob("*"))
+    with pytest.raises(UserError, match=message):
+        run("export", *arguments)
+    assert sorted(project.rglob("*")) == before

@@ -80,6 +80,17 @@ def read_classifier(path: Path) -> tuple[TrainedLearner, FewShotClassifier, list
     return learner, FewShotClassifier(**learned, negatives=learner.negatives, **values), classes
 
 
+def is_classifier(path: Path) -> bool:
+    """Whether there is a classifier's file, sound or not, at a path."""
+    if path.suffix != SUFFIX or not path.is_file():
+        return False
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return (file.metadata() or {}).get("format") == json.dumps(CLASSIFIER)
+    except Exception:  # damaged headers can make the reader fail with any type of exception
+        return False
+
+
 def _tensors(learner: TrainedLearner) -> dict[str, Tensor]:
     network = learner.network
     tensors = {f"backbone.{name}": value for name, value in network.backbone.state_dict().items()}
