@@ -10,17 +10,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from datafree.errors import UserError, exit_on_user_error
-from datafree.predict_cli import adapt, classify, export
+from datafree.predict_cli import adapt, card, classify, export
 from datafree.zoo_cli import zoo_app
 
 if TYPE_CHECKING:
     from datafree.workflow.plan import Plan
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(zoo_app, name="zoo")
 app.command()(adapt)
 app.command()(classify)
 app.command()(export)
+app.command()(card)
+
+
+@app.callback()
+def describe() -> None:
+    """Use learners on your images, print results and job status, run jobs, log to MLflow, check a zoo."""
+
+
 Files = Annotated[list[Path] | None, typer.Argument(help="YAML files; later files override earlier ones; default: params.yaml")]
 
 

@@ -29,7 +29,10 @@ def adapt(
     reject: Annotated[float, typer.Option(help="Share of images of the classes that may be labelled as none of them; 0: none is")] = 0.05,
     device: Device = "auto",
 ) -> None:
-    """Learn the classes of a folder from one or more images each, and write a classifier. Trains nothing: it takes seconds."""
+    """Learn classes from folders of images.
+
+    Each class needs one image or more. The learner is not changed, so this takes seconds. Writes a classifier for `datafree classify`.
+    """
     from datafree import devices
     from datafree.data.decoding import read_images
     from datafree.data.layout import labelled_files
@@ -76,7 +79,11 @@ def classify(
     every: Annotated[bool, typer.Option("--all", help="Print the probabilities of all classes")] = False,
     device: Device = "auto",
 ) -> None:
-    """Label images: class, calibrated probability, and whether an image is unlike all classes. Exit status 2 if one is unreadable."""
+    """Label images with a classifier.
+
+    Prints the class, its calibrated probability, and "none of these" for images unlike all classes. An unreadable image gets a line on
+    standard error; the others are labelled, and the exit status is 2.
+    """
     from datafree import artifacts, devices
     from datafree.predict import labels, photos
     from datafree.predict.files import read_classifier
@@ -114,7 +121,11 @@ def export(
     format: Annotated[str, typer.Option(help="onnx, torch, or safetensors for use with datafree; default: by the name of the file")] = "",
     backbone: Annotated[bool, typer.Option("--backbone", help="SOURCE is a teacher of this project")] = False,
 ) -> None:
-    """Write a classifier, or the feature extractor of a learner, to a file that needs no project; onnx and torch need no datafree."""
+    """Write a file for other programs.
+
+    A classifier, or the feature extractor of a learner or a teacher. The formats onnx and torch need no datafree, safetensors needs no
+    project.
+    """
     from datafree.predict import export as exporting
     from datafree.predict import files
     from datafree.stages.files import trained
@@ -140,6 +151,31 @@ def export(
             exporting.FORMATS[chosen][1](output, exporting.module_of(learner, classifier), learner.image_size, metadata)
     what = "a feature extractor" if classifier is None or chosen == "safetensors" else f"a classifier of {len(classes)} classes"
     print(f"{output}: {what} for images of {learner.image_size} pixels, {output.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
+
+
+def card(
+    source: Annotated[str, typer.Argument(help="An arm of this project, or the file of a learner or of a classifier")],
+    backbone: Annotated[bool, typer.Option("--backbone", help="SOURCE is a teacher of this project")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of Markdown")] = False,
+    output: Annotated[Path | None, typer.Option(help="Write to this file, not to standard output")] = None,
+) -> None:
+    """Print the model card of a network.
+
+    How it was made, from which teachers, under which licences, its measured accuracy, and its known limits.
+    """
+    import json
+
+    from datafree import artifacts
+    from datafree.predict import model_card
+    from datafree.stages.files import trained
+
+    described = model_card.model_card((trained.load_teacher(source) if backbone else trained.load_learner(source)).card)
+    text = json.dumps(described, indent=2, ensure_ascii=False) + "\n" if as_json else model_card.as_markdown(described)
+    if output:
+        with _writing(output):
+            artifacts.write_text(output, text)
+    else:
+        sys.stdout.write(text)
 
 
 @contextmanager

@@ -213,3 +213,14 @@ def test_a_mistake_in_an_export_gives_one_line_and_writes_nothing(project, argum
     with pytest.raises(UserError, match=message):
         run("export", *arguments)
     assert sorted(project.rglob("*")) == before
+
+
+def test_the_model_card_is_printed_and_written(project, photos):
+    adapted(photos)
+    text = run("card", "c.safetensors").stdout
+    assert text.startswith("# distillation\n")
+    assert json.loads(run("card", "learner.safetensors", "--json").stdout)["name"] == "distillation"
+    run("card", "learner.safetensors", "--output", "card.md")
+    assert (project / "card.md").read_text(encoding="utf-8") == text
+    with pytest.raises(UserError, match="--backbone: unknown is no teacher"):
+        run("card", "unknown", "--backbone")

@@ -11,6 +11,7 @@ from datafree.errors import UserError
 from datafree.evaluation.baselines import network_embedding
 from datafree.evaluation.readouts import Reader, heads_of
 from datafree.predict.files import write_learner
+from datafree.predict.model_card import as_markdown, model_card
 from datafree.stages.files import trained
 from datafree.stages.files.learners import read_learner
 from datafree.stages.files.teachers import read_teacher
@@ -130,3 +131,12 @@ def test_what_is_not_there_gives_one_line(finished, load, message):
 
 def test_of_many_names_the_first_are_listed():
     assert trained._listed([str(number) for number in range(25)]).endswith("19, and 5 more")
+
+
+def test_the_model_card_names_every_teacher_with_its_licence(finished):
+    described = model_card(trained.load_learner("bell", finished.root).card)
+    assert [row["name"] for row in described["teachers"]] == ["alpha", "beta", "gamma"]
+    assert described["licences"] == {"CC0": 3}
+    assert described["accuracy"]["split"] == "test"
+    assert described["network"]["macs"] > 0
+    assert "Not measured" in as_markdown(model_card(trained.load_teacher("beta", finished.root).card))

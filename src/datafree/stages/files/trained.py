@@ -17,7 +17,7 @@ from datafree.predict.network import RepresentationNetwork, TrainedLearner
 from datafree.stages.files.learners import read_learner
 from datafree.stages.files.teachers import read_teacher
 from datafree.tasks.pools import balanced_rows
-from datafree.zoo.backbones import Normalise
+from datafree.zoo.backbones import Normalise, parameter_count
 from datafree.zoo.teachers import architecture
 
 META, ZOO, INVERSION, TASKS = "artifacts/meta", "artifacts/zoo", "artifacts/inversion", "artifacts/tasks"
@@ -45,7 +45,13 @@ def load_learner(source: str | Path, project: Path = Path()) -> TrainedLearner:
     network = RepresentationNetwork(backbone, Normalise(card["mean"], card["std"], card["input"]), heads, weights, mirrored=mirrored)
     counts = card["teacher_classes"] if heads is not None else []
     sha256 = artifacts.sha256(folder / "learner.safetensors")
-    described = {**card, "teacher_classes": counts, "sha256": sha256, "accuracy": _accuracy(results, card["arm"])}
+    described = {
+        **card,
+        "teacher_classes": counts,
+        "sha256": sha256,
+        "accuracy": _accuracy(results, card["arm"]),
+        "teachers": _teachers(root),
+    }
     return _with_negatives(network, described, root, card["inversion"])
 
 
@@ -73,6 +79,8 @@ def load_teacher(name: str, project: Path = Path()) -> TrainedLearner:
         "licence": card["licence"],
         "source": card["source"],
         "sha256": artifacts.sha256(folder / "weights.safetensors"),
+        "parameters": parameter_count(teacher.network.backbone),
+        "accuracy": None,
     }
     methods = sorted(path.parent.name for path in (project / INVERSION).glob("*/index.json"))
     return _with_negatives(network, described, project, methods[0] if methods else "")
@@ -130,7 +138,17 @@ def _accuracy(results: dict[str, Any], arm: str) -> dict[str, Any] | None:
     if row is None:
         return None
     shots = {shot: {key: value[key] for key in ("mean", "interval", "n")} for shot, value in row["shots"].items()}
-    return {"split": results["split"], "way": results["way"], "seeds": len(row["seeds"]), "shots": shots}
+    settings = {key: results[key] for key in ("split", "way", "computed_on")}
+    return {**settings, "seeds": len(row["seeds"]), "shots": shots}
+
+
+def _teachers(project: Path) -> list[dict[str, Any]]:
+    """Name, number of classes, licence, source and hash of each of a project's teachers."""
+    cards = [artifacts.read_json(path, "name", "classes") for path in sorted((project / ZOO).glob("*/card.json"))]
+    return [
+        {"name": card["name"], "classes": len(card["classes"]), **{key: str(card.get(key, "")) for key in ("licence", "source", "sha256")}}
+        for card in cards
+    ]
 
 
 def _listed(names: list[str]) -> str:

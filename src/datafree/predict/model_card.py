@@ -1,0 +1,87 @@
+"""Model cards: what a network is, how it was made, from whose weights, and what it was measured to do, as JSON and as Markdown.
+
+Mitchell et al., "Model Cards for Model Reporting", FAT* 2019.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from datafree import __version__
+
+LIMITS = (
+    "The accuracy was measured on the classes and the kind of images that are named here. It will differ for other images; label some of "
+    "your own to find out.",
+    "Images are resized to squares of {size} pixels. What is only visible in more detail is lost.",
+    "Classes are learned from the images that are given. With one image per class the result depends on which image it is.",
+    "`none of these` finds only a part of the images that belong to no class.",
+    "The weights, and images recovered from the teachers, can reveal properties of the teachers' training images.",
+    "The licences of the teachers apply; whether they cover a network that was trained from their predictions is for their owners to say.",
+)
+
+
+def model_card(card: Mapping[str, Any]) -> dict[str, Any]:
+    """The model card of a learner or a teacher, from the card of its ``TrainedLearner``."""
+    size, teachers = card["input"][1], card.get("teachers", [])
+    made = {
+        key: card[key]
+        for key in ("method", "inversion", "start", "seed", "classifier", "computed_on", "source")
+        if card.get(key) is not None
+    }
+    return {
+        "name": card.get("teacher") or card.get("arm") or "learner",
+        "kind": "teacher, as it is" if "teacher" in card else "learner, trained without real images",
+        "datafree": __version__,
+        "made": made,
+        "network": {key: card[key] for key in ("backbone", "input", "mean", "std", "parameters", "macs") if key in card},
+        "accuracy": card.get("accuracy"),
+        "teachers": list(teachers),
+        "licences": dict(sorted(Counter(row["licence"] for row in teachers).items())) or {card.get("licence", "unknown"): 1},
+        "limits": [limit.format(size=size) for limit in LIMITS],
+        "sha256": card.get("sha256", ""),
+    }
+
+
+def as_markdown(card: Mapping[str, Any]) -> str:
+    """A model card as Markdown; names come from strangers and are escaped."""
+    network, backbone = card["network"], card["network"]["backbone"]
+    lines = [f"# {_escaped(card['name'])}", "", f"A {card['kind']}; datafree {card['datafree']}.", "", "## Network", ""]
+    lines += [f"- architecture: {_escaped(backbone['name'])}, width {backbone['width']}"]
+    lines += [
+        f"- {name}: {network[key]:,}" for key, name in (("parameters", "parameters"), ("macs", "multiply-adds per image")) if key in network
+    ]
+    lines += [f"- input: {' × '.join(map(str, network['input']))}, mean {network['mean']}, standard deviation {network['std']}"]
+    lines += [f"- SHA-256 of the weights: {card['sha256'] or 'unknown'}", "", "## How it was made", ""]
+    lines += [f"- {key.replace('_', ' ')}: {_escaped(str(value))}" for key, value in card["made"].items()] or ["- unknown"]
+    lines += ["", "## Accuracy", "", *_accuracy(card["accuracy"]), "", "## Teachers", ""]
+    lines += [f"Licences: {', '.join(f'{_escaped(name)} ({count})' for name, count in card['licences'].items())}.", ""]
+    if card["teachers"]:
+        lines += ["| teacher | classes | licence | source | SHA-256 |", "|---|---:|---|---|---|"]
+        for row in card["teachers"]:
+            name, licence, source = (_escaped(row[key]) for key in ("name", "licence", "source"))
+            lines.append(f"| {name} | {row['classes']} | {licence} | {source} | {row['sha256'][:16]} |")
+        lines += [""]
+    return "\n".join([*lines, "## Known limits", "", *(f"- {limit}" for limit in card["limits"]), ""])
+
+
+def _accuracy(measured: Mapping[str, Any] | None) -> list[str]:
+    if measured is None:
+        return ["Not measured."]
+    head = f"{measured['way']}-way, on the {measured['split']} classes, over {measured['seeds']} seeds of training, computed in "
+    lines = [
+        f"{head}{', '.join(map(_escaped, measured['computed_on']))}.",
+        "",
+        "| images per class | accuracy, % | episodes |",
+        "|---:|---:|---:|",
+    ]
+    for shot, value in measured["shots"].items():
+        lines.append(f"| {shot} | {100 * value['mean']:.1f} ± {100 * value['interval']:.1f} | {value['n']} |")
+    return lines
+
+
+def _escaped(text: str) -> str:
+    """A name as plain text in Markdown and HTML, in one line."""
+    escaped = "".join(f"\\{character}" if character in r"\`*_{}[]()#+!|~" else character for character in " ".join(text.split()))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
