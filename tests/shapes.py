@@ -199,6 +199,23 @@ SHAPES: dict[str, dict[str, Any]] = {
     "evaluation.representations.joined": READ_OUT,
     "evaluation.representations.join_weights": {"features": Float[Tensor, "b d"], "logits": HEADS},
     "evaluation.classifiers.weighted": {"columns": Float[Tensor, "d"]},
+    "evaluation.nearest_centroid.centroids": {
+        "support": Float[Tensor, "n d"],
+        "labels": Int64[Tensor, "n"],
+        "return": tuple[Float[Tensor, "d"], Float[Tensor, "way d"]],
+    },
+    "evaluation.nearest_centroid.class_means": {
+        "values": Float[Tensor, "n d"],
+        "labels": Int64[Tensor, "n"],
+        "return": Float[Tensor, "way d"],
+    },
+    "evaluation.neighbours.neighbours": {"recovered": UInt8[Tensor, "n c h w"], "real": UInt8[Tensor, "m c h w"]},
+    "evaluation.representations.probabilities_at": {"logits": HEADS, "columns": Int64[Tensor, "p"], "return": Float[Tensor, "b p"]},
+    "evaluation.representations.join": {
+        "of_features": Float[Tensor, "b d"],
+        "of_heads": Float[Tensor, "b p"],
+        "return": Float[Tensor, "b r"],
+    },
     "evaluation.nearest_centroid.nearest_centroid": SUPPORT_AND_QUERY,
     "evaluation.logistic.logistic": SUPPORT_AND_QUERY,
     "evaluation.logistic.logistic_weights": {"support": Float[Tensor, "*e way shot d"], "return": Float[Tensor, "*e way d"]},

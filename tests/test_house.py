@@ -45,7 +45,7 @@ IMPORTS = {name: sorted(set(imported(path))) for name, path in MODULES.items()}
 
 def room_of(module: str) -> str:
     """The room of a module; for a module directly in the package, its own name."""
-    return {"zoo_cli": "cli", "predict_cli": "cli", "__main__": "cli"}.get(room := [*module.split("."), ""][1], room)
+    return {"zoo_cli": "cli", "predict_cli": "cli", "pools_cli": "cli", "__main__": "cli"}.get(room := [*module.split("."), ""][1], room)
 
 
 def test_every_module_belongs_to_a_room_of_the_order():

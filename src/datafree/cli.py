@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from datafree.errors import UserError, exit_on_user_error
+from datafree.pools_cli import pools_app
 from datafree.predict_cli import adapt, card, classify, export
 from datafree.zoo_cli import zoo_app
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(zoo_app, name="zoo")
+app.add_typer(pools_app, name="pools")
 app.command()(adapt)
 app.command()(classify)
 app.command()(export)
