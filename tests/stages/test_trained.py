@@ -7,14 +7,20 @@ import torch
 
 import datafree
 from datafree import artifacts
+from datafree.config import BackboneConfig
 from datafree.errors import UserError
 from datafree.evaluation.baselines import network_embedding
 from datafree.evaluation.readouts import Reader, heads_of
+from datafree.nas.networks import build
 from datafree.predict.files import write_learner
 from datafree.predict.model_card import as_markdown, model_card
 from datafree.stages.files import trained
 from datafree.stages.files.learners import read_learner
 from datafree.stages.files.teachers import read_teacher
+from datafree.zoo.backbones import Normalise
+from datafree.zoo.networks import network_card
+
+CELL = "|nor_conv_1x1~0|+|skip_connect~0|none~1|+|none~0|none~1|skip_connect~2|"
 
 
 @pytest.fixture
@@ -140,3 +146,19 @@ def test_the_model_card_names_every_teacher_with_its_licence(finished):
     assert described["accuracy"]["split"] == "test"
     assert described["network"]["macs"] > 0
     assert "Not measured" in as_markdown(model_card(trained.load_teacher("beta", finished.root).card))
+
+
+def test_the_network_of_a_search_learns_new_classes_too(tmp_path):
+    config = BackboneConfig("nasbench201", 4, CELL, cells=1)
+    backbone = build(config, 3, 16, 0)
+    folder = tmp_path / "artifacts/nas/spos/retrained"
+    artifacts.write_tensors(folder / "network.safetensors", backbone.state_dict())
+    artifacts.write_json(folder / "card.json", network_card(backbone, config, [3, 16, 16], [0.5] * 3, [0.25] * 3))
+    learner = trained.load_learner("spos", tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(learner.represent(images()), backbone.eval()(Normalise([0.5] * 3, [0.25] * 3)(images())))
+    write_learner(tmp_path / "l.safetensors", learner)
+    assert torch.equal(trained.load_learner(tmp_path / "l.safetensors").represent(images()), learner.represent(images()))
+    assert model_card(learner.card)["made"]["method"] == "architecture search"
+    with pytest.raises(UserError, match="allowed: spos"):
+        trained.load_learner("none", tmp_path)

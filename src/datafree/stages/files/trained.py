@@ -15,18 +15,21 @@ from datafree.predict.files import SUFFIX
 from datafree.predict.files import read_learner as read_portable
 from datafree.predict.network import RepresentationNetwork, TrainedLearner
 from datafree.stages.files.learners import read_learner
+from datafree.stages.files.networks import read_backbone
 from datafree.stages.files.teachers import read_teacher
 from datafree.tasks.pools import balanced_rows
 from datafree.zoo.backbones import Normalise, parameter_count
 from datafree.zoo.teachers import architecture
 
-META, ZOO, INVERSION, TASKS = "artifacts/meta", "artifacts/zoo", "artifacts/inversion", "artifacts/tasks"
+META, NAS, ZOO, INVERSION = "artifacts/meta", "artifacts/nas", "artifacts/zoo", "artifacts/inversion"
 RESULTS = "artifacts/evaluation/few_shot/results.json"
 NEGATIVES = 256  # recovered images, with which the images to be rejected are compared
 
 
 def load_learner(source: str | Path, project: Path = Path()) -> TrainedLearner:
-    """A learner: of a portable file, of the folder of a learner, or of the arm of that name in a project (its lowest seed).
+    """A learner: of a portable file, of the folder of a learner, or of that name in a project: an arm (its lowest seed), or a search.
+
+    Of a search, it is the network of the resulting architecture that was trained on recovered images; it has no heads.
 
     Raises:
         UserError: there is none, or a file is missing or damaged.
@@ -34,6 +37,8 @@ def load_learner(source: str | Path, project: Path = Path()) -> TrainedLearner:
     path = Path(source)
     if path.suffix == SUFFIX and not (path.parent / "card.json").is_file():
         return read_portable(path)
+    if (retrained := project / NAS / str(source) / "retrained" / "card.json").is_file():
+        return _of_search(retrained.parent, str(source), project)
     folder = path.parent if path.suffix == SUFFIX else path
     if not (folder / "learner.safetensors").is_file():
         folder = _folder_of_arm(project, str(source))
@@ -82,8 +87,22 @@ def load_teacher(name: str, project: Path = Path()) -> TrainedLearner:
         "parameters": parameter_count(teacher.network.backbone),
         "accuracy": None,
     }
-    methods = sorted(path.parent.name for path in (project / INVERSION).glob("*/index.json"))
-    return _with_negatives(network, described, project, methods[0] if methods else "")
+    return _with_negatives(network, described, project, _any_method(project))
+
+
+def _of_search(folder: Path, name: str, project: Path) -> TrainedLearner:
+    card = artifacts.read_json(folder / "card.json", "input")
+    backbone, _ = read_backbone(folder / "network.safetensors", folder / "card.json")
+    normalise, mirrored = Normalise(card["mean"], card["std"], card["input"]), bool(_results(project).get("mirrored"))
+    network = RepresentationNetwork(backbone, normalise, None, mirrored=mirrored)
+    made = {"arm": name, "method": "architecture search", "teacher_classes": [], "teachers": _teachers(project), "accuracy": None}
+    described = {**card, **made, "sha256": artifacts.sha256(folder / "network.safetensors")}
+    return _with_negatives(network, described, project, _any_method(project))
+
+
+def _any_method(project: Path) -> str:
+    """An inversion method with pools in the project, the first by name; empty if there is none."""
+    return min((path.parent.name for path in (project / INVERSION).glob("*/index.json")), default="")
 
 
 def best_arm(project: Path = Path()) -> str:
@@ -104,7 +123,8 @@ def _folder_of_arm(project: Path, arm: str) -> Path:
     seeds = (project / META / arm).glob("seed*/learner.safetensors") if arm and "/" not in arm else ()
     found = sorted(seeds, key=lambda path: (len(path.parent.name), path.parent.name))
     if not found:
-        known = sorted({path.parents[1].name for path in (project / META).glob("*/seed*/learner.safetensors")})
+        arms = {path.parents[1].name for path in (project / META).glob("*/seed*/learner.safetensors")}
+        known = sorted(arms | {path.parents[1].name for path in (project / NAS).glob("*/retrained/card.json")})
         raise UserError(f"--learner: {arm} is no learner's file and no trained arm of this project; allowed: {_listed(known)}")
     return found[0].parent
 
