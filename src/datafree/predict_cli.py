@@ -24,14 +24,16 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 def adapt(
     folder: Annotated[Path, typer.Argument(help="Has one folder of images for each class")],
     output: Annotated[Path, typer.Option(help="The classifier to write, a .safetensors file")],
-    learner: Annotated[str, typer.Option(help="An arm of this project, or the file of a learner; default: the best arm evaluated")] = "",
+    learner: Annotated[str, typer.Option(help="An arm of this project, or the file of a learner")] = "",
     backbone: Annotated[str, typer.Option(help="A teacher of this project to use in place of a learner")] = "",
+    max_parameters: Annotated[int | None, typer.Option(min=1, help="Without --learner and --backbone: the largest network to use")] = None,
     reject: Annotated[float, typer.Option(help="Share of images of the classes that may be labelled as none of them; 0: none is")] = 0.05,
     device: Device = "auto",
 ) -> None:
     """Learn classes from folders of images.
 
-    Each class needs one image or more. The learner is not changed, so this takes seconds. Writes a classifier for `datafree classify`.
+    Each class needs one image or more. The network is not changed, so this takes seconds. Writes a classifier for `datafree classify`.
+    Without --learner and --backbone, the network that was most accurate in the last evaluation is used, a learner or a teacher.
     """
     from datafree import devices
     from datafree.data.decoding import read_images
@@ -44,12 +46,17 @@ def adapt(
         raise UserError(f"--output: got {output}; expected a name that ends in {SUFFIX}")
     if learner and backbone:
         raise UserError("--learner and --backbone: expected at most one of them, got both")
+    if max_parameters and (learner or backbone):
+        raise UserError("--max-parameters: chooses among the networks of this project; leave out --learner and --backbone")
     if not 0 <= reject < 1:
         raise UserError(f"--reject: got {reject}; allowed: at least 0 and less than 1")
     files = labelled_files(folder)
     _check_numbers(folder, files)
     with devices.use(device) as used:
-        network = trained.load_teacher(backbone) if backbone else trained.load_learner(learner or trained.best_arm())
+        if not (learner or backbone):
+            chosen = trained.best_network(max_parameters)
+            learner, backbone = ("", chosen.name) if chosen.is_teacher else (chosen.name, "")
+        network = trained.load_teacher(backbone) if backbone else trained.load_learner(learner)
         network.network.to(used)
         paths = [path for of_class in files.values() for path in of_class]
         images = read_images(paths, network.image_size, "reading images", _threads(len(paths)))

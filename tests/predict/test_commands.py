@@ -108,6 +108,10 @@ def test_photos_of_any_kind_are_learned(project, photos):
             "--backbone: t1 is no teacher of this project; allowed: none",
         ),
         (["adapt", "photos", "--output", "c.safetensors", "--backbone", "t", "--learner", "l"], "expected at most one of them, got both"),
+        (
+            ["adapt", "photos", "--output", "c.safetensors", "--learner", "l", "--max-parameters", "9"],
+            "--max-parameters: chooses among the",
+        ),
         (["adapt", "photos", "--output", "c.safetensors", "--reject", "1"], "--reject: got 1.0; allowed: at least 0 and less than 1"),
         (["classify", "learner.safetensors", "photos"], "learner.safetensors: expected a classifier, as `datafree adapt` writes it"),
         (["classify", "none.safetensors", "photos"], "none.safetensors: no such file; expected a classifier"),

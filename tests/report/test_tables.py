@@ -152,3 +152,23 @@ def test_domains_have_their_own_table(results):
     table = plain[next(place for place, line in enumerate(plain) if line.startswith("by domain")) :]
     assert len(table) == 1 + len(lines)
     assert len({columns(line) for line in table}) == 1
+
+
+def test_every_single_network_is_listed_the_most_accurate_first(results):
+    listed = tables.single_networks(results)
+    assert [(row["name"], row["teacher"]) for row in listed] == [
+        ("distillation", False),
+        ("<small>", True),
+        ("large", True),
+        ("bell", False),
+    ]
+    results["rows"].append({**results["rows"][1], "name": "bell features", "variant": "features"})
+    assert len(tables.single_networks(results)) == 4
+
+
+def test_the_table_names_the_best_teacher_of_each_number_of_shots(results):
+    assert tables.best_teachers(results) == "best teacher: <small> at 1 shot, large at 5 shots"
+    assert "\nbest teacher: <small> at 1 shot, large at 5 shots\n" in tables.plain_table(results)
+    del results["rows"][4]
+    assert tables.best_teachers(results) == ""
+    assert "best teacher" not in tables.plain_table(results)

@@ -101,10 +101,22 @@ def test_a_learner_is_found_by_its_folder_and_by_its_file(finished):
     assert datafree.load_learner(folder).learner.card["arm"] == "distillation"
 
 
-def test_the_best_arm_is_that_of_the_highest_mean_accuracy(finished):
-    rows = [row for row in artifacts.read_json(finished.root / trained.RESULTS)["rows"] if row["kind"] == "arm"]
-    means = {row["name"]: sum(shot["mean"] for shot in row["shots"].values()) for row in rows}
-    assert means[trained.best_arm(finished.root)] == max(means.values())
+def test_the_best_network_is_that_of_the_highest_mean_accuracy_within_the_limit(finished):
+    rows = [row for row in artifacts.read_json(finished.root / trained.RESULTS)["rows"] if not row["variant"]]
+    (best,) = [row for row in rows if row["name"] == "best teacher"]
+    assert [row["name"] for row in best["teachers"]] == ["alpha", "beta", "gamma"]
+    for shot in ("1", "2"):
+        assert max(row["shots"][shot]["mean"] for row in best["teachers"]) == best["shots"][shot]["mean"]
+    every = [row for row in rows if row["kind"] == "arm"] + best["teachers"]
+    means = {row["name"]: sum(shot["mean"] for shot in row["shots"].values()) / 2 for row in every}
+    known = trained.choices(finished.root)
+    assert {choice.name: choice.mean for choice in known} == pytest.approx(means)
+    assert {choice.name for choice in known if choice.is_teacher} == {"alpha", "beta", "gamma"}
+    assert trained.best_network(project=finished.root).mean == max(means.values())
+    smallest = min(row["parameters"] for row in every)
+    assert trained.best_network(smallest, finished.root).parameters == smallest
+    with pytest.raises(UserError, match=f"--max-parameters: got 3; the smallest network of this project has {smallest}"):
+        trained.best_network(3, finished.root)
 
 
 def test_a_learner_without_recovered_images_rejects_nothing(finished, monkeypatch, tmp_path):
@@ -127,7 +139,7 @@ def test_a_learner_without_recovered_images_rejects_nothing(finished, monkeypatc
             "--backbone: unknown is no teacher of this project; allowed: alpha, beta, gamma",
         ),
         (lambda root: trained.load_teacher("../zoo/alpha", root), "is no teacher of this project"),
-        (lambda root: trained.best_arm(root / "artifacts"), "--learner: found no evaluated learner in"),
+        (lambda root: trained.best_network(project=root / "artifacts"), "--learner: found no evaluated learner in"),
     ],
 )
 def test_what_is_not_there_gives_one_line(finished, load, message):

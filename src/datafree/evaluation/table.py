@@ -33,7 +33,7 @@ def accuracy_table(
     ``shots`` are over all domains' episodes.
 
     The row ``best teacher`` is, per shot, the teacher that scores best on these same episodes. This favours the baseline, because
-    the choice uses these results.
+    the choice uses these results. Its ``teachers`` holds the name, the parameters and the shots of every teacher.
     """
     images = dataclasses.replace(images, images=devices.resident(images.images, device))
     domains = by_domain(images.classes) if config.by_domain else {"": list(range(len(images.classes)))}
@@ -112,7 +112,23 @@ def _row(name: str, members: list[tuple[EvaluatedModel, Accuracies]], shots: Seq
         "seeds": [entry["seed"] for entry in overall[str(shots[0])]["per_seed"]],
         "shots": overall,
         **({"domains": per_domain} if per_domain else {}),
+        **({"teachers": _single_teachers(members, shots)} if first.name.startswith(f"{BEST}/") else {}),
     }
+
+
+def _single_teachers(members: Sequence[tuple[EvaluatedModel, Accuracies]], shots: Sequence[int]) -> list[dict[str, Any]]:
+    """Every teacher by itself."""
+    return [
+        {
+            "name": model.name.removeprefix(f"{BEST}/"),
+            "parameters": model.parameters,
+            "shots": {
+                str(shot): mean_interval(list(itertools.chain(*(values for (_, of), values in accuracies.items() if of == shot))))
+                for shot in shots
+            },
+        }
+        for model, accuracies in members
+    ]
 
 
 def _shot(runs: Sequence[tuple[int, list[float]]]) -> dict[str, Any]:

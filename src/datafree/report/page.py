@@ -134,6 +134,8 @@ def _few_shot(results: tables.Results) -> dict[str, Any]:
         "domains": tables.domain_table(results),
         "several_seeds": [row for row in results["rows"] if len(row["seeds"]) > 1],
         "sentences": tables.summary_sentences(results),
+        "single": tables.single_networks(results),
+        "best_teachers": tables.best_teachers(results),
         "plot": plots.accuracy_plot(results),
         "query": results["query"],
         "episodes": results["episodes"],

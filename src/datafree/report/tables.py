@@ -31,7 +31,8 @@ def plain_table(results: Results) -> str:
     for line in [header, *body]:
         padded = [_pad(line[0], widths[0]), *(_pad(cell, -width) for cell, width in zip(line[1:], widths[1:], strict=False))]
         lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines) + "\n" + _plain_domains(results)
+    named = best_teachers(results)
+    return "\n".join(lines) + "\n" + (f"\n{named}\n" if named else "") + _plain_domains(results)
 
 
 def _plain_domains(results: Results) -> str:
@@ -97,6 +98,26 @@ def summary_sentences(results: Results) -> list[str]:
         place = "above" if points >= 0 else "below"
         sentences.append(f"{abs(points):.1f} percentage points {place} {label}: {row['name']}, {accuracy(row['shots'][shot])} %.")
     return sentences
+
+
+def single_networks(results: Results) -> list[Row]:
+    """The rows of single networks without real data, the most accurate first: learners, and every teacher as it is.
+
+    The order is that of the accuracy averaged over the numbers of shots. A row has ``name``, ``teacher`` (bool), ``parameters``, ``shots``.
+    """
+    plain = [row for row in results["rows"] if not row.get("variant")]
+    found = [{**row, "teacher": False} for row in plain if row["kind"] == "arm"]
+    found += [{**teacher, "teacher": True} for row in plain for teacher in row.get("teachers", [])]
+    return sorted(found, key=lambda row: -sum(value["mean"] for value in row["shots"].values()) / len(row["shots"]))
+
+
+def best_teachers(results: Results) -> str:
+    """One line that names the best teacher of each number of shots; empty without single teachers."""
+    teachers = [row for row in single_networks(results) if row["teacher"]]
+    if not teachers:
+        return ""
+    best = [f"{_printable(_best(teachers, shot)['name'])} at {shot} {'shot' if shot == '1' else 'shots'}" for shot in shots(results)]
+    return f"best teacher: {', '.join(best)}"
 
 
 def reliability_warnings(reliability: Mapping[str, Mapping[str, Any]]) -> list[str]:

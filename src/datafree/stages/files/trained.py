@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -105,18 +107,49 @@ def _any_method(project: Path) -> str:
     return min((path.parent.name for path in (project / INVERSION).glob("*/index.json")), default="")
 
 
-def best_arm(project: Path = Path()) -> str:
-    """The arm with the highest accuracy, averaged over the numbers of shots, in the last evaluation of a project.
+@dataclass(frozen=True)
+class Choice:
+    """A network of the last evaluation: its name, whether it is a teacher, its parameters, and the mean accuracies by number of shots."""
+
+    name: str
+    is_teacher: bool
+    parameters: int
+    accuracies: Mapping[str, float]
+
+    @property
+    def mean(self) -> float:
+        """The accuracy averaged over the numbers of shots, in [0, 1]."""
+        return sum(self.accuracies.values()) / len(self.accuracies)
+
+
+def choices(project: Path = Path()) -> list[Choice]:
+    """The single networks of the last evaluation, learners and teachers as they are, the most accurate first."""
+    rows = [row for row in _results(project).get("rows", []) if not row["variant"]]
+    found = [(row, False) for row in rows if row["kind"] == "arm"]
+    found += [(teacher, True) for row in rows for teacher in row.get("teachers", [])]
+    made = [
+        Choice(row["name"], is_teacher, row["parameters"], {shot: value["mean"] for shot, value in row["shots"].items()})
+        for row, is_teacher in found
+    ]
+    return sorted(made, key=lambda choice: -choice.mean)
+
+
+def best_network(max_parameters: int | None = None, project: Path = Path()) -> Choice:
+    """The most accurate of ``choices`` with at most ``max_parameters`` in its backbone.
 
     Raises:
-        UserError: the project has no evaluated arm.
+        UserError: the project has no evaluated network, or none is as small.
     """
-    rows = [row for row in _results(project).get("rows", []) if row["kind"] == "arm" and not row["variant"]]
-    if not rows:
+    known = choices(project)
+    if not known:
         raise UserError(
             f"--learner: found no evaluated learner in {(project / RESULTS).parent}; run the pipeline, or name an arm or a learner's file"
         )
-    return max(rows, key=lambda row: sum(shot["mean"] for shot in row["shots"].values()))["name"]
+    small = [choice for choice in known if max_parameters is None or choice.parameters <= max_parameters]
+    if not small:
+        smallest = min(choice.parameters for choice in known)
+        raise UserError(f"--max-parameters: got {max_parameters}; the smallest network of this project has {smallest}")
+    return small[0]
 
 
 def _folder_of_arm(project: Path, arm: str) -> Path:
