@@ -90,7 +90,7 @@ status: setup ## show the state of every job, and why it is out of date
 
 lock: ## write the versions of a new installation to requirements.lock
 	rm -rf .lock-venv && $(call quoted,$(PYTHON)) -m venv .lock-venv
-	.lock-venv/bin/python -m pip install --quiet torch==2.13.0 torchvision==0.28.0 && .lock-venv/bin/python -m pip install --quiet ".[workflow,export,dev]"
+	.lock-venv/bin/python -m pip install --quiet torch==2.13.0 torchvision==0.28.0 && .lock-venv/bin/python -m pip install --quiet ".[workflow,export,demo,dev]"
 	.lock-venv/bin/python -m pip freeze --all --exclude pip --exclude datafree | sed 's/+cpu//' > requirements.lock
 	rm -rf .lock-venv
 

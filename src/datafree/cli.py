@@ -11,7 +11,7 @@ import typer
 
 from datafree.errors import UserError, exit_on_user_error
 from datafree.pools_cli import pools_app
-from datafree.predict_cli import adapt, card, classify, export
+from datafree.predict_cli import adapt, card, classify, demo, export
 from datafree.zoo_cli import zoo_app
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ app.command()(adapt)
 app.command()(classify)
 app.command()(export)
 app.command()(card)
+app.command()(demo)
 
 
 @app.callback()

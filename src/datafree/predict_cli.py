@@ -185,6 +185,32 @@ def card(
         sys.stdout.write(text)
 
 
+def demo(
+    learner: Annotated[list[str] | None, typer.Option(help="An arm of this project, or the file of a learner; may be repeated")] = None,
+    backbone: Annotated[list[str] | None, typer.Option(help="A teacher of this project; may be repeated")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one")] = 8501,
+) -> None:
+    """Try learners on a local page.
+
+    Drop photos into classes and see how others are labelled; several learners side by side. Without options, the network that was most
+    accurate in the last evaluation. Only this computer can open the page. Ctrl-C ends it.
+    """
+    import importlib.util
+
+    from datafree.stages.files import trained
+
+    if importlib.util.find_spec("flask") is None:
+        raise UserError("needs the package flask; install it with `pip install 'datafree[demo]'`")
+    from datafree.predict.demo.server import serve
+
+    if not (learner or backbone):
+        best = trained.best_network()
+        learner, backbone = ([], [best.name]) if best.is_teacher else ([best.name], [])
+    networks = {name: trained.load_learner(name) for name in learner or []}
+    networks |= {f"{name} (teacher)": trained.load_teacher(name) for name in backbone or []}
+    serve(networks, port)
+
+
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
     """One line, if the system refuses to write the file."""

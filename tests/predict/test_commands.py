@@ -228,3 +228,15 @@ def test_the_model_card_is_printed_and_written(project, photos):
     assert (project / "card.md").read_text(encoding="utf-8") == text
     with pytest.raises(UserError, match="--backbone: unknown is no teacher"):
         run("card", "unknown", "--backbone")
+
+
+def test_the_demo_serves_the_named_learners(project, monkeypatch):
+    served = []
+    monkeypatch.setattr("datafree.predict.demo.server.serve", lambda networks, port: served.append((list(networks), port)))
+    run("demo", "--learner", "learner.safetensors", "--port", "0")
+    assert served == [(["learner.safetensors"], 0)]
+    with pytest.raises(UserError, match="--learner: found no evaluated learner"):
+        run("demo")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs the package flask; install it with `pip install 'datafree\[demo\]'`"):
+        run("demo")

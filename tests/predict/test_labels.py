@@ -10,9 +10,9 @@ from datafree.predict.labels import NONE_OF_THESE, WRITERS, Label, label
 
 CLASSES = ["ant", "<b>é</b>", '猫,"x"']
 ROWS = [
-    Label("a.png", "ant", "ant", 0.75, (0.75, 0.2, 0.05)),
-    Label("dir/[red]b.png", None, "<b>é</b>", 0.4, (0.3, 0.4, 0.3)),
-    Label("new\x1b[2J\nline.png", '猫,"x"', '猫,"x"', 1.0, (0.0, 0.0, 1.0)),
+    Label("a.png", "ant", "ant", 0.75, dict(zip(CLASSES, (0.75, 0.2, 0.05), strict=True))),
+    Label("dir/[red]b.png", None, "<b>é</b>", 0.4, dict(zip(CLASSES, (0.3, 0.4, 0.3), strict=True))),
+    Label("new\x1b[2J\nline.png", '猫,"x"', '猫,"x"', 1.0, dict(zip(CLASSES, (0.0, 0.0, 1.0), strict=True))),
 ]
 
 
@@ -28,7 +28,8 @@ def test_labels_are_those_of_the_classifier():
         best = int(of_image.argmax())
         assert (row.image, row.nearest, row.label) == (str(name), CLASSES[best], None if unlike else CLASSES[best])
         assert row.probability == of_image[best].item()
-        assert row.probabilities == tuple(of_image.tolist())
+        assert row.probabilities == dict(zip(CLASSES, of_image.tolist(), strict=True))
+        assert row.ranked(2) == sorted(row.probabilities.items(), key=lambda pair: pair[1], reverse=True)[:2]
 
 
 @pytest.mark.parametrize("every", [False, True])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -19,14 +19,18 @@ NONE_OF_THESE = "none of these"
 class Label:
     """The label of an image: ``label`` is a class, or None for an image unlike all classes; ``nearest`` is the most similar class anyway.
 
-    ``probability`` of ``nearest`` and ``probabilities`` of all classes are calibrated, in [0, 1], for an image of one of the classes.
+    ``probability`` of ``nearest`` and ``probabilities`` by class are calibrated, in [0, 1], for an image of one of the classes.
     """
 
     image: str
     label: str | None
     nearest: str
     probability: float
-    probabilities: tuple[float, ...]
+    probabilities: Mapping[str, float]
+
+    def ranked(self, count: int) -> list[tuple[str, float]]:
+        """At most ``count`` classes with their probabilities, the most probable first."""
+        return sorted(self.probabilities.items(), key=lambda pair: -pair[1])[:count]
 
 
 def label(classifier: FewShotClassifier, classes: Sequence[str], names: Sequence[str], representations: Tensor) -> list[Label]:
@@ -35,8 +39,9 @@ def label(classifier: FewShotClassifier, classes: Sequence[str], names: Sequence
     rejected = classifier.rejected(representations).tolist()
     rows = []
     for name, of_image, unlike in zip(names, probabilities.tolist(), rejected, strict=True):
-        best = max(range(len(classes)), key=of_image.__getitem__)
-        rows.append(Label(name, None if unlike else classes[best], classes[best], of_image[best], tuple(of_image)))
+        by_class = dict(zip(classes, of_image, strict=True))
+        nearest = max(by_class, key=by_class.__getitem__)
+        rows.append(Label(name, None if unlike else nearest, nearest, by_class[nearest], by_class))
     return rows
 
 
@@ -49,7 +54,7 @@ def table(rows: Sequence[Label], classes: Sequence[str], every: bool) -> str:
     built = Table("image", "label", "probability", *(_printable(name) for name in classes if every))
     for row in rows:
         cells = [_printable(row.image), NONE_OF_THESE if row.label is None else _printable(row.label), _percent(row.probability)]
-        cells += [_percent(value) for value in row.probabilities if every]
+        cells += [_percent(value) for value in row.probabilities.values() if every]
         built.add_row(*map(Text, cells), style="dim" if row.label is None else "")
     stream = io.StringIO()
     Console(file=stream, width=None if not every else 10_000).print(built)
@@ -63,7 +68,9 @@ def comma_separated(rows: Sequence[Label], classes: Sequence[str], every: bool) 
     writer.writerow(["image", "label", "nearest", "probability", *(f"probability of {name}" for name in classes if every)])
     for row in rows:
         name = NONE_OF_THESE if row.label is None else row.label
-        writer.writerow([row.image, name, row.nearest, _digits(row.probability), *(_digits(value) for value in row.probabilities if every)])
+        writer.writerow(
+            [row.image, name, row.nearest, _digits(row.probability), *(_digits(value) for value in row.probabilities.values() if every)]
+        )
     return stream.getvalue()
 
 
@@ -73,7 +80,7 @@ def json_lines(rows: Sequence[Label], classes: Sequence[str], every: bool) -> st
     for row in rows:
         value = {"image": row.image, "label": row.label, "nearest": row.nearest, "probability": float(_digits(row.probability))}
         if every:
-            value["probabilities"] = {name: float(_digits(of_class)) for name, of_class in zip(classes, row.probabilities, strict=True)}
+            value["probabilities"] = {name: float(_digits(of_class)) for name, of_class in row.probabilities.items()}
         lines.append(json.dumps(value, ensure_ascii=False) + "\n")
     return "".join(lines)
 

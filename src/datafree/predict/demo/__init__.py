@@ -1,0 +1,1 @@
+"""A local page to try learners: photos in classes, predictions with their probabilities, learners side by side."""
