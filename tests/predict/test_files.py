@@ -73,8 +73,8 @@ def test_the_same_classifier_gives_the_same_bytes(learner, tmp_path):
         ({"version": 2}, "is of version 2, this datafree reads version 1; make the file again, or use the datafree that wrote it"),
         ({"classes": None}, "its metadata lack `classes` or hold another type"),
         ({"temperature": "warm"}, "its metadata lack `temperature` or hold another type"),
-        ({"card": {"backbone": {"name": "conv4"}}}, "its card describes no network .*the key `width` is missing"),
-        ({"card": {}}, "its card describes no network .KeyError: 'backbone'"),
+        ({"card": {"backbone": {"name": "conv4"}, "input": [3, 16, 16]}}, "its card describes no network .KeyError: 'width'"),
+        ({"card": {}}, "its card describes no network .KeyError: 'input'"),
         ({"classes": ["a"]}, r"`means` has shape \[3, 17\], expected \[1, 17\]"),
         ({"join_weights": [1]}, "its card describes no network"),
         ({"tensors": {"support": None}}, "has no tensor `support`"),
@@ -87,6 +87,49 @@ def test_a_file_that_is_no_sound_classifier_is_refused(learner, tmp_path, change
     written(path, learner)
     change(path, **change_of)
     with pytest.raises(UserError, match=message):
+        files.read_classifier(path)
+
+
+@pytest.mark.parametrize(
+    ("change_of", "message"),
+    [
+        ({"temperature": 0.0}, "`temperature`, `threshold`: expected a number above 0"),
+        ({"temperature": float("nan")}, "`temperature`, `threshold`: expected a number above 0"),
+        ({"threshold": float("inf")}, "`temperature`, `threshold`: expected"),
+        ({"classes": ["a", "a", "b"]}, "`classes`: expected at least two different names"),
+        ({"classes": ["a", 1, "b"]}, "`classes`: expected at least two different names"),
+        ({"tensors": {"labels": LABELS + 1}}, "`labels`: expected int64 from 0 to 2"),
+        ({"tensors": {"labels": LABELS.float()}}, "`labels`: expected int64 from 0 to 2"),
+        ({"tensors": {"means": torch.full((3, 17), torch.nan)}}, "`means` holds NaN or infinity"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(learner, tmp_path, change_of, message):
+    path = tmp_path / "c.safetensors"
+    written(path, learner)
+    change(path, **change_of)
+    with pytest.raises(UserError, match=message):
+        files.read_classifier(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input": [3, 10**6, 10**6]}, "height: got 1000000, expected 1 to 1024"),
+        ({"input": [3, 16, 20]}, "expected a square"),
+        ({"input": [10**6, 16, 16]}, "channels: got 1000000, expected 1 to 3"),
+        ({"backbone": {"name": "conv4", "width": 10**6, "genotype": None, "cells": 1}}, "backbone.width: got 1000000"),
+        ({"backbone": {"name": "conv4", "width": 8, "genotype": None, "cells": 10**6}}, "backbone.cells: got 1000000"),
+        ({"teacher_classes": [10**9]}, "teacher_classes: got 1000000000"),
+        ({"teacher_classes": [1.5]}, "teacher_classes: got 1.5"),
+        ({"std": [0, 1, 1]}, "mean, std: expected a number per channel, std above 0"),
+        ({"mean": [0.5]}, "mean, std: expected a number per channel"),
+    ],
+)
+def test_a_card_of_a_much_larger_network_is_refused_before_it_is_built(learner, tmp_path, changes, message):
+    path = tmp_path / "c.safetensors"
+    written(path, learner)
+    change(path, card={**learner.card, **changes})
+    with pytest.raises(UserError, match=f"its card describes no network .*{message}"):
         files.read_classifier(path)
 
 

@@ -8,6 +8,7 @@ learned (``support``, ``labels``, ``centre``, ``means``, ``reference``, ``direct
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ LEARNER, CLASSIFIER = "datafree-learner", "datafree-classifier"
 VERSION = 1
 SUFFIX = ".safetensors"
 LEARNED = ("support", "labels", "centre", "means", "reference", "directions")  # tensors of a classifier
+LARGEST_IMAGE, MOST_TEACHERS = 1024, 100_000  # pixels of a side; heads
 KEYS = {"card": dict, "mirrored": bool, "join_weights": list}
 CLASSIFIER_KEYS = {"classes": list, "temperature": float, "threshold": (float, type(None)), "basis": str}
 
@@ -76,8 +78,24 @@ def read_classifier(path: Path) -> tuple[TrainedLearner, FewShotClassifier, list
     for name, shape in shapes.items():
         if tuple(learned[name].shape) != shape or not learned[name].is_floating_point():
             raise UserError(f"{path}: `{name}` has shape {list(learned[name].shape)}, expected {list(shape)}; make the file again")
+        if not torch.isfinite(learned[name]).all():
+            raise UserError(f"{path}: `{name}` holds NaN or infinity; the file is damaged")
+    if reason := _inconsistent(metadata, learned["labels"], size, learner.negatives):
+        raise UserError(f"{path}: {reason}; make the file again")
     values = {key: metadata[key] for key in ("temperature", "threshold", "basis")}
     return learner, FewShotClassifier(**learned, negatives=learner.negatives, **values), classes
+
+
+def _inconsistent(metadata: dict[str, Any], labels: Tensor, size: int, negatives: Tensor) -> str:
+    """What is wrong with the values of a classifier whose representations have ``size`` numbers; empty if nothing is."""
+    classes, temperature, threshold = (metadata[key] for key in ("classes", "temperature", "threshold"))
+    if len(classes) < 2 or len(set(map(str, classes))) < len(classes) or not all(isinstance(name, str) for name in classes):
+        return "`classes`: expected at least two different names"
+    if not 0 < temperature < math.inf or (threshold is not None and not math.isfinite(threshold)):
+        return f"`temperature`, `threshold`: expected a number above 0, and a number or null; got {temperature} and {threshold}"
+    if labels.dtype != torch.int64 or sorted(labels.unique().tolist()) != list(range(len(classes))):
+        return f"`labels`: expected int64 from 0 to {len(classes) - 1}, each of them"
+    return "" if size == negatives.shape[1] else f"`centre` has {size} values, the network's representations have {negatives.shape[1]}"
 
 
 def is_classifier(path: Path) -> bool:
@@ -106,6 +124,7 @@ def _metadata(learner: TrainedLearner) -> dict[str, Any]:
 def _learner(path: Path, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> TrainedLearner:
     card = metadata["card"]
     try:
+        _check_size(card, tensors)
         backbone, normalise = from_card(card), Normalise(card["mean"], card["std"], card["input"])
         counts, weights = list(card["teacher_classes"]), JoinWeights(*map(float, metadata["join_weights"]))
     except (KeyError, TypeError, ValueError, IndexError, UserError) as error:
@@ -121,6 +140,31 @@ def _learner(path: Path, metadata: dict[str, Any], tensors: dict[str, Tensor]) -
     if negatives.dim() != 2 or negatives.shape[1] != size or not torch.isfinite(negatives).all():
         raise UserError(f"{path}: `negatives` has shape {list(negatives.shape)}, expected [any, {size}]; make the file again")
     return TrainedLearner(network, negatives.float(), card)
+
+
+def _check_size(card: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Refuse a card that describes a network much larger than the file: it would fill the memory before it is compared with the tensors.
+
+    Raises:
+        ValueError, KeyError, TypeError: it does, or is no card.
+    """
+    of_backbone = _part(tensors, "backbone.")
+    longest = max((max(value.shape, default=1) for value in tensors.values()), default=0)
+    channels, height, width = card["input"]
+    for name, value, most in (
+        ("channels", channels, 3),
+        ("height", height, LARGEST_IMAGE),
+        ("backbone.width", card["backbone"]["width"] or 1, longest),
+        ("backbone.cells", card["backbone"]["cells"], len(of_backbone)),
+        ("teachers", len(card["teacher_classes"]) or 1, MOST_TEACHERS),
+        ("teacher_classes", max(card["teacher_classes"], default=1) or 1, longest),
+    ):
+        if type(value) is not int or not 1 <= value <= most:
+            raise ValueError(f"{name}: got {value}, expected 1 to {most}")
+    if height != width:
+        raise ValueError(f"input: got {card['input']}, expected a square")
+    if len(card["mean"]) != channels or len(card["std"]) != channels or not all(0 < value < math.inf for value in card["std"]):
+        raise ValueError("mean, std: expected a number per channel, std above 0")
 
 
 def _heads(features: int, counts: list[int], teacher: bool, tensors: dict[str, Tensor]) -> TeacherHeads | nn.Linear | None:
