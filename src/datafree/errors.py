@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # characters that change the direction of text
 
 
 class UserError(Exception):
@@ -14,7 +17,12 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))  # the given value may contain line breaks
+        super().__init__(printable(" ".join(message.split())))  # the given value may contain line breaks
+
+
+def printable(text: str) -> str:
+    """A text of strangers without what acts on a terminal or cannot be encoded: control characters, changes of direction, surrogates."""
+    return "".join("?" if unicodedata.category(letter) in ("Cc", "Cs") or letter in DIRECTIONS else letter for letter in text)
 
 
 @contextmanager

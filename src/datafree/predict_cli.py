@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,9 +19,24 @@ if TYPE_CHECKING:
     from datafree.predict.labels import Label
 
 MOST_CLASSES, MOST_IMAGES = 1000, 200  # of one classifier; of one class
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """One line for what the system refuses: a path that is too long or forbidden, a full disk."""
+    try:
+        yield
+    except BrokenPipeError:  # of a closed pipe, such as `| head`; no mistake
+        raise
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise UserError(f"{where}{error.strerror or error}; check the path, its permissions and the room on the disk") from None
+
+
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 
 
+@one_line()
 def adapt(
     folder: Annotated[Path, typer.Argument(help="Has one folder of images for each class")],
     output: Annotated[Path, typer.Option(help="The classifier to write, a .safetensors file")],
@@ -50,8 +66,10 @@ def adapt(
         raise UserError("--max-parameters: chooses among the networks of this project; leave out --learner and --backbone")
     if not 0 <= reject < 1:
         raise UserError(f"--reject: got {reject}; allowed: at least 0 and less than 1")
+    _refuse_same(output, [learner])
     files = labelled_files(folder)
-    _check_numbers(folder, files)
+    _check(folder, files)
+    _silence_decoders()
     with devices.use(device) as used:
         if not (learner or backbone):
             chosen = trained.best_network(max_parameters)
@@ -62,15 +80,18 @@ def adapt(
         images = read_images(paths, network.image_size, "reading images", _threads(len(paths)))
         labels = [name for name, of_class in files.items() for _ in of_class]
         estimator = FewShotEstimator(network, reject).fit(images, labels)
-        with _writing(output):
-            estimator.save(output)
+        estimator.save(output)
     counts = sorted(map(len, files.values()))
     images_each = str(counts[0]) if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
     name = backbone or network.card.get("arm", "the learner")
     print(f"{output}: {len(files)} classes of {images_each} images each, by {name}; {_rejection(estimator, reject)}", file=sys.stderr)
 
 
-def _check_numbers(folder: Path, files: dict[str, list[Path]]) -> None:
+def _check(folder: Path, files: dict[str, list[Path]]) -> None:
+    from datafree.predict.labels import check_class_name
+
+    for name in files:
+        check_class_name(name)
     if len(files) > MOST_CLASSES:
         raise UserError(f"{folder}: {len(files)} classes; allowed: at most {MOST_CLASSES}")
     for name, of_class in files.items():
@@ -78,6 +99,7 @@ def _check_numbers(folder: Path, files: dict[str, list[Path]]) -> None:
             raise UserError(f"{folder / name}: {len(of_class)} images; allowed: at most {MOST_IMAGES}, more bring little; remove some")
 
 
+@one_line()
 def classify(
     classifier: Annotated[Path, typer.Argument(help="A classifier, as `datafree adapt` writes it")],
     images: Annotated[list[str], typer.Argument(help="Images, folders of images, or - for an image or paths on standard input")],
@@ -99,6 +121,9 @@ def classify(
     if chosen not in labels.WRITERS:
         raise UserError(f"--format: got {chosen}; allowed: {', '.join(labels.WRITERS)}")
     sources = photos.find(images, sys.stdin.buffer)
+    if output:
+        _refuse_same(output, [classifier, *(source.content for source in sources if isinstance(source.content, Path))])
+    _silence_decoders()
     with devices.use(device) as used:
         learner, fitted, classes = read_classifier(classifier)
         learner.network.to(used)
@@ -112,14 +137,14 @@ def classify(
                 rows += labels.label(fitted, classes, names, learner.represent(batch))
     text = labels.WRITERS[chosen](rows, classes, every)
     if output:
-        with _writing(output):
-            artifacts.write_text(output, text)
+        artifacts.write_text(output, text)
     else:
         sys.stdout.write(text)
     if unreadable:
         raise typer.Exit(2)
 
 
+@one_line()
 def export(
     source: Annotated[
         str, typer.Argument(help="A classifier that `datafree adapt` wrote; or an arm of this project or the file of a learner")
@@ -145,21 +170,22 @@ def export(
         )
     if output.suffix != extensions[chosen]:
         raise UserError(f"--output: got {output}; expected a name that ends in {extensions[chosen]}")
+    _refuse_same(output, [source])
     classifier, classes = None, []
-    if files.is_classifier(Path(source)):
+    if not backbone and files.is_portable(Path(source), files.CLASSIFIER):
         learner, classifier, classes = files.read_classifier(Path(source))
     else:
         learner = trained.load_teacher(source) if backbone else trained.load_learner(source)
-    with _writing(output):
-        if chosen == "safetensors":
-            files.write_learner(output, learner)
-        else:
-            metadata = exporting.metadata_of(learner, classifier, classes)
-            exporting.FORMATS[chosen][1](output, exporting.module_of(learner, classifier), learner.image_size, metadata)
+    if chosen == "safetensors":
+        files.write_learner(output, learner)
+    else:
+        metadata = exporting.metadata_of(learner, classifier, classes)
+        exporting.FORMATS[chosen][1](output, exporting.module_of(learner, classifier), learner.image_size, metadata)
     what = "a feature extractor" if classifier is None or chosen == "safetensors" else f"a classifier of {len(classes)} classes"
     print(f"{output}: {what} for images of {learner.image_size} pixels, {output.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
 
 
+@one_line()
 def card(
     source: Annotated[str, typer.Argument(help="An arm of this project, or the file of a learner or of a classifier")],
     backbone: Annotated[bool, typer.Option("--backbone", help="SOURCE is a teacher of this project")] = False,
@@ -176,15 +202,22 @@ def card(
     from datafree.predict import model_card
     from datafree.stages.files import trained
 
-    described = model_card.model_card((trained.load_teacher(source) if backbone else trained.load_learner(source)).card)
-    text = json.dumps(described, indent=2, ensure_ascii=False) + "\n" if as_json else model_card.as_markdown(described)
     if output:
-        with _writing(output):
-            artifacts.write_text(output, text)
+        _refuse_same(output, [source])
+    learner = trained.load_teacher(source) if backbone else trained.load_learner(source)
+    try:
+        described = model_card.model_card(learner.card)
+        markdown = model_card.as_markdown(described)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UserError(f"{source}: its card is damaged ({type(error).__name__}: {error}); make the file again") from None
+    text = json.dumps(described, indent=2, ensure_ascii=False) + "\n" if as_json else markdown
+    if output:
+        artifacts.write_text(output, text)
     else:
         sys.stdout.write(text)
 
 
+@one_line()
 def demo(
     learner: Annotated[list[str] | None, typer.Option(help="An arm of this project, or the file of a learner; may be repeated")] = None,
     backbone: Annotated[list[str] | None, typer.Option(help="A teacher of this project; may be repeated")] = None,
@@ -211,13 +244,17 @@ def demo(
     serve(networks, port)
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """One line, if the system refuses to write the file."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"--output: cannot write {path} ({error.strerror}); choose another place, or make room") from None
+def _refuse_same(output: Path, inputs: Iterable[str | Path]) -> None:
+    """Refuse an output that would replace one of the inputs."""
+    if output.exists() and any(Path(path).exists() and output.samefile(path) for path in inputs if str(path)):
+        raise UserError(f"--output: {output} is also an input, which would be lost; choose another name")
+
+
+def _silence_decoders() -> None:
+    """Do not print the decoders' warnings of odd metadata in images that they can read."""
+    import warnings
+
+    warnings.filterwarnings("ignore", module="PIL")
 
 
 def _threads(images: int) -> int:
@@ -226,8 +263,13 @@ def _threads(images: int) -> int:
 
 
 def _rejection(estimator: FewShotEstimator, reject: float) -> str:
-    basis = estimator.classifier_.basis
+    basis, share = estimator.classifier_.basis, f"{100 * (1 - reject):g} %"
     if basis == "none":
         return "every image gets a class"
-    of = "the images of the classes" if basis == "support" else "recovered images, for want of a second image per class"
-    return f"`none of these` for images less similar than {100 * (1 - reject):g} % of {of}"
+    if basis == "support":
+        return f"`none of these` for images less similar than {share} of images like these"
+    fewest = math.ceil(1 / reject) - 1
+    return (
+        f"`none of these` for images less similar than {share} of recovered images, which is hardly any: for a better limit give at least "
+        f"{fewest} images in classes of two or more"
+    )

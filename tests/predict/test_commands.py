@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from datafree.cli import app
 from datafree.errors import UserError
 from datafree.predict import files
 from datafree.predict.files import read_classifier, write_learner
+from datafree.predict.network import TrainedLearner
 
 
 @pytest.fixture
@@ -101,11 +103,11 @@ def test_photos_of_any_kind_are_learned(project, photos):
     [
         (["adapt", "nowhere", "--output", "c.safetensors"], "nowhere: is not a folder"),
         (["adapt", "photos", "--output", "c.pth"], "--output: got c.pth; expected a name that ends in .safetensors"),
-        (["adapt", "photos", "--output", "c.safetensors"], "--learner: found no evaluated learner in artifacts/evaluation/few_shot"),
-        (["adapt", "photos", "--output", "c.safetensors", "--learner", "bell"], "--learner: bell is no learner's file and no trained arm"),
+        (["adapt", "photos", "--output", "c.safetensors"], "found no evaluated learner in artifacts/evaluation/few_shot"),
+        (["adapt", "photos", "--output", "c.safetensors", "--learner", "bell"], "bell is no learner's file and no trained arm"),
         (
             ["adapt", "photos", "--output", "c.safetensors", "--backbone", "t1"],
-            "--backbone: t1 is no teacher of this project; allowed: none",
+            "t1 is no teacher of this project; allowed: none",
         ),
         (["adapt", "photos", "--output", "c.safetensors", "--backbone", "t", "--learner", "l"], "expected at most one of them, got both"),
         (
@@ -116,7 +118,6 @@ def test_photos_of_any_kind_are_learned(project, photos):
         (["classify", "learner.safetensors", "photos"], "learner.safetensors: expected a classifier, as `datafree adapt` writes it"),
         (["classify", "none.safetensors", "photos"], "none.safetensors: no such file; expected a classifier"),
         (["classify", "learner.safetensors", "photos", "--format", "xml"], "--format: got xml; allowed: table, csv, jsonl"),
-        (["classify", "learner.safetensors", "nowhere"], "nowhere: no such file or folder"),
     ],
 )
 def test_a_mistake_gives_one_line_and_writes_nothing(project, photos, arguments, message):
@@ -174,7 +175,7 @@ def test_a_learner_of_another_version_gives_one_line(project, photos, learner, m
 
 def test_a_place_that_cannot_be_written_gives_one_line(project, photos, no_space, monkeypatch):
     (project / "taken.safetensors").mkdir()
-    with pytest.raises(UserError, match=r"--output: cannot write taken.safetensors \(Is a directory\); choose another place"):
+    with pytest.raises(UserError, match=r"taken.safetensors: cannot be written \(Is a directory\); choose another place"):
         run("adapt", photos, "--learner", "learner.safetensors", "--output", "taken.safetensors")
     adapted(photos)
 
@@ -182,8 +183,82 @@ def test_a_place_that_cannot_be_written_gives_one_line(project, photos, no_space
         raise no_space
 
     monkeypatch.setattr("datafree.artifacts.write_text", full)
-    with pytest.raises(UserError, match=r"--output: cannot write labels.csv \(No space left on device\)"):
+    with pytest.raises(UserError, match="No space left on device; check the path, its permissions and the room on the disk"):
         run("classify", "c.safetensors", photos, "--output", "labels.csv")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["adapt", "photos", "--learner", "learner.safetensors", "--output", "learner.safetensors"],
+        ["classify", "c.safetensors", "photos", "--output", "c.safetensors"],
+        ["classify", "c.safetensors", "photos", "--output", "photos/猫/10.png"],
+        ["export", "c.safetensors", "--output", "c.safetensors"],
+        ["card", "c.safetensors", "--output", "c.safetensors"],
+    ],
+)
+def test_an_output_that_is_an_input_is_refused(project, photos, arguments):
+    adapted(photos)
+    (photos / "猫" / "11.png").rename(photos / "猫" / "10.png")
+    before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="is also an input, which would be lost; choose another name"):
+        run(*arguments)
+    assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before
+
+
+def test_images_that_are_not_there_cost_only_themselves(project, photos):
+    adapted(photos)
+    result = run("classify", "c.safetensors", "nowhere.png", next(photos.rglob("*.png")), "x" * 300)
+    assert result.exit_code == 2
+    assert len(result.stdout.splitlines()) == 2
+    assert "nowhere.png: no such file; expected an image or a folder of images" in result.stderr
+
+
+def test_names_that_are_not_utf_8_are_written_as_bytes(project, photos):
+    adapted(photos)
+    weird = project / "weird"
+    weird.mkdir()
+    next(photos.rglob("*.png")).rename(os.fsdecode(os.fsencode(weird) + b"/\xff.png"))
+    assert "weird/\\xff.png" in run("classify", "c.safetensors", "weird").stdout
+    (photos / "猫").rename(os.fsdecode(os.fsencode(photos) + b"/\xff"))
+    with pytest.raises(UserError, match="expected at least one character, and no control characters"):
+        adapted(photos)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("none of these", "a class is named `none of these`, which is the label of"), ("a\x1b[31m", "no control characters")],
+)
+def test_a_class_name_that_could_be_mistaken_is_refused(project, photos, name, message):
+    (photos / "猫").rename(photos / name)
+    with pytest.raises(UserError, match=message) as error:
+        adapted(photos)
+    assert "\x1b" not in str(error.value)
+
+
+def test_what_is_no_file_in_a_class_folder_gives_one_line(project, photos):
+    os.mkfifo(photos / "猫" / "pipe.png")
+    with pytest.raises(UserError, match="pipe.png: is no regular file, or a link to none; remove it"):
+        adapted(photos)
+
+
+def test_a_path_that_is_too_long_gives_one_line(project, photos):
+    for arguments in (["adapt", "x" * 300, "--output", "c.safetensors"], ["classify", "x" * 300, str(photos)], ["card", "x" * 300]):
+        with pytest.raises(UserError, match="File name too long"):
+            run(*arguments)
+
+
+def test_a_model_card_beside_a_learner_does_not_hide_it(project, photos):
+    run("card", "learner.safetensors", "--json", "--output", "card.json")
+    adapted(photos)
+    assert run("card", "c.safetensors").exit_code == 0
+
+
+@pytest.mark.parametrize("damage", [{"arm": 5, "accuracy": "99"}, {"teachers": ["x"]}, {"accuracy": {"way": 5}}, {"parameters": "many"}])
+def test_a_damaged_card_gives_one_line(project, learner, damage):
+    write_learner(project / "d.safetensors", TrainedLearner(learner.network, learner.negatives, {**learner.card, **damage}))
+    with pytest.raises(UserError, match="d.safetensors: its card is damaged"):
+        run("card", "d.safetensors")
 
 
 @pytest.mark.parametrize("name", ["c.onnx", "c.pt2", "l.safetensors"])
@@ -205,8 +280,8 @@ def test_a_classifier_and_a_learner_are_exported(project, photos, name):
         (["learner.safetensors", "--output", "x.bin"], "--format: got x.bin; allowed: onnx, torch, safetensors, or a file name"),
         (["learner.safetensors", "--output", "x.onnx", "--format", "tflite"], "--format: got tflite; allowed: onnx, torch, safetensors"),
         (["learner.safetensors", "--output", "x.onnx", "--format", "torch"], "--output: got x.onnx; expected a name that ends in .pt2"),
-        (["nothing", "--output", "x.onnx"], "--learner: nothing is no learner's file and no trained arm"),
-        (["nothing", "--backbone", "--output", "x.onnx"], "--backbone: nothing is no teacher of this project"),
+        (["nothing", "--output", "x.onnx"], "nothing is no learner's file and no trained arm"),
+        (["nothing", "--backbone", "--output", "x.onnx"], "nothing is no teacher of this project"),
         (["none.safetensors", "--output", "x.onnx"], "none.safetensors: no such file"),
         (["bad.safetensors", "--output", "x.onnx"], "bad.safetensors: expected a learner or a classifier; the file is not readable"),
     ],
@@ -226,7 +301,7 @@ def test_the_model_card_is_printed_and_written(project, photos):
     assert json.loads(run("card", "learner.safetensors", "--json").stdout)["name"] == "distillation"
     run("card", "learner.safetensors", "--output", "card.md")
     assert (project / "card.md").read_text(encoding="utf-8") == text
-    with pytest.raises(UserError, match="--backbone: unknown is no teacher"):
+    with pytest.raises(UserError, match="unknown is no teacher"):
         run("card", "unknown", "--backbone")
 
 
@@ -235,7 +310,7 @@ def test_the_demo_serves_the_named_learners(project, monkeypatch):
     monkeypatch.setattr("datafree.predict.demo.server.serve", lambda networks, port: served.append((list(networks), port)))
     run("demo", "--learner", "learner.safetensors", "--port", "0")
     assert served == [(["learner.safetensors"], 0)]
-    with pytest.raises(UserError, match="--learner: found no evaluated learner"):
+    with pytest.raises(UserError, match="found no evaluated learner"):
         run("demo")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs the package flask; install it with `pip install 'datafree\[demo\]'`"):

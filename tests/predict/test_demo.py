@@ -112,6 +112,7 @@ def test_the_classifier_can_be_kept(two, tmp_path):
         ("add", [("a.png", b"nothing")], {"name": "x"}, "a.png: cannot be read as an image"),
         ("add", [], {"name": "x"}, "x: expected at least one photo, got none"),
         ("add", [("a.png", photo("red"))], {"name": "  "}, "expected a class name of 1 to 80 characters, got 0"),
+        ("add", [("a.png", photo("red"))], {"name": "none of these"}, "a class is named `none of these`"),
         ("add", [("a.png", photo("red"))], {"name": "x" * 81}, "expected a class name of 1 to 80 characters, got 81"),
         ("add", [(f"{n}.png", photo("red")) for n in range(4)], {"name": "red"}, "red: 7 photos; a class takes at most 6"),
         ("add", [("a.png", photo("red"))], {"name": "third"}, "third: this page takes at most 2 classes"),
@@ -141,7 +142,7 @@ def test_an_upload_that_is_too_large_is_refused(learner, monkeypatch):
     page = Page({"one": learner})
     result = page.post("add", [("a.png", b"x" * 300_000)], name="x")
     assert result.status_code == 413
-    assert "expected at most 0.25 MB in one upload, got more" in result.text
+    assert "expected at most 0.25 MB and 1000 photos in one upload, got more" in result.text
 
 
 def test_requests_of_other_sites_are_refused(page):
@@ -174,6 +175,10 @@ def test_the_server_listens_on_the_loopback_interface_only(learner):
         running.shutdown()
         thread.join()
         running.server_close()
+
+
+def test_the_address_of_a_form_leads_back_to_the_page(page):
+    assert "Try a learner" in page.client.get("/add", base_url=f"http://{HOST}", follow_redirects=True).text
 
 
 def test_the_server_ends_on_an_interrupt(learner, monkeypatch, capsys):

@@ -100,6 +100,11 @@ def test_a_prediction_without_classes_is_refused_in_one_line(learner, data):
         (["a"] * 4, {}, "labels: expected at least 2 classes, got 1"),
         (["a", "b"], {}, r"labels: expected one per image, 4; got the shape \[2\]"),
         ([["a"], ["b"], ["a"], ["b"]], {}, r"labels: expected one per image, 4; got the shape \[4, 1\]"),
+        ([1, None, 1, 2], {}, "labels: expected all strings or all numbers, none of them missing"),
+        ([1, "1", 1, "1"], {}, "labels: expected all strings or all numbers"),
+        ([1.0, float("nan"), 1.0, 2.0], {}, "labels: expected all strings or all numbers, none of them missing"),
+        ([[1], [1, 2], [1], [1]], {}, "labels: expected one per image"),
+        (["a", "b", "a", "b"], {"reject": "much"}, "reject: got much; allowed"),
         (["a", "b", "a", "b"], {"reject": 1.0}, "reject: got 1.0; allowed: at least 0 and less than 1"),
     ],
 )
@@ -117,6 +122,41 @@ def test_a_failed_fit_keeps_the_classes(learner, data):
     assert np.array_equal(estimator.predict_proba(images), before)
 
 
+def test_labels_of_another_kind_are_refused(learner, data):
+    images, _ = data
+    estimator = FewShotEstimator(learner).fit(images[:4], [1, 2, 1, 2])
+    for call in (estimator.partial_fit, estimator.score):
+        with pytest.raises(UserError, match="labels: expected numbers, like those of the classes"):
+            call(images[:2], ["a", "b"])
+    assert estimator.classes_.tolist() == [1, 2]
+
+
+def test_a_changed_share_of_rejection_holds_for_the_learned_classes(learner, data):
+    images, labels = data
+    estimator = FewShotEstimator(learner, unknown="?").fit(images, labels)
+    before = estimator.classifier_.threshold
+    estimator.set_params(reject=0.5)
+    assert estimator.classifier_.threshold == FewShotEstimator(learner, reject=0.5).fit(images, labels).classifier_.threshold != before
+    with pytest.raises(ValueError, match="foo"):
+        estimator.set_params(reject=0.1, foo=1)
+    assert estimator.reject == 0.5
+    assert not hasattr(estimator.set_params(learner=learner), "classes_")
+
+
+@pytest.mark.parametrize("images", [None, (image for image in ()), 3])
+def test_images_of_another_form_give_one_line(learner, images):
+    with pytest.raises(UserError, match="images: expected a tensor"):
+        FewShotEstimator(learner).fit(images, ["a"])
+
+
+@pytest.mark.parametrize(("name", "message"), [("none of these", "choose another name"), ("a\nb", "no control characters")])
+def test_a_class_name_that_could_be_mistaken_is_not_saved(learner, data, tmp_path, name, message):
+    estimator = FewShotEstimator(learner).fit(data[0][:4], ["a", name, "a", name])
+    with pytest.raises(UserError, match=message):
+        estimator.save(tmp_path / "c.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_saved_classifier_predicts_the_same(learner, data, tmp_path):
     images, labels = data
     estimator = FewShotEstimator(learner).fit(images, labels)
@@ -127,6 +167,9 @@ def test_a_saved_classifier_predicts_the_same(learner, data, tmp_path):
         assert np.array_equal(read.partial_fit(images[:2], ["new", "new"]).classes_, ["ant", "bee", "cat", "new"])
     with pytest.raises(UserError, match="c.pt: expected a name that ends in .safetensors"):
         estimator.save(tmp_path / "c.pt")
+    (tmp_path / "taken.safetensors").mkdir()
+    with pytest.raises(UserError, match=r"cannot be written \(Is a directory\)"):
+        estimator.save(tmp_path / "taken.safetensors")
     with pytest.raises(NotFitted):
         FewShotEstimator(learner).save(tmp_path / "d.safetensors")
 

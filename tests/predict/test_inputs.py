@@ -27,6 +27,8 @@ def forms(folder: Path):
         "float32 array": (PIXELS / 255).astype(np.float32),
         "tensor": tensor,
         "float tensor": tensor / 255,
+        "array of paths": np.array(list(map(str, paths))),
+        "array of objects": np.array(paths, dtype=object),
         "list of arrays": list(PIXELS),
         "list of tensors": list(tensor),
         "images": pictures,

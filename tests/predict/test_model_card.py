@@ -60,3 +60,11 @@ def test_a_teacher_and_a_learner_of_unknown_origin_have_a_card(learner):
     bare = model_card({key: value for key, value in learner.card.items() if key != "arm"})
     assert bare["licences"] == {"unknown": 1}
     assert "- unknown" in as_markdown(bare)
+
+
+def test_no_value_of_a_strangers_card_can_change_the_page(card):
+    evil = "</p><script>alert(1)</script>\n# Heading\x1b[2J"
+    accuracy = {**ACCURACY, "split": evil, "way": evil, "seeds": evil, "shots": {evil: ACCURACY["shots"]["1"]}}
+    teachers = [{"name": "t", "classes": evil, "licence": "l", "source": "s", "sha256": evil}]
+    text = as_markdown(model_card({**card, "sha256": evil, "teachers": teachers, "accuracy": accuracy, "arm": evil}))
+    assert not {"<script>", "\n# Heading", "\x1b"} & {part for part in ("<script>", "\n# Heading", "\x1b") if part in text}

@@ -119,7 +119,15 @@ def test_a_full_disk_gives_one_line_and_leaves_nothing(tmp_path, no_space):
 
 
 @pytest.mark.parametrize(
-    ("name", "folder"), [("a/b", "004-a_b"), ("..", "004-__"), ("猫 é", "004-猫_é"), ("x" * 300, "004-" + "x" * 80), ("", "004-")]
+    ("name", "folder"),
+    [
+        ("a/b", "004-a_b"),
+        ("..", "004-__"),
+        ("猫 é", "004-猫_é"),
+        ("x" * 300, "004-" + "x" * 80),
+        ("", "004-"),
+        ("𐐷" * 40, "004-" + "𐐷" * 20),
+    ],
 )
 def test_a_class_name_gives_a_folder_name(name, folder):
     assert folder_name(4, name) == folder

@@ -129,17 +129,17 @@ def test_a_learner_without_recovered_images_rejects_nothing(finished, monkeypatc
     [
         (
             lambda root: trained.load_learner("unknown", root),
-            "--learner: unknown is no learner's file and no trained arm .* bell, distillation, maml",
+            "unknown is no learner's file and no trained arm .* bell, distillation, maml",
         ),
         (lambda root: trained.load_learner("../meta/bell", root), "is no learner's file"),
         (lambda root: trained.load_learner("", root), "is no learner's file"),
         (lambda root: trained.load_learner(root / "none.safetensors", root), "none.safetensors: no such file"),
         (
             lambda root: trained.load_teacher("unknown", root),
-            "--backbone: unknown is no teacher of this project; allowed: alpha, beta, gamma",
+            "unknown is no teacher of this project; allowed: alpha, beta, gamma",
         ),
         (lambda root: trained.load_teacher("../zoo/alpha", root), "is no teacher of this project"),
-        (lambda root: trained.best_network(project=root / "artifacts"), "--learner: found no evaluated learner in"),
+        (lambda root: trained.best_network(project=root / "artifacts"), "found no evaluated learner in"),
     ],
 )
 def test_what_is_not_there_gives_one_line(finished, load, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from datafree.errors import UserError
 
 # Notes and annotation files, often stored next to images. Any other file must be an image: skipping a photo in an unreadable format, for
 # example, would change the data silently.
-NOT_IMAGES = {".csv", ".db", ".html", ".ini", ".json", ".md", ".mat", ".toml", ".tsv", ".txt", ".xml", ".yaml", ".yml"}
+NOT_IMAGES = {
+    *(".csv", ".db", ".html", ".ini", ".json", ".jsonl", ".md", ".mat", ".toml", ".tsv", ".txt", ".xml", ".yaml", ".yml"),
+    *(".onnx", ".pt2", ".safetensors"),
+}
 
 
 def class_files(folder: str | Path, split: str) -> dict[str, list[Path]]:
@@ -46,12 +50,17 @@ def labelled_files(folder: Path) -> dict[str, list[Path]]:
 
 
 def unlabelled_files(folder: Path) -> list[Path]:
-    """All image files in a folder and its sub-folders, sorted; hidden ones and notes are skipped.
+    """All image files in a folder and its sub-folders, sorted; hidden ones and notes are skipped. Links to folders are not followed.
 
     Raises:
         UserError: it has none.
+        OSError: a sub-folder cannot be read.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
+    files = []
+    for place, folders, names in os.walk(folder, onerror=_raise):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [Path(place, name) for name in names if not name.startswith(".")]
+    files.sort()
     images = [path for path in files if path.suffix.lower() not in NOT_IMAGES]
     if not images:
         raise UserError(f"{folder}: expected images, found none")
@@ -94,14 +103,16 @@ def _images(folder: Path) -> list[Path]:
     for path in files:
         if path.is_dir():
             raise UserError(f"{path}: a folder inside a class; move its images up into {folder}, or remove it")
+        if not path.is_file():
+            raise UserError(f"{path}: is no regular file, or a link to none; remove it")
     images = [path for path in files if path.suffix.lower() not in NOT_IMAGES]
     if not images:
         raise UserError(f"{folder}: expected images of the class, found none; add some, or remove the folder")
     return images
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _visible(folder: Path) -> list[Path]:

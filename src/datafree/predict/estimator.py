@@ -15,6 +15,7 @@ from datafree.errors import UserError
 from datafree.predict.classifier import REJECT, FewShotClassifier, fit
 from datafree.predict.files import SUFFIX, read_classifier, read_learner, write_classifier
 from datafree.predict.inputs import Images, as_batch
+from datafree.predict.labels import check_class_name
 from datafree.predict.network import TrainedLearner
 
 
@@ -48,8 +49,9 @@ class FewShotEstimator:
         Raises:
             UserError: images or labels of the wrong form or number, or one class.
         """
-        given = _labels(labels, len(images))
-        return self._learn(self._trained.represent(self._batch(images)), given)
+        batch = self._batch(images)
+        given = _labels(labels, len(batch))
+        return self._learn(self._trained.represent(batch), given)
 
     def partial_fit(self, images: Images, labels: Sequence[Any] | np.ndarray | torch.Tensor, classes: Any = None) -> FewShotEstimator:
         """Add images of new or known classes; the result is that of ``fit`` on all images so far.
@@ -61,9 +63,12 @@ class FewShotEstimator:
         """
         if not hasattr(self, "classifier_"):
             return self.fit(images, labels)
-        given = _labels(labels, len(images))
-        support = torch.cat([self.classifier_.support, self._trained.represent(self._batch(images))])
-        return self._learn(support, np.concatenate([self.classes_[self.classifier_.labels.numpy()], given]))
+        batch = self._batch(images)
+        given, before = _labels(labels, len(batch)), self.classes_[self.classifier_.labels.numpy()]
+        if _kind(given) != _kind(before):
+            raise UserError(f"labels: expected {_kind(before)}, like those of the classes so far; got {_kind(given)}")
+        support = torch.cat([self.classifier_.support, self._trained.represent(batch)])
+        return self._learn(support, np.concatenate([before, given]))
 
     def predict(self, images: Images) -> np.ndarray:
         """The label of each image [N]; ``unknown``, if given, for an image unlike all classes."""
@@ -89,34 +94,49 @@ class FewShotEstimator:
 
     def score(self, images: Images, labels: Sequence[Any] | np.ndarray | torch.Tensor) -> float:
         """The share of images, in [0, 1], whose predicted label is the given one."""
-        return float((self.predict(images) == _labels(labels, len(images))).mean())
+        predicted = self.predict(images)
+        given = _labels(labels, len(predicted))
+        if _kind(given) != _kind(self.classes_):
+            raise UserError(f"labels: expected {_kind(self.classes_)}, like those of the classes; got {_kind(given)}")
+        return float((predicted == given).mean())
 
     def save(self, path: str | Path) -> None:
         """Write the classifier and its learner into one file, which ``datafree classify`` and ``load_classifier`` read.
 
         Raises:
-            UserError: not fitted, or another extension than .safetensors.
+            UserError: not fitted, another extension than .safetensors, a class name that is not allowed, or a place that cannot be written.
         """
         classifier = self._fitted()
         if Path(path).suffix != SUFFIX:
             raise UserError(f"{path}: expected a name that ends in {SUFFIX}")
-        write_classifier(Path(path), self._trained, classifier, [str(label) for label in self.classes_])
+        names = [str(label) for label in self.classes_]
+        for name in names:
+            check_class_name(name)
+        try:
+            write_classifier(Path(path), self._trained, classifier, names)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place, or make room") from None
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The arguments of the constructor by name."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def set_params(self, **parameters: Any) -> FewShotEstimator:
-        """Change arguments of the constructor.
+        """Change arguments of the constructor. A fitted estimator keeps its classes with another ``reject``, but not with another learner.
 
         Raises:
             ValueError: an argument that does not exist.
+            UserError: a value of ``reject`` that is not allowed.
         """
+        if unknown := [name for name in parameters if name not in self.get_params()]:
+            raise ValueError(f"{unknown[0]}: expected one of {', '.join(self.get_params())}")
+        if "learner" in parameters:
+            for name in ("_trained", "_classifier", "classes_"):
+                self.__dict__.pop(name, None)
         for name, value in parameters.items():
-            if name not in self.get_params():
-                raise ValueError(f"{name}: expected one of {', '.join(self.get_params())}")
             setattr(self, name, value)
-        self.__dict__.pop("_trained", None)
+        if "reject" in parameters and hasattr(self, "classifier_"):
+            self._learn(self.classifier_.support, self.classes_[self.classifier_.labels.numpy()])
         return self
 
     def __repr__(self) -> str:
@@ -158,7 +178,7 @@ class FewShotEstimator:
         return self._trained.represent(self._batch(images))
 
     def _learn(self, support: torch.Tensor, labels: np.ndarray) -> FewShotEstimator:
-        if not 0 <= self.reject < 1:
+        if not isinstance(self.reject, (int, float)) or not 0 <= self.reject < 1:
             raise UserError(f"reject: got {self.reject}; allowed: at least 0 and less than 1")
         classes, indices = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
@@ -169,10 +189,22 @@ class FewShotEstimator:
 
 
 def _labels(labels: Sequence[Any] | np.ndarray | torch.Tensor, count: int) -> np.ndarray:
-    values = np.asarray(labels)
+    try:
+        values = np.asarray(labels)
+    except (ValueError, TypeError):
+        values = np.empty((), dtype=object)
+    if values.dtype.kind == "O" and all(isinstance(value, str) for value in values.flat):
+        values = values.astype(str)
+    mixed = values.dtype.kind == "U" and not isinstance(labels, np.ndarray) and not all(isinstance(value, str) for value in labels)
+    if values.ndim == 1 and (mixed or values.dtype.kind not in "biufU" or (values.dtype.kind == "f" and not np.isfinite(values).all())):
+        raise UserError("labels: expected all strings or all numbers, none of them missing")
     if values.shape != (count,):
         raise UserError(f"labels: expected one per image, {count}; got the shape {list(values.shape)}")
     return values
+
+
+def _kind(labels: np.ndarray) -> str:
+    return "strings" if labels.dtype.kind == "U" else "numbers"
 
 
 def load_classifier(path: str | Path) -> FewShotEstimator:

@@ -30,7 +30,7 @@ LEARNER, CLASSIFIER = "datafree-learner", "datafree-classifier"
 VERSION = 1
 SUFFIX = ".safetensors"
 LEARNED = ("support", "labels", "centre", "means", "reference", "directions")  # tensors of a classifier
-LARGEST_IMAGE, MOST_TEACHERS = 1024, 100_000  # pixels of a side; heads
+LARGEST_IMAGE, LARGEST_WIDTH, MOST_TEACHERS = 1024, 4096, 100_000  # pixels of a side; channels; heads
 KEYS = {"card": dict, "mirrored": bool, "join_weights": list}
 CLASSIFIER_KEYS = {"classes": list, "temperature": float, "threshold": (float, type(None)), "basis": str}
 
@@ -68,43 +68,47 @@ def read_classifier(path: Path) -> tuple[TrainedLearner, FewShotClassifier, list
     if missing := [name for name in LEARNED if name not in tensors]:
         raise UserError(f"{path}: has no tensor `{missing[0]}`; make the file again with `datafree adapt`")
     learned = {name: tensors[name] for name in LEARNED}
-    classes, (size,) = metadata["classes"], learned["centre"].shape or (0,)
+    classes, images, size = metadata["classes"], learned["labels"].numel(), learner.negatives.shape[1]
     shapes = {
-        "support": (len(learned["labels"]), size),
-        "means": (len(classes), size),
-        "reference": (size,),
-        "directions": (len(classes), size),
+        "labels": [images],
+        "support": [images, size],
+        "centre": [size],
+        "means": [len(classes), size],
+        "reference": [size],
+        "directions": [len(classes), size],
     }
     for name, shape in shapes.items():
-        if tuple(learned[name].shape) != shape or not learned[name].is_floating_point():
-            raise UserError(f"{path}: `{name}` has shape {list(learned[name].shape)}, expected {list(shape)}; make the file again")
+        value, dtype = learned[name], torch.int64 if name == "labels" else torch.float32
+        if list(value.shape) != shape or value.dtype != dtype:
+            got = f"{value.dtype} {list(value.shape)}".removeprefix("torch.")
+            raise UserError(f"{path}: `{name}` is {got}, expected {str(dtype).removeprefix('torch.')} {shape}; make the file again")
         if not torch.isfinite(learned[name]).all():
             raise UserError(f"{path}: `{name}` holds NaN or infinity; the file is damaged")
-    if reason := _inconsistent(metadata, learned["labels"], size, learner.negatives):
+    if reason := _inconsistent(metadata, learned["labels"]):
         raise UserError(f"{path}: {reason}; make the file again")
     values = {key: metadata[key] for key in ("temperature", "threshold", "basis")}
     return learner, FewShotClassifier(**learned, negatives=learner.negatives, **values), classes
 
 
-def _inconsistent(metadata: dict[str, Any], labels: Tensor, size: int, negatives: Tensor) -> str:
-    """What is wrong with the values of a classifier whose representations have ``size`` numbers; empty if nothing is."""
+def _inconsistent(metadata: dict[str, Any], labels: Tensor) -> str:
+    """What is wrong with the values of a classifier; empty if nothing is."""
     classes, temperature, threshold = (metadata[key] for key in ("classes", "temperature", "threshold"))
     if len(classes) < 2 or len(set(map(str, classes))) < len(classes) or not all(isinstance(name, str) for name in classes):
         return "`classes`: expected at least two different names"
-    if not 0 < temperature < math.inf or (threshold is not None and not math.isfinite(threshold)):
+    if not 1e-6 < temperature < 1e6 or (threshold is not None and not math.isfinite(threshold)):
         return f"`temperature`, `threshold`: expected a number above 0, and a number or null; got {temperature} and {threshold}"
-    if labels.dtype != torch.int64 or sorted(labels.unique().tolist()) != list(range(len(classes))):
-        return f"`labels`: expected int64 from 0 to {len(classes) - 1}, each of them"
-    return "" if size == negatives.shape[1] else f"`centre` has {size} values, the network's representations have {negatives.shape[1]}"
+    if sorted(labels.unique().tolist()) != list(range(len(classes))):
+        return f"`labels`: expected 0 to {len(classes) - 1}, each of them"
+    return ""
 
 
-def is_classifier(path: Path) -> bool:
-    """Whether there is a classifier's file, sound or not, at a path."""
+def is_portable(path: Path, *formats: str) -> bool:
+    """Whether there is a file of one of ``formats``, by default a learner's or a classifier's, at a path; sound or not."""
     if path.suffix != SUFFIX or not path.is_file():
         return False
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return (file.metadata() or {}).get("format") == json.dumps(CLASSIFIER)
+            return (file.metadata() or {}).get("format", "") in [json.dumps(name) for name in formats or (LEARNER, CLASSIFIER)]
     except Exception:  # damaged headers can make the reader fail with any type of exception
         return False
 
@@ -124,56 +128,64 @@ def _metadata(learner: TrainedLearner) -> dict[str, Any]:
 def _learner(path: Path, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> TrainedLearner:
     card = metadata["card"]
     try:
-        _check_size(card, tensors)
-        backbone, normalise = from_card(card), Normalise(card["mean"], card["std"], card["input"])
-        counts, weights = list(card["teacher_classes"]), JoinWeights(*map(float, metadata["join_weights"]))
-    except (KeyError, TypeError, ValueError, IndexError, UserError) as error:
+        _check_card(card, tensors)
+        weights = JoinWeights(*map(float, metadata["join_weights"]))
+        if not all(map(math.isfinite, weights)):
+            raise ValueError(f"join_weights: got {list(weights)}")
+        with torch.device("meta"):  # takes no memory: whatever the card describes is compared with the tensors before it is built
+            for part, module in _modules(card, tensors).items():
+                loading.fill(module, _part(tensors, f"{part}."), path)
+        modules = _modules(card, tensors)
+        normalise = Normalise(card["mean"], card["std"], card["input"])
+    except UserError as error:
+        reason = str(error).removeprefix(f"{path}: ").partition(";")[0]
+        raise UserError(f"{path}: its card describes another network ({reason}); make the file again") from None
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, AssertionError, RuntimeError, OverflowError) as error:
         raise UserError(f"{path}: its card describes no network ({type(error).__name__}: {error}); make the file again") from None
-    loading.fill(backbone, _part(tensors, "backbone."), path)
-    heads = _heads(backbone.feature_size, counts, bool(card.get("teacher")), _part(tensors, "heads."))
-    if heads is not None:
-        loading.fill(heads, _part(tensors, "heads."), path)
-    network = RepresentationNetwork(backbone, normalise, heads, weights, mirrored=metadata["mirrored"])
+    for part, module in modules.items():
+        loading.fill(module, _part(tensors, f"{part}."), path)
+    network = RepresentationNetwork(modules["backbone"], normalise, modules.get("heads"), weights, mirrored=metadata["mirrored"])
     with torch.no_grad():
         size = network(torch.zeros(1, *card["input"])).shape[1]
     negatives = tensors.get("negatives", torch.empty(0))
-    if negatives.dim() != 2 or negatives.shape[1] != size or not torch.isfinite(negatives).all():
+    if negatives.dim() != 2 or negatives.shape[1] != size or not torch.isfinite(negatives.float()).all():
         raise UserError(f"{path}: `negatives` has shape {list(negatives.shape)}, expected [any, {size}]; make the file again")
     return TrainedLearner(network, negatives.float(), card)
 
 
-def _check_size(card: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Refuse a card that describes a network much larger than the file: it would fill the memory before it is compared with the tensors.
+def _modules(card: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The untrained ``backbone`` of a card, and its ``heads`` if there are tensors of heads: of a learner, or the one head of a teacher."""
+    backbone, of_heads, counts = from_card(card), _part(tensors, "heads."), card["teacher_classes"]
+    if not of_heads:
+        return {"backbone": backbone}
+    if card.get("teacher"):
+        return {"backbone": backbone, "heads": nn.Linear(backbone.feature_size, counts[0], bias="bias" in of_heads)}
+    return {"backbone": backbone, "heads": TeacherHeads(backbone.feature_size, counts, shared=len(of_heads["weight"]) < len(counts))}
+
+
+def _check_card(card: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Refuse a card whose network would take very long to build or to run.
 
     Raises:
-        ValueError, KeyError, TypeError: it does, or is no card.
+        ValueError, KeyError, TypeError: it is one, or is no card.
     """
-    of_backbone = _part(tensors, "backbone.")
-    longest = max((max(value.shape, default=1) for value in tensors.values()), default=0)
     channels, height, width = card["input"]
     for name, value, most in (
         ("channels", channels, 3),
         ("height", height, LARGEST_IMAGE),
-        ("backbone.width", card["backbone"]["width"] or 1, longest),
-        ("backbone.cells", card["backbone"]["cells"], len(of_backbone)),
-        ("teachers", len(card["teacher_classes"]) or 1, MOST_TEACHERS),
-        ("teacher_classes", max(card["teacher_classes"], default=1) or 1, longest),
+        ("backbone.width", card["backbone"]["width"], LARGEST_WIDTH),
+        ("backbone.cells", card["backbone"]["cells"], len(tensors)),
+        ("teachers", len(card["teacher_classes"]), MOST_TEACHERS),
+        *(("teacher_classes", count, MOST_TEACHERS) for count in card["teacher_classes"]),
     ):
-        if type(value) is not int or not 1 <= value <= most:
-            raise ValueError(f"{name}: got {value}, expected 1 to {most}")
-    if height != width:
+        if type(value) is not int or not 0 <= value <= most:
+            raise ValueError(f"{name}: got {value}, expected 0 to {most}")
+    if not (card["backbone"]["width"] or "/" in card["backbone"]["name"]):  # models of libraries have no width
+        raise ValueError("backbone.width: got 0")
+    if height != width or not height or not channels:
         raise ValueError(f"input: got {card['input']}, expected a square")
     if len(card["mean"]) != channels or len(card["std"]) != channels or not all(0 < value < math.inf for value in card["std"]):
         raise ValueError("mean, std: expected a number per channel, std above 0")
-
-
-def _heads(features: int, counts: list[int], teacher: bool, tensors: dict[str, Tensor]) -> TeacherHeads | nn.Linear | None:
-    """Untrained heads for ``counts`` classes: of a learner, or the one head of a teacher; None if there are no ``tensors`` of heads."""
-    if not tensors:
-        return None
-    if teacher:
-        return nn.Linear(features, counts[0], bias="bias" in tensors)
-    return TeacherHeads(features, counts, shared=len(tensors.get("bias", ())) < len(counts))
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -30,6 +30,10 @@ def as_batch(images: Images, image_size: int) -> torch.Tensor:
     """
     if isinstance(images, (str, bytes, Path, Image.Image)):
         raise UserError(f"images: expected {ACCEPTED}; got one {type(images).__name__}; put it into a list")
+    if not isinstance(images, (torch.Tensor, np.ndarray, Sequence)):
+        raise UserError(f"images: expected {ACCEPTED}; got {type(images).__name__}")
+    if isinstance(images, np.ndarray) and images.dtype.kind in "OU":  # paths, for example
+        images = images.tolist()
     if len(images) == 0:
         raise UserError("images: expected at least one image, got none")
     if isinstance(images, (torch.Tensor, np.ndarray)):
@@ -59,11 +63,16 @@ def _single(image: Any, number: int, image_size: int) -> torch.Tensor:
 
 def _from_values(image: torch.Tensor | np.ndarray, name: str) -> Image.Image:
     """A tensor [C, H, W] or an array [H, W] or [H, W, C] as a PIL image."""
-    values = image.detach().cpu().movedim(0, -1).numpy() if isinstance(image, torch.Tensor) and image.ndim == 3 else np.asarray(image)
+    shape = list(image.shape)
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        image = image.float() if image.is_floating_point() else image
+        image = image.movedim(0, -1) if image.ndim == 3 else image
+    values = np.asarray(image)
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[..., 0]
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] != 3) or 0 in values.shape:
-        raise UserError(f"{name}: expected 1 or 3 channels, last in an array and first in a tensor; got the shape {list(image.shape)}")
+        raise UserError(f"{name}: expected 1 or 3 channels, last in an array and first in a tensor; got the shape {shape}")
     if np.issubdtype(values.dtype, np.floating):
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise UserError(f"{name}: expected floats from 0 to 1, or uint8 from 0 to 255; got {values.min():g} to {values.max():g}")

@@ -10,9 +10,22 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from datafree.errors import UserError, printable
 from datafree.predict.classifier import FewShotClassifier
 
 NONE_OF_THESE = "none of these"
+
+
+def check_class_name(name: str) -> None:
+    """Refuse the name of a class that could not be told from ``NONE_OF_THESE``, written to a file, or shown.
+
+    Raises:
+        UserError: it is one of these.
+    """
+    if name == NONE_OF_THESE:
+        raise UserError(f"a class is named `{NONE_OF_THESE}`, which is the label of images unlike all classes; choose another name")
+    if not name or printable(name) != name:
+        raise UserError(f"class name {name!r}: expected at least one character, and no control characters; choose another name")
 
 
 @dataclass(frozen=True)
@@ -51,9 +64,9 @@ def table(rows: Sequence[Label], classes: Sequence[str], every: bool) -> str:
     from rich.table import Table
     from rich.text import Text
 
-    built = Table("image", "label", "probability", *(_printable(name) for name in classes if every))
+    built = Table("image", "label", "probability", *(printable(name) for name in classes if every))
     for row in rows:
-        cells = [_printable(row.image), NONE_OF_THESE if row.label is None else _printable(row.label), _percent(row.probability)]
+        cells = [printable(row.image), NONE_OF_THESE if row.label is None else printable(row.label), _percent(row.probability)]
         cells += [_percent(value) for value in row.probabilities.values() if every]
         built.add_row(*map(Text, cells), style="dim" if row.label is None else "")
     stream = io.StringIO()
@@ -98,8 +111,3 @@ def _percent(value: float) -> str:
 
 def _digits(value: float) -> str:
     return f"{value:.6f}"
-
-
-def _printable(text: str) -> str:
-    """A name without control characters, which would change a terminal's state."""
-    return "".join(character if character.isprintable() else "?" for character in text)

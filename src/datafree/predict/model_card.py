@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from datafree import __version__
+from datafree.errors import printable
 
 LIMITS = (
     "The accuracy was measured on the classes and the kind of images that are named here. It will differ for other images; label some of "
@@ -48,20 +49,21 @@ def as_markdown(card: Mapping[str, Any]) -> str:
     """A model card as Markdown; names come from strangers and are escaped."""
     network, backbone = card["network"], card["network"]["backbone"]
     lines = [f"# {_escaped(card['name'])}", "", f"A {card['kind']}; datafree {card['datafree']}.", "", "## Network", ""]
-    lines += [f"- architecture: {_escaped(backbone['name'])}, width {backbone['width']}"]
+    lines += [f"- architecture: {_escaped(backbone['name'])}, width {_escaped(backbone['width'])}"]
     lines += [
         f"- {name}: {network[key]:,}" for key, name in (("parameters", "parameters"), ("macs", "multiply-adds per image")) if key in network
     ]
-    lines += [f"- input: {' × '.join(map(str, network['input']))}, mean {network['mean']}, standard deviation {network['std']}"]
-    lines += [f"- SHA-256 of the weights: {card['sha256'] or 'unknown'}", "", "## How it was made", ""]
-    lines += [f"- {key.replace('_', ' ')}: {_escaped(str(value))}" for key, value in card["made"].items()] or ["- unknown"]
+    mean, std = (" / ".join(f"{value:.4g}" for value in network[key]) for key in ("mean", "std"))
+    lines += [f"- input: {' × '.join(f'{side:d}' for side in network['input'])}, mean {mean}, standard deviation {std}"]
+    lines += [f"- SHA-256 of the weights: {_escaped(card['sha256'] or 'unknown')}", "", "## How it was made", ""]
+    lines += [f"- {key.replace('_', ' ')}: {_escaped(value)}" for key, value in card["made"].items()] or ["- unknown"]
     lines += ["", "## Accuracy", "", *_accuracy(card["accuracy"]), "", "## Teachers", ""]
     lines += [f"Licences: {', '.join(f'{_escaped(name)} ({count})' for name, count in card['licences'].items())}.", ""]
     if card["teachers"]:
         lines += ["| teacher | classes | licence | source | SHA-256 |", "|---|---:|---|---|---|"]
         for row in card["teachers"]:
-            name, licence, source = (_escaped(row[key]) for key in ("name", "licence", "source"))
-            lines.append(f"| {name} | {row['classes']} | {licence} | {source} | {row['sha256'][:16]} |")
+            cells = [row["name"], row["classes"], row["licence"], row["source"], row["sha256"][:16]]
+            lines.append(f"| {' | '.join(map(_escaped, cells))} |")
         lines += [""]
     return "\n".join([*lines, "## Known limits", "", *(f"- {limit}" for limit in card["limits"]), ""])
 
@@ -69,7 +71,8 @@ def as_markdown(card: Mapping[str, Any]) -> str:
 def _accuracy(measured: Mapping[str, Any] | None) -> list[str]:
     if measured is None:
         return ["Not measured."]
-    head = f"{measured['way']}-way, on the {measured['split']} classes, over {measured['seeds']} seeds of training, computed in "
+    way, split, seeds = (_escaped(measured[key]) for key in ("way", "split", "seeds"))
+    head = f"{way}-way, on the {split} classes, over {seeds} seeds of training, computed in "
     lines = [
         f"{head}{', '.join(map(_escaped, measured['computed_on']))}.",
         "",
@@ -77,11 +80,12 @@ def _accuracy(measured: Mapping[str, Any] | None) -> list[str]:
         "|---:|---:|---:|",
     ]
     for shot, value in measured["shots"].items():
-        lines.append(f"| {shot} | {100 * value['mean']:.1f} ± {100 * value['interval']:.1f} | {value['n']} |")
+        lines.append(f"| {_escaped(shot)} | {100 * value['mean']:.1f} ± {100 * value['interval']:.1f} | {value['n']:d} |")
     return lines
 
 
-def _escaped(text: str) -> str:
-    """A name as plain text in Markdown and HTML, in one line."""
-    escaped = "".join(f"\\{character}" if character in r"\`*_{}[]()#+!|~" else character for character in " ".join(text.split()))
+def _escaped(value: object) -> str:
+    """A value of a stranger's file as plain text in Markdown and HTML, in one line."""
+    text = printable(" ".join(str(value).split()))
+    escaped = "".join(f"\\{character}" if character in r"\`*_{}[]()#+!|~" else character for character in text)
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ def find(arguments: Sequence[str], standard_input: BinaryIO) -> list[Source]:
     Standard input is one image, or text with a path in each line.
 
     Raises:
-        UserError: a path that does not exist, a folder without images, or standard input without either.
+        UserError: a folder without images, or standard input without an image or a path.
     """
     sources = []
     for argument in arguments:
@@ -44,11 +45,16 @@ def find(arguments: Sequence[str], standard_input: BinaryIO) -> list[Source]:
 
 
 def _of_path(path: Path) -> list[Source]:
-    if path.is_dir():
-        return [Source(str(file), file) for file in unlabelled_files(path)]
-    if not path.is_file():
-        raise UserError(f"{path}: no such file or folder; expected an image or a folder of images")
-    return [Source(str(path), path)]
+    files = unlabelled_files(path) if _exists(path.is_dir) else [path]
+    return [Source(os.fsencode(file).decode("utf-8", "backslashreplace"), file) for file in files]
+
+
+def _exists(test: Callable[[], bool]) -> bool:
+    """Whether a test of a path holds; not for a path that the system refuses."""
+    try:
+        return test()
+    except OSError:
+        return False
 
 
 def _of_standard_input(stream: BinaryIO) -> list[Source]:
@@ -61,7 +67,7 @@ def _of_standard_input(stream: BinaryIO) -> list[Source]:
         text = "\0"
     if "\0" in text:
         return [Source("standard input", content)]
-    paths = [line for line in text.splitlines() if line.strip()]
+    paths = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
     if not paths:
         raise UserError("standard input: expected an image, or a path in each line; got nothing")
     return [source for path in paths for source in _of_path(Path(path))]
@@ -89,6 +95,8 @@ def _parts(sources: Sequence[Source]) -> Iterable[Sequence[Source]]:
 
 
 def _read(source: Source, image_size: int) -> torch.Tensor | str:
+    if isinstance(source.content, Path) and not _exists(source.content.is_file):
+        return str(UserError(f"{source.name}: no such file; expected an image or a folder of images"))
     try:
         return read_image(source.content, image_size, source.name)
     except UserError as error:

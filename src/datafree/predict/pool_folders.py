@@ -16,7 +16,7 @@ from datafree.errors import UserError
 from datafree.tasks.pools import Pool
 
 SHEET_COLUMNS = 16
-LONGEST = 80  # characters of a class name in a folder name
+LONGEST = 80  # bytes of a class name in a folder name
 
 
 @contextmanager
@@ -57,5 +57,5 @@ def write_pool(folder: Path, pool: Pool) -> None:
 
 def folder_name(number: int, name: str) -> str:
     """A folder's name for class ``number``, valid on every system: the number, and the letters and digits of the class name."""
-    letters = "".join(character if character.isalnum() else "_" for character in name)[:LONGEST]
-    return f"{number:03}-{letters}"
+    letters = "".join(character if character.isalnum() else "_" for character in name)
+    return f"{number:03}-{letters.encode()[:LONGEST].decode(errors='ignore')}"

@@ -19,7 +19,7 @@ from datafree.errors import UserError
 from datafree.predict.demo.session import LONGEST_NAME, MOST_CLASSES, MOST_IMAGES, LabelledPhoto, Session
 from datafree.predict.network import TrainedLearner
 
-MOST_BYTES = 256 * 2**20  # of one upload
+MOST_BYTES, MOST_PHOTOS = 256 * 2**20, 1000  # of one upload
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
 
@@ -27,7 +27,7 @@ def create_app(learners: Mapping[str, TrainedLearner], hosts: Collection[str]) -
     """The page for some learners by name. Requests under other names than ``hosts`` are refused, so that no other site reaches the page
     through a name that it controls; forms carry a secret of this process, so that no other site can send one."""
     app = Flask(__name__, template_folder=".", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
+    app.config |= {"MAX_CONTENT_LENGTH": MOST_BYTES, "MAX_FORM_PARTS": MOST_PHOTOS + 10}
     session, secret = Session(learners), secrets.token_urlsafe(16)
     style = Markup(resources.files("datafree.predict.demo").joinpath("style.css").read_text(encoding="utf-8"))
 
@@ -59,7 +59,11 @@ def create_app(learners: Mapping[str, TrainedLearner], hosts: Collection[str]) -
 
     @app.errorhandler(RequestEntityTooLarge)
     def too_large(error: RequestEntityTooLarge) -> tuple[str, int]:
-        return page(error=f"expected at most {MOST_BYTES / 2**20:g} MB in one upload, got more")[0], 413
+        return page(error=f"expected at most {MOST_BYTES / 2**20:g} MB and {MOST_PHOTOS} photos in one upload, got more")[0], 413
+
+    @app.errorhandler(405)
+    def back(error: Exception) -> AnyResponse:
+        return redirect(url_for("show"), 303)  # the address of a form, reloaded
 
     @app.get("/")
     def show() -> tuple[str, int]:

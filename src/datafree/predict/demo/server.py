@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Mapping
 
@@ -22,11 +23,16 @@ def make(learners: Mapping[str, TrainedLearner], port: int) -> BaseWSGIServer:
     """
     hosts: set[str] = set()
     app = create_app(learners, hosts)
-    try:
-        server = make_server(LOOPBACK, port, app, threaded=True)
-    except (OSError, SystemExit):  # werkzeug prints the system's error and exits
-        raise UserError(f"--port: port {port} is in use or may not be used; choose another one, or 0 for a free one") from None
-    hosts |= {f"{name}:{server.port}" for name in (LOOPBACK, "localhost")}
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((LOOPBACK, port))
+        except OSError:
+            raise UserError(f"--port: port {port} is in use or may not be used; choose another one, or 0 for a free one") from None
+        listening.listen()
+        server = make_server(LOOPBACK, listening.getsockname()[1], app, threaded=True, fd=listening.fileno())
+    for name in (LOOPBACK, "localhost"):
+        hosts |= {f"{name}:{server.port}"} | ({name} if server.port == 80 else set())  # a browser leaves the default port out
     return server
 
 

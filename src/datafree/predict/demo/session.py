@@ -15,7 +15,7 @@ from datafree.data.decoding import read_image
 from datafree.errors import UserError
 from datafree.predict.classifier import REJECT
 from datafree.predict.estimator import FewShotEstimator
-from datafree.predict.labels import Label, label
+from datafree.predict.labels import Label, check_class_name, label
 from datafree.predict.network import TrainedLearner
 
 MOST_CLASSES, MOST_IMAGES, LONGEST_NAME = 50, 200, 80  # of the page, of one class, of a class name in characters
@@ -56,6 +56,7 @@ class Session:
         name = " ".join(name.split())
         if not name or len(name) > LONGEST_NAME:
             raise UserError(f"expected a class name of 1 to {LONGEST_NAME} characters, got {len(name)}")
+        check_class_name(name)
         if not files:
             raise UserError(f"{name}: expected at least one photo, got none")
         photos = [self._photo(file, content) for file, content in files]

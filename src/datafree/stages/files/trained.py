@@ -13,7 +13,7 @@ from datafree import artifacts
 from datafree.config import as_tree
 from datafree.errors import UserError
 from datafree.evaluation.representations import ONE_HEAD
-from datafree.predict.files import SUFFIX
+from datafree.predict.files import SUFFIX, is_portable
 from datafree.predict.files import read_learner as read_portable
 from datafree.predict.network import RepresentationNetwork, TrainedLearner
 from datafree.stages.files.learners import read_learner
@@ -37,9 +37,10 @@ def load_learner(source: str | Path, project: Path = Path()) -> TrainedLearner:
         UserError: there is none, or a file is missing or damaged.
     """
     path = Path(source)
-    if path.suffix == SUFFIX and not (path.parent / "card.json").is_file():
+    if path.suffix == SUFFIX and (is_portable(path) or not (path.parent / "card.json").is_file()):
         return read_portable(path)
-    if (retrained := project / NAS / str(source) / "retrained" / "card.json").is_file():
+    is_arm = (project / META / str(source)).is_dir()
+    if not is_arm and (retrained := project / NAS / str(source) / "retrained" / "card.json").is_file():
         return _of_search(retrained.parent, str(source), project)
     folder = path.parent if path.suffix == SUFFIX else path
     if not (folder / "learner.safetensors").is_file():
@@ -70,7 +71,7 @@ def load_teacher(name: str, project: Path = Path()) -> TrainedLearner:
     """
     folder, known = project / ZOO / name, sorted(path.parent.name for path in (project / ZOO).glob("*/card.json"))
     if name not in known:
-        raise UserError(f"--backbone: {name} is no teacher of this project; allowed: {_listed(known)}")
+        raise UserError(f"{name} is no teacher of this project; allowed: {_listed(known)}")
     card = artifacts.read_json(folder / "card.json", "licence", "source")
     teacher = read_teacher(folder / "weights.safetensors", folder / "card.json")
     results = _results(project)
@@ -143,7 +144,7 @@ def best_network(max_parameters: int | None = None, project: Path = Path()) -> C
     known = choices(project)
     if not known:
         raise UserError(
-            f"--learner: found no evaluated learner in {(project / RESULTS).parent}; run the pipeline, or name an arm or a learner's file"
+            f"found no evaluated learner in {(project / RESULTS).parent}; run the pipeline, or name an arm or the file of a learner"
         )
     small = [choice for choice in known if max_parameters is None or choice.parameters <= max_parameters]
     if not small:
@@ -158,7 +159,7 @@ def _folder_of_arm(project: Path, arm: str) -> Path:
     if not found:
         arms = {path.parents[1].name for path in (project / META).glob("*/seed*/learner.safetensors")}
         known = sorted(arms | {path.parents[1].name for path in (project / NAS).glob("*/retrained/card.json")})
-        raise UserError(f"--learner: {arm} is no learner's file and no trained arm of this project; allowed: {_listed(known)}")
+        raise UserError(f"{arm or 'an empty name'} is no learner's file and no trained arm of this project; allowed: {_listed(known)}")
     return found[0].parent
 
 
@@ -170,14 +171,14 @@ def _with_negatives(network: RepresentationNetwork, card: dict[str, Any], projec
         with torch.no_grad():
             size = network(torch.zeros(1, *card["input"])).shape[1]
         return TrainedLearner(network, torch.empty(0, size), card)
-    chosen = files[:: max(1, len(files) // NEGATIVES)][:NEGATIVES]
-    images = []
+    chosen = [files[len(files) * number // min(len(files), NEGATIVES)] for number in range(min(len(files), NEGATIVES))]
+    parts = []
     for number, file in enumerate(chosen):
         pool = artifacts.read_tensors(file, "images", "labels")
         count = NEGATIVES * (number + 1) // len(chosen) - NEGATIVES * number // len(chosen)
         rows = balanced_rows(pool["labels"], count, torch.Generator().manual_seed(number))
-        images.append(pool["images"][rows])
-    return TrainedLearner(network, learner.represent(torch.cat(images)), card)
+        parts.append(learner.represent(pool["images"][rows]))  # the images of teachers may differ in size
+    return TrainedLearner(network, torch.cat(parts), card)
 
 
 def _results(project: Path) -> dict[str, Any]:
