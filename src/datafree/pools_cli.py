@@ -69,6 +69,11 @@ def neighbours(
     with new_folder(output) as folder:
         for name, pool in pools.items():
             paths = [path for label in pool.classes for path in files.get(label, [])]
+            if missing := [label for label in pool.classes if label not in files]:
+                print(
+                    f"warning: {images} has no folder of {', '.join(missing[:5])}; {name} is compared without these classes",
+                    file=sys.stderr,
+                )
             if len(paths) < 2:
                 raise UserError(
                     f"{images}: expected folders of the classes of {name}, such as {pool.classes[0]}; found {len(paths)} images"

@@ -152,6 +152,7 @@ def export(
     output: Annotated[Path, typer.Option(help="The file to write")],
     format: Annotated[str, typer.Option(help="onnx, torch, or safetensors for use with datafree; default: by the name of the file")] = "",
     backbone: Annotated[bool, typer.Option("--backbone", help="SOURCE is a teacher of this project")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="onnx: 8-bit convolutions, calibrated on this project's recovered images")] = False,
 ) -> None:
     """Write a file for other programs.
 
@@ -159,7 +160,7 @@ def export(
     project.
     """
     from datafree.predict import export as exporting
-    from datafree.predict import files
+    from datafree.predict import files, quantisation
     from datafree.stages.files import trained
 
     extensions = {**{name: extension for name, (extension, _) in exporting.FORMATS.items()}, "safetensors": files.SUFFIX}
@@ -171,6 +172,8 @@ def export(
     if output.suffix != extensions[chosen]:
         raise UserError(f"--output: got {output}; expected a name that ends in {extensions[chosen]}")
     _refuse_same(output, [source])
+    if int8 and chosen != "onnx":
+        raise UserError(f"--int8: got the format {chosen}; allowed: onnx")
     classifier, classes = None, []
     if not backbone and files.is_portable(Path(source), files.CLASSIFIER):
         learner, classifier, classes = files.read_classifier(Path(source))
@@ -179,8 +182,12 @@ def export(
     if chosen == "safetensors":
         files.write_learner(output, learner)
     else:
+        options: dict = {}
+        if int8:
+            quantisation.require()
+            options = {"calibration": trained.calibration_images(learner)}
         metadata = exporting.metadata_of(learner, classifier, classes)
-        exporting.FORMATS[chosen][1](output, exporting.module_of(learner, classifier), learner.image_size, metadata)
+        exporting.FORMATS[chosen][1](output, exporting.module_of(learner, classifier), learner.image_size, metadata, **options)
     what = "a feature extractor" if classifier is None or chosen == "safetensors" else f"a classifier of {len(classes)} classes"
     print(f"{output}: {what} for images of {learner.image_size} pixels, {output.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
 

@@ -280,6 +280,8 @@ def test_a_classifier_and_a_learner_are_exported(project, photos, name):
         (["learner.safetensors", "--output", "x.bin"], "--format: got x.bin; allowed: onnx, torch, safetensors, or a file name"),
         (["learner.safetensors", "--output", "x.onnx", "--format", "tflite"], "--format: got tflite; allowed: onnx, torch, safetensors"),
         (["learner.safetensors", "--output", "x.onnx", "--format", "torch"], "--output: got x.onnx; expected a name that ends in .pt2"),
+        (["learner.safetensors", "--output", "x.pt2", "--int8"], "--int8: got the format torch; allowed: onnx"),
+        (["learner.safetensors", "--output", "x.onnx", "--int8"], "--int8: needs recovered images, found none in artifacts/inversion"),
         (["nothing", "--output", "x.onnx"], "nothing is no learner's file and no trained arm"),
         (["nothing", "--backbone", "--output", "x.onnx"], "nothing is no teacher of this project"),
         (["none.safetensors", "--output", "x.onnx"], "none.safetensors: no such file"),

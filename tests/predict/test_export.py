@@ -85,6 +85,20 @@ def test_labels_threshold_and_preprocessing_are_in_the_file(learner, tmp_path):
     assert not {"classes", "threshold"} & set(export.metadata_of(learner, None, []))
 
 
+def test_a_quantised_model_gives_nearly_the_same_values(learner, tmp_path):
+    classifier = classifier_of(learner)
+    metadata = export.metadata_of(learner, classifier, CLASSES)
+    export.write_onnx(tmp_path / "m.onnx", export.module_of(learner, classifier), 16, metadata, images(60, seed=5))
+    (logits, similarity), _ = run_onnx(tmp_path / "m.onnx", images(40, seed=6))
+    wanted = [value.numpy() for value in expected(learner, classifier, images(40, seed=6))]
+    assert 0 < np.abs(logits - wanted[0]).max() < 0.5 * wanted[0].std() + 0.5
+    assert np.corrcoef(logits.ravel(), wanted[0].ravel())[0, 1] > 0.95
+    assert np.corrcoef(similarity, wanted[1])[0, 1] > 0.9
+    model = onnx.load(tmp_path / "m.onnx")
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in model.graph.node}
+    assert json.loads({entry.key: entry.value for entry in model.metadata_props}["classes"]) == CLASSES
+
+
 def test_the_exported_network_is_a_copy(learner):
     module = export.module_of(learner, None)
     assert module.network is not learner.network

@@ -174,3 +174,13 @@ def test_the_network_of_a_search_learns_new_classes_too(tmp_path):
     assert model_card(learner.card)["made"]["method"] == "architecture search"
     with pytest.raises(UserError, match="allowed: spos"):
         trained.load_learner("none", tmp_path)
+
+
+def test_calibration_images_are_recovered_ones_in_the_size_of_the_learner(finished):
+    learner = trained.load_learner("bell", finished.root)
+    given = trained.calibration_images(learner, finished.root)
+    assert given.dtype == torch.uint8
+    assert given.shape[1:] == (3, 16, 16)
+    files = [finished.outputs("invert", "five", teacher)["images"] for teacher in ("alpha", "beta", "gamma")]
+    pools = torch.cat([artifacts.read_tensors(file)["images"] for file in files]).flatten(1)
+    assert all((pools == image).all(1).any() for image in given.flatten(1))

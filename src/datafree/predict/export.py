@@ -22,6 +22,7 @@ from datafree import artifacts
 from datafree.errors import UserError
 from datafree.predict.classifier import FewShotClassifier
 from datafree.predict.network import RepresentationNetwork, TrainedLearner
+from datafree.predict.quantisation import quantised
 
 EXAMPLES = 2  # images with which a graph is traced; with one, the number of images would be fixed
 FOR_ONNX = ("onnx", "onnxscript")  # packages
@@ -85,8 +86,10 @@ def write_torch(path: Path, module: FeatureExtractor | ClassifierNetwork, size: 
         part.write_bytes(stream.getvalue())
 
 
-def write_onnx(path: Path, module: FeatureExtractor | ClassifierNetwork, size: int, metadata: dict[str, str]) -> None:
-    """Write an ONNX model with the metadata among its properties.
+def write_onnx(
+    path: Path, module: FeatureExtractor | ClassifierNetwork, size: int, metadata: dict[str, str], calibration: Tensor | None = None
+) -> None:
+    """Write an ONNX model with the metadata among its properties; with ``calibration``, uint8 [N, 3, size, size], it is ``quantised``.
 
     Raises:
         UserError: the packages for ONNX are not installed.
@@ -106,11 +109,12 @@ def write_onnx(path: Path, module: FeatureExtractor | ClassifierNetwork, size: i
         output.type.tensor_type.shape.dim[0].dim_param = "N"
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model)
+    content = model.SerializeToString()
     with artifacts.atomic(path) as part:
-        part.write_bytes(model.SerializeToString())
+        part.write_bytes(content if calibration is None else quantised(content, calibration))
 
 
-FORMATS: dict[str, tuple[str, Callable[[Path, FeatureExtractor | ClassifierNetwork, int, dict[str, str]], None]]] = {
+FORMATS: dict[str, tuple[str, Callable[..., None]]] = {
     "onnx": (".onnx", write_onnx),
     "torch": (".pt2", write_torch),
 }  # by name: extension and writer

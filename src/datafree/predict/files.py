@@ -182,6 +182,8 @@ def _check_card(card: dict[str, Any], tensors: dict[str, Tensor]) -> None:
             raise ValueError(f"{name}: got {value}, expected 0 to {most}")
     if not (card["backbone"]["width"] or "/" in card["backbone"]["name"]):  # models of libraries have no width
         raise ValueError("backbone.width: got 0")
+    if ":" in card["backbone"]["name"]:
+        raise ValueError("backbone.name: a model of a hub, which would be fetched")
     if height != width or not height or not channels:
         raise ValueError(f"input: got {card['input']}, expected a square")
     if len(card["mean"]) != channels or len(card["std"]) != channels or not all(0 < value < math.inf for value in card["std"]):

@@ -20,7 +20,7 @@ from datafree.stages.files.learners import read_learner
 from datafree.stages.files.networks import read_backbone
 from datafree.stages.files.teachers import read_teacher
 from datafree.tasks.pools import balanced_rows
-from datafree.zoo.backbones import Normalise, parameter_count
+from datafree.zoo.backbones import Normalise, fitted, parameter_count
 from datafree.zoo.teachers import architecture
 
 META, NAS, ZOO, INVERSION = "artifacts/meta", "artifacts/nas", "artifacts/zoo", "artifacts/inversion"
@@ -163,22 +163,40 @@ def _folder_of_arm(project: Path, arm: str) -> Path:
     return found[0].parent
 
 
-def _with_negatives(network: RepresentationNetwork, card: dict[str, Any], project: Path, method: str) -> TrainedLearner:
-    """The learner with the representations of ``NEGATIVES`` recovered images of the project, of all teachers in turn."""
-    learner = TrainedLearner(network, torch.empty(0, 0), card)
+def recovered_images(method: str, count: int, project: Path = Path()) -> list[torch.Tensor]:
+    """About ``count`` recovered images of a project, of as many teachers as possible: uint8 [N, C, H, W] of each; empty without pools."""
     files = sorted((project / INVERSION / method).glob("*/images.safetensors")) if method else []
-    if not files:
-        with torch.no_grad():
-            size = network(torch.zeros(1, *card["input"])).shape[1]
-        return TrainedLearner(network, torch.empty(0, size), card)
-    chosen = [files[len(files) * number // min(len(files), NEGATIVES)] for number in range(min(len(files), NEGATIVES))]
+    teachers = min(len(files), count)
     parts = []
-    for number, file in enumerate(chosen):
-        pool = artifacts.read_tensors(file, "images", "labels")
-        count = NEGATIVES * (number + 1) // len(chosen) - NEGATIVES * number // len(chosen)
-        rows = balanced_rows(pool["labels"], count, torch.Generator().manual_seed(number))
-        parts.append(learner.represent(pool["images"][rows]))  # the images of teachers may differ in size
-    return TrainedLearner(network, torch.cat(parts), card)
+    for number in range(teachers):
+        pool = artifacts.read_tensors(files[len(files) * number // teachers], "images", "labels")
+        of_teacher = count * (number + 1) // teachers - count * number // teachers
+        parts.append(pool["images"][balanced_rows(pool["labels"], of_teacher, torch.Generator().manual_seed(number))])
+    return parts
+
+
+def calibration_images(learner: TrainedLearner, project: Path = Path()) -> torch.Tensor:
+    """Recovered images of a project in the size of a learner's input: uint8 [N, 3, S, S].
+
+    Raises:
+        UserError: the project has none.
+    """
+    parts = recovered_images(learner.card.get("inversion") or _any_method(project), NEGATIVES, project)
+    if not parts:
+        raise UserError(f"--int8: needs recovered images, found none in {project / INVERSION}; run it in the folder of a finished run")
+    shape = [3, learner.image_size, learner.image_size]
+    return torch.cat([fitted(part.float(), shape).round().clamp(0, 255).to(torch.uint8) for part in parts])
+
+
+def _with_negatives(network: RepresentationNetwork, card: dict[str, Any], project: Path, method: str) -> TrainedLearner:
+    """The learner with the representations of ``NEGATIVES`` recovered images of the project."""
+    learner = TrainedLearner(network, torch.empty(0, 0), card)
+    parts = [learner.represent(images) for images in recovered_images(method, NEGATIVES, project)]  # their size may differ
+    if parts:
+        return TrainedLearner(network, torch.cat(parts), card)
+    with torch.no_grad():
+        size = network(torch.zeros(1, *card["input"])).shape[1]
+    return TrainedLearner(network, torch.empty(0, size), card)
 
 
 def _results(project: Path) -> dict[str, Any]:
