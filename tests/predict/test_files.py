@@ -5,9 +5,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from datafree.config import BackboneConfig
 from datafree.errors import UserError
 from datafree.predict import files
 from datafree.predict.classifier import fit
+from datafree.zoo.backbones import BACKBONES, build, parameter_count
 
 IMAGES = torch.randint(0, 256, (9, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 0, 1])
@@ -146,6 +148,14 @@ def test_a_card_of_a_much_larger_network_is_refused_before_it_is_built(learner, 
     change(path, card={**learner.card, **changes})
     with pytest.raises(UserError, match=f"its card describes (no|another) network .*({message})"):
         files.read_classifier(path)
+
+
+@pytest.mark.parametrize("name", [name for name in BACKBONES if "/" not in name])
+def test_the_bound_of_a_networks_size_holds_for_every_architecture(name):
+    for size in (32, 128):
+        backbone = build(BackboneConfig(name, 16), 3, size, 0)
+        assert parameter_count(backbone) <= files.PER_WIDTH * 16**2
+        assert backbone.feature_size <= files.most_features(16, size)
 
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors", b"\xff" * 200])

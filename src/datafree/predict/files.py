@@ -31,6 +31,8 @@ VERSION = 1
 SUFFIX = ".safetensors"
 LEARNED = ("support", "labels", "centre", "means", "reference", "directions")  # tensors of a classifier
 LARGEST_IMAGE, LARGEST_WIDTH, MOST_TEACHERS = 1024, 4096, 100_000  # pixels of a side; channels; heads
+SMALL = 64_000_000  # values
+PER_WIDTH = 7_000  # upper bound for the architectures of this project: parameters over the square of the width; ResNet-110 has 6,750
 KEYS = {"card": dict, "mirrored": bool, "join_weights": list}
 CLASSIFIER_KEYS = {"classes": list, "temperature": float, "threshold": (float, type(None)), "basis": str}
 
@@ -132,9 +134,10 @@ def _learner(path: Path, metadata: dict[str, Any], tensors: dict[str, Tensor]) -
         weights = JoinWeights(*map(float, metadata["join_weights"]))
         if not all(map(math.isfinite, weights)):
             raise ValueError(f"join_weights: got {list(weights)}")
-        with torch.device("meta"):  # takes no memory: whatever the card describes is compared with the tensors before it is built
-            for part, module in _modules(card, tensors).items():
-                loading.fill(module, _part(tensors, f"{part}."), path)
+        if _may_be_large(card):
+            with torch.device("meta"):  # takes no memory: what the card describes is compared with the tensors before it is built
+                for part, module in _modules(card, tensors).items():
+                    loading.fill(module, _part(tensors, f"{part}."), path)
         modules = _modules(card, tensors)
         normalise = Normalise(card["mean"], card["std"], card["input"])
     except UserError as error:
@@ -151,6 +154,21 @@ def _learner(path: Path, metadata: dict[str, Any], tensors: dict[str, Tensor]) -
     if negatives.dim() != 2 or negatives.shape[1] != size or not torch.isfinite(negatives.float()).all():
         raise UserError(f"{path}: `negatives` has shape {list(negatives.shape)}, expected [any, {size}]; make the file again")
     return TrainedLearner(network, negatives.float(), card)
+
+
+def _may_be_large(card: dict[str, Any]) -> bool:
+    """Whether the network of a card could take more than ``SMALL`` values: an upper bound, without building anything.
+
+    The comparison on the meta device costs seconds for PyTorch's imports, so it is left to these.
+    """
+    backbone, counts = card["backbone"], card["teacher_classes"]
+    of_heads = len(counts) * max(counts, default=0) * most_features(backbone["width"], card["input"][1])
+    return "/" in backbone["name"] or max(PER_WIDTH * backbone["cells"] * backbone["width"] ** 2, of_heads) > SMALL
+
+
+def most_features(width: int, image_size: int) -> int:
+    """An upper bound for the features of the architectures of this project; a Conv4 has the most, MobileNetV2 at least 1280."""
+    return max(1280, (25 + (image_size // 16) ** 2) * width)
 
 
 def _modules(card: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
