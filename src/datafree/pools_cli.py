@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from datafree.tasks.pools import Pool
 
 pools_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-INVERSION, ZOO = Path("artifacts/inversion"), Path("artifacts/zoo")
 PAIRS = 8  # of recovered and real images that are shown per class
 Method = Annotated[str, typer.Argument(help="An inversion method of this project")]
 Teachers = Annotated[list[str] | None, typer.Option("--teacher", help="Only this teacher; may be repeated")]
@@ -101,11 +100,13 @@ def neighbours(
 
 def _pools(method: str, teachers: list[str] | None) -> dict[str, Pool]:
     from datafree.stages.files.pools import read_pool
+    from datafree.stages.files.trained import INVERSION, ZOO, methods_with_pools
 
-    known = sorted(path.parent.name for path in INVERSION.glob("*/index.json"))
+    known = methods_with_pools()
     if method not in known:
         raise UserError(f"{method} is no inversion method with recovered pools in this project; allowed: {', '.join(known) or 'none'}")
-    names = sorted(path.parent.name for path in (INVERSION / method).glob("*/images.safetensors"))
+    folder = Path(INVERSION, method)
+    names = sorted(path.parent.name for path in folder.glob("*/images.safetensors"))
     if unknown := [name for name in teachers or [] if name not in names]:
         raise UserError(f"--teacher: {unknown[0]} has no pool of {method}; allowed: {', '.join(names[:20])}")
-    return {name: read_pool(INVERSION / method / name / "images.safetensors", ZOO / name / "card.json") for name in teachers or names}
+    return {name: read_pool(folder / name / "images.safetensors", Path(ZOO, name, "card.json")) for name in teachers or names}

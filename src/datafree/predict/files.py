@@ -137,7 +137,7 @@ def _learner(path: Path, metadata: dict[str, Any], tensors: dict[str, Tensor]) -
         if _may_be_large(card):
             with torch.device("meta"):  # takes no memory: what the card describes is compared with the tensors before it is built
                 for part, module in _modules(card, tensors).items():
-                    loading.fill(module, _part(tensors, f"{part}."), path)
+                    loading.fill(module, loading.part(tensors, f"{part}."), path)
         modules = _modules(card, tensors)
         normalise = Normalise(card["mean"], card["std"], card["input"])
     except UserError as error:
@@ -146,7 +146,7 @@ def _learner(path: Path, metadata: dict[str, Any], tensors: dict[str, Tensor]) -
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, AssertionError, RuntimeError, OverflowError) as error:
         raise UserError(f"{path}: its card describes no network ({type(error).__name__}: {error}); make the file again") from None
     for part, module in modules.items():
-        loading.fill(module, _part(tensors, f"{part}."), path)
+        loading.fill(module, loading.part(tensors, f"{part}."), path)
     network = RepresentationNetwork(modules["backbone"], normalise, modules.get("heads"), weights, mirrored=metadata["mirrored"])
     with torch.no_grad():
         size = network(torch.zeros(1, *card["input"])).shape[1]
@@ -173,7 +173,7 @@ def most_features(width: int, image_size: int) -> int:
 
 def _modules(card: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
     """The untrained ``backbone`` of a card, and its ``heads`` if there are tensors of heads: of a learner, or the one head of a teacher."""
-    backbone, of_heads, counts = from_card(card), _part(tensors, "heads."), card["teacher_classes"]
+    backbone, of_heads, counts = from_card(card), loading.part(tensors, "heads."), card["teacher_classes"]
     if not of_heads:
         return {"backbone": backbone}
     if card.get("teacher"):
@@ -206,10 +206,6 @@ def _check_card(card: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         raise ValueError(f"input: got {card['input']}, expected a square")
     if len(card["mean"]) != channels or len(card["std"]) != channels or not all(0 < value < math.inf for value in card["std"]):
         raise ValueError("mean, std: expected a number per channel, std above 0")
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _read_metadata(path: Path, *formats: str) -> dict[str, Any]:

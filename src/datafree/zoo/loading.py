@@ -194,6 +194,11 @@ def _check_tensors(tensors: dict[str, Tensor]) -> None:
             raise Refused(f"the tensors up to `{name}`, of shape {list(tensor.shape)}, take more than {MAX_BYTES} bytes; refused")
 
 
+def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, under the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Copy tensors into a module, strictly: only ``num_batches_tracked`` may be missing, which evaluation does not use.
 

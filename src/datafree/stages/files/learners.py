@@ -35,15 +35,11 @@ def read_learner(path: Path, card_path: Path) -> tuple[Backbone, Normalise, Teac
     card = artifacts.read_json(card_path, *CARD_KEYS, "teacher_classes", "trained_heads")
     tensors = artifacts.read_tensors(path)
     backbone, heads, weights = from_card(card), None, ONE_HEAD
-    loading.fill(backbone, _part(tensors, "backbone."), path)
+    loading.fill(backbone, loading.part(tensors, "backbone."), path)
     if card["trained_heads"]:
-        of_heads = _part(tensors, "heads.")
+        of_heads = loading.part(tensors, "heads.")
         shared = len(of_heads.get("bias", ())) < len(card["teacher_classes"])
         heads = TeacherHeads(backbone.feature_size, card["teacher_classes"], shared)
         loading.fill(heads, of_heads, path)
         weights = JoinWeights(*artifacts.read_tensors(path, JOIN_WEIGHTS)[JOIN_WEIGHTS].tolist())
     return backbone, Normalise(card["mean"], card["std"]), heads, weights
-
-
-def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

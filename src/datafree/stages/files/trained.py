@@ -16,6 +16,7 @@ from datafree.evaluation.representations import ONE_HEAD
 from datafree.predict.files import SUFFIX, is_portable
 from datafree.predict.files import read_learner as read_portable
 from datafree.predict.network import RepresentationNetwork, TrainedLearner
+from datafree.report.tables import single_networks
 from datafree.stages.files.learners import read_learner
 from datafree.stages.files.networks import read_backbone
 from datafree.stages.files.teachers import read_teacher
@@ -103,9 +104,14 @@ def _of_search(folder: Path, name: str, project: Path) -> TrainedLearner:
     return _with_negatives(network, described, project, _any_method(project))
 
 
+def methods_with_pools(project: Path = Path()) -> list[str]:
+    """The inversion methods of a project that have pools, by name."""
+    return sorted(path.parent.name for path in (project / INVERSION).glob("*/index.json"))
+
+
 def _any_method(project: Path) -> str:
-    """An inversion method with pools in the project, the first by name; empty if there is none."""
-    return min((path.parent.name for path in (project / INVERSION).glob("*/index.json")), default="")
+    """The first of ``methods_with_pools``; empty if there is none."""
+    return next(iter(methods_with_pools(project)), "")
 
 
 @dataclass(frozen=True)
@@ -125,14 +131,11 @@ class Choice:
 
 def choices(project: Path = Path()) -> list[Choice]:
     """The single networks of the last evaluation, learners and teachers as they are, the most accurate first."""
-    rows = [row for row in _results(project).get("rows", []) if not row["variant"]]
-    found = [(row, False) for row in rows if row["kind"] == "arm"]
-    found += [(teacher, True) for row in rows for teacher in row.get("teachers", [])]
-    made = [
-        Choice(row["name"], is_teacher, row["parameters"], {shot: value["mean"] for shot, value in row["shots"].items()})
-        for row, is_teacher in found
+    results = _results(project)
+    return [
+        Choice(row["name"], row["teacher"], row["parameters"], {shot: value["mean"] for shot, value in row["shots"].items()})
+        for row in (single_networks(results) if results else [])
     ]
-    return sorted(made, key=lambda choice: -choice.mean)
 
 
 def best_network(max_parameters: int | None = None, project: Path = Path()) -> Choice:
