@@ -78,6 +78,12 @@ rule inversion_quality:
         STAGE
 
 
+LEARNER_FILES = {
+    "learners": expand("artifacts/meta/{arm}/seed{seed}/learner.safetensors", arm=ARMS, seed=SEEDS),
+    "learner_cards": expand("artifacts/meta/{arm}/seed{seed}/card.json", arm=ARMS, seed=SEEDS),
+}
+
+
 rule few_shot:
     message:
         f"few-shot accuracy on the {study['evaluation']['split']} classes"
@@ -94,8 +100,7 @@ rule few_shot:
         job=command(
             "few_shot",
             **reference_files(ORACLES, "oracles", "oracle_cards"),
-            learners=expand("artifacts/meta/{arm}/seed{seed}/learner.safetensors", arm=ARMS, seed=SEEDS),
-            learner_cards=expand("artifacts/meta/{arm}/seed{seed}/card.json", arm=ARMS, seed=SEEDS),
+            **LEARNER_FILES,
         ),
         settings=run.settings_of("few_shot"),
     log:
@@ -109,7 +114,33 @@ rule few_shot:
         STAGE
 
 
+rule networks:
+    message:
+        "networks that can learn new classes"
+    input:
+        unpack(run.planned("networks")),
+        after=run.shard_files("learner"),
+        images="artifacts/data/validation.safetensors",
+        zoo=ZOO,
+    output:
+        networks=update("artifacts/evaluation/networks/networks.json"),
+        times=update("artifacts/evaluation/networks/times.json"),
+        provenance=update("artifacts/evaluation/networks/provenance.json"),
+    params:
+        job=command("networks", **LEARNER_FILES),
+        settings=run.settings_of("networks"),
+    log:
+        "logs/networks.log",
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=3000,
+        runtime=30, # minutes
+    shell:
+        STAGE
+
+
 rule evaluation:
     input:
-        **run.planned_target(*BEFORE_META, "learner", "reference", "inversion_quality", "few_shot"),
-        results=[rules.inversion_quality.output, rules.few_shot.output],
+        **run.planned_target(*BEFORE_META, "learner", "reference", "inversion_quality", "few_shot", "networks"),
+        results=[rules.inversion_quality.output, rules.few_shot.output, rules.networks.output],

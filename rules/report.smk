@@ -12,6 +12,8 @@ rule report_page:
         zoo=ZOO,
         pools=[pool_index(method) for method in METHODS],
         few_shot=rules.few_shot.output.results,
+        networks=rules.networks.output.networks,
+        times=rules.networks.output.times,
         quality=rules.inversion_quality.output.quality,
         real_preview=rules.inversion_quality.output.preview,
         data_preview=rules.images.output.preview,

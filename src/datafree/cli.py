@@ -11,7 +11,7 @@ import typer
 
 from datafree.errors import UserError, exit_on_user_error
 from datafree.pools_cli import pools_app
-from datafree.predict_cli import adapt, card, classify, demo, export
+from datafree.predict_cli import adapt, card, classify, demo, export, networks
 from datafree.zoo_cli import zoo_app
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ app.command()(classify)
 app.command()(export)
 app.command()(card)
 app.command()(demo)
+app.command()(networks)
 
 
 @app.callback()

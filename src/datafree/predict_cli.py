@@ -17,6 +17,7 @@ from datafree.errors import UserError
 if TYPE_CHECKING:
     from datafree.predict.estimator import FewShotEstimator
     from datafree.predict.labels import Label
+    from datafree.stages.files.trained import Limits
 
 MOST_CLASSES, MOST_IMAGES = 1000, 200  # of one classifier; of one class
 
@@ -34,6 +35,9 @@ def one_line() -> Iterator[None]:
 
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
+MaxParameters = Annotated[int | None, typer.Option(min=1, help="Use a network of at most so many parameters")]
+MaxMacs = Annotated[int | None, typer.Option(min=1, help="Use a network of at most so many multiply-adds per image")]
+MaxLatency = Annotated[float | None, typer.Option(help="Use a network of at most so many milliseconds per image, as the run measured it")]
 
 
 @one_line()
@@ -41,15 +45,18 @@ def adapt(
     folder: Annotated[Path, typer.Argument(help="Has one folder of images for each class")],
     output: Annotated[Path, typer.Option(help="The classifier to write, a .safetensors file")],
     learner: Annotated[str, typer.Option(help="An arm of this project, or the file of a learner")] = "",
-    backbone: Annotated[str, typer.Option(help="A teacher of this project to use in place of a learner")] = "",
-    max_parameters: Annotated[int | None, typer.Option(min=1, help="Without --learner and --backbone: the largest network to use")] = None,
+    backbone: Annotated[str, typer.Option(help="Teachers of this project to use in place of a learner: a name, or '4 teachers'")] = "",
+    max_parameters: MaxParameters = None,
+    max_macs: MaxMacs = None,
+    max_latency: MaxLatency = None,
     reject: Annotated[float, typer.Option(help="Share of images of the classes that may be labelled as none of them; 0: none is")] = 0.05,
     device: Device = "auto",
 ) -> None:
     """Learn classes from folders of images.
 
     Each class needs one image or more. The network is not changed, so this takes seconds. Writes a classifier for `datafree classify`.
-    Without --learner and --backbone, the network that was most accurate in the last evaluation is used, a learner or a teacher.
+    Without --learner and --backbone, the network is used that was most accurate on the validation classes: a single learner or teacher, or
+    with limits the best within them, also several teachers side by side. `datafree networks` lists all.
     """
     from datafree import devices
     from datafree.data.decoding import read_images
@@ -62,8 +69,9 @@ def adapt(
         raise UserError(f"--output: got {output}; expected a name that ends in {SUFFIX}")
     if learner and backbone:
         raise UserError("--learner and --backbone: expected at most one of them, got both")
-    if max_parameters and (learner or backbone):
-        raise UserError("--max-parameters: chooses among the networks of this project; leave out --learner and --backbone")
+    limits = trained.Limits(max_parameters, max_macs, max_latency)
+    if limits and (learner or backbone):
+        raise UserError("--max-parameters, --max-macs, --max-latency: choose among all networks; leave out --learner and --backbone")
     if not 0 <= reject < 1:
         raise UserError(f"--reject: got {reject}; allowed: at least 0 and less than 1")
     _refuse_same(output, [learner])
@@ -72,8 +80,7 @@ def adapt(
     _silence_decoders()
     with devices.use(device) as used:
         if not (learner or backbone):
-            chosen = trained.best_network(max_parameters)
-            learner, backbone = ("", chosen.name) if chosen.is_teacher else (chosen.name, "")
+            learner, backbone = _best(limits)
         network = trained.load_teacher(backbone) if backbone else trained.load_learner(learner)
         network.network.to(used)
         paths = [path for of_class in files.values() for path in of_class]
@@ -244,11 +251,31 @@ def demo(
     from datafree.predict.demo.server import serve
 
     if not (learner or backbone):
-        best = trained.best_network()
-        learner, backbone = ([], [best.name]) if best.is_teacher else ([best.name], [])
+        learner, backbone = ([name] if name else [] for name in _best(trained.Limits()))
     networks = {name: trained.load_learner(name) for name in learner or []}
     networks |= {f"{name} (teacher)": trained.load_teacher(name) for name in backbone or []}
     serve(networks, port)
+
+
+@one_line()
+def networks() -> None:
+    """List the networks of this project that can learn new classes.
+
+    Accuracy on the validation classes, size and time of every learner, every teacher, and of the best teachers side by side.
+    """
+    from datafree.report.tables import networks_table
+    from datafree.stages.files import trained
+
+    sys.stdout.write(networks_table(trained.compared()))
+
+
+def _best(limits: Limits) -> tuple[str, str]:
+    """The names of the learner and of the teacher or teachers to use, one of them empty."""
+    from datafree.predict.comparison import LEARNER
+    from datafree.stages.files import trained
+
+    chosen = trained.best_network(limits)
+    return (chosen["name"], "") if chosen["kind"] == LEARNER else ("", chosen["name"])
 
 
 def _refuse_same(output: Path, inputs: Iterable[str | Path]) -> None:

@@ -10,7 +10,7 @@ from datafree.config import BackboneConfig, as_tree
 from datafree.distillation.heads import TeacherHeads
 from datafree.evaluation.representations import JoinWeights
 from datafree.nas.networks import build
-from datafree.predict.network import RepresentationNetwork, TrainedLearner
+from datafree.predict.network import RepresentationNetwork, SideBySide, TrainedLearner
 from datafree.zoo.backbones import Normalise
 
 CLASSES = (3, 2, 4)  # of three teachers
@@ -48,6 +48,16 @@ def learner() -> TrainedLearner:
 def variants():
     """A function that makes learners: with or without heads, mirrored or not."""
     return make_learner
+
+
+@pytest.fixture(scope="session")
+def group() -> TrainedLearner:
+    """Two learners side by side, for images of 16 and of 20 pixels."""
+    members = [make_learner(), make_learner(size=20)]
+    network = SideBySide([network for member in members for network in member.members])
+    card = {"members": [member.card for member in members], "input": [3, 20, 20], "arm": "2 teachers", "teacher_classes": []}
+    images = torch.randint(0, 256, (24, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    return TrainedLearner(network, TrainedLearner(network, torch.empty(0, 0), card).represent(images), card)
 
 
 @pytest.fixture

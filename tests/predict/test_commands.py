@@ -103,7 +103,10 @@ def test_photos_of_any_kind_are_learned(project, photos):
     [
         (["adapt", "nowhere", "--output", "c.safetensors"], "nowhere: is not a folder"),
         (["adapt", "photos", "--output", "c.pth"], "--output: got c.pth; expected a name that ends in .safetensors"),
-        (["adapt", "photos", "--output", "c.safetensors"], "found no evaluated learner in artifacts/evaluation/few_shot"),
+        (
+            ["adapt", "photos", "--output", "c.safetensors"],
+            "found no comparison of the networks of a project, artifacts/",
+        ),
         (["adapt", "photos", "--output", "c.safetensors", "--learner", "bell"], "bell is no learner's file and no trained arm"),
         (
             ["adapt", "photos", "--output", "c.safetensors", "--backbone", "t1"],
@@ -112,7 +115,7 @@ def test_photos_of_any_kind_are_learned(project, photos):
         (["adapt", "photos", "--output", "c.safetensors", "--backbone", "t", "--learner", "l"], "expected at most one of them, got both"),
         (
             ["adapt", "photos", "--output", "c.safetensors", "--learner", "l", "--max-parameters", "9"],
-            "--max-parameters: chooses among the",
+            "--max-parameters, --max-macs, --max-latency: choose among all networks",
         ),
         (["adapt", "photos", "--output", "c.safetensors", "--reject", "1"], "--reject: got 1.0; allowed: at least 0 and less than 1"),
         (["classify", "learner.safetensors", "photos"], "learner.safetensors: expected a classifier, as `datafree adapt` writes it"),
@@ -312,7 +315,7 @@ def test_the_demo_serves_the_named_learners(project, monkeypatch):
     monkeypatch.setattr("datafree.predict.demo.server.serve", lambda networks, port: served.append((list(networks), port)))
     run("demo", "--learner", "learner.safetensors", "--port", "0")
     assert served == [(["learner.safetensors"], 0)]
-    with pytest.raises(UserError, match="found no evaluated learner"):
+    with pytest.raises(UserError, match="found no comparison of the networks"):
         run("demo")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs the package flask; install it with `pip install 'datafree\[demo\]'`"):

@@ -62,6 +62,14 @@ def test_onnx_gives_the_same_values_for_any_number_of_images(variants, tmp_path,
     assert session.get_inputs()[0].shape == ["N", 3, 16, 16]
 
 
+def test_networks_side_by_side_give_the_same_values(group, tmp_path):
+    given = images(4, size=20)
+    export.write_onnx(tmp_path / "m.onnx", export.module_of(group, None), 20, export.metadata_of(group, None, []))
+    export.write_torch(tmp_path / "m.pt2", export.module_of(group, None), 20, export.metadata_of(group, None, []))
+    for outputs in (run_onnx(tmp_path / "m.onnx", given)[0], run_torch(tmp_path / "m.pt2", given)[0]):
+        np.testing.assert_allclose(np.asarray(outputs[0]), group.network(given).numpy(), atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["features", "classifier"])
 def test_an_exported_program_gives_the_same_values_for_any_number_of_images(learner, tmp_path, kind):
     classifier = classifier_of(learner) if kind == "classifier" else None

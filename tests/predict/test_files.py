@@ -49,6 +49,41 @@ def test_a_learner_is_read_as_it_was_written(variants, tmp_path, heads, mirrored
     assert read.image_size == 16
 
 
+def test_networks_side_by_side_are_read_as_they_were_written(group, tmp_path):
+    files.write_learner(tmp_path / "l.safetensors", group)
+    read = files.read_learner(tmp_path / "l.safetensors")
+    assert torch.equal(read.represent(IMAGES), group.represent(IMAGES))
+    assert read.card == group.card
+    classifier = written(tmp_path / "c.safetensors", group)
+    again, read_classifier, _ = files.read_classifier(tmp_path / "c.safetensors")
+    assert torch.equal(read_classifier.logits(again.represent(IMAGES)), classifier.logits(group.represent(IMAGES)))
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        (None, "`members` of its card: expected a list of cards"),
+        ([], "`members` of its card: expected a list of cards"),
+        ([5], "`members` of its card: expected a list of cards"),
+        ([{}], "its card describes no network .KeyError: 'input'"),
+        (1, r"`input` of its card is \[3, 20, 20\], expected \[3, 16, 16\]"),
+        (3, "its card describes another network"),
+    ],
+    ids=str,
+)
+def test_damaged_cards_of_networks_side_by_side_give_one_line(group, tmp_path, members, message):
+    path = tmp_path / "l.safetensors"
+    files.write_learner(path, group)
+    if isinstance(members, int):
+        members = (group.card["members"] * 2)[:members]
+    change(path, card={**group.card, "members": members})
+    with pytest.raises(UserError, match=message):
+        files.read_learner(path)
+    change(path, card={**group.card, "input": [3, 9, 9]})
+    with pytest.raises(UserError, match=r"`input` of its card is \[3, 9, 9\], expected \[3, 20, 20\]"):
+        files.read_learner(path)
+
+
 def test_a_classifier_is_read_as_it_was_written(learner, tmp_path):
     classifier = written(tmp_path / "c.safetensors", learner)
     again, read, classes = files.read_classifier(tmp_path / "c.safetensors")

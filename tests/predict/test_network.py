@@ -4,7 +4,7 @@ from torch import nn
 
 from datafree.evaluation.baselines import network_embedding
 from datafree.evaluation.readouts import Reader, heads_of
-from datafree.evaluation.representations import ONE_HEAD
+from datafree.evaluation.representations import ONE_HEAD, SIDE_BY_SIDE
 from datafree.predict.network import RepresentationNetwork
 
 IMAGES = torch.randint(0, 256, (7, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -46,9 +46,11 @@ def test_batches_do_not_change_representations(learner):
     torch.testing.assert_close(learner.represent(IMAGES, batch_size=2), learner.represent(IMAGES))
 
 
-def test_a_copy_shares_no_weights(learner):
-    copied = learner.network.copied()
-    with torch.no_grad():
-        for parameter in copied.parameters():
-            parameter.zero_()
-    assert any(parameter.any() for parameter in learner.network.parameters())
+def test_networks_side_by_side_are_concatenated_at_unit_length_with_their_weights(group):
+    parts = [network(IMAGES) for network in group.members]
+    features = [network.backbone.feature_size for network in group.members]
+    expected = []
+    for part, size in zip(parts, features, strict=True):
+        unit = part / part.norm(dim=1, keepdim=True)
+        expected.append(torch.cat([unit[:, :size] * SIDE_BY_SIDE.features / ONE_HEAD.features, unit[:, size:]], dim=1))
+    torch.testing.assert_close(group.network(IMAGES), torch.cat(expected, dim=1))

@@ -99,6 +99,19 @@ def test_domains_are_shown(study, results):
     assert "maps 5-shot" in Reader(render(replace(study, few_shot=results))).text
 
 
+def test_the_networks_to_use_are_shown_with_every_teacher(study):
+    shots = {"1": {"mean": 0.5, "interval": 0.01, "n": 600}}
+    rows = [
+        {"name": f"<t{number}>", "kind": "teacher", "members": ["x"], "parameters": 9, "macs": 9, "latency": 1.0, "shots": shots}
+        for number in range(8)
+    ]
+    html = render(replace(study, networks=rows))
+    assert "Which network to use" in html
+    assert "The other 3 teachers" in html
+    assert all(f"&lt;t{number}&gt;" in html for number in range(8))
+    assert "Which network to use" not in render(study)
+
+
 def test_every_number_is_there(study, results):
     text = Reader(render(study)).text
     for row in results["rows"]:

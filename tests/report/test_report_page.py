@@ -37,10 +37,16 @@ def inputs(tmp_path, monkeypatch, results):
     artifacts.write_json("nas/spos/retrained/metrics.json", {"agreement": 0.75})
     rows = [{"name": "latin", "weight": 1.0, "reason": ""}, {"name": "greek", "weight": 0.0, "reason": "agreement 0.41, not <0.8>"}]
     artifacts.write_json("tasks/five/reliability.json", {"not_judged": "", "teachers": rows})
+    value = {"mean": 0.765, "interval": 0.01, "n": 600}
+    network = {"name": "bell", "kind": "learner", "members": ["bell"], "parameters": 113, "macs": 5_000_000, "shots": {"1": value}}
+    artifacts.write_json("networks/networks.json", {"reason": "", "rows": [network]})
+    artifacts.write_json("networks/times.json", {"milliseconds": {"learner/bell": 12.345}})
     for path in ("nas/spos/cell.png", "data/preview.png", "inversion/real.png"):
         artifacts.write_text(path, f"png at {path}")
     return {
         "few_shot": "few_shot/results.json",
+        "networks": "networks/networks.json",
+        "times": "networks/times.json",
         "quality": "inversion/quality.json",
         "real_preview": "inversion/real.png",
         "data_preview": "data/preview.png",
@@ -86,6 +92,8 @@ def test_all_inputs(inputs, tmp_path):
     assert table.endswith("\nwarning: teacher greek is not used (pool recovered by five): agreement 0.41, not <0.8>\n")
     assert "<li>Teacher greek is not used (pool recovered by five): agreement 0.41, not &lt;0.8&gt;.</li>" in page
     assert "not judged" not in table
+    assert "<td>learner</td><td>1</td><td>113</td><td>5.00 M</td><td>12.3</td><td>76.5 ± 1.0</td>" in page
+    assert "Of the single networks, bell is the most accurate" in page
     assert '<td title="agreement 0.41, not &lt;0.8&gt;">0.00</td>' in page
     assert summary["teachers"] == 2
     assert summary["few_shot"]["distillation"] == {"1-shot": 0.766, "5-shot": 0.911}
@@ -110,11 +118,13 @@ def test_same_files_same_bytes(inputs, tmp_path):
 
 @pytest.mark.parametrize(
     "absent",
-    ["few_shot", "quality", "real_preview", "data_preview", "generator_history", "zoo", "histories", "architectures", "drawings",
-     "candidates", "retrained", "pools"],
+    ["few_shot", "networks", "quality", "real_preview", "data_preview", "generator_history", "zoo", "histories", "architectures",
+     "drawings", "candidates", "retrained", "pools"],
 )  # fmt: skip
 def test_any_input_may_be_absent(inputs, absent):
-    gone = {"architectures": ("architectures", "drawings", "candidates", "retrained")}.get(absent, (absent,))
+    gone = {"networks": ("networks", "times"), "architectures": ("architectures", "drawings", "candidates", "retrained")}.get(
+        absent, (absent,)
+    )
     summary = run({name: value for name, value in inputs.items() if name not in gone})
     assert summary["teachers"] == (0 if absent == "zoo" else 2)
     assert bool(summary["few_shot"]) is (absent != "few_shot")

@@ -154,16 +154,30 @@ def test_domains_have_their_own_table(results):
     assert len({columns(line) for line in table}) == 1
 
 
-def test_every_single_network_is_listed_the_most_accurate_first(results):
-    listed = tables.single_networks(results)
-    assert [(row["name"], row["teacher"]) for row in listed] == [
-        ("distillation", False),
-        ("<small>", True),
-        ("large", True),
-        ("bell", False),
-    ]
-    results["rows"].append({**results["rows"][1], "name": "bell features", "variant": "features"})
-    assert len(tables.single_networks(results)) == 4
+def network(name, kind, members, accuracy, macs):
+    shots = {shot: {"mean": accuracy, "interval": 0.01, "n": 600} for shot in ("5", "1")}
+    return {"name": name, "kind": kind, "members": members, "parameters": 1000, "macs": macs, "latency": 1.234, "shots": shots}
+
+
+NETWORKS = [
+    network("2 teachers", "teachers", ["a", "b"], 0.5, 6e6),
+    network("bell", "learner", ["bell"], 0.48, 3e6),
+    network("a\x1b[31m", "teacher", ["a"], 0.4, 3e6),
+]
+
+
+def test_networks_to_use_are_listed_with_their_cost_and_the_default_is_named():
+    text = tables.networks_table(NETWORKS)
+    lines = text.splitlines()
+    assert lines[2].split() == ["kind", "networks", "parameters", "multiply-adds", "ms", "1-shot", "5-shot"]
+    assert lines[3].split() == ["2", "teachers", "teachers", "2", "1.00", "k", "6.00", "M", "1.23", "50.0", "±", "1.0", "50.0", "±", "1.0"]
+    assert len({columns(line) for line in lines[2:6]}) == 1
+    assert "\x1b" not in text
+    assert lines[-1] == (
+        "Of the single networks, bell is the most accurate; datafree adapt uses it by default. 2 teachers side by side are 2.0 percentage "
+        "points more accurate, with 2 times the multiply-adds: --backbone '2 teachers'."
+    )
+    assert tables.network_sentence(NETWORKS[1:]) == "Of the single networks, bell is the most accurate; datafree adapt uses it by default."
 
 
 def test_the_table_names_the_best_teacher_of_each_number_of_shots(results):

@@ -88,7 +88,7 @@ class Project:
         }
         tree["teachers"] = {name: teacher_tree(entry, self.settings, root) for name, entry in entries.items()}
         self.plan = Plan(tree, Hardware("cpu", "any", precision), {"0": list(TEACHERS)}, Source({}))
-        for split, names in (("train", "real"), ("test", "unseen")):
+        for split, names in (("train", "real"), ("validation", "chosen"), ("test", "unseen")):
             images, labels = make_images(6, 10, 16, seed=len(split))
             classes = tuple(f"{names}-{label}" for label in range(6))
             write_image_set(root / f"artifacts/data/{split}.safetensors", ImageSet(images, labels, classes))
@@ -193,16 +193,22 @@ class Project:
         return self._job("inversion_quality", {}, inputs, {"quality": "quality.json", "metrics": "metrics.json", "preview": "real.png"})
 
     def _few_shot(self) -> Job:
-        learners = {
-            plural: [self._path(name, "learner", arm, seed) for arm, seed in LEARNERS]
-            for plural, name in (("learners", "learner"), ("learner_cards", "card"))
-        }
         oracles = {
             plural: [self._path(name, "reference", which) for which in ("oracle", "protonet", "maml")]
             for plural, name in (("oracles", "network"), ("oracle_cards", "card"))
         }
-        inputs = {"images": "artifacts/data/test.safetensors", **self._zoo(), **learners, **oracles}
+        inputs = {"images": "artifacts/data/test.safetensors", **self._zoo(), **self._learners(), **oracles}
         return self._job("few_shot", {}, inputs, {"results": "results.json", "metrics": "metrics.json"})
+
+    def _networks(self) -> Job:
+        inputs = {"images": "artifacts/data/validation.safetensors", **self._zoo(), **self._learners()}
+        return self._job("networks", {}, inputs, {"networks": "networks.json", "times": "times.json"})
+
+    def _learners(self) -> dict[str, list[str]]:
+        return {
+            plural: [self._path(name, "learner", arm, seed) for arm, seed in LEARNERS]
+            for plural, name in (("learners", "learner"), ("learner_cards", "card"))
+        }
 
 
 def teacher_tree(entry: Entry, settings: Config, root: Path) -> dict:

@@ -1,23 +1,31 @@
 """Finding learners and teachers of a project, to learn new classes with them."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 import datafree
 from datafree import artifacts
-from datafree.config import BackboneConfig
+from datafree.config import BackboneConfig, EvaluationConfig
 from datafree.errors import UserError
 from datafree.evaluation.baselines import network_embedding
+from datafree.evaluation.few_shot import episode_accuracies, episode_rows
+from datafree.evaluation.intervals import mean_interval
 from datafree.evaluation.readouts import Reader, heads_of
+from datafree.evaluation.rows import baselines
 from datafree.nas.networks import build
+from datafree.predict.candidates import mean_accuracy
 from datafree.predict.files import write_learner
 from datafree.predict.model_card import as_markdown, model_card
 from datafree.stages.files import trained
+from datafree.stages.files.image_sets import read_image_set, write_image_set
 from datafree.stages.files.learners import read_learner
 from datafree.stages.files.teachers import read_teacher
-from datafree.zoo.backbones import Normalise
+from datafree.stages.files.trained import Limits
+from datafree.zoo.backbones import Normalise, parameter_count
 from datafree.zoo.networks import network_card
 
 CELL = "|nor_conv_1x1~0|+|skip_connect~0|none~1|+|none~0|none~1|skip_connect~2|"
@@ -27,6 +35,7 @@ CELL = "|nor_conv_1x1~0|+|skip_connect~0|none~1|+|none~0|none~1|skip_connect~2|"
 def finished(project):
     """The tiny project after its evaluation."""
     project.outputs("few_shot")
+    project.outputs("networks")
     return project
 
 
@@ -85,9 +94,9 @@ def test_a_teacher_represents_images_as_the_evaluation_does(finished, name):
     assert len(learner.negatives) > 0
 
 
-@pytest.mark.parametrize("name", ["bell", "beta"])
+@pytest.mark.parametrize("name", ["bell", "beta", "2 teachers"])
 def test_a_network_in_a_file_of_its_own_represents_images_as_before(finished, tmp_path, name):
-    learner = trained.load_teacher(name, finished.root) if name == "beta" else trained.load_learner(name, finished.root)
+    learner = trained.load_learner(name, finished.root) if name == "bell" else trained.load_teacher(name, finished.root)
     write_learner(tmp_path / "l.safetensors", learner)
     read = trained.load_learner(tmp_path / "l.safetensors")
     assert torch.equal(read.represent(images()), learner.represent(images()))
@@ -101,22 +110,81 @@ def test_a_learner_is_found_by_its_folder_and_by_its_file(finished):
     assert datafree.load_learner(folder).learner.card["arm"] == "distillation"
 
 
-def test_the_best_network_is_that_of_the_highest_mean_accuracy_within_the_limit(finished):
-    rows = [row for row in artifacts.read_json(finished.root / trained.RESULTS)["rows"] if not row["variant"]]
-    (best,) = [row for row in rows if row["name"] == "best teacher"]
-    assert [row["name"] for row in best["teachers"]] == ["alpha", "beta", "gamma"]
-    for shot in ("1", "2"):
-        assert max(row["shots"][shot]["mean"] for row in best["teachers"]) == best["shots"][shot]["mean"]
-    every = [row for row in rows if row["kind"] == "arm"] + best["teachers"]
-    means = {row["name"]: sum(shot["mean"] for shot in row["shots"].values()) / 2 for row in every}
-    known = trained.choices(finished.root)
-    assert {choice.name: choice.mean for choice in known} == pytest.approx(means)
-    assert {choice.name for choice in known if choice.is_teacher} == {"alpha", "beta", "gamma"}
-    assert trained.best_network(project=finished.root).mean == max(means.values())
-    smallest = min(row["parameters"] for row in every)
-    assert trained.best_network(smallest, finished.root).parameters == smallest
-    with pytest.raises(UserError, match=f"--max-parameters: got 3; the smallest network of this project has {smallest}"):
-        trained.best_network(3, finished.root)
+def rows_of(finished):
+    return {(row["kind"], row["name"]): row for row in trained.compared(finished.root)}
+
+
+def test_every_network_is_compared_on_the_validation_classes_as_it_is_used(finished):
+    rows = rows_of(finished)
+    assert {name for kind, name in rows if kind == "learner"} == {"bell", "distillation", "maml"}
+    assert {name for kind, name in rows if kind == "teacher"} == {"alpha", "beta", "gamma"}
+    assert {name for kind, name in rows if kind == "teachers"} == {"2 teachers", "3 teachers"}
+    data = read_image_set(finished.root / "artifacts/data/validation.safetensors")
+    config = finished.settings.evaluation
+    for (kind, name), row in rows.items():
+        learner = trained.load_learner(name, finished.root) if kind == "learner" else trained.load_teacher(name, finished.root)
+        values = learner.represent(data.images)
+        for shot in config.shots:
+            counts = {"way": config.way, "shot": shot, "query": config.query, "episodes": config.episodes}
+            expected = mean_interval(episode_accuracies(values, episode_rows(data.labels, **counts, seed=0), shot))
+            assert row["shots"][str(shot)] == pytest.approx(expected)
+        assert row["parameters"] == sum(parameter_count(network.backbone) for network in learner.members)
+        assert row["latency"] > 0
+
+
+def test_teachers_side_by_side_are_the_most_accurate_ones_and_cost_what_they_cost_together(finished):
+    rows = rows_of(finished)
+    singles = [row for (kind, _), row in rows.items() if kind == "teacher"]
+    assert rows["teachers", "2 teachers"]["members"] == [row["name"] for row in singles[:2]]
+    whole = rows["teachers", "3 teachers"]
+    for key in ("parameters", "macs", "latency"):
+        assert whole[key] == pytest.approx(sum(row[key] for row in singles))
+
+
+def test_the_best_network_is_the_most_accurate_one_within_the_limits(finished):
+    rows = trained.compared(finished.root)
+    means = [mean_accuracy(row) for row in rows]
+    assert means == sorted(means, reverse=True)
+    single = trained.best_network(Limits(), finished.root)
+    assert mean_accuracy(single) == max(mean_accuracy(row) for row in rows if len(row["members"]) == 1)
+    assert trained.best_network(Limits(parameters=10**9), finished.root) == rows[0]
+    for key in ("parameters", "macs", "latency"):
+        least = min(row[key] for row in rows)
+        assert trained.best_network(Limits(**{key: least}), finished.root)[key] == least
+        with pytest.raises(UserError, match=f"--max-{key}: got .*; the least of a network of this project is"):
+            trained.best_network(Limits(**{key: least / 2}), finished.root)
+    few, fast = min(rows, key=lambda row: row["parameters"]), min(rows, key=lambda row: row["macs"])
+    assert few["macs"] > fast["macs"]
+    with pytest.raises(UserError, match="no network of this project is within all limits"):
+        trained.best_network(Limits(parameters=few["parameters"], macs=fast["macs"]), finished.root)
+
+
+def test_too_few_validation_images_are_a_reason_for_no_choice(finished, tmp_path):
+    data = read_image_set(finished.root / "artifacts/data/validation.safetensors")
+    folder = "artifacts/evaluation/networks"
+    write_image_set(tmp_path / "two.safetensors", data.of_classes([0, 1]))
+    job = finished.job_of("networks")
+    outputs = {name: str(tmp_path / folder / Path(path).name) for name, path in job.outputs.items()}
+    finished.run(dataclasses.replace(job, inputs={**job.inputs, "images": str(tmp_path / "two.safetensors")}, outputs=outputs))
+    with pytest.raises(UserError, match="this project were not compared: evaluation.way: got 3; allowed: at most 2, the classes"):
+        trained.best_network(Limits(), tmp_path)
+    artifacts.write_json(tmp_path / folder / "times.json", {"milliseconds": {}})
+    rows = artifacts.read_json(finished.root / folder / "networks.json")
+    artifacts.write_json(tmp_path / folder / "networks.json", rows)
+    with pytest.raises(UserError, match="networks.json: does not belong to times.json"):
+        trained.compared(tmp_path)
+
+
+def test_a_group_of_teachers_is_the_row_of_all_teachers_of_the_evaluation(finished):
+    group = trained.load_teacher("3 teachers", finished.root)
+    names = [member["teacher"] for member in group.card["members"]]
+    teachers = [read_teacher(*finished.outputs("teacher", name).values()) for name in names]
+    (model,) = [m for m in baselines(teachers, [3, 16, 16], EvaluationConfig(), 0, torch.device("cpu")) if m.name == "all teachers"]
+    data = read_image_set(finished.root / "artifacts/data/test.safetensors")
+    rows = episode_rows(data.labels, way=3, shot=2, query=3, episodes=20, seed=0)
+    with torch.no_grad():
+        expected = episode_accuracies(model.embedding(data.images)["joined"], rows, 2, model.classify)
+    assert episode_accuracies(group.represent(data.images), rows, 2) == expected
 
 
 def test_a_learner_without_recovered_images_rejects_nothing(finished, monkeypatch, tmp_path):
@@ -139,7 +207,7 @@ def test_a_learner_without_recovered_images_rejects_nothing(finished, monkeypatc
             "unknown is no teacher of this project; allowed: alpha, beta, gamma",
         ),
         (lambda root: trained.load_teacher("../zoo/alpha", root), "is no teacher of this project"),
-        (lambda root: trained.best_network(project=root / "artifacts"), "found no evaluated learner in"),
+        (lambda root: trained.best_network(Limits(), root / "artifacts"), "found no comparison of the networks of a project"),
     ],
 )
 def test_what_is_not_there_gives_one_line(finished, load, message):
@@ -157,7 +225,16 @@ def test_the_model_card_names_every_teacher_with_its_licence(finished):
     assert described["licences"] == {"CC0": 3}
     assert described["accuracy"]["split"] == "test"
     assert described["network"]["macs"] > 0
-    assert "Not measured" in as_markdown(model_card(trained.load_teacher("beta", finished.root).card))
+    assert "3-way, on the validation classes" in as_markdown(model_card(trained.load_teacher("beta", finished.root).card))
+
+
+def test_the_model_card_of_a_group_names_its_members(finished):
+    described = model_card(trained.load_teacher("2 teachers", finished.root).card)
+    assert sorted(row["name"] for row in described["teachers"]) == sorted(rows_of(finished)["teachers", "2 teachers"]["members"])
+    assert described["kind"] == "group of teachers side by side, as they are"
+    text = as_markdown(described)
+    assert "- architecture: conv4\\_strided, width 4 (2 side by side)" in text
+    assert "on the validation classes" in text
 
 
 def test_the_network_of_a_search_learns_new_classes_too(tmp_path):

@@ -24,6 +24,12 @@ class JoinWeights(NamedTuple):
 ONE_HEAD, SIDE_BY_SIDE = JoinWeights(4.0, 1.0), JoinWeights(0.5, 1.0)
 
 
+def side_by_side_factors(features: int, probabilities: int) -> Tensor:
+    """Factors of the columns of ``joined``, float32 [features + probabilities]: from the weights of one network to those among several."""
+    of_features, of_probabilities = (new / old for new, old in zip(SIDE_BY_SIDE, ONE_HEAD, strict=True))
+    return torch.cat([torch.full((features,), of_features), torch.full((probabilities,), of_probabilities)])
+
+
 def features(features: Tensor, logits: Tensor, weights: JoinWeights) -> Tensor:
     """The features [B, D] themselves."""
     return features

@@ -18,7 +18,7 @@ from datafree.evaluation.classifiers import CLASSIFIERS, Classifier, vote, weigh
 from datafree.evaluation.few_shot import Concatenated, Embedding, EpisodesSolver, Solver
 from datafree.evaluation.nearest_centroid import nearest_centroid
 from datafree.evaluation.readouts import FEATURES_ONLY, Reader, heads_of
-from datafree.evaluation.representations import ONE_HEAD, SIDE_BY_SIDE, JoinWeights
+from datafree.evaluation.representations import ONE_HEAD, JoinWeights, side_by_side_factors
 from datafree.evaluation.task_adaptation import (
     StackedAdaptation,
     StackedTransduction,
@@ -238,10 +238,6 @@ def _sizes(teacher: Teacher, reader: Reader) -> dict[str, int]:
 
 
 def _side_by_side(teachers: Sequence[Teacher], sizes: Sequence[Mapping[str, int]]) -> torch.Tensor:
-    """Factors of the columns of all teachers' ``joined``, from the weights of a teacher alone to those of many side by side."""
-    features, probabilities = (new / old for new, old in zip(SIDE_BY_SIDE, ONE_HEAD, strict=True))
-    parts = [
-        (torch.full((count := teacher.network.backbone.feature_size,), features), torch.full((size["joined"] - count,), probabilities))
-        for teacher, size in zip(teachers, sizes, strict=True)
-    ]
-    return torch.cat([torch.cat(part) for part in parts])
+    """``side_by_side_factors`` of all teachers' ``joined``."""
+    counts = [(teacher.network.backbone.feature_size, size["joined"]) for teacher, size in zip(teachers, sizes, strict=True)]
+    return torch.cat([side_by_side_factors(features, joined - features) for features, joined in counts])

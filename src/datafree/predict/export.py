@@ -7,6 +7,7 @@ float32 [N, R]. The metadata are JSON texts: ``kind``, ``preprocessing`` and ``c
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import io
 import json
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from datafree import artifacts
 from datafree.errors import UserError
 from datafree.predict.classifier import FewShotClassifier
-from datafree.predict.network import RepresentationNetwork, TrainedLearner
+from datafree.predict.network import RepresentationNetwork, SideBySide, TrainedLearner
 from datafree.predict.quantisation import quantised
 
 EXAMPLES = 2  # images with which a graph is traced; with one, the number of images would be fixed
@@ -33,7 +34,7 @@ class FeatureExtractor(nn.Module):
 
     outputs = ("features",)
 
-    def __init__(self, network: RepresentationNetwork) -> None:
+    def __init__(self, network: RepresentationNetwork | SideBySide) -> None:
         super().__init__()
         self.network = network
 
@@ -46,7 +47,7 @@ class ClassifierNetwork(nn.Module):
 
     outputs = ("logits", "similarity")
 
-    def __init__(self, network: RepresentationNetwork, classifier: FewShotClassifier) -> None:
+    def __init__(self, network: RepresentationNetwork | SideBySide, classifier: FewShotClassifier) -> None:
         super().__init__()
         self.network, self.classifier = network, classifier
 
@@ -57,7 +58,7 @@ class ClassifierNetwork(nn.Module):
 
 def module_of(learner: TrainedLearner, classifier: FewShotClassifier | None) -> FeatureExtractor | ClassifierNetwork:
     """The module to export, an independent copy on the CPU."""
-    network = learner.network.copied().cpu()
+    network = copy.deepcopy(learner.network).cpu()
     return FeatureExtractor(network) if classifier is None else ClassifierNetwork(network, classifier)
 
 

@@ -1,14 +1,16 @@
 """Files of trained learners and of few-shot classifiers: one safetensors file each, complete and without code.
 
-A file holds the network (``backbone.*``, ``heads.*``), the representations of recovered images (``negatives``), and of a classifier what it
-learned (``support``, ``labels``, ``centre``, ``means``, ``reference``, ``directions``). Its metadata are JSON: ``format``, ``version``,
-``card``, ``mirrored``, ``join_weights``, and of a classifier ``classes``, ``temperature``, ``threshold`` and ``basis``.
+A file holds the network (``backbone.*``, ``heads.*``; of several side by side ``members.0.backbone.*`` and so on), the representations of
+recovered images (``negatives``), and of a classifier what it learned (``support``, ``labels``, ``centre``, ``means``, ``reference``,
+``directions``). Its metadata are JSON: ``format``, ``version``, ``card``, ``mirrored``, ``join_weights``, and of a classifier ``classes``,
+``temperature``, ``threshold`` and ``basis``.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from datafree.errors import UserError
 from datafree.evaluation.representations import JoinWeights
 from datafree.nas.networks import from_card
 from datafree.predict.classifier import FewShotClassifier
-from datafree.predict.network import RepresentationNetwork, TrainedLearner
+from datafree.predict.network import RepresentationNetwork, SideBySide, TrainedLearner
 from datafree.zoo import loading
 from datafree.zoo.backbones import Normalise
 
@@ -116,19 +118,56 @@ def is_portable(path: Path, *formats: str) -> bool:
 
 
 def _tensors(learner: TrainedLearner) -> dict[str, Tensor]:
-    network = learner.network
-    tensors = {f"backbone.{name}": value for name, value in network.backbone.state_dict().items()}
-    if network.heads is not None:
-        tensors |= {f"heads.{name}": value for name, value in network.heads.state_dict().items()}
-    return {**tensors, "negatives": learner.negatives}
+    tensors = {"negatives": learner.negatives}
+    several = isinstance(learner.network, SideBySide)
+    for place, network in enumerate(learner.members):
+        prefix = _prefix(place) if several else ""
+        tensors |= {f"{prefix}backbone.{name}": value for name, value in network.backbone.state_dict().items()}
+        if network.heads is not None:
+            tensors |= {f"{prefix}heads.{name}": value for name, value in network.heads.state_dict().items()}
+    return tensors
+
+
+def _prefix(place: int) -> str:
+    """What the names of the tensors of one of several networks side by side begin with."""
+    return f"members.{place}."
 
 
 def _metadata(learner: TrainedLearner) -> dict[str, Any]:
-    return {"card": dict(learner.card), "mirrored": learner.network.mirrored, "join_weights": list(learner.network.weights)}
+    first = learner.members[0]  # networks side by side agree in these
+    return {"card": dict(learner.card), "mirrored": first.mirrored, "join_weights": list(first.weights)}
 
 
 def _learner(path: Path, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> TrainedLearner:
     card = metadata["card"]
+    network = _side_by_side(path, metadata, tensors) if "members" in card else _network(path, card, metadata, tensors)
+    with torch.no_grad():
+        size = network(torch.zeros(1, *card["input"])).shape[1]
+    negatives = tensors.get("negatives", torch.empty(0))
+    if negatives.dim() != 2 or negatives.shape[1] != size or not torch.isfinite(negatives.float()).all():
+        raise UserError(f"{path}: `negatives` has shape {list(negatives.shape)}, expected [any, {size}]; make the file again")
+    return TrainedLearner(network, negatives.float(), card)
+
+
+def _side_by_side(path: Path, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> SideBySide:
+    card = metadata["card"]
+    cards, shape = card["members"], card.get("input")
+    if not isinstance(cards, list) or not cards or not all(isinstance(member, dict) for member in cards):
+        raise UserError(f"{path}: `members` of its card: expected a list of cards; make the file again")
+    of_members = [loading.part(tensors, _prefix(place)) for place in range(len(cards))]
+    members = [_network(path, member, metadata, part) for member, part in zip(cards, of_members, strict=True)]
+    if shape != (expected := largest_input(cards)):
+        raise UserError(f"{path}: `input` of its card is {shape}, expected {expected}; make the file again")
+    return SideBySide(members)
+
+
+def largest_input(cards: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The shape [C, H, W] of images for networks side by side, which convert them to their own: the largest of their ``input``."""
+    return [max(sides) for sides in zip(*(card["input"] for card in cards), strict=True)]
+
+
+def _network(path: Path, card: dict[str, Any], metadata: dict[str, Any], tensors: dict[str, Tensor]) -> RepresentationNetwork:
+    """One network from its card and its tensors."""
     try:
         _check_card(card, tensors)
         weights = JoinWeights(*map(float, metadata["join_weights"]))
@@ -147,13 +186,7 @@ def _learner(path: Path, metadata: dict[str, Any], tensors: dict[str, Tensor]) -
         raise UserError(f"{path}: its card describes no network ({type(error).__name__}: {error}); make the file again") from None
     for part, module in modules.items():
         loading.fill(module, loading.part(tensors, f"{part}."), path)
-    network = RepresentationNetwork(modules["backbone"], normalise, modules.get("heads"), weights, mirrored=metadata["mirrored"])
-    with torch.no_grad():
-        size = network(torch.zeros(1, *card["input"])).shape[1]
-    negatives = tensors.get("negatives", torch.empty(0))
-    if negatives.dim() != 2 or negatives.shape[1] != size or not torch.isfinite(negatives.float()).all():
-        raise UserError(f"{path}: `negatives` has shape {list(negatives.shape)}, expected [any, {size}]; make the file again")
-    return TrainedLearner(network, negatives.float(), card)
+    return RepresentationNetwork(modules["backbone"], normalise, modules.get("heads"), weights, mirrored=metadata["mirrored"])
 
 
 def _may_be_large(card: dict[str, Any]) -> bool:

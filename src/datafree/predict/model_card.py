@@ -31,12 +31,16 @@ def model_card(card: Mapping[str, Any]) -> dict[str, Any]:
         for key in ("method", "inversion", "start", "seed", "classifier", "computed_on", "source")
         if card.get(key) is not None
     }
+    keys = ("backbone", "input", "mean", "std", "parameters", "macs")
+    network = {key: card[key] for key in keys if key in card}
+    if "members" in card:
+        network["members"] = [{key: member[key] for key in keys if key in member} for member in card["members"]]
     return {
         "name": card.get("teacher") or card.get("arm") or "learner",
-        "kind": "teacher, as it is" if "teacher" in card else "learner, trained without real images",
+        "kind": _kind(card),
         "datafree": __version__,
         "made": made,
-        "network": {key: card[key] for key in ("backbone", "input", "mean", "std", "parameters", "macs") if key in card},
+        "network": network,
         "accuracy": card.get("accuracy"),
         "teachers": list(teachers),
         "licences": dict(sorted(Counter(row["licence"] for row in teachers).items())) or {card.get("licence", "unknown"): 1},
@@ -45,16 +49,22 @@ def model_card(card: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _kind(card: Mapping[str, Any]) -> str:
+    if "members" in card:
+        return "group of teachers side by side, as they are"
+    return "teacher, as it is" if "teacher" in card else "learner, trained without real images"
+
+
 def as_markdown(card: Mapping[str, Any]) -> str:
     """A model card as Markdown; names come from strangers and are escaped."""
-    network, backbone = card["network"], card["network"]["backbone"]
+    network = card["network"]
     lines = [f"# {_escaped(card['name'])}", "", f"A {card['kind']}; datafree {card['datafree']}.", "", "## Network", ""]
-    lines += [f"- architecture: {_escaped(backbone['name'])}, width {_escaped(backbone['width'])}"]
+    alike = Counter(_architecture(member["backbone"]) for member in network.get("members", [network]))
+    lines += [f"- architecture: {text}" + (f" ({count} side by side)" if "members" in network else "") for text, count in alike.items()]
     lines += [
         f"- {name}: {network[key]:,}" for key, name in (("parameters", "parameters"), ("macs", "multiply-adds per image")) if key in network
     ]
-    mean, std = (" / ".join(f"{value:.4g}" for value in network[key]) for key in ("mean", "std"))
-    lines += [f"- input: {' × '.join(f'{side:d}' for side in network['input'])}, mean {mean}, standard deviation {std}"]
+    lines += [f"- input: {' × '.join(f'{side:d}' for side in network['input'])}{_normalisation(network)}"]
     lines += [f"- SHA-256 of the weights: {_escaped(card['sha256'] or 'unknown')}", "", "## How it was made", ""]
     lines += [f"- {key.replace('_', ' ')}: {_escaped(value)}" for key, value in card["made"].items()] or ["- unknown"]
     lines += ["", "## Accuracy", "", *_accuracy(card["accuracy"]), "", "## Teachers", ""]
@@ -66,6 +76,17 @@ def as_markdown(card: Mapping[str, Any]) -> str:
             lines.append(f"| {' | '.join(map(_escaped, cells))} |")
         lines += [""]
     return "\n".join([*lines, "## Known limits", "", *(f"- {limit}" for limit in card["limits"]), ""])
+
+
+def _architecture(backbone: Mapping[str, Any]) -> str:
+    return f"{_escaped(backbone['name'])}, width {_escaped(backbone['width'])}"
+
+
+def _normalisation(network: Mapping[str, Any]) -> str:
+    if "members" in network:
+        return ", normalised by each network as in its training"
+    mean, std = (" / ".join(f"{value:.4g}" for value in network[key]) for key in ("mean", "std"))
+    return f", mean {mean}, standard deviation {std}"
 
 
 def _accuracy(measured: Mapping[str, Any] | None) -> list[str]:

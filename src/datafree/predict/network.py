@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from datafree.distillation.heads import TeacherHeads
-from datafree.evaluation.representations import ONE_HEAD, JoinWeights, join, probabilities_at, root_features
+from datafree.evaluation.representations import ONE_HEAD, JoinWeights, join, probabilities_at, root_features, side_by_side_factors
 from datafree.zoo.backbones import Backbone, Normalise
 from datafree.zoo.logits import at_least_float32
 
@@ -56,9 +56,33 @@ class RepresentationNetwork(nn.Module):
         logits = at_least_float32(logits)
         return join(root_features(values, logits, self.weights), probabilities_at(logits, self.columns), self.weights)
 
-    def copied(self) -> RepresentationNetwork:
-        """An independent copy."""
-        return copy.deepcopy(self)
+    @property
+    def factors_among_several(self) -> Tensor:
+        """What the columns are multiplied by where the network is one of several side by side, float32 [R]."""
+        return side_by_side_factors(self.backbone.feature_size, len(self.columns)).to(self.columns.device)
+
+
+class SideBySide(nn.Module):
+    """Several networks as one: the representations of its ``members``, each of unit length, weighted and concatenated, float32 [B, Σ R].
+
+    The result is what the row of all teachers in the few-shot table is computed from.
+    """
+
+    factors: Tensor
+
+    def __init__(self, members: Sequence[RepresentationNetwork]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.register_buffer("factors", torch.cat([member.factors_among_several for member in members]), persistent=False)
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return joined_side_by_side([member(images) for member in self.members], self.factors)
+
+
+def joined_side_by_side(representations: Sequence[Tensor], factors: Tensor) -> Tensor:
+    """What ``SideBySide`` makes of its members' representations [B, R_i] and all their ``factors_among_several`` [Σ R_i]."""
+    return torch.cat([F.normalize(values, dim=1) for values in representations], dim=1) * factors
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +92,11 @@ class TrainedLearner:
     Attributes:
         network: maps images to representations.
         negatives: float32 [M, R], the representations of recovered images, none of a user's classes; M may be 0.
-        card: ``backbone``, ``input`` [C, H, W], ``mean``, ``std``, ``teacher_classes`` (empty without heads), and how it was made.
+        card: ``input`` [C, H, W], how it was made, and ``backbone``, ``mean``, ``std``, ``teacher_classes`` (empty without heads); of
+            several networks side by side ``members``, a card with these and ``input`` for each.
     """
 
-    network: RepresentationNetwork
+    network: RepresentationNetwork | SideBySide
     negatives: Tensor
     card: Mapping[str, Any]
 
@@ -80,8 +105,13 @@ class TrainedLearner:
         """Pixels of the side of an input image."""
         return self.card["input"][1]
 
+    @property
+    def members(self) -> list[RepresentationNetwork]:
+        """The networks that an image passes through."""
+        return [self.network] if isinstance(self.network, RepresentationNetwork) else list(self.network.members)  # type: ignore[arg-type]
+
     @torch.no_grad()
     def represent(self, images: Tensor, batch_size: int = 250) -> Tensor:
         """Representations float32 [N, R], on the CPU, of uint8 images [N, 3, H, W], N ≥ 1, on the network's device."""
-        device = self.network.normalise.mean.device
+        device = next(self.network.buffers()).device
         return torch.cat([self.network(part.to(device)).float().cpu() for part in images.split(batch_size)])

@@ -40,6 +40,7 @@ CURVES = {
     "distillation": "distillation loss",
     "agreement": "agreement with the teachers",
 }
+TEACHERS_RANKED = 5  # teachers in the visible table of networks to use
 TEACHERS_SHOWN = 2  # teachers whose recovered images are always visible; the others are in a collapsed block
 
 
@@ -59,15 +60,16 @@ class Study:
     """Everything that the page shows. A section without data shows a note instead.
 
     ``config``: resolved configuration sections, with ``device``, ``precision`` and ``processor`` as in ``datafree.workflow.hardware``.
-    ``few_shot`` and ``quality``: contents of results.json and quality.json. ``cards``: the teachers' cards. ``reliability``: per inversion
-    method, the content of reliability.json, its teachers in the order of the cards. ``learner_curves``: per arm, one curve per seed.
-    ``sheets``: per teacher and method, a PNG of recovered images. ``real_sheet``: a PNG of real images of the first teacher's classes.
-    ``data_sheet``: a PNG of the real data.
+    ``few_shot`` and ``quality``: contents of results.json and quality.json. ``networks``: rows as ``tables.networks_table`` takes them.
+    ``cards``: the teachers' cards. ``reliability``: per inversion method, the content of reliability.json, its teachers in the order of the
+    cards. ``learner_curves``: per arm, one curve per seed. ``sheets``: per teacher and method, a PNG of recovered images. ``real_sheet``: a
+    PNG of real images of the first teacher's classes. ``data_sheet``: a PNG of the real data.
     """
 
     config: Mapping[str, Any]
     few_shot: Mapping[str, Any] | None = None
     quality: Mapping[str, Any] | None = None
+    networks: Sequence[Mapping[str, Any]] = ()
     cards: Sequence[Mapping[str, Any]] = ()
     reliability: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     learner_curves: Mapping[str, Sequence[Curve]] = field(default_factory=dict)
@@ -94,6 +96,7 @@ def render(study: Study) -> str:
         study=study,
         style=Markup(resources.files("datafree.report").joinpath("style.css").read_text(encoding="utf-8")),
         overview=_overview(study),
+        networks=_networks(study.networks),
         results=_few_shot(study.few_shot) if study.few_shot and study.few_shot["rows"] else None,
         quality=_quality(study.quality) if study.quality and study.quality["rows"] else None,
         teachers_shown=TEACHERS_SHOWN,
@@ -134,7 +137,6 @@ def _few_shot(results: tables.Results) -> dict[str, Any]:
         "domains": tables.domain_table(results),
         "several_seeds": [row for row in results["rows"] if len(row["seeds"]) > 1],
         "sentences": tables.summary_sentences(results),
-        "single": tables.single_networks(results),
         "best_teachers": tables.best_teachers(results),
         "plot": plots.accuracy_plot(results),
         "query": results["query"],
@@ -144,6 +146,16 @@ def _few_shot(results: tables.Results) -> dict[str, Any]:
         "split": results["split"],
         "best_teacher": any(row["name"].startswith("best teacher") for row in results["rows"]),
     }
+
+
+def _networks(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The networks that can learn new classes: a table of learners, groups and the best teachers, and one of the other teachers."""
+    names = tables.network_shots(rows)
+    singles = [row["name"] for row in rows if row["kind"] == "teacher"]
+    main = [row for row in rows if row["kind"] != "teacher" or row["name"] in singles[:TEACHERS_RANKED]]
+    others = [row for row in rows if row["kind"] == "teacher" and row["name"] in singles[TEACHERS_RANKED:]]
+    shown = [[[row["name"], *tables.network_cells(row, names)] for row in part] for part in (main, others) if part]
+    return {"shots": names, "tables": shown, "sentence": tables.network_sentence(rows) if rows else ""}
 
 
 def _quality(quality: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datafree import artifacts
+from datafree.predict import comparison
 from datafree.report import tables
 from datafree.report.page import Architecture, Curve, Study, render
 from datafree.stages.files.cards import read_cards
@@ -20,10 +21,10 @@ PREVIEWED = 4  # teachers whose recovered images are shown
 
 
 def run(job: Job) -> None:
-    """Inputs, all optional: ``zoo`` and ``pools``, the indexes of the teachers and, per method, of their pools; ``few_shot``,
-    ``quality``, ``real_preview``, ``data_preview``, ``generator_history``; ``reliability``, one per method (<method>/reliability.json);
-    ``histories`` (<arm>/seed<k>/history.csv); ``architectures``, ``drawings``, ``candidates`` and ``retrained``, one per algorithm in the
-    same order.
+    """Inputs, all optional: ``zoo`` and ``pools``, the indexes of the teachers and, per method, of their pools; ``few_shot``;
+    ``networks`` and ``times``; ``quality``, ``real_preview``, ``data_preview``, ``generator_history``; ``reliability``, one per method
+    (<method>/reliability.json); ``histories`` (<arm>/seed<k>/history.csv); ``architectures``, ``drawings``, ``candidates`` and
+    ``retrained``, one per algorithm in the same order.
 
     Outputs: ``page``, ``table``, ``summary``; for plots ``accuracies`` (one row per row of the table and number of shots) and ``curves``
     (one row per learner, logged step and metric).
@@ -34,6 +35,7 @@ def run(job: Job) -> None:
         config=job.config,
         few_shot=few_shot,
         quality=quality,
+        networks=comparison.read(job.input("networks"), job.input("times"))[0] if "networks" in job.inputs else (),
         cards=read_cards(job.input("zoo")) if "zoo" in job.inputs else [],
         reliability={path.parent.name: artifacts.read_json(path, "teachers", "not_judged") for path in job.input_list("reliability")},
         learner_curves=_learner_curves(job.input_list("histories")),

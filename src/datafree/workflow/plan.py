@@ -140,7 +140,7 @@ class Plan:
 # In the order in which data flows.
 STAGES = (
     "images", "teacher", "meta_generator", "invert", "episodes", "reinforce", "search", "retrain", "learner", "reference",
-    "inversion_quality", "few_shot", "report_page",
+    "inversion_quality", "few_shot", "networks", "report_page",
 )  # fmt: skip
 
 

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from datafree import artifacts
-from datafree.config import as_tree
 from datafree.errors import UserError
-from datafree.evaluation.representations import ONE_HEAD
+from datafree.predict import comparison
+from datafree.predict.comparison import TEACHER, TEACHERS, Row
 from datafree.predict.files import SUFFIX, is_portable
 from datafree.predict.files import read_learner as read_portable
-from datafree.predict.network import RepresentationNetwork, TrainedLearner
-from datafree.report.tables import single_networks
-from datafree.stages.files.learners import read_learner
-from datafree.stages.files.networks import read_backbone
-from datafree.stages.files.teachers import read_teacher
+from datafree.predict.network import TrainedLearner
+from datafree.stages.files import deployable
 from datafree.tasks.pools import balanced_rows
-from datafree.zoo.backbones import Normalise, fitted, parameter_count
-from datafree.zoo.teachers import architecture
+from datafree.zoo.backbones import fitted
 
 META, NAS, ZOO, INVERSION = "artifacts/meta", "artifacts/nas", "artifacts/zoo", "artifacts/inversion"
-RESULTS = "artifacts/evaluation/few_shot/results.json"
+RESULTS, NETWORKS = "artifacts/evaluation/few_shot/results.json", "artifacts/evaluation/networks/networks.json"
+TIMES = "times.json"  # beside ``NETWORKS``
 NEGATIVES = 256  # recovered images, with which the images to be rejected are compared
 
 
@@ -46,62 +43,36 @@ def load_learner(source: str | Path, project: Path = Path()) -> TrainedLearner:
     folder = path.parent if path.suffix == SUFFIX else path
     if not (folder / "learner.safetensors").is_file():
         folder = _folder_of_arm(project, str(source))
-    card = artifacts.read_json(folder / "card.json", "inversion", "input")
     root = folder.resolve().parents[3]  # <project>/artifacts/meta/<arm>/seed<seed>
-    results = _results(root)
-    mirrored = bool(results.get("mirrored"))
-    backbone, _, heads, weights = read_learner(folder / "learner.safetensors", folder / "card.json")
-    network = RepresentationNetwork(backbone, Normalise(card["mean"], card["std"], card["input"]), heads, weights, mirrored=mirrored)
-    counts = card["teacher_classes"] if heads is not None else []
-    sha256 = artifacts.sha256(folder / "learner.safetensors")
-    described = {
-        **card,
-        "teacher_classes": counts,
-        "sha256": sha256,
-        "accuracy": _accuracy(results, card["arm"]),
-        "teachers": _teachers(root),
-    }
-    return _with_negatives(network, described, root, card["inversion"])
+    learner = deployable.of_learner(folder / "learner.safetensors", folder / "card.json", mirrored=_mirrored(root))
+    described = {**learner.card, "accuracy": _accuracy(root, learner.card["arm"]), "teachers": _teachers(root)}
+    return _with_negatives(learner, described, root, learner.card["inversion"])
 
 
 def load_teacher(name: str, project: Path = Path()) -> TrainedLearner:
-    """A teacher of a project as a network that can learn new classes.
+    """A teacher of a project as a network that can learn new classes, or several side by side: a name such as ``4 teachers``.
 
     Raises:
         UserError: there is none of that name, or a file is missing or damaged.
     """
-    folder, known = project / ZOO / name, sorted(path.parent.name for path in (project / ZOO).glob("*/card.json"))
-    if name not in known:
-        raise UserError(f"{name} is no teacher of this project; allowed: {_listed(known)}")
-    card = artifacts.read_json(folder / "card.json", "licence", "source")
-    teacher = read_teacher(folder / "weights.safetensors", folder / "card.json")
-    results = _results(project)
-    mirrored = bool(results.get("mirrored"))
-    network = RepresentationNetwork(teacher.network.backbone, teacher.normalise, teacher.network.head, ONE_HEAD, mirrored=mirrored)
-    described = {
-        "backbone": as_tree(architecture(card)),
-        "input": list(teacher.input),
-        "mean": card["mean"],
-        "std": card["std"],
-        "teacher_classes": [len(teacher.classes)],
-        "teacher": name,
-        "licence": card["licence"],
-        "source": card["source"],
-        "sha256": artifacts.sha256(folder / "weights.safetensors"),
-        "parameters": parameter_count(teacher.network.backbone),
-        "accuracy": None,
-    }
-    return _with_negatives(network, described, project, _any_method(project))
+    known, groups = sorted(path.parent.name for path in (project / ZOO).glob("*/card.json")), _groups(project)
+    if name not in known and name not in groups:
+        raise UserError(f"{name} is no teacher of this project; allowed: {_listed(known + list(groups))}")
+    members = []
+    for teacher in groups.get(name, [name]):
+        folder = project / ZOO / teacher
+        members.append(deployable.of_teacher(folder / "weights.safetensors", folder / "card.json", mirrored=_mirrored(project)))
+    learner = deployable.side_by_side(members, name) if name in groups else members[0]
+    described = {**learner.card, "accuracy": _compared_accuracy(project, TEACHERS if name in groups else TEACHER, name)}
+    if name in groups:
+        described["teachers"] = [row for row in _teachers(project) if row["name"] in groups[name]]
+    return _with_negatives(learner, described, project, _any_method(project))
 
 
 def _of_search(folder: Path, name: str, project: Path) -> TrainedLearner:
-    card = artifacts.read_json(folder / "card.json", "input")
-    backbone, _ = read_backbone(folder / "network.safetensors", folder / "card.json")
-    normalise, mirrored = Normalise(card["mean"], card["std"], card["input"]), bool(_results(project).get("mirrored"))
-    network = RepresentationNetwork(backbone, normalise, None, mirrored=mirrored)
-    made = {"arm": name, "method": "architecture search", "teacher_classes": [], "teachers": _teachers(project), "accuracy": None}
-    described = {**card, **made, "sha256": artifacts.sha256(folder / "network.safetensors")}
-    return _with_negatives(network, described, project, _any_method(project))
+    learner = deployable.of_search(folder / "network.safetensors", folder / "card.json", mirrored=_mirrored(project))
+    described = {**learner.card, "arm": name, "teachers": _teachers(project), "accuracy": None}
+    return _with_negatives(learner, described, project, _any_method(project))
 
 
 def methods_with_pools(project: Path = Path()) -> list[str]:
@@ -115,45 +86,55 @@ def _any_method(project: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A network of the last evaluation: its name, whether it is a teacher, its parameters, and the mean accuracies by number of shots."""
+class Limits:
+    """What a network may cost at most; None: anything. ``latency`` is in milliseconds for one image."""
 
-    name: str
-    is_teacher: bool
-    parameters: int
-    accuracies: Mapping[str, float]
+    parameters: int | None = None
+    macs: int | None = None
+    latency: float | None = None
 
-    @property
-    def mean(self) -> float:
-        """The accuracy averaged over the numbers of shots, in [0, 1]."""
-        return sum(self.accuracies.values()) / len(self.accuracies)
+    def __bool__(self) -> bool:
+        return any(getattr(self, field.name) is not None for field in fields(self))
 
 
-def choices(project: Path = Path()) -> list[Choice]:
-    """The single networks of the last evaluation, learners and teachers as they are, the most accurate first."""
-    results = _results(project)
-    return [
-        Choice(row["name"], row["teacher"], row["parameters"], {shot: value["mean"] for shot, value in row["shots"].items()})
-        for row in (single_networks(results) if results else [])
-    ]
-
-
-def best_network(max_parameters: int | None = None, project: Path = Path()) -> Choice:
-    """The most accurate of ``choices`` with at most ``max_parameters`` in its backbone.
+def compared(project: Path = Path()) -> list[Row]:
+    """The rows of the last comparison of networks, as ``comparison.read`` gives them.
 
     Raises:
-        UserError: the project has no evaluated network, or none is as small.
+        UserError: there was none, or there were too few images for one.
     """
-    known = choices(project)
-    if not known:
+    path = project / NETWORKS
+    if not path.is_file():
         raise UserError(
-            f"found no evaluated learner in {(project / RESULTS).parent}; run the pipeline, or name an arm or the file of a learner"
+            f"found no comparison of the networks of a project, {path}; run the pipeline, or name an arm or the file of a learner"
         )
-    small = [choice for choice in known if max_parameters is None or choice.parameters <= max_parameters]
-    if not small:
-        smallest = min(choice.parameters for choice in known)
-        raise UserError(f"--max-parameters: got {max_parameters}; the smallest network of this project has {smallest}")
-    return small[0]
+    rows, reason = comparison.read(path, path.with_name(TIMES))
+    if not rows:
+        raise UserError(f"the networks of this project were not compared: {reason}; name an arm or the file of a learner")
+    return rows
+
+
+def best_network(limits: Limits, project: Path = Path()) -> Row:
+    """The most accurate network of ``compared`` within limits; without limits, of the single networks.
+
+    Raises:
+        UserError: as ``compared``, or no network is within the limits.
+    """
+    known = compared(project)
+    for field in fields(limits):
+        most = getattr(limits, field.name)
+        if most is not None and (least := min(row[field.name] for row in known)) > most:
+            raise UserError(f"--max-{field.name}: got {most:g}; the least of a network of this project is {least:.4g}")
+    allowed = [row for row in known if _within(row, limits)]
+    if not allowed:
+        raise UserError("--max-parameters, --max-macs, --max-latency: no network of this project is within all limits; raise one of them")
+    return allowed[0]
+
+
+def _within(row: Row, limits: Limits) -> bool:
+    if not limits:
+        return len(row["members"]) == 1
+    return all(getattr(limits, field.name) is None or row[field.name] <= getattr(limits, field.name) for field in fields(limits))
 
 
 def _folder_of_arm(project: Path, arm: str) -> Path:
@@ -191,30 +172,45 @@ def calibration_images(learner: TrainedLearner, project: Path = Path()) -> torch
     return torch.cat([fitted(part.float(), shape).round().clamp(0, 255).to(torch.uint8) for part in parts])
 
 
-def _with_negatives(network: RepresentationNetwork, card: dict[str, Any], project: Path, method: str) -> TrainedLearner:
-    """The learner with the representations of ``NEGATIVES`` recovered images of the project."""
-    learner = TrainedLearner(network, torch.empty(0, 0), card)
+def _with_negatives(learner: TrainedLearner, card: dict[str, Any], project: Path, method: str) -> TrainedLearner:
+    """The learner with another card and the representations of ``NEGATIVES`` recovered images of the project."""
     parts = [learner.represent(images) for images in recovered_images(method, NEGATIVES, project)]  # their size may differ
-    if parts:
-        return TrainedLearner(network, torch.cat(parts), card)
-    with torch.no_grad():
-        size = network(torch.zeros(1, *card["input"])).shape[1]
-    return TrainedLearner(network, torch.empty(0, size), card)
+    return TrainedLearner(learner.network, torch.cat([learner.negatives, *parts]), card)
 
 
-def _results(project: Path) -> dict[str, Any]:
-    path = project / RESULTS
-    return artifacts.read_json(path, "rows", "split") if path.is_file() else {}
+def _read(path: Path, *keys: str) -> dict[str, Any]:
+    """A file of the last evaluation; empty if there is none."""
+    return artifacts.read_json(path, *keys) if path.is_file() else {}
 
 
-def _accuracy(results: dict[str, Any], arm: str) -> dict[str, Any] | None:
+def _mirrored(project: Path) -> bool:
+    """Whether the last evaluation averaged the views of an image and its mirror image."""
+    return bool(_read(project / RESULTS, "mirrored").get("mirrored"))
+
+
+def _groups(project: Path) -> dict[str, list[str]]:
+    """The teachers side by side that were compared: by name their members."""
+    rows = _read(project / NETWORKS, "rows").get("rows", [])
+    return {row["name"]: row["members"] for row in rows if row["kind"] == TEACHERS}
+
+
+def _accuracy(project: Path, arm: str) -> dict[str, Any] | None:
     """The row of an arm in the last evaluation, with what it was measured on; None if there is none."""
+    results = _read(project / RESULTS, "rows", "split")
     row = next((row for row in results.get("rows", []) if row["name"] == arm), None)
-    if row is None:
-        return None
+    return _measured(row, results, results["split"], len(row["seeds"])) if row else None
+
+
+def _compared_accuracy(project: Path, kind: str, name: str) -> dict[str, Any] | None:
+    """The row of a network in the last comparison, likewise."""
+    content = _read(project / NETWORKS, "rows")
+    row = next((row for row in content.get("rows", []) if (row["kind"], row["name"]) == (kind, name)), None)
+    return _measured(row, content, "validation", 1) if row else None
+
+
+def _measured(row: Row, settings: Mapping[str, Any], split: str, seeds: int) -> dict[str, Any]:
     shots = {shot: {key: value[key] for key in ("mean", "interval", "n")} for shot, value in row["shots"].items()}
-    settings = {key: results[key] for key in ("split", "way", "computed_on")}
-    return {**settings, "seeds": len(row["seeds"]), "shots": shots}
+    return {"split": split, "way": settings["way"], "computed_on": settings["computed_on"], "seeds": seeds, "shots": shots}
 
 
 def _teachers(project: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,36 @@
+"""The result of comparing the networks that can learn new classes (``datafree.predict.candidates``), as it is in files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datafree import artifacts
+from datafree.errors import UserError
+
+LEARNER, TEACHER, TEACHERS = "learner", "teacher", "teachers"  # kinds of rows: a learner, a teacher, several teachers side by side
+
+Row = Mapping[str, Any]
+
+
+def read(networks: Path, times: Path) -> tuple[list[Row], str]:
+    """The rows of ``candidates.compare``, each with ``latency``, milliseconds for one image; without rows the reason.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    content, milliseconds = artifacts.read_json(networks, "rows", "reason"), artifacts.read_json(times, "milliseconds")["milliseconds"]
+    try:
+        return [{**row, "latency": sum(milliseconds[key] for key in _keys(row))} for row in content["rows"]], content["reason"]
+    except (KeyError, TypeError):
+        raise UserError(f"{networks}: does not belong to {times.name}; delete both and run again") from None
+
+
+def times_key(kind: str, name: str) -> str:
+    """The key of a single network in the file of the times."""
+    return f"{kind}/{name}"
+
+
+def _keys(row: Row) -> list[str]:
+    return [times_key(LEARNER if row["kind"] == LEARNER else TEACHER, name) for name in row["members"]]
