@@ -67,7 +67,7 @@ def test_networks_side_by_side_are_read_as_they_were_written(group, tmp_path):
         ([5], "`members` of its card: expected a list of cards"),
         ([{}], "its card describes no network .KeyError: 'input'"),
         (1, r"`input` of its card is \[3, 20, 20\], expected \[3, 16, 16\]"),
-        (3, "its card describes another network"),
+        (3, "its card describes no network .ValueError: backbone.cells"),
     ],
     ids=str,
 )

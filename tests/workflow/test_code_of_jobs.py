@@ -40,6 +40,7 @@ STAGES = [module.name for module in pkgutil.iter_modules(stages.__path__) if not
 # combination of two others.
 ALWAYS = {
     "few_shot": {"datafree.evaluation.nearest_centroid", "datafree.evaluation.representations"},
+    "networks": {"datafree.evaluation.nearest_centroid", "datafree.evaluation.representations"},
     "learner": {"datafree.evaluation.representations"},
 }
 COMBINED = {"datafree.nas.proxies.az_synflow": {"datafree.nas.proxies.az_nas", "datafree.nas.proxies.synflow"}}

@@ -45,7 +45,7 @@ def test_dvc_after_snakemake_records_without_computing_and_so_does_a_clone(recor
 
 def test_no_order_of_commands_pairs_an_old_output_with_a_new_parameter(recorded: Project, tmp_path: Path) -> None:
     project = recorded.copy(tmp_path / "project")
-    changed = {"few_shot", "report_page"}
+    changed = {"few_shot", "networks", "report_page"}
 
     # A parameter changes; Snakemake computes, then `dvc checkout` brings the old outputs back under the new parameter.
     project.change("evaluation.episodes", 22)
@@ -78,5 +78,5 @@ def test_fresh_clone_with_a_changed_parameter_is_recomputed(recorded: Project, t
     clone.run("dvc", "checkout")
     clone.change("evaluation.episodes", 23)
     computed = clone.snakemake() if first == "snakemake" else clone.dvc_repro()
-    assert computed == {"few_shot", "report_page"}
+    assert computed == {"few_shot", "networks", "report_page"}
     assert_records_match_parameters(clone)

@@ -28,6 +28,7 @@ JOBS = {
     "reference/judge",
     "inversion_quality",
     "few_shot",
+    "networks",
     "report_page",
 }
 
@@ -49,8 +50,8 @@ def test_first_run_computes_everything_once_and_shows_the_table(finished: Projec
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("evaluation.episodes", 21, {"few_shot", "report_page"}),
-        ("tasks.query", 4, {"episodes/five", "learner/bell/0", "few_shot", "report_page"}),
+        ("evaluation.episodes", 21, {"few_shot", "networks", "report_page"}),
+        ("tasks.query", 4, {"episodes/five", "learner/bell/0", "few_shot", "networks", "report_page"}),
         ("zoo.limit", 1, JOBS - {"images", "teacher/glyphs-00", "teacher/glyphs-01", "invert/five/glyphs-01"}),
     ],
 )
@@ -145,6 +146,6 @@ def test_results_of_another_processor_kind_are_recomputed_unless_accepted(projec
     assert project.snakemake() == set()
     # A changed job is computed on this hardware from earlier results, and its results name both.
     project.change("evaluation.episodes", 21)
-    assert project.snakemake() == {"few_shot", "report_page"}
+    assert project.snakemake() == {"few_shot", "networks", "report_page"}
     results = json.loads((project.folder / "artifacts/evaluation/few_shot/results.json").read_text())
     assert len(results["computed_on"]) == 2 and any("SSE4.1" in kind for kind in results["computed_on"])

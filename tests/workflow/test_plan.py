@@ -84,8 +84,8 @@ def test_a_missing_or_damaged_plan_is_one_line_and_no_last_plan(content: str | N
     ("changes", "stages"),
     [
         # A job whose input files are others has another configuration, although it reads none of these keys itself.
-        ({"meta": {**BASE["meta"], "seeds": [0]}}, {"few_shot", "report_page"}),
-        ({"meta": {**BASE["meta"], "arms": {"bell": {"inversion": "five"}}}}, {"few_shot", "report_page"}),
+        ({"meta": {**BASE["meta"], "seeds": [0]}}, {"few_shot", "networks", "report_page"}),
+        ({"meta": {**BASE["meta"], "arms": {"bell": {"inversion": "five"}}}}, {"few_shot", "networks", "report_page"}),
         ({"nas": {**BASE["nas"], "searched": "b"}}, {"learner", "report_page"}),
         ({"zoo": {"limit": 1}}, {"report_page"}),  # jobs that read the index of the teachers see another index
         ({"jobs_per_gpu": 2}, set()),

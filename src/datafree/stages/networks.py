@@ -41,7 +41,8 @@ def run(job: Job) -> None:
         rows = [] if reason else candidates.compare(learners, teachers, images, config, job.config["seed"], device)
         times = candidates.times([*learners.values(), *teachers.values()], device)
     names = [times_key(kind, name) for kind, group in ((LEARNER, learners), (TEACHER, teachers)) for name in group]
-    settings = {"way": config.way, "query": config.query, "mirrored": config.mirrored, "computed_on": [job.computed_on]}
+    computed_on = sorted({job.computed_on, *(learner.card["computed_on"] for learner in learners.values())})
+    settings = {"way": config.way, "query": config.query, "mirrored": config.mirrored, "computed_on": computed_on}
     artifacts.write_json(job.output("networks"), {**settings, "reason": reason, "rows": rows})
     artifacts.write_json(job.output("times"), {"milliseconds": dict(zip(names, times, strict=True)), "processor": job.computed_on})
 
