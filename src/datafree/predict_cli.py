@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,24 +18,9 @@ if TYPE_CHECKING:
     from datafree.predict.labels import Label
 
 MOST_CLASSES, MOST_IMAGES = 1000, 200  # of one classifier; of one class
-
-
-@contextmanager
-def one_line() -> Iterator[None]:
-    """One line for what the system refuses: a path that is too long or forbidden, a full disk."""
-    try:
-        yield
-    except BrokenPipeError:  # of a closed pipe, such as `| head`; no mistake
-        raise
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise UserError(f"{where}{error.strerror or error}; check the path, its permissions and the room on the disk") from None
-
-
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 
 
-@one_line()
 def adapt(
     folder: Annotated[Path, typer.Argument(help="Has one folder of images for each class")],
     output: Annotated[Path, typer.Option(help="The classifier to write, a .safetensors file")],
@@ -99,7 +83,6 @@ def _check(folder: Path, files: dict[str, list[Path]]) -> None:
             raise UserError(f"{folder / name}: {len(of_class)} images; allowed: at most {MOST_IMAGES}, more bring little; remove some")
 
 
-@one_line()
 def classify(
     classifier: Annotated[Path, typer.Argument(help="A classifier, as `datafree adapt` writes it")],
     images: Annotated[list[str], typer.Argument(help="Images, folders of images, or - for an image or paths on standard input")],
@@ -144,7 +127,6 @@ def classify(
         raise typer.Exit(2)
 
 
-@one_line()
 def export(
     source: Annotated[
         str, typer.Argument(help="A classifier that `datafree adapt` wrote; or an arm of this project or the file of a learner")
@@ -192,7 +174,6 @@ def export(
     print(f"{output}: {what} for images of {learner.image_size} pixels, {output.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
 
 
-@one_line()
 def card(
     source: Annotated[str, typer.Argument(help="An arm of this project, or the file of a learner or of a classifier")],
     backbone: Annotated[bool, typer.Option("--backbone", help="SOURCE is a teacher of this project")] = False,
@@ -224,7 +205,6 @@ def card(
         sys.stdout.write(text)
 
 
-@one_line()
 def demo(
     learner: Annotated[list[str] | None, typer.Option(help="An arm of this project, or the file of a learner; may be repeated")] = None,
     backbone: Annotated[list[str] | None, typer.Option(help="A teacher of this project; may be repeated")] = None,
