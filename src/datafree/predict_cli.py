@@ -141,8 +141,9 @@ def export(
     A classifier, or the feature extractor of a learner or a teacher. The formats onnx and torch need no datafree, safetensors needs no
     project.
     """
+    from datafree.extras import import_extra
     from datafree.predict import export as exporting
-    from datafree.predict import files, quantisation
+    from datafree.predict import files
     from datafree.stages.files import trained
 
     extensions = {**{name: extension for name, (extension, _) in exporting.FORMATS.items()}, "safetensors": files.SUFFIX}
@@ -166,7 +167,7 @@ def export(
     else:
         options: dict = {}
         if int8:
-            quantisation.require()
+            import_extra("onnxruntime", "export", "--int8")
             options = {"calibration": trained.calibration_images(learner)}
         metadata = exporting.metadata_of(learner, classifier, classes)
         exporting.FORMATS[chosen][1](output, exporting.module_of(learner, classifier), learner.image_size, metadata, **options)
@@ -215,12 +216,10 @@ def demo(
     Drop photos into classes and see how others are labelled; several learners side by side. Without options, the network that was most
     accurate in the last evaluation. Only this computer can open the page. Ctrl-C ends it.
     """
-    import importlib.util
-
+    from datafree.extras import import_extra
     from datafree.stages.files import trained
 
-    if importlib.util.find_spec("flask") is None:
-        raise UserError("needs the package flask; install it with `pip install 'datafree[demo]'`")
+    import_extra("flask", "demo", "demo")
     from datafree.predict.demo.server import serve
 
     if not (learner or backbone):
