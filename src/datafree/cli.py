@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Commands(TyperGroup):
     """All commands; what the system refuses to one of them, also at its last output, gives one line."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:  # a context of click, of which some versions of typer have their own copy
         with refusals_in_one_line():
             result = super().invoke(ctx)
             sys.stdout.flush()  # on a full disk, Python would only mention it when the process ends
