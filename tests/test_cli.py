@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import os
 import signal
 import subprocess
@@ -7,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from datafree import artifacts
+from datafree.cli import app
 from datafree.config import as_written, load
+from datafree.errors import UserError
 from datafree.workflow import provenance
 from datafree.workflow.indexes import read_index
 from datafree.workflow.plan import VARIABLE, make_plan
@@ -119,6 +123,94 @@ def test_stop_and_status_in_an_empty_folder(tmp_path, monkeypatch):
     result = datafree(PROJECT, "status", "params.yaml", "presets/smoke.yaml")
     assert result.returncode == 0
     assert "learner/bell/0" in result.stdout
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["config", "params.yaml", "--output", LONG],
+        ["status", LONG],
+        ["track", "--follow", LONG],
+        ["zoo", "list", LONG],
+        ["zoo", "add", LONG, "--name", "x"],
+        ["card", LONG],
+        ["export", LONG, "--output", "x.onnx"],
+    ],
+)
+def test_a_path_that_is_too_long_is_one_line_of_every_command(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("seed: 17")
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, UserError)
+    assert "File name too long" in str(result.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def refused_by(monkeypatch, error: Exception):
+    """The exception of a command for which writing a file fails with ``error``."""
+
+    def refuse(*arguments):
+        raise error
+
+    monkeypatch.setattr("datafree.artifacts.write_text", refuse)
+    return CliRunner().invoke(app, ["config", str(PROJECT / "params.yaml"), "--output", "out.yaml"]).exception
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "out.yaml"), "out.yaml: Permission denied; check"),
+        (OSError(errno.EROFS, "Read-only file system", ".out.part", None, "out.yaml"), "out.yaml: Read-only file system; check"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device; check"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "Disk quota exceeded; check"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(monkeypatch, error, message):
+    refused = refused_by(monkeypatch, error)
+    assert isinstance(refused, UserError)
+    assert str(refused) == f"{message} the path, its permissions and the room on the disk"
+
+
+@pytest.mark.parametrize("error", [ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), OSError("cannot write mode F")])
+def test_an_error_that_is_about_no_path_and_no_disk_keeps_its_traceback(monkeypatch, error):
+    assert refused_by(monkeypatch, error) is error
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, full_disk):
+    monkeypatch.chdir(tmp_path)
+    with full_disk():
+        result = CliRunner().invoke(app, ["config", str(PROJECT / "params.yaml"), "--output", "out.yaml"])
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception).startswith("File too large; check")
+    assert not list(tmp_path.iterdir())
+
+
+def printed_to(target: int) -> subprocess.CompletedProcess:
+    """`datafree config` with another standard output."""
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT / "src")}
+    command = [sys.executable, "-m", "datafree", "config"]
+    return subprocess.run(command, cwd=PROJECT, stdout=target, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_standard_output_on_a_full_disk_is_one_line():
+    with Path("/dev/full").open("w") as full:
+        result = printed_to(full.fileno())
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert result.stderr.startswith("datafree: No space left on device; check")
+
+
+def test_a_reader_that_stops_reading_is_no_mistake():
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        result = printed_to(writer)
+    finally:
+        os.close(writer)
+    assert (result.returncode, result.stderr.strip()) == (1, "")
 
 
 def interrupted_while_loading(tmp_path, **options) -> subprocess.CompletedProcess:

@@ -12,7 +12,7 @@ import pytest
 PROJECT = Path(__file__).parents[1]
 SOURCE = PROJECT / "src" / "datafree"
 # A module imports only from its own room and from those before it.
-TOP_LEVEL_MODULES = ("errors", "registry", "artifacts", "gpus", "devices", "progress", "checkpoints", "episode_loss")
+TOP_LEVEL_MODULES = ("errors", "extras", "registry", "artifacts", "gpus", "devices", "progress", "checkpoints", "episode_loss")
 ROOMS = ("config", "data", "zoo", "inversion", "tasks", "distillation", "meta", "nas", "evaluation", "predict", "report")
 ORDER = (*TOP_LEVEL_MODULES, *ROOMS, "workflow", "stages", "cli")
 ORCHESTRATION = {"snakemake", "dvc", "mlflow"}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from datafree.errors import UserError, exit_on_user_error
+from datafree.errors import UserError, exit_on_user_error, refusals_in_one_line
 from datafree.pools_cli import pools_app
 from datafree.predict_cli import adapt, card, classify, demo, export, networks
 from datafree.zoo_cli import zoo_app
@@ -17,7 +18,18 @@ from datafree.zoo_cli import zoo_app
 if TYPE_CHECKING:
     from datafree.workflow.plan import Plan
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+class Commands(TyperGroup):
+    """All commands; what the system refuses to one of them, also at its last output, gives one line."""
+
+    def invoke(self, ctx: Any) -> Any:  # a context of click, of which some versions of typer have their own copy
+        with refusals_in_one_line():
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # on a full disk, Python would only mention it when the process ends
+            return result
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(zoo_app, name="zoo")
 app.add_typer(pools_app, name="pools")
 app.command()(adapt)

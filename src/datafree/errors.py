@@ -1,13 +1,15 @@
-"""``UserError``, the exception for a user's mistake, and how a program exits on it."""
+"""``UserError``, the exception for a user's mistake, what becomes one, and how a program exits on it."""
 
 from __future__ import annotations
 
+import errno
 import sys
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # characters that change the direction of text
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # refusals of a write, which name no path
 
 
 class UserError(Exception):
@@ -23,6 +25,27 @@ class UserError(Exception):
 def printable(text: str) -> str:
     """A text of strangers without what acts on a terminal or cannot be encoded: control characters, changes of direction, surrogates."""
     return "".join("?" if unicodedata.category(letter) in ("Cc", "Cs") or letter in DIRECTIONS else letter for letter in text)
+
+
+@contextmanager
+def refusals_in_one_line() -> Iterator[None]:
+    """Turn what the system refuses at a path, or for lack of room on the disk, into a ``UserError``.
+
+    Other errors of the system, such as a failed connection, and a closed pipe (``| head``) are no mistake of the user.
+
+    Raises:
+        UserError: a path that does not exist, is too long or may not be used; a full or failing disk.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        path = error.filename2 or error.filename
+        if path is None and error.errno not in DISK:
+            raise
+        where = "" if path is None else f"{path}: "
+        raise UserError(f"{where}{error.strerror or error}; check the path, its permissions and the room on the disk") from None
 
 
 @contextmanager

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,27 +19,12 @@ if TYPE_CHECKING:
     from datafree.stages.files.trained import Limits
 
 MOST_CLASSES, MOST_IMAGES = 1000, 200  # of one classifier; of one class
-
-
-@contextmanager
-def one_line() -> Iterator[None]:
-    """One line for what the system refuses: a path that is too long or forbidden, a full disk."""
-    try:
-        yield
-    except BrokenPipeError:  # of a closed pipe, such as `| head`; no mistake
-        raise
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise UserError(f"{where}{error.strerror or error}; check the path, its permissions and the room on the disk") from None
-
-
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 MaxParameters = Annotated[int | None, typer.Option(min=1, help="Use a network of at most so many parameters")]
 MaxMacs = Annotated[int | None, typer.Option(min=1, help="Use a network of at most so many multiply-adds per image")]
 MaxLatency = Annotated[float | None, typer.Option(help="Use a network of at most so many milliseconds per image, as the run measured it")]
 
 
-@one_line()
 def adapt(
     folder: Annotated[Path, typer.Argument(help="Has one folder of images for each class")],
     output: Annotated[Path, typer.Option(help="The classifier to write, a .safetensors file")],
@@ -106,7 +90,6 @@ def _check(folder: Path, files: dict[str, list[Path]]) -> None:
             raise UserError(f"{folder / name}: {len(of_class)} images; allowed: at most {MOST_IMAGES}, more bring little; remove some")
 
 
-@one_line()
 def classify(
     classifier: Annotated[Path, typer.Argument(help="A classifier, as `datafree adapt` writes it")],
     images: Annotated[list[str], typer.Argument(help="Images, folders of images, or - for an image or paths on standard input")],
@@ -151,7 +134,6 @@ def classify(
         raise typer.Exit(2)
 
 
-@one_line()
 def export(
     source: Annotated[
         str, typer.Argument(help="A classifier that `datafree adapt` wrote; or an arm of this project or the file of a learner")
@@ -166,8 +148,9 @@ def export(
     A classifier, or the feature extractor of a learner or a teacher. The formats onnx and torch need no datafree, safetensors needs no
     project.
     """
+    from datafree.extras import import_extra
     from datafree.predict import export as exporting
-    from datafree.predict import files, quantisation
+    from datafree.predict import files
     from datafree.stages.files import trained
 
     extensions = {**{name: extension for name, (extension, _) in exporting.FORMATS.items()}, "safetensors": files.SUFFIX}
@@ -191,7 +174,7 @@ def export(
     else:
         options: dict = {}
         if int8:
-            quantisation.require()
+            import_extra("onnxruntime", "export", "--int8")
             options = {"calibration": trained.calibration_images(learner)}
         metadata = exporting.metadata_of(learner, classifier, classes)
         exporting.FORMATS[chosen][1](output, exporting.module_of(learner, classifier), learner.image_size, metadata, **options)
@@ -199,7 +182,6 @@ def export(
     print(f"{output}: {what} for images of {learner.image_size} pixels, {output.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
 
 
-@one_line()
 def card(
     source: Annotated[str, typer.Argument(help="An arm of this project, or the file of a learner or of a classifier")],
     backbone: Annotated[bool, typer.Option("--backbone", help="SOURCE is a teacher of this project")] = False,
@@ -231,7 +213,6 @@ def card(
         sys.stdout.write(text)
 
 
-@one_line()
 def demo(
     learner: Annotated[list[str] | None, typer.Option(help="An arm of this project, or the file of a learner; may be repeated")] = None,
     backbone: Annotated[list[str] | None, typer.Option(help="A teacher of this project; may be repeated")] = None,
@@ -242,22 +223,21 @@ def demo(
     Drop photos into classes and see how others are labelled; several learners side by side. Without options, the network that was most
     accurate in the last evaluation. Only this computer can open the page. Ctrl-C ends it.
     """
-    import importlib.util
-
+    from datafree.extras import import_extra
     from datafree.stages.files import trained
 
-    if importlib.util.find_spec("flask") is None:
-        raise UserError("needs the package flask; install it with `pip install 'datafree[demo]'`")
+    import_extra("flask", "demo", "demo")
     from datafree.predict.demo.server import serve
 
     if not (learner or backbone):
         learner, backbone = ([name] if name else [] for name in _best(trained.Limits()))
     networks = {name: trained.load_learner(name) for name in learner or []}
-    networks |= {f"{name} (teacher)": trained.load_teacher(name) for name in backbone or []}
+    for name in backbone or []:
+        teacher = trained.load_teacher(name)
+        networks[f"{name} (teacher)" if len(teacher.members) == 1 else name] = teacher
     serve(networks, port)
 
 
-@one_line()
 def networks() -> None:
     """List the networks of this project that can learn new classes.
 

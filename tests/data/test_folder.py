@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
+from datafree.data.decoding import read_image, read_images
 from datafree.data.folder import folder_images
 from datafree.errors import UserError
 
@@ -65,6 +66,29 @@ def test_sixteen_bit_grey_keeps_its_upper_bits(folder):
     assert (read_added(folder) == 0x81).all()
 
 
+@pytest.mark.parametrize("kind", ["binary", "plain"])
+@pytest.mark.parametrize("most", [256, 1023, 65535])
+def test_pgm_files_of_more_than_8_bits_are_scaled_by_their_maximal_value(folder, kind, most):
+    ramp = np.tile(np.linspace(0, most, 16).round().astype(int), (16, 1))
+    values = ramp.astype(">u2").tobytes() if kind == "binary" else " ".join(map(str, ramp.flatten())).encode()
+    header = f"{'P5' if kind == 'binary' else 'P2'}\n# a comment\n16 16\n{most}\n"
+    (folder / "train" / "ant" / "1.pgm").write_bytes(header.encode() + values)
+    wanted = torch.from_numpy(ramp * 65535 // most >> 8).expand(3, -1, -1)
+    assert (read_added(folder) - wanted).abs().max() <= 1
+    assert read_added(folder)[:, 0, [0, -1]].tolist() == [[0, 255]] * 3
+
+
+def test_a_pgm_file_that_is_cut_off_and_32_bit_grey_are_refused(folder):
+    path = folder / "train" / "ant" / "1"
+    for most in (1023, 65535):
+        path.write_bytes(f"P5\n16 16\n{most}\n".encode() + bytes(100))
+        with pytest.raises(UserError, match="train/ant/1: cannot be read as an image"):
+            folder_images(folder, "train", 16)
+    Image.fromarray(np.full((20, 20), 70_000, np.int32)).save(path, "TIFF")
+    with pytest.raises(UserError, match=r"\(32-bit grey values of unknown range; convert it to 8 or 16 bits\)"):
+        folder_images(folder, "train", 16)
+
+
 def test_the_exif_orientation_is_applied(folder):
     picture = Image.new("RGB", (16, 16), "black")
     picture.paste("white", (0, 0, 8, 16))  # the left half
@@ -102,6 +126,31 @@ def test_a_file_that_cannot_be_read_is_named(folder, damage):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 9])
+@pytest.mark.parametrize(("damaged", "named"), [((1, 4), (1, 4)), (range(1, 6), range(1, 6)), (range(8), range(5))])
+def test_all_files_that_cannot_be_read_are_reported_at_once(folder, threads, damaged, named):
+    paths = [folder / f"{number}.png" for number in range(9)]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (20, 20), RED).save(path)
+        if number in damaged:
+            path.write_bytes(b"P5\n20 20\n0\n" if number == damaged[0] else b"text")
+    with pytest.raises(UserError) as error:
+        read_images(paths, 16, "reading", threads)
+    start, *others = [str(paths[number]) for number in named]
+    more = " and 3 more" if len(damaged) == 8 else ""
+    names = ", ".join([f"{start} (maxval must be greater than 0 and less than 65536)", *others])
+    assert str(error.value) == f"{len(damaged)} of 9 files cannot be read as images: {names}{more}; replace or remove them"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_one_file_that_cannot_be_read_keeps_its_own_message(folder, threads):
+    path = folder / "text"
+    path.write_text("text")
+    with pytest.raises(UserError) as error:
+        read_images([path, folder / "train" / "ant" / "0.png"], 16, "reading", threads)
+    assert str(error.value).startswith(f"{path}: cannot be read as an image (its content is none of")
+
+
 def header_of(width: int, height: int) -> bytes:
     """A small PNG that says it has other dimensions, and holds the data of few pixels."""
     content = io.BytesIO()
@@ -115,10 +164,10 @@ def header_of(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(("width", "height"), [(8001, 8000), (13000, 13000), (1, 64_000_001), (60000, 60000)])
 def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(folder, monkeypatch, width, height):
     monkeypatch.setattr(PngImageFile, "load", lambda *_: pytest.fail("decoded"))
-    (folder / "train" / "ant" / "1.png").write_bytes(header_of(width, height))
-    (folder / "train" / "ant" / "0.png").unlink()
+    path = folder / "train" / "ant" / "1.png"
+    path.write_bytes(header_of(width, height))
     with pytest.raises(UserError, match=r"train/ant/1\.png: cannot be read as an image \(.*pixels.*\); replace or remove") as error:
-        folder_images(folder, "train", 16)
+        read_image(path, 16)
     assert "\n" not in str(error.value)
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -317,6 +318,12 @@ def test_the_demo_serves_the_named_learners(project, monkeypatch):
     assert served == [(["learner.safetensors"], 0)]
     with pytest.raises(UserError, match="found no comparison of the networks"):
         run("demo")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"needs the package flask; install it with `pip install 'datafree\[demo\]'`"):
+    monkeypatch.setitem(sys.modules, "flask", None)
+    with pytest.raises(UserError, match=r"demo: needs the package flask; install it with `pip install 'datafree\[demo\]'`"):
         run("demo")
+
+
+def test_without_the_package_that_quantises_one_line_names_it(project, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match=r"--int8: needs the package onnxruntime; install it with `pip install 'datafree\[export\]'`"):
+        run("export", "learner.safetensors", "--output", "x.onnx", "--int8")

@@ -90,6 +90,33 @@ def test_learners_are_compared_side_by_side(two):
     assert '<span class="soft">two:</span>' in text
 
 
+def test_the_classes_are_learned_once_per_learner_until_they_change(two, learner, monkeypatch):
+    learned, fit = [], session.FewShotEstimator.fit
+
+    def counted(self, images, labels):
+        learned.append((self.learner is learner, sorted(set(labels))))
+        return fit(self, images, labels)
+
+    monkeypatch.setattr(session.FewShotEstimator, "fit", counted)
+
+    def labelled():
+        learned.clear()
+        text = two.post("classify", [("new.png", photo((210, 40, 30)))]).text
+        return learned.copy(), re.findall(r'<span class="name">(.*?)</span>', text)
+
+    two.with_classes()
+    both = sorted([MARKUP, "red"])
+    assert labelled()[0] == [(True, both), (False, both)]
+    assert labelled()[0] == []
+    two.post("save", learner="one")
+    assert learned == []
+    two.post("add", [("a.png", photo((10, 200, 30)))], name="red")
+    assert labelled()[0] == [(True, both), (False, both)]
+    two.post("add", [("a.png", photo((10, 200, 30)))], name="green")
+    two.post("remove", name=MARKUP)
+    assert labelled() == ([(True, ["green", "red"]), (False, ["green", "red"])], ["red", "green", "red", "green"])
+
+
 def test_names_are_escaped(page):
     text = page.with_classes().post("classify", [("<b>file</b>.png", photo((210, 40, 30)))]).text
     assert "<script" not in text

@@ -111,6 +111,12 @@ def test_a_folder_that_exists_is_kept(inside, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
+def test_a_path_that_is_too_long_gives_one_line(inside):
+    for arguments in (["export", "five"], ["neighbours", "five", "--images", "x" * 300]):
+        with pytest.raises(UserError, match="File name too long"):
+            run(*arguments, "--output", "x" * 300)
+
+
 def test_a_full_disk_gives_one_line_and_leaves_nothing(tmp_path, no_space):
     with pytest.raises(UserError, match="cannot write .*No space left on device"), new_folder(tmp_path / "out") as folder:
         (folder / "x").touch()

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from typer.testing import CliRunner
 
 import datafree
 from datafree import artifacts
+from datafree.cli import app
 from datafree.config import BackboneConfig, EvaluationConfig
 from datafree.errors import UserError
 from datafree.evaluation.baselines import network_embedding
@@ -261,3 +264,20 @@ def test_calibration_images_are_recovered_ones_in_the_size_of_the_learner(finish
     files = [finished.outputs("invert", "five", teacher)["images"] for teacher in ("alpha", "beta", "gamma")]
     pools = torch.cat([artifacts.read_tensors(file)["images"] for file in files]).flatten(1)
     assert all((pools == image).all(1).any() for image in given.flatten(1))
+
+
+def test_the_commands_list_the_networks_and_use_the_best_one_within_limits(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(finished.root)
+    rows = trained.compared()
+    printed = CliRunner().invoke(app, ["networks"]).stdout
+    assert all(f"\n{row['name']} " in printed for row in rows)
+    for number, image in enumerate(images()):
+        (tmp_path / f"photos/{number % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"photos/{number % 2}/{number}.png")
+    macs = min(row["macs"] for row in rows)
+    (fits,) = {row["name"] for row in rows if row is next(row for row in rows if row["macs"] <= macs)}
+    choices = {"--max-parameters=1000000": rows[0]["name"], f"--max-macs={macs}": fits, "--backbone=2 teachers": "2 teachers"}
+    for option, name in choices.items():
+        result = CliRunner().invoke(app, ["adapt", str(tmp_path / "photos"), "--output", str(tmp_path / "c.safetensors"), option])
+        assert result.exit_code == 0
+        assert f"by {name}; " in result.stderr

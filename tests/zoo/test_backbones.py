@@ -333,7 +333,8 @@ def test_a_model_that_cannot_be_built_is_a_one_line_error(name, size, message):
 
 def test_without_timm_the_error_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match=r"^architecture timm/tiny: needs the package timm; install it with `pip install datafree\[timm\]`"):
+    message = r"^architecture timm/tiny: needs the package timm; install it with `pip install 'datafree\[timm\]'`"
+    with pytest.raises(UserError, match=message):
         make("timm/*")
 
 

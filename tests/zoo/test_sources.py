@@ -283,6 +283,6 @@ def test_a_missing_extra_is_named(hub, timm, tmp_path, monkeypatch, source, pack
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     entry = Entry(name="x", sha256="0" * 64, **{source: "owner/name/f" if source == "hub" else "tiny"})
     with pytest.raises(
-        UserError, match=rf"^x: {source}: .*: needs the package {package}; install it with `pip install datafree\[{source}\]`"
+        UserError, match=rf"^x: {source}: .*: needs the package {package}; install it with `pip install 'datafree\[{source}\]'`"
     ):
         fetch(entry, tmp_path, tmp_path / "cache")

@@ -15,7 +15,7 @@ def folder_images(folder: str | Path, split: str, image_size: int) -> ImageSet:
     """All images of a split as RGB, resized to ``image_size`` pixels square (see ``read_image``), ordered by class and file name.
 
     Raises:
-        UserError: an invalid folder (see ``class_files``), or a file that cannot be read as an image.
+        UserError: an invalid folder (see ``class_files``), or files that cannot be read as images (see ``read_images``).
     """
     files = class_files(folder, split)
     images = read_images([path for of_class in files.values() for path in of_class], image_size, f"reading {split} images")

@@ -8,7 +8,6 @@ float32 [N, R]. The metadata are JSON texts: ``kind``, ``preprocessing`` and ``c
 from __future__ import annotations
 
 import copy
-import importlib.util
 import io
 import json
 import warnings
@@ -20,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from datafree import artifacts
-from datafree.errors import UserError
+from datafree.extras import import_extra
 from datafree.predict.classifier import FewShotClassifier
 from datafree.predict.network import RepresentationNetwork, SideBySide, TrainedLearner
 from datafree.predict.quantisation import quantised
 
 EXAMPLES = 2  # images with which a graph is traced; with one, the number of images would be fixed
-FOR_ONNX = ("onnx", "onnxscript")  # packages
+FOR_ONNX = ("onnx", "onnxscript")  # packages; PyTorch's exporter imports the second
 
 
 class FeatureExtractor(nn.Module):
@@ -95,10 +94,7 @@ def write_onnx(
     Raises:
         UserError: the packages for ONNX are not installed.
     """
-    if missing := [name for name in FOR_ONNX if importlib.util.find_spec(name) is None]:
-        raise UserError(f"--format onnx: needs the package {missing[0]}; install it with `pip install 'datafree[export]'`")
-    import onnx
-
+    onnx, _ = (import_extra(name, "export", "--format onnx") for name in FOR_ONNX)
     program = _program(module, size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own calls

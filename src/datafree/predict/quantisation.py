@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 import warnings
 from pathlib import Path
 
 from torch import Tensor
 
-from datafree.errors import UserError
-
 BATCH = 25  # images of a calibration pass
-
-
-def require() -> None:
-    """Require the package that quantises.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise UserError("--int8: needs the package onnxruntime; install it with `pip install 'datafree[export]'`")
 
 
 def quantised(model: bytes, images: Tensor) -> bytes:

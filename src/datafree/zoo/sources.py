@@ -9,9 +9,9 @@ from types import ModuleType
 from urllib.parse import urlsplit
 
 from datafree.errors import UserError
+from datafree.extras import import_extra
 from datafree.zoo import hashing, loading
 from datafree.zoo.download import Limits, download
-from datafree.zoo.extras import import_extra
 from datafree.zoo.manifest import Entry
 from datafree.zoo.torchvision_weights import published
 

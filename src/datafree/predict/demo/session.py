@@ -46,6 +46,7 @@ class Session:
     learners: Mapping[str, TrainedLearner]
     classes: dict[str, list[Photo]] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
+    _fitted: dict[str, FewShotEstimator] = field(default_factory=dict)  # by learner, of the present classes
 
     def add(self, name: str, files: Sequence[tuple[str, bytes]]) -> None:
         """Add photos, (file name, content), to a class, which is new if there is none of that name. All or nothing.
@@ -67,11 +68,13 @@ class Session:
             if len(present) + len(photos) > MOST_IMAGES:
                 raise UserError(f"{name}: {len(present) + len(photos)} photos; a class takes at most {MOST_IMAGES}")
             self.classes[name] = present + photos
+            self._fitted.clear()
 
     def remove(self, name: str) -> None:
         """Remove a class; nothing, if there is none of that name."""
         with self.lock:
             self.classes.pop(name, None)
+            self._fitted.clear()
 
     def classify(self, files: Sequence[tuple[str, bytes]]) -> list[LabelledPhoto]:
         """The labels of photos, (file name, content), by every learner.
@@ -90,7 +93,7 @@ class Session:
         ]
 
     def fitted(self, learner: str) -> FewShotEstimator:
-        """A classifier of the classes so far by one of the learners.
+        """A classifier of the classes so far by one of the learners, learned once for each state of the classes.
 
         Raises:
             UserError: fewer than two classes.
@@ -99,9 +102,11 @@ class Session:
         with self.lock:
             if len(self.classes) < 2:
                 raise UserError(f"expected at least 2 classes with photos, got {len(self.classes)}; add another class first")
-            names = [name for name, photos in self.classes.items() for _ in photos]
-            images = torch.stack([photo.views[trained.image_size] for photos in self.classes.values() for photo in photos])
-            return FewShotEstimator(trained, REJECT).fit(images, names)
+            if learner not in self._fitted:
+                names = [name for name, photos in self.classes.items() for _ in photos]
+                images = torch.stack([photo.views[trained.image_size] for photos in self.classes.values() for photo in photos])
+                self._fitted[learner] = FewShotEstimator(trained, REJECT).fit(images, names)
+            return self._fitted[learner]
 
     def _labels(self, learner: str, names: Sequence[str], photos: Sequence[Photo]) -> list[Label]:
         trained, estimator = self.learners[learner], self.fitted(learner)

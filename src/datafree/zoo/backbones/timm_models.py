@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from datafree.config import BackboneConfig
 from datafree.errors import UserError
+from datafree.extras import import_extra
 from datafree.zoo.backbones.base import Backbone
-from datafree.zoo.extras import import_extra
 
 
 def build(config: BackboneConfig, channels: int, size: int) -> TimmModel:

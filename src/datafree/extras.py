@@ -1,4 +1,4 @@
-"""Import of optional dependencies (the extras ``timm`` and ``hub``)."""
+"""Import of optional dependencies, the extras of this package."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ def import_extra(module: str, extra: str, what: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != module:
             raise
-        raise UserError(f"{what}: needs the package {module}; install it with `pip install datafree[{extra}]`") from None
+        raise UserError(f"{what}: needs the package {module}; install it with `pip install 'datafree[{extra}]'`") from None
