@@ -10,7 +10,7 @@ from datafree.distillation.heads import TeacherHeads
 from datafree.evaluation.classifiers import CLASSIFIERS
 from datafree.evaluation.few_shot import Concatenated
 from datafree.evaluation.readouts import OF_HEADS, PLAIN, READOUTS, WITHOUT_HEADS, Reader, averaged, heads_of
-from datafree.evaluation.representations import ONE_HEAD, JoinWeights, join_weights
+from datafree.evaluation.representations import EQUAL, FEW, LEAST, MOST, JoinWeights, join_weights, side_by_side_factors, weights_for
 from datafree.zoo.logits import ABSENT
 
 EVERY = pytest.mark.parametrize("name", READOUTS)
@@ -106,24 +106,37 @@ def test_a_reader_of_a_zoo_does_not_depend_on_the_order_of_its_teachers(name):
 
 def test_probabilities_are_those_of_every_present_class_at_temperature_4():
     features, logits = outputs(5)
-    read = READOUTS["probabilities"](features, logits, ONE_HEAD)
+    read = READOUTS["probabilities"](features, logits, EQUAL)
     expected = torch.cat([(logits[:, head, :count] / 4).softmax(-1) for head, count in enumerate(CLASSES)], 1)
     assert read.shape == (5, sum(CLASSES))
     torch.testing.assert_close(read, expected)
 
 
 def test_root_features_are_signed_roots_of_unit_length():
-    read = READOUTS["root_features"](torch.tensor([[4.0, -9.0, 0.0]]), torch.zeros(1, 0, 0), ONE_HEAD)
+    read = READOUTS["root_features"](torch.tensor([[4.0, -9.0, 0.0]]), torch.zeros(1, 0, 0), EQUAL)
     torch.testing.assert_close(read, torch.tensor([[2.0, -3.0, 0.0]]) / 13**0.5)
 
 
 def test_both_parts_of_joined_have_centred_vectors_of_the_same_mean_squared_length():
     features, logits = outputs(200)
-    weights = join_weights(features, logits)
-    read = READOUTS["joined"](features, logits, weights)
-    centred = (read - read.mean(0)).square()
-    assert centred[:, :6].sum(1).mean().item() == pytest.approx(1)
-    assert centred[:, 6:].sum(1).mean().item() == pytest.approx(1)
+    for copies, longer in ((1, MOST), (3, FEW / 27), (8, 1)):  # 9, 27 and 72 probabilities
+        of_heads = logits.repeat(1, copies, 1)
+        read = READOUTS["joined"](features, of_heads, join_weights(features, of_heads))
+        centred = (read - read.mean(0)).square()
+        assert centred[:, :6].sum(1).mean().item() == pytest.approx(longer**2)
+        assert centred[:, 6:].sum(1).mean().item() == pytest.approx(1)
+
+
+def test_without_recovered_images_the_features_weigh_the_less_the_more_classes_there_are():
+    assert [weights_for(classes).features for classes in (5, 25, 50, 100, 500)] == [MOST, 2, 1, 0.5, LEAST]
+    assert all(weights_for(classes).probabilities == 1 for classes in (1, 1000))
+
+
+def test_factors_side_by_side_lead_to_the_weights_for_all_classes():
+    features, logits = outputs(7)
+    alone, together = (READOUTS["joined"](features, logits, weights_for(classes)) for classes in (9, 80))
+    torch.testing.assert_close(alone * side_by_side_factors(6, 9, 80), together)
+    assert side_by_side_factors(6, 0, 80).tolist() == [1] * 6
 
 
 def test_a_part_that_is_the_same_for_all_images_has_no_weight():

@@ -74,11 +74,20 @@ def test_networks_side_by_side_are_read_as_they_were_written(group, tmp_path):
 def test_damaged_cards_of_networks_side_by_side_give_one_line(group, tmp_path, members, message):
     path = tmp_path / "l.safetensors"
     files.write_learner(path, group)
+    weights = [[1.0, 1.0]] * (members if isinstance(members, int) else 1)
     if isinstance(members, int):
         members = (group.card["members"] * 2)[:members]
-    change(path, card={**group.card, "members": members})
+    change(path, card={**group.card, "members": members}, join_weights=weights)
     with pytest.raises(UserError, match=message):
         files.read_learner(path)
+    files.write_learner(path, group)
+    change(path, join_weights=[1.0, 1.0, 1.0])
+    with pytest.raises(UserError, match="expected a list of cards, with `join_weights` for each"):
+        files.read_learner(path)
+    change(path, join_weights=[1.0, [1.0, 1.0]])
+    with pytest.raises(UserError, match="its card describes no network"):
+        files.read_learner(path)
+    files.write_learner(path, group)
     change(path, card={**group.card, "input": [3, 9, 9]})
     with pytest.raises(UserError, match=r"`input` of its card is \[3, 9, 9\], expected \[3, 20, 20\]"):
         files.read_learner(path)

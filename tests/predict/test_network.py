@@ -4,7 +4,7 @@ from torch import nn
 
 from datafree.evaluation.baselines import network_embedding
 from datafree.evaluation.readouts import Reader, heads_of
-from datafree.evaluation.representations import ONE_HEAD, SIDE_BY_SIDE
+from datafree.evaluation.representations import EQUAL, weights_for
 from datafree.predict.network import RepresentationNetwork
 
 IMAGES = torch.randint(0, 256, (7, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -29,7 +29,7 @@ def test_representations_are_those_of_the_evaluation(variants, heads, mirrored):
 
 def test_representations_of_a_teacher_are_those_of_the_evaluation(teachers):
     teacher = teachers[1]
-    network = RepresentationNetwork(teacher.network.backbone, teacher.normalise, teacher.network.head, ONE_HEAD, mirrored=False)
+    network = RepresentationNetwork(teacher.network.backbone, teacher.normalise, teacher.network.head, EQUAL, mirrored=False)
     torch.testing.assert_close(network(IMAGES), as_evaluated(network, IMAGES))
     assert isinstance(network.heads, nn.Linear)
 
@@ -52,5 +52,5 @@ def test_networks_side_by_side_are_concatenated_at_unit_length_with_their_weight
     expected = []
     for part, size in zip(parts, features, strict=True):
         unit = part / part.norm(dim=1, keepdim=True)
-        expected.append(torch.cat([unit[:, :size] * SIDE_BY_SIDE.features / ONE_HEAD.features, unit[:, size:]], dim=1))
+        expected.append(torch.cat([unit[:, :size] * weights_for(18).features / weights_for(9).features, unit[:, size:]], dim=1))
     torch.testing.assert_close(group.network(IMAGES), torch.cat(expected, dim=1))

@@ -18,6 +18,7 @@ from datafree.evaluation.baselines import network_embedding
 from datafree.evaluation.few_shot import episode_accuracies, episode_rows
 from datafree.evaluation.intervals import mean_interval
 from datafree.evaluation.readouts import Reader, heads_of
+from datafree.evaluation.representations import weights_for
 from datafree.evaluation.rows import baselines
 from datafree.nas.networks import build
 from datafree.predict.candidates import mean_accuracy
@@ -88,7 +89,7 @@ def test_a_teacher_represents_images_as_the_evaluation_does(finished, name):
     learner = trained.load_teacher(name, finished.root)
     outputs = finished.outputs("teacher", name)
     teacher = read_teacher(outputs["weights"], outputs["card"])
-    reader = Reader.of(["joined"], heads_of(teacher.network.head))
+    reader = Reader.of(["joined"], heads_of(teacher.network.head), weights_for(len(teacher.classes)))
     embedding = network_embedding(teacher.network.backbone, teacher.normalise, reader, torch.device("cpu"), mirrored=False)
     with torch.no_grad():
         (expected,) = embedding(images(learner.image_size)).values()

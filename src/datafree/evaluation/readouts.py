@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from datafree.distillation.heads import TeacherHeads
-from datafree.evaluation.representations import ONE_HEAD, JoinWeights
+from datafree.evaluation.representations import EQUAL, JoinWeights
 from datafree.registry import Registry
 from datafree.zoo.logits import at_least_float32
 
@@ -42,10 +42,10 @@ class Reader:
 
     readouts: tuple[str, ...]
     heads: Heads | None = None
-    weights: JoinWeights = ONE_HEAD
+    weights: JoinWeights = EQUAL
 
     @classmethod
-    def of(cls, readouts: Sequence[str], heads: Heads | None, weights: JoinWeights = ONE_HEAD) -> Reader:
+    def of(cls, readouts: Sequence[str], heads: Heads | None, weights: JoinWeights = EQUAL) -> Reader:
         """The reader for ``readouts``; without heads, ``features`` stands in the place of those that need heads."""
         possible = [WITHOUT_HEADS if heads is None and name in OF_HEADS else name for name in readouts]
         return cls(tuple(dict.fromkeys(possible)), heads, weights)

@@ -20,14 +20,25 @@ class JoinWeights(NamedTuple):
     probabilities: float
 
 
-# Of networks without recovered images: alone, where a few probabilities say less than the features; and as one of many side by side.
-ONE_HEAD, SIDE_BY_SIDE = JoinWeights(4.0, 1.0), JoinWeights(0.5, 1.0)
+EQUAL = JoinWeights(1.0, 1.0)
+FEW, LEAST, MOST = 50, 0.25, 4.0  # number of probabilities that say as much as features; bounds of the features' weight
 
 
-def side_by_side_factors(features: int, probabilities: int) -> Tensor:
-    """Factors of the columns of ``joined``, float32 [features + probabilities]: from the weights of one network to those among several."""
-    of_features, of_probabilities = (new / old for new, old in zip(SIDE_BY_SIDE, ONE_HEAD, strict=True))
-    return torch.cat([torch.full((features,), of_features), torch.full((probabilities,), of_probabilities)])
+def weights_for(classes: int) -> JoinWeights:
+    """The weights for networks without recovered images whose heads have so many classes in all.
+
+    The fewer probabilities there are, the less they say about a new class compared with the features.
+    """
+    return JoinWeights(min(max(FEW / classes, LEAST), MOST), 1.0)
+
+
+def side_by_side_factors(features: int, classes: int, of_all: int) -> Tensor:
+    """Factors of the columns of ``joined``, float32 [features + classes], of one of several networks side by side.
+
+    They lead from the weights for its own ``classes`` to those for all networks' classes, ``of_all``.
+    """
+    factor = weights_for(of_all).features / weights_for(classes).features if classes else 1.0
+    return torch.cat([torch.full((features,), factor), torch.ones(classes)])
 
 
 def features(features: Tensor, logits: Tensor, weights: JoinWeights) -> Tensor:
@@ -66,8 +77,11 @@ def join(of_features: Tensor, of_heads: Tensor, weights: JoinWeights) -> Tensor:
 def join_weights(features: Tensor, logits: Tensor) -> JoinWeights:
     """The weights with which the two parts of ``joined`` have centred vectors of mean squared length 1 over these images.
 
-    ``features`` [B, D] and ``logits`` [B, T, K] of B ≥ 2 images. A part that is the same for all images has the weight 0.
+    ``features`` [B, D] and ``logits`` [B, T, K] of B ≥ 2 images. A part that is the same for all images has the weight 0. With fewer than
+    ``FEW`` probabilities the features have a larger weight, in proportion, up to ``MOST`` times.
     """
-    parts = (part(features, logits, ONE_HEAD).double() for part in (root_features, probabilities))
+    of_heads = probabilities(features, logits, EQUAL)
+    parts = (part.double() for part in (root_features(features, logits, EQUAL), of_heads))
     lengths = [(part - part.mean(0)).square().sum(-1).mean().sqrt().item() for part in parts]
-    return JoinWeights(*(1 / length if length > 1e-9 else 0.0 for length in lengths))
+    of_features, of_probabilities = (1 / length if length > 1e-9 else 0.0 for length in lengths)
+    return JoinWeights(of_features * max(1.0, weights_for(max(of_heads.shape[1], 1)).features), of_probabilities)

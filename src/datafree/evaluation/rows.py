@@ -18,7 +18,7 @@ from datafree.evaluation.classifiers import CLASSIFIERS, Classifier, vote, weigh
 from datafree.evaluation.few_shot import Concatenated, Embedding, EpisodesSolver, Solver
 from datafree.evaluation.nearest_centroid import nearest_centroid
 from datafree.evaluation.readouts import FEATURES_ONLY, Reader, heads_of
-from datafree.evaluation.representations import ONE_HEAD, JoinWeights, side_by_side_factors
+from datafree.evaluation.representations import EQUAL, JoinWeights, side_by_side_factors, weights_for
 from datafree.evaluation.task_adaptation import (
     StackedAdaptation,
     StackedTransduction,
@@ -45,7 +45,7 @@ class TrainedNetwork:
     backbone: Backbone
     normalise: Normalise
     heads: TeacherHeads | nn.Linear | None = None
-    weights: JoinWeights = ONE_HEAD
+    weights: JoinWeights = EQUAL
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def baselines(
 
 def _teachers(teachers: Sequence[Teacher], config: EvaluationConfig, device: torch.device, together: bool) -> list[EvaluatedModel]:
     """Each teacher by itself, all of them side by side, and their vote."""
-    readers = [Reader.of(config.readouts, heads_of(teacher.network.head)) for teacher in teachers]
+    readers = [Reader.of(config.readouts, heads_of(t.network.head), weights_for(len(t.classes))) for t in teachers]
     counts = [parameter_count(teacher.network.backbone) for teacher in teachers]
     singles = [
         EvaluatedModel(
@@ -223,7 +223,7 @@ def _teachers(teachers: Sequence[Teacher], config: EvaluationConfig, device: tor
     sizes = [_sizes(teacher, reader) for teacher, reader in zip(teachers, readers, strict=True)]
     read = [model for base in singles for model in _read(base, readers[0], config.classifiers)]
     for model in _read(whole, readers[0], config.classifiers):
-        columns = _side_by_side(teachers, sizes) if model.readout == "joined" else None
+        columns = _side_by_side(teachers) if model.readout == "joined" else None
         read.append(model if columns is None else dataclasses.replace(model, classify=weighted(columns, model.classify)))
     return read + [
         dataclasses.replace(model, classify=vote([of_teacher[model.readout] for of_teacher in sizes], model.classify))
@@ -237,7 +237,8 @@ def _sizes(teacher: Teacher, reader: Reader) -> dict[str, int]:
     return {name: value.shape[1] for name, value in reader(features).items()}
 
 
-def _side_by_side(teachers: Sequence[Teacher], sizes: Sequence[Mapping[str, int]]) -> torch.Tensor:
+def _side_by_side(teachers: Sequence[Teacher]) -> torch.Tensor:
     """``side_by_side_factors`` of all teachers' ``joined``."""
-    counts = [(teacher.network.backbone.feature_size, size["joined"]) for teacher, size in zip(teachers, sizes, strict=True)]
-    return torch.cat([side_by_side_factors(features, joined - features) for features, joined in counts])
+    counts = [len(teacher.classes) for teacher in teachers]
+    sizes = [teacher.network.backbone.feature_size for teacher in teachers]
+    return torch.cat([side_by_side_factors(size, count, sum(counts)) for size, count in zip(sizes, counts, strict=True)])

@@ -19,7 +19,7 @@ from datafree.evaluation.few_shot import embed, episode_accuracies, episode_rows
 from datafree.evaluation.intervals import mean_interval
 from datafree.nas.latency import milliseconds
 from datafree.predict.comparison import LEARNER, TEACHER, TEACHERS
-from datafree.predict.network import RepresentationNetwork, TrainedLearner, joined_side_by_side
+from datafree.predict.network import TrainedLearner, factors_of, joined_side_by_side
 from datafree.tasks.pools import balanced_rows
 
 IMAGES_PER_CLASS = 100  # of the validation classes; bounds the cost for zoos of many teachers
@@ -68,7 +68,7 @@ def compare(
     of_teachers = {name: represented(teacher) for name, teacher in teachers.items()}
     single = ordered([row(name, TEACHER, {name: teachers[name]}, values) for name, values in of_teachers.items()])
     for names in _groups([teacher["name"] for teacher in single]):
-        factors = torch.cat([_only(teachers[name]).factors_among_several for name in names]).cpu()
+        factors = factors_of([network for name in names for network in teachers[name].members]).cpu()
         values = joined_side_by_side([of_teachers[name] for name in names], factors)
         rows.append(row(f"{len(names)} teachers", TEACHERS, {name: teachers[name] for name in names}, values))
     return ordered([*rows, *single])
@@ -99,11 +99,6 @@ def _groups(names: list[str]) -> Iterator[list[str]]:
         size *= 2
     if len(names) > 1:
         yield names
-
-
-def _only(learner: TrainedLearner) -> RepresentationNetwork:
-    (network,) = learner.members
-    return network
 
 
 @torch.no_grad()

@@ -134,13 +134,18 @@ def _prefix(place: int) -> str:
 
 
 def _metadata(learner: TrainedLearner) -> dict[str, Any]:
-    first = learner.members[0]  # networks side by side agree in these
-    return {"card": dict(learner.card), "mirrored": first.mirrored, "join_weights": list(first.weights)}
+    weights = [list(network.weights) for network in learner.members]
+    alone = isinstance(learner.network, RepresentationNetwork)
+    mirrored = learner.members[0].mirrored  # networks side by side agree in this
+    return {"card": dict(learner.card), "mirrored": mirrored, "join_weights": weights[0] if alone else weights}
 
 
 def _learner(path: Path, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> TrainedLearner:
     card = metadata["card"]
-    network = _side_by_side(path, metadata, tensors) if "members" in card else _network(path, card, metadata, tensors)
+    if "members" in card:
+        network = _side_by_side(path, metadata, tensors)
+    else:
+        network = _network(path, card, metadata["join_weights"], tensors, mirrored=metadata["mirrored"])
     with torch.no_grad():
         size = network(torch.zeros(1, *card["input"])).shape[1]
     negatives = tensors.get("negatives", torch.empty(0))
@@ -151,11 +156,13 @@ def _learner(path: Path, metadata: dict[str, Any], tensors: dict[str, Tensor]) -
 
 def _side_by_side(path: Path, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> SideBySide:
     card = metadata["card"]
-    cards, shape = card["members"], card.get("input")
-    if not isinstance(cards, list) or not cards or not all(isinstance(member, dict) for member in cards):
-        raise UserError(f"{path}: `members` of its card: expected a list of cards; make the file again")
-    of_members = [loading.part(tensors, _prefix(place)) for place in range(len(cards))]
-    members = [_network(path, member, metadata, part) for member, part in zip(cards, of_members, strict=True)]
+    cards, shape, weights, mirrored = card["members"], card.get("input"), metadata["join_weights"], metadata["mirrored"]
+    if not isinstance(cards, list) or not cards or not all(isinstance(member, dict) for member in cards) or len(weights) != len(cards):
+        raise UserError(f"{path}: `members` of its card: expected a list of cards, with `join_weights` for each; make the file again")
+    members = [
+        _network(path, member, weights[place], loading.part(tensors, _prefix(place)), mirrored=mirrored)
+        for place, member in enumerate(cards)
+    ]
     if shape != (expected := largest_input(cards)):
         raise UserError(f"{path}: `input` of its card is {shape}, expected {expected}; make the file again")
     return SideBySide(members)
@@ -166,11 +173,11 @@ def largest_input(cards: Sequence[Mapping[str, Any]]) -> list[int]:
     return [max(sides) for sides in zip(*(card["input"] for card in cards), strict=True)]
 
 
-def _network(path: Path, card: dict[str, Any], metadata: dict[str, Any], tensors: dict[str, Tensor]) -> RepresentationNetwork:
+def _network(path: Path, card: dict[str, Any], join_weights: Any, tensors: dict[str, Tensor], *, mirrored: bool) -> RepresentationNetwork:
     """One network from its card and its tensors."""
     try:
         _check_card(card, tensors)
-        weights = JoinWeights(*map(float, metadata["join_weights"]))
+        weights = JoinWeights(*map(float, join_weights))
         if not all(map(math.isfinite, weights)):
             raise ValueError(f"join_weights: got {list(weights)}")
         if _may_be_large(card):
@@ -186,7 +193,7 @@ def _network(path: Path, card: dict[str, Any], metadata: dict[str, Any], tensors
         raise UserError(f"{path}: its card describes no network ({type(error).__name__}: {error}); make the file again") from None
     for part, module in modules.items():
         loading.fill(module, loading.part(tensors, f"{part}."), path)
-    return RepresentationNetwork(modules["backbone"], normalise, modules.get("heads"), weights, mirrored=metadata["mirrored"])
+    return RepresentationNetwork(modules["backbone"], normalise, modules.get("heads"), weights, mirrored=mirrored)
 
 
 def _may_be_large(card: dict[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datafree.distillation.heads import TeacherHeads
-from datafree.evaluation.representations import ONE_HEAD, JoinWeights, join, probabilities_at, root_features, side_by_side_factors
+from datafree.evaluation.representations import EQUAL, JoinWeights, join, probabilities_at, root_features, side_by_side_factors
 from datafree.zoo.backbones import Backbone, Normalise
 from datafree.zoo.logits import at_least_float32
 
@@ -30,7 +30,7 @@ class RepresentationNetwork(nn.Module):
         backbone: Backbone,
         normalise: Normalise,
         heads: TeacherHeads | nn.Linear | None,
-        weights: JoinWeights = ONE_HEAD,
+        weights: JoinWeights = EQUAL,
         *,
         mirrored: bool,
     ) -> None:
@@ -56,11 +56,6 @@ class RepresentationNetwork(nn.Module):
         logits = at_least_float32(logits)
         return join(root_features(values, logits, self.weights), probabilities_at(logits, self.columns), self.weights)
 
-    @property
-    def factors_among_several(self) -> Tensor:
-        """What the columns are multiplied by where the network is one of several side by side, float32 [R]."""
-        return side_by_side_factors(self.backbone.feature_size, len(self.columns)).to(self.columns.device)
-
 
 class SideBySide(nn.Module):
     """Several networks as one: the representations of its ``members``, each of unit length, weighted and concatenated, float32 [B, Σ R].
@@ -73,15 +68,23 @@ class SideBySide(nn.Module):
     def __init__(self, members: Sequence[RepresentationNetwork]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
-        self.register_buffer("factors", torch.cat([member.factors_among_several for member in members]), persistent=False)
+        self.register_buffer("factors", factors_of(members), persistent=False)
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
         return joined_side_by_side([member(images) for member in self.members], self.factors)
 
 
+def factors_of(members: Sequence[RepresentationNetwork]) -> Tensor:
+    """What the columns of all members' representations are multiplied by, float32 [Σ R]."""
+    counts = [len(member.columns) for member in members]
+    sizes = [member.backbone.feature_size for member in members]
+    factors = [side_by_side_factors(size, count, sum(counts)) for size, count in zip(sizes, counts, strict=True)]
+    return torch.cat(factors).to(members[0].columns.device)
+
+
 def joined_side_by_side(representations: Sequence[Tensor], factors: Tensor) -> Tensor:
-    """What ``SideBySide`` makes of its members' representations [B, R_i] and all their ``factors_among_several`` [Σ R_i]."""
+    """What ``SideBySide`` makes of its members' representations [B, R_i] and the ``factors_of`` the members, [Σ R_i]."""
     return torch.cat([F.normalize(values, dim=1) for values in representations], dim=1) * factors
 
 

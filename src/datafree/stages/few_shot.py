@@ -10,6 +10,7 @@ from datafree.data.images import ImageSet
 from datafree.data.layout import by_domain
 from datafree.errors import UserError
 from datafree.evaluation.few_shot import episodes_error
+from datafree.evaluation.representations import weights_for
 from datafree.evaluation.rows import TrainedNetwork, baselines, learners, oracles
 from datafree.evaluation.table import accuracy_table, headline
 from datafree.stages.files.image_sets import read_image_set
@@ -61,7 +62,7 @@ def _read(weights: Path, card_path: Path) -> TrainedNetwork:
     if "adaptation" in card:
         return TrainedNetwork(card, *read_backbone(weights, card_path))
     classifier, normalise = read_classifier(weights, card_path)
-    return TrainedNetwork(card, classifier.backbone, normalise, classifier.head)
+    return TrainedNetwork(card, classifier.backbone, normalise, classifier.head, weights_for(len(card["classes"])))
 
 
 def _check(images: ImageSet, config: EvaluationConfig) -> None:

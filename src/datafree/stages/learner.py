@@ -9,7 +9,7 @@ from datafree import artifacts, devices
 from datafree.config import ARM_TYPES, as_tree, typed
 from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.distillation.heads import TeacherHeads
-from datafree.evaluation.representations import ONE_HEAD, join_weights
+from datafree.evaluation.representations import EQUAL, join_weights
 from datafree.meta import ARMS, shares_batches, trains_heads
 from datafree.meta.adaptation import describe
 from datafree.meta.learner import Learner, outputs_of_pools
@@ -50,7 +50,7 @@ def run(job: Job) -> None:
         ensemble = dataclasses.replace(ensemble, normalise=learner.to(device).normalise)
         history = ARMS[arm.method](learner, ensemble, tasks, arm, batch_seed, checkpoint)
         trained = trains_heads(arm)
-        read_weights = join_weights(*outputs_of_pools(learner, ensemble)) if trained else ONE_HEAD
+        read_weights = join_weights(*outputs_of_pools(learner, ensemble)) if trained else EQUAL
     write_learner(job.output("learner"), learner.backbone, learner.heads if trained else None, read_weights)
     card |= {"arm": job.wildcards["arm"], "seed": int(job.wildcards["seed"]), "method": arm.method, "inversion": arm.inversion}
     card |= {"computed_on": job.computed_on, "teacher_classes": classes, "trained_heads": trained}

@@ -9,7 +9,7 @@ import torch
 
 from datafree import artifacts
 from datafree.config import as_tree
-from datafree.evaluation.representations import ONE_HEAD
+from datafree.evaluation.representations import weights_for
 from datafree.predict.files import largest_input
 from datafree.predict.network import RepresentationNetwork, SideBySide, TrainedLearner
 from datafree.stages.files.learners import read_learner
@@ -40,18 +40,19 @@ def of_search(weights: Path, card_path: Path, *, mirrored: bool) -> TrainedLearn
     return _learner(network, {**card, "method": "architecture search", "teacher_classes": [], "sha256": artifacts.sha256(weights)})
 
 
-def of_teacher(weights: Path, card_path: Path, *, mirrored: bool) -> TrainedLearner:
+def of_teacher(path: Path, card_path: Path, *, mirrored: bool) -> TrainedLearner:
     """A teacher as it is."""
     card = artifacts.read_json(card_path, "licence", "source", "macs")
-    teacher = read_teacher(weights, card_path)
-    network = RepresentationNetwork(teacher.network.backbone, teacher.normalise, teacher.network.head, ONE_HEAD, mirrored=mirrored)
+    teacher = read_teacher(path, card_path)
+    backbone, head, weights = teacher.network.backbone, teacher.network.head, weights_for(len(teacher.classes))
+    network = RepresentationNetwork(backbone, teacher.normalise, head, weights, mirrored=mirrored)
     described = {
         "backbone": as_tree(architecture(card)),
         "input": list(teacher.input),
         "teacher_classes": [len(teacher.classes)],
         "teacher": teacher.name,
-        "sha256": artifacts.sha256(weights),
-        "parameters": parameter_count(teacher.network.backbone),
+        "sha256": artifacts.sha256(path),
+        "parameters": parameter_count(backbone),
         **{key: card[key] for key in ("mean", "std", "licence", "source", "macs")},
     }
     return _learner(network, described)

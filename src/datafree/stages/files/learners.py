@@ -8,7 +8,7 @@ import torch
 
 from datafree import artifacts
 from datafree.distillation.heads import TeacherHeads
-from datafree.evaluation.representations import ONE_HEAD, JoinWeights
+from datafree.evaluation.representations import EQUAL, JoinWeights
 from datafree.nas.networks import from_card
 from datafree.stages.files.networks import CARD_KEYS
 from datafree.zoo import loading
@@ -34,7 +34,7 @@ def read_learner(path: Path, card_path: Path) -> tuple[Backbone, Normalise, Teac
     """
     card = artifacts.read_json(card_path, *CARD_KEYS, "teacher_classes", "trained_heads")
     tensors = artifacts.read_tensors(path)
-    backbone, heads, weights = from_card(card), None, ONE_HEAD
+    backbone, heads, weights = from_card(card), None, EQUAL
     loading.fill(backbone, loading.part(tensors, "backbone."), path)
     if card["trained_heads"]:
         of_heads = loading.part(tensors, "heads.")
