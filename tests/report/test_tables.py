@@ -175,8 +175,10 @@ def test_networks_to_use_are_listed_with_their_cost_and_the_default_is_named():
     assert "\x1b" not in text
     assert lines[-1] == (
         "Of the single networks, bell is the most accurate; datafree adapt uses it by default. 2 teachers side by side are 2.0 percentage "
-        "points more accurate, with 2 times the multiply-adds: --backbone '2 teachers'."
+        "points more accurate with 2 times the multiply-adds: --backbone '2 teachers'."
     )
+    close = [NETWORKS[0], network("bell", "learner", ["bell"], 0.495, 3e6)]
+    assert "are 0.5 percentage points more accurate, which is within the intervals, with 2 times" in tables.network_sentence(close)
     assert tables.network_sentence(NETWORKS[1:]) == "Of the single networks, bell is the most accurate; datafree adapt uses it by default."
 
 

@@ -121,10 +121,12 @@ def network_sentence(rows: Sequence[Row]) -> str:
     sentence = f"Of the single networks, {_printable(default['name'])} is the most accurate; datafree adapt uses it by default."
     if rows[0] is default:
         return sentence
-    means = [sum(value["mean"] for value in row["shots"].values()) / len(row["shots"]) for row in (rows[0], default)]
-    times = rows[0]["macs"] / default["macs"]
-    gain = f"{100 * (means[0] - means[1]):.1f} percentage points more accurate, with {times:.2g} times the multiply-adds"
-    return f"{sentence} {rows[0]['name']} side by side are {gain}: --backbone '{rows[0]['name']}'."
+    pairs = [(rows[0]["shots"][shot], default["shots"][shot]) for shot in default["shots"]]
+    gain = sum(best["mean"] - value["mean"] for best, value in pairs) / len(pairs)
+    within = ", which is within the intervals," if gain < max(max(best["interval"], value["interval"]) for best, value in pairs) else ""
+    times = f"{rows[0]['macs'] / default['macs']:.2g} times the multiply-adds"
+    name = _printable(rows[0]["name"])
+    return f"{sentence} {name} side by side are {100 * gain:.1f} percentage points more accurate{within} with {times}: --backbone '{name}'."
 
 
 def network_shots(rows: Sequence[Row]) -> list[str]:
