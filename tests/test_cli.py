@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import errno
 import os
@@ -27,12 +28,18 @@ def datafree(folder, *arguments) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
 
 
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    """The plan of a run in an empty folder, with one shard."""
+    with contextlib.chdir(tmp_path_factory.mktemp("planned")):
+        made = make_plan(load(PROJECT / "params.yaml", PROJECT / "presets/smoke.yaml"), PROJECT)
+    return dataclasses.replace(made, shards={"teacher": {"0": [{"teacher": name} for name in made.teachers[1:]]}})
+
+
 @pytest.fixture
-def planned(tmp_path, monkeypatch):
+def planned(tmp_path, monkeypatch, plan):
     """A folder with the plan of a run."""
     monkeypatch.chdir(tmp_path)
-    plan = make_plan(load(PROJECT / "params.yaml", PROJECT / "presets/smoke.yaml"), PROJECT)
-    plan = dataclasses.replace(plan, shards={"teacher": {"0": [{"teacher": name} for name in plan.teachers[1:]]}})
     plan.write(tmp_path / "plan.json")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "plan.json"))
     return plan

@@ -21,7 +21,7 @@ def stack(architecture):
     return TeacherStack.of(teachers, statistics_distance)
 
 
-@pytest.mark.parametrize("architecture", ["conv4", "resnet8"])
+@pytest.mark.parametrize("architecture", ["conv4", pytest.param("resnet8", marks=pytest.mark.slow)])
 def test_the_compiled_query_is_one_graph_and_computes_the_same(architecture):
     teachers, rng = stack(architecture), torch.Generator().manual_seed(0)
     with warnings.catch_warnings():

@@ -46,10 +46,20 @@ def same(first, second):
     return all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
 
 
-@pytest.mark.parametrize("update", UPDATES)
-def test_a_seed_determines_the_result_and_the_teachers_do_not_change(teachers, update, state_of, assert_same_state):
+@pytest.fixture(scope="module", params=UPDATES)
+def update(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def whole(teachers, update):
+    """What an uninterrupted training gives: a generator, which no test changes, and its history."""
+    return train(teachers, config(update))
+
+
+def test_a_seed_determines_the_result_and_the_teachers_do_not_change(teachers, update, whole, state_of, assert_same_state):
     before = [state_of(teacher.network) for teacher in teachers]
-    first, history = train(teachers, config(update))
+    first, history = whole
     second, again = train(teachers, config(update))
     other, _ = train(teachers, config(update), seed=1)
     assert same(first, second)
@@ -66,7 +76,6 @@ def others_of(index, teachers):
 
 
 @pytest.mark.parametrize("per_step", [1, 2])
-@pytest.mark.parametrize("update", UPDATES)
 def test_one_outer_step_is_its_formula(teachers, update, per_step):
     rate = 0.5 if update is OuterUpdate.reptile else 0.01
     settings = config(update, outer_steps=1, inner_steps=1, teachers_per_step=per_step)
@@ -103,15 +112,14 @@ def test_one_outer_step_is_its_formula(teachers, update, per_step):
 
 
 @pytest.mark.parametrize("after", [1, 5, 6])
-@pytest.mark.parametrize("update", UPDATES)
-def test_an_interrupted_training_resumes_to_the_same_result(teachers, update, after, tmp_path):
-    whole, history = train(teachers, config(update))
+def test_an_interrupted_training_resumes_to_the_same_result(teachers, update, whole, after, tmp_path):
+    generator, history = whole
     with pytest.raises(Interrupted):
         train(teachers, config(update), checkpoint=Interrupting(tmp_path / "c.pt", after))
     checkpoint = Interrupting(tmp_path / "c.pt")
     resumed, curve = train(teachers, config(update), checkpoint=checkpoint)
     assert checkpoint.restored == after
-    assert same(whole, resumed)
+    assert same(generator, resumed)
     assert curve == history
 
 
@@ -125,7 +133,6 @@ def test_teachers_are_visited_evenly_and_in_random_order(count, per_step):
     assert meta_generator._teachers_of_step(count, per_step, 11, 7) == visits[11 * per_step : 12 * per_step]
 
 
-@pytest.mark.parametrize("update", UPDATES)
 def test_training_improves_the_initialisation(teachers, update):
     settings = config(update, outer_steps=30, inner_steps=2)
 

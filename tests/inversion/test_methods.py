@@ -41,6 +41,9 @@ CASES = {
 }
 
 
+GLOBAL_SEED = 1  # of PyTorch's global random numbers, of which no method takes any
+
+
 @pytest.fixture(scope="module", params=CASES)
 def method(request):
     return CASES[request.param]
@@ -49,6 +52,7 @@ def method(request):
 @pytest.fixture(scope="module")
 def whole(method, teachers):
     """What an uninterrupted recovery of the first teacher gives."""
+    torch.manual_seed(GLOBAL_SEED)
     return recover(teachers[0], method)
 
 
@@ -107,12 +111,11 @@ def test_a_seed_determines_the_images_and_neither_the_teacher_nor_global_randomn
     method, whole, teachers, state_of, assert_same_state
 ):
     before = state_of(teachers[0].network)
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        again = recover(teachers[0], method)
-        assert same(whole, again)
-        assert whole.history == again.history
-        assert torch.equal(torch.random.get_rng_state(), torch.manual_seed(seed).get_state())
+    torch.manual_seed(GLOBAL_SEED + 1)
+    again = recover(teachers[0], method)
+    assert same(whole, again)
+    assert whole.history == again.history
+    assert torch.equal(torch.random.get_rng_state(), torch.manual_seed(GLOBAL_SEED + 1).get_state())
     assert_same_state(state_of(teachers[0].network), before)
     assert not torch.equal(whole.images, recover(teachers[0], method, seed=1).images)
 
@@ -129,13 +132,13 @@ def test_unusual_teachers_are_supported(method, odd_teachers, kind):
 # The first round of a calibration is a recovery without calibration.
 @pytest.mark.parametrize("case", [name for name, method in CASES.items() if getattr(method, "calibration_rounds", 1) == 1])
 def test_more_steps_lower_the_cross_entropy(case, teachers):
-    method = dataclasses.replace(CASES[case], steps=25)
+    method = dataclasses.replace(CASES[case], steps=18)
     if isinstance(method, (GeneratorInversion, PixelInversion)):
         method = dataclasses.replace(method, batch_size=10)  # all images
     plain = dataclasses.replace(few(method), shift=0, augmentation=0.0, region=1.0)
     first, last = 0.0, 0.0
     for seed in range(2):  # a single run is noisy, as every step has other latents and images
-        losses = [row["cross_entropy"] for row in recover(teachers[2], method, seed, shared=plain).history[:25]]  # of the first batch
+        losses = [row["cross_entropy"] for row in recover(teachers[2], method, seed, shared=plain).history[:18]]  # of the first batch
         first, last = first + sum(losses[:8]), last + sum(losses[-8:])
     assert last < 0.95 * first
 

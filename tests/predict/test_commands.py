@@ -132,7 +132,7 @@ def test_a_mistake_gives_one_line_and_writes_nothing(project, photos, arguments,
 
 
 def bomb(folder):
-    Image.new("1", (60_000, 60_000)).save(folder / "bomb.png")
+    Image.new("1", (14_000, 14_000)).save(folder / "bomb.png")  # more pixels than Pillow opens
 
 
 @pytest.mark.parametrize(
@@ -265,15 +265,21 @@ def test_a_damaged_card_gives_one_line(project, learner, damage):
         run("card", "d.safetensors")
 
 
-@pytest.mark.parametrize("name", ["c.onnx", "c.pt2", "l.safetensors"])
-def test_a_classifier_and_a_learner_are_exported(project, photos, name):
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("c.safetensors", "c.onnx"),
+        ("learner.safetensors", "c.pt2"),
+        ("c.safetensors", "l.safetensors"),
+        ("learner.safetensors", "l.safetensors"),
+    ],
+)
+def test_a_classifier_and_a_learner_are_exported(project, photos, source, name):
     adapted(photos)
-    for source in ("c.safetensors", "learner.safetensors"):
-        (project / name).unlink(missing_ok=True)
-        result = run("export", source, "--output", name)
-        assert (project / name).stat().st_size > 1000
-        of_classes = source == "c.safetensors" and name != "l.safetensors"
-        assert f"{name}: {'a classifier of 3 classes' if of_classes else 'a feature extractor'} for images of 16 pixels" in result.stderr
+    result = run("export", source, "--output", name)
+    assert (project / name).stat().st_size > 1000
+    kind = "a classifier of 3 classes" if name == "c.onnx" else "a feature extractor"
+    assert f"{name}: {kind} for images of 16 pixels" in result.stderr
     if name == "l.safetensors":
         assert run("adapt", photos, "--learner", name, "--output", "again.safetensors").exit_code == 0
 

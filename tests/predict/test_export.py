@@ -1,3 +1,4 @@
+import functools
 import json
 import subprocess
 import sys
@@ -45,17 +46,30 @@ def run_torch(path, given):
     return [outputs] if isinstance(outputs, torch.Tensor) else list(outputs), json.loads(extra["metadata.json"])
 
 
+@pytest.fixture(scope="module")
+def exported(variants, tmp_path_factory):
+    """A function from the options of a learner, and whether it gets a classifier, to both and the ONNX file, which is written once."""
+
+    @functools.cache
+    def write(classifies, **options):
+        learner = variants(**options)
+        classifier = classifier_of(learner) if classifies else None
+        path = tmp_path_factory.mktemp("exported") / "m.onnx"
+        export.write_onnx(path, export.module_of(learner, classifier), 16, export.metadata_of(learner, classifier, CLASSES))
+        return learner, classifier, path
+
+    return write
+
+
 @pytest.mark.parametrize(
     ("heads", "kind"),
     [({"heads": False, "mirrored": False}, "features"), ({"heads": True}, "classifier"), ({"shared": True}, "classifier")],
     ids=str,
 )
-def test_onnx_gives_the_same_values_for_any_number_of_images(variants, tmp_path, heads, kind):
-    learner = variants(**heads)
-    classifier = classifier_of(learner) if kind == "classifier" else None
-    export.write_onnx(tmp_path / "m.onnx", export.module_of(learner, classifier), 16, export.metadata_of(learner, classifier, CLASSES))
+def test_onnx_gives_the_same_values_for_any_number_of_images(exported, heads, kind):
+    learner, classifier, path = exported(kind == "classifier", **heads)
     for count in (1, 2, 7):
-        outputs, session = run_onnx(tmp_path / "m.onnx", images(count, seed=count))
+        outputs, session = run_onnx(path, images(count, seed=count))
         for output, wanted in zip(outputs, expected(learner, classifier, images(count, seed=count)), strict=True):
             np.testing.assert_allclose(output, wanted.numpy(), atol=1e-4)
     assert [output.name for output in session.get_outputs()] == list(export.module_of(learner, classifier).outputs)
@@ -81,11 +95,10 @@ def test_an_exported_program_gives_the_same_values_for_any_number_of_images(lear
     assert json.loads(metadata["kind"]) == kind
 
 
-def test_labels_threshold_and_preprocessing_are_in_the_file(learner, tmp_path):
-    classifier = classifier_of(learner)
+def test_labels_threshold_and_preprocessing_are_in_the_file(exported):
+    learner, classifier, path = exported(True, heads=True)
     metadata = export.metadata_of(learner, classifier, CLASSES)
-    export.write_onnx(tmp_path / "m.onnx", export.module_of(learner, classifier), 16, metadata)
-    properties = {entry.key: json.loads(entry.value) for entry in onnx.load(tmp_path / "m.onnx").metadata_props if entry.key in metadata}
+    properties = {entry.key: json.loads(entry.value) for entry in onnx.load(path).metadata_props if entry.key in metadata}
     assert properties["classes"] == CLASSES
     assert properties["threshold"] == classifier.threshold
     assert properties["preprocessing"]["input"] == ["N", 3, 16, 16]
