@@ -7,8 +7,9 @@ quoted = '$(subst ','\'',$(1))'
 PYTHON ?= $(shell for candidate in python3.11 python3.12 python3.13 python3.14 python3 python; do "$$candidate" -c "import ensurepip, os, sys, venv; \
 	made_here = os.path.realpath(os.path.dirname(sys.executable)) == os.path.realpath('$(VENV)/bin'); \
 	sys.exit(1) if sys.version_info < (3, 11) else print(os.path.realpath(sys.executable) if made_here else sys.executable)" 2>/dev/null && break; done)
-# DVC and the tests start Snakemake by name.
-IN_VENV := PATH="$$PWD/$(VENV)/bin:$$PATH" $(VENV)/bin/python
+# DVC and the tests start Snakemake by name. Bytecode is kept even where the environment says otherwise: a run starts dozens of processes, each
+# of which would compile the package anew, for a second.
+IN_VENV := PYTHONDONTWRITEBYTECODE= PATH="$$PWD/$(VENV)/bin:$$PATH" $(VENV)/bin/python
 CORES ?= all
 GPUS ?= $(shell $(VENV)/bin/python -c "from datafree import gpus; print(len(gpus.require('auto')))" 2>/dev/null)
 SNAKEMAKE = $(IN_VENV) -m snakemake --cores $(call quoted,$(CORES)) \
