@@ -39,7 +39,7 @@ def inputs(tmp_path, monkeypatch, results):
     artifacts.write_json("tasks/five/reliability.json", {"not_judged": "", "teachers": rows})
     value = {"mean": 0.765, "interval": 0.01, "n": 600}
     network = {"name": "bell", "kind": "learner", "members": ["bell"], "parameters": 113, "macs": 5_000_000, "shots": {"1": value}}
-    artifacts.write_json("networks/networks.json", {"reason": "", "rows": [network]})
+    artifacts.write_json("networks/networks.json", {"reason": "", "way": 5, "computed_on": [], "rows": [network]})
     artifacts.write_json("networks/times.json", {"milliseconds": {"learner/bell": 12.345}})
     for path in ("nas/spos/cell.png", "data/preview.png", "inversion/real.png"):
         artifacts.write_text(path, f"png at {path}")

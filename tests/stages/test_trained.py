@@ -177,6 +177,10 @@ def test_too_few_validation_images_are_a_reason_for_no_choice(finished, tmp_path
     artifacts.write_json(tmp_path / folder / "networks.json", rows)
     with pytest.raises(UserError, match="networks.json: does not belong to times.json"):
         trained.compared(tmp_path)
+    for damaged in (5, [5], [{"name": "a"}]):
+        artifacts.write_json(tmp_path / folder / "networks.json", {**rows, "rows": damaged})
+        with pytest.raises(UserError, match="networks.json: its rows are damaged; delete it and run again"):
+            trained.load_teacher("alpha", tmp_path)
 
 
 def test_a_group_of_teachers_is_the_row_of_all_teachers_of_the_evaluation(finished):

@@ -93,7 +93,7 @@ def _accuracy(measured: Mapping[str, Any] | None) -> list[str]:
     if measured is None:
         return ["Not measured."]
     way, split, seeds = (_escaped(measured[key]) for key in ("way", "split", "seeds"))
-    head = f"{way}-way, on the {split} classes, over {seeds} seeds of training, computed in "
+    head = f"{way}-way, on the {split} classes, {f'over {seeds} seeds of training' if seeds != '1' else 'one network'}, computed in "
     lines = [
         f"{head}{', '.join(map(_escaped, measured['computed_on']))}.",
         "",

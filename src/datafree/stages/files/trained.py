@@ -188,10 +188,14 @@ def _mirrored(project: Path) -> bool:
     return bool(_read(project / RESULTS, "mirrored").get("mirrored"))
 
 
+def _compared(project: Path) -> dict[str, Any]:
+    path = project / NETWORKS
+    return comparison.read_content(path) if path.is_file() else {"rows": []}
+
+
 def _groups(project: Path) -> dict[str, list[str]]:
     """The teachers side by side that were compared: by name their members."""
-    rows = _read(project / NETWORKS, "rows").get("rows", [])
-    return {row["name"]: row["members"] for row in rows if row["kind"] == TEACHERS}
+    return {row["name"]: row["members"] for row in _compared(project)["rows"] if row["kind"] == TEACHERS}
 
 
 def _accuracy(project: Path, arm: str) -> dict[str, Any] | None:
@@ -203,8 +207,8 @@ def _accuracy(project: Path, arm: str) -> dict[str, Any] | None:
 
 def _compared_accuracy(project: Path, kind: str, name: str) -> dict[str, Any] | None:
     """The row of a network in the last comparison, likewise."""
-    content = _read(project / NETWORKS, "rows")
-    row = next((row for row in content.get("rows", []) if (row["kind"], row["name"]) == (kind, name)), None)
+    content = _compared(project)
+    row = next((row for row in content["rows"] if (row["kind"], row["name"]) == (kind, name)), None)
     return _measured(row, content, "validation", 1) if row else None
 
 
