@@ -135,7 +135,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "distillation.ensemble.TeacherEnsemble.queried_views": {
         "pools": Int64[Tensor, "g"],
         "rows": Int64[Tensor, "g n"],
-        "return": tuple[IMAGES, Float[Tensor, "b t k"]],
+        "return": tuple[IMAGES, Float[Tensor, "b t k"], Float[Tensor, "b f"] | None],
     },
     "distillation.ensemble.mixup": {"views": IMAGES, "return": IMAGES},
     "distillation.ensemble.mixup_shares": {"views": IMAGES, "return": Float[Tensor, "b 1 1 1"]},
@@ -143,6 +143,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "features": Float[Tensor, "b d"],
         "logits": Float[Tensor, "b t k"],
         "predictions": Float[Tensor, "b t k"],
+        "relations": Float[Tensor, "b f"] | None,
         "return": dict[str, SCALAR],
     },
     "distillation.objectives.total": {"terms": dict[str, SCALAR], "return": SCALAR},
@@ -156,7 +157,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "distillation.reinforced_pools.ReinforcedPools.batch": {
         "positions": Int64[Tensor, "b"],
-        "return": tuple[UINT8_IMAGES, Float[Tensor, "b t k"]],
+        "return": tuple[UINT8_IMAGES, Float[Tensor, "b t k"], Float[Tensor, "b f"] | None],
     },
     "distillation.reinforced_pools.ReinforcedPools.own_batch": {
         "positions": Int64[Tensor, "b"],

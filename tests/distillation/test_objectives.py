@@ -77,3 +77,7 @@ def test_the_terms_are_the_distillation_loss_and_the_weighted_relational_loss():
     terms = distillation_terms(features, logits, predictions, 4.0, 7.0)
     expected = 7 * relational_loss(features, zoo_representation(predictions, 4.0))
     torch.testing.assert_close(terms["relational"], expected)
+    relations = random(6, 9, seed=3)
+    terms = distillation_terms(features, logits, predictions, 4.0, 7.0, relations)
+    target = torch.cat([zoo_representation(predictions, 4.0), relations], 1)  # in another order
+    torch.testing.assert_close(terms["relational"], 7 * relational_loss(features, target))

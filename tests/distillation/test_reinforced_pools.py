@@ -11,8 +11,10 @@ from datafree.config import ReinforcementConfig
 from datafree.distillation import reinforcement
 from datafree.distillation.ensemble import TeacherEnsemble
 from datafree.distillation.joined_pools import JoinedPools, training_batch
+from datafree.distillation.objectives import pairwise_cosines
 from datafree.distillation.reinforcement import reinforce
 from datafree.zoo.backbones import Normalise
+from datafree.zoo.similarity import MOST
 
 CPU = torch.device("cpu")
 CONFIG = ReinforcementConfig(views=2, mixed_views=1)
@@ -106,7 +108,7 @@ def test_a_dropped_teacher_is_left_out_with_its_pool(teachers, pools):
     assert result.classes == (3, 0, 5)
     assert result.predictions.shape == (3, 64, 8)
     assert result.positions(torch.tensor([2]), torch.tensor([[0, 39]])).tolist() == [24, 63]
-    views, predictions = result.batch(torch.tensor([24, 5]), [2, 0], rng(), CPU)
+    views, predictions, _ = result.batch(torch.tensor([24, 5]), [2, 0], rng(), CPU)
     assert views.shape == (2, 3, 32, 32)
     assert not predictions[:, 1, 3:].any()
     own = result.own_batch(torch.tensor([24, 5]), rng(), CPU)[1]
@@ -117,13 +119,14 @@ def test_a_dropped_teacher_is_left_out_with_its_pool(teachers, pools):
 @pytest.mark.parametrize("mixed", [False, True])
 def test_a_batch_has_a_stored_view_of_each_image_with_its_predictions(reinforced, mixed):
     positions = torch.tensor([0, 30, 95, 30])
-    views, predictions = reinforced.batch(positions, [2, 0], rng(), CPU, mixed=mixed)
+    views, predictions, relations = reinforced.batch(positions, [2, 0], rng(), CPU, mixed=mixed)
     assert predictions.shape == (4, 2, 5)
     assert torch.allclose(predictions.sum(-1), torch.ones(4, 2), atol=5e-3)
     rounds = range(2, 3) if mixed else range(2)
     for row, position in enumerate(positions.tolist()):
         (number,) = [r for r in rounds if torch.equal(reinforced.views[r, position], views[row])]
         expected = reinforced.predictions[number, position].float().exp()
+        assert torch.equal(relations[row], reinforced.relations[number, position].float())
         assert torch.equal(predictions[row, 0], expected[7:])
         assert torch.equal(predictions[row, 1, :3], expected[:3])
         assert not predictions[row, 1, 3:].any()
@@ -133,10 +136,37 @@ def test_the_ensemble_reads_stored_views_without_a_query(teachers, pools, reinfo
     ensemble = replace(ensemble_of(teachers, pools), reinforced=reinforced)
     monkeypatch.setattr(TeacherEnsemble, "predict", None)
     pool, rows = torch.tensor([1, 2]), torch.tensor([[3, 4], [0, 1]])
-    views, predictions = ensemble.queried_views(pool, rows, [1], rng())
-    stored, expected = reinforced.batch(torch.tensor([27, 28, 56, 57]), [1], rng(), CPU)
+    views, predictions, relations = ensemble.queried_views(pool, rows, [1], rng())
+    stored, expected, of_views = reinforced.batch(torch.tensor([27, 28, 56, 57]), [1], rng(), CPU)
     assert torch.equal(views, ensemble.normalise(stored))
     assert torch.equal(predictions, expected)
+    assert torch.equal(relations, of_views)
+
+
+def test_a_few_teachers_relations_are_their_weighted_root_features(teachers, reinforced):
+    views = reinforced.views.flatten(0, 1)[:50]
+    with torch.no_grad():
+        features = [teacher.network.backbone(teacher.normalise(views)) for teacher in teachers]
+    roots = [part.sqrt() / part.sqrt().norm(dim=1, keepdim=True) for part in features]  # ReLU leaves no negative ones
+    expected = MOST * torch.cat(roots, 1)  # of 12 classes in all
+    torch.testing.assert_close(reinforced.relations.flatten(0, 1)[:50].float(), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_teachers_of_many_classes_have_no_relations(teachers, pools, monkeypatch):
+    monkeypatch.setattr(reinforcement, "FEW_CLASSES", 12)
+    result = reinforce(ensemble_of(teachers, pools), CONFIG, 0, Checkpoint(None))
+    assert result.relations is None
+    assert set(result.tensors) == {"views", "predictions"}
+    assert result.batch(torch.tensor([0]), [0], rng(), CPU)[2] is None
+
+
+def test_many_features_are_reduced_with_nearly_the_same_cosines(teachers, pools, reinforced, monkeypatch):
+    monkeypatch.setattr(reinforcement, "MOST_FEATURES", 64)
+    views = reinforced.views.flatten(0, 1)[:40]
+    reduced = reinforcement._relations(teachers, views, CPU, 0).float()
+    assert reduced.shape == (40, 64)
+    exact = pairwise_cosines(reinforced.relations.flatten(0, 1)[:40].float())
+    assert (pairwise_cosines(reduced) - exact).abs().mean() < 0.15
 
 
 def test_training_batches_of_joined_pools_have_the_own_teachers_predictions_for_the_stored_view(pools, teachers, reinforced):

@@ -10,8 +10,9 @@ from datafree.distillation.heads import TeacherHeads
 from datafree.evaluation.classifiers import CLASSIFIERS
 from datafree.evaluation.few_shot import Concatenated
 from datafree.evaluation.readouts import OF_HEADS, PLAIN, READOUTS, WITHOUT_HEADS, Reader, averaged, heads_of
-from datafree.evaluation.representations import EQUAL, FEW, LEAST, MOST, JoinWeights, join_weights, side_by_side_factors, weights_for
+from datafree.evaluation.representations import EQUAL, JoinWeights, join_weights, side_by_side_factors, weights_for
 from datafree.zoo.logits import ABSENT
+from datafree.zoo.similarity import FEW, LEAST, MOST
 
 EVERY = pytest.mark.parametrize("name", READOUTS)
 CLASSES = (3, 2, 4)  # of three heads

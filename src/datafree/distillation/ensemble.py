@@ -74,19 +74,20 @@ class TeacherEnsemble:
 
     def queried_views(
         self, pools: Tensor, rows: Tensor, queried: Sequence[int], rng: torch.Generator, *, augment: bool = True, mixed: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Views of the images at ``rows`` int64 [G, n] of the ``pools`` int64 [G], and the queried teachers' predictions for them.
 
-        The views [G · n, C, H, W] are the learner's input; for the predictions see ``predict``. Both are stored ones, without a query, if
+        The views [G · n, C, H, W] are the learner's input; for the predictions see ``predict``; the third are the stored ``relations``
+        [G · n, F], if there are any. All are stored ones, without a query, if
         there are reinforced pools; ``augment`` is then that of these pools. ``mixed``: each view is a mixture with another (mixup).
         """
         if self.reinforced is not None:
             positions = self.reinforced.positions(pools, rows)
-            views, predictions = self.reinforced.batch(positions, queried, rng, self.device, mixed=mixed)
-            return self.normalise(views), predictions
+            views, predictions, relations = self.reinforced.batch(positions, queried, rng, self.device, mixed=mixed)
+            return self.normalise(views), predictions, relations
         views = self.views(self.images.at(pools, rows), rng, augment)
         views = mixup(views, rng) if mixed else views
-        return views, self.predict(views, queried)
+        return views, self.predict(views, queried), None
 
     @torch.no_grad()
     def predict(self, views: Tensor, queried: Sequence[int]) -> Tensor:

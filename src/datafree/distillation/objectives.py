@@ -10,14 +10,19 @@ from datafree.distillation.losses import distillation_loss
 from datafree.zoo.logits import at_least_float32
 
 
-def distillation_terms(features: Tensor, logits: Tensor, predictions: Tensor, temperature: float, relational: float) -> dict[str, Tensor]:
+def distillation_terms(
+    features: Tensor, logits: Tensor, predictions: Tensor, temperature: float, relational: float, relations: Tensor | None = None
+) -> dict[str, Tensor]:
     """The terms of the objective, scalars by name, whose sum is minimised: ``distillation``, and ``relational`` times its weight, if any.
 
-    ``features`` [B, D] and ``logits`` [B, T, K] are the student's; ``predictions`` [B, T, K] the probabilities of the T queried teachers.
+    ``features`` [B, D] and ``logits`` [B, T, K] are the student's; ``predictions`` [B, T, K] the probabilities of the T queried teachers,
+    ``relations`` [B, F] what their features say in addition, for the relational term.
     """
     terms = {"distillation": distillation_loss(logits, predictions, temperature)}
     if relational:
-        terms["relational"] = relational * relational_loss(features, zoo_representation(predictions, temperature))
+        target = zoo_representation(predictions, temperature)
+        target = target if relations is None else torch.cat([relations.to(target.dtype), target], 1)
+        terms["relational"] = relational * relational_loss(features, target)
     return terms
 
 

@@ -27,6 +27,8 @@ class ReinforcedPools:
         plain: number of unmixed views of an image.
         images: number of images of each teacher of the zoo, 0 for one that is not used.
         classes: number of classes of each teacher of the zoo, 0 for one that is not used.
+        relations: float16 [R, N, F], what a few teachers' features say about how similar views are; None with many classes, whose
+            probabilities say it better (see ``datafree.distillation.reinforcement``).
     """
 
     views: Tensor
@@ -34,14 +36,21 @@ class ReinforcedPools:
     plain: int
     images: tuple[int, ...]
     classes: tuple[int, ...]
+    relations: Tensor | None = None
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name, as they are stored."""
+        found = {"views": self.views, "predictions": self.predictions, "relations": self.relations}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     @property
     def nbytes(self) -> int:
-        return self.views.nbytes + self.predictions.nbytes
+        return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def to(self, device: torch.device) -> ReinforcedPools:
         """A copy whose tensors are on the device, as far as they fit (see ``devices.resident``)."""
-        return replace(self, views=devices.resident(self.views, device), predictions=devices.resident(self.predictions, device))
+        return replace(self, **{name: devices.resident(tensor, device) for name, tensor in self.tensors.items()})
 
     @functools.cached_property
     def _first(self) -> Tensor:
@@ -65,24 +74,29 @@ class ReinforcedPools:
 
     def batch(
         self, positions: Tensor, queried: Sequence[int], rng: torch.Generator, device: torch.device, *, mixed: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """A random stored view of each image at ``positions`` int64 [B], with the predictions of the queried teachers.
 
-        Returns views uint8 [B, C, H, W] and probabilities float32 [B, queried, most classes], 0 beyond a teacher's classes, both on
-        ``device``. ``mixed``: views that mix the image with another one.
+        Returns views uint8 [B, C, H, W], probabilities float32 [B, queried, most classes], 0 beyond a teacher's classes, and their
+        ``relations`` float32 [B, F], if there are any, all on ``device``. ``mixed``: views that mix the image with another one.
         """
-        views, probabilities = self._stored(positions, rng, device, mixed)
-        return views, probabilities[:, devices.moved(self._columns[list(queried)], device)]
+        chosen = self._choose(positions, rng, mixed)
+        views, probabilities = self._stored(chosen, device)
+        relations = None if self.relations is None else devices.rows(self.relations.flatten(0, 1), chosen, device).float()
+        return views, probabilities[:, devices.moved(self._columns[list(queried)], device)], relations
 
     def own_batch(self, positions: Tensor, rng: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
         """As ``batch``, unmixed, with the predictions of the teacher of each image: float32 [B, most classes]."""
-        views, probabilities = self._stored(positions, rng, device, mixed=False)
+        views, probabilities = self._stored(self._choose(positions, rng, mixed=False), device)
         teachers = torch.bucketize(positions, self._first + torch.tensor(self.images) - 1)
         return views, probabilities.gather(1, devices.moved(self._columns[teachers], device))
 
-    def _stored(self, positions: Tensor, rng: torch.Generator, device: torch.device, mixed: bool) -> tuple[Tensor, Tensor]:
-        """A random view of each image, and the probabilities [B, Σ classes + 1] of all used teachers' classes; the last column is 0."""
+    def _choose(self, positions: Tensor, rng: torch.Generator, mixed: bool) -> Tensor:
+        """A random view of each image, as a position among all R · N views: int64 [B]."""
         low, high = (self.plain, len(self.views)) if mixed else (0, self.plain)
-        chosen = torch.randint(low, high, (len(positions),), generator=rng) * self.views.shape[1] + positions
+        return torch.randint(low, high, (len(positions),), generator=rng) * self.views.shape[1] + positions
+
+    def _stored(self, chosen: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The chosen views, and the probabilities [B, Σ classes + 1] of all used teachers' classes; the last column is 0."""
         probabilities = devices.rows(self.predictions.flatten(0, 1), chosen, device).float().exp()
         return devices.rows(self.views.flatten(0, 1), chosen, device), F.pad(probabilities, (0, 1))

@@ -14,10 +14,13 @@ from datafree.distillation.ensemble import TeacherEnsemble, mixup_shares
 from datafree.distillation.reinforced_pools import ReinforcedPools
 from datafree.progress import progress
 from datafree.zoo.logits import at_least_float32
+from datafree.zoo.similarity import features_weight, root_of
 from datafree.zoo.teacher_passes import passes
 from datafree.zoo.teachers import Teacher
 from datafree.zoo.training import logits_of
 
+FEW_CLASSES = 100  # of all teachers: with fewer, their features are stored too, since their predictions say little about other classes
+MOST_FEATURES = 512  # stored per view; more are reduced by a random projection, which keeps cosines to about 1 / √512
 CHUNK = 64  # views that are made, or predicted by one teacher, together: few enough for the caches of a CPU
 LOWEST = -60.0  # log-probability; float16 holds smaller ones, but a softmax in float32 may be 0
 
@@ -46,7 +49,29 @@ def reinforce(ensemble: TeacherEnsemble, config: ReinforcementConfig, seed: int,
         saved.values = {"predictions": predictions, "done": done}
         checkpoint.save(number, [], saved=saved)
     images = tuple(len(pool.images) if count else 0 for pool, count in zip(ensemble.pools, classes, strict=True))
-    return ReinforcedPools(views, predictions.unflatten(0, views.shape[:2]), config.views, images, tuple(classes))
+    relations = _relations([ensemble.teachers[index] for index in used], flat, ensemble.device, seed) if sum(counts) < FEW_CLASSES else None
+    return ReinforcedPools(
+        views,
+        predictions.unflatten(0, views.shape[:2]),
+        config.views,
+        images,
+        tuple(classes),
+        None if relations is None else relations.unflatten(0, views.shape[:2]),
+    )
+
+
+def _relations(teachers: Sequence[Teacher], views: Tensor, device: torch.device, seed: int) -> Tensor:
+    """The teachers' root features of views uint8 [V, C, H, W], weighted as in their read-out side by side: float16 [V, F] on the CPU."""
+    weight = features_weight(sum(len(teacher.classes) for teacher in teachers))
+    sizes = [teacher.network.backbone.feature_size for teacher in teachers]
+    total, parts = sum(sizes), []
+    mixing = torch.randn(total, MOST_FEATURES, generator=devices.generator(seed, "projection")) / MOST_FEATURES**0.5
+    for part in views.split(CHUNK):
+        images = devices.moved(part, device)
+        features = [at_least_float32(teacher.network.backbone(teacher.normalise(images))) for teacher in teachers]
+        joined = weight * torch.cat([root_of(values) for values in features], 1).float().cpu()
+        parts.append((joined @ mixing if total > MOST_FEATURES else joined).half())
+    return torch.cat(parts)
 
 
 def make_views(ensemble: TeacherEnsemble, used: Sequence[int], config: ReinforcementConfig, seed: int) -> Tensor:

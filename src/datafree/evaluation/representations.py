@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from datafree.zoo.logits import ABSENT
+from datafree.zoo.similarity import features_weight, root_of
 
 TEMPERATURE = 4.0  # of the softmax: with 1, most probabilities of a confident head are 0 and say nothing about a new class
 
@@ -21,15 +21,11 @@ class JoinWeights(NamedTuple):
 
 
 EQUAL = JoinWeights(1.0, 1.0)
-FEW, LEAST, MOST = 50, 0.25, 4.0  # number of probabilities that say as much as features; bounds of the features' weight
 
 
 def weights_for(classes: int) -> JoinWeights:
-    """The weights for networks without recovered images whose heads have so many classes in all.
-
-    The fewer probabilities there are, the less they say about a new class compared with the features.
-    """
-    return JoinWeights(min(max(FEW / classes, LEAST), MOST), 1.0)
+    """The weights for networks without recovered images whose heads have so many classes in all; see ``features_weight``."""
+    return JoinWeights(features_weight(classes), 1.0)
 
 
 def side_by_side_factors(features: int, classes: int, of_all: int) -> Tensor:
@@ -47,8 +43,8 @@ def features(features: Tensor, logits: Tensor, weights: JoinWeights) -> Tensor:
 
 
 def root_features(features: Tensor, logits: Tensor, weights: JoinWeights) -> Tensor:
-    """Signed square roots of the features [B, D], of unit length: few large activations then do not outweigh the others."""
-    return F.normalize(features.sign() * features.abs().sqrt(), dim=-1)
+    """``root_of`` the features [B, D]."""
+    return root_of(features)
 
 
 def probabilities(features: Tensor, logits: Tensor, weights: JoinWeights) -> Tensor:
@@ -78,7 +74,7 @@ def join_weights(features: Tensor, logits: Tensor) -> JoinWeights:
     """The weights with which the two parts of ``joined`` have centred vectors of mean squared length 1 over these images.
 
     ``features`` [B, D] and ``logits`` [B, T, K] of B ≥ 2 images. A part that is the same for all images has the weight 0. With fewer than
-    ``FEW`` probabilities the features have a larger weight, in proportion, up to ``MOST`` times.
+    50 probabilities the features have a larger weight, by the factor ``features_weight``.
     """
     of_heads = probabilities(features, logits, EQUAL)
     parts = (part.double() for part in (root_features(features, logits, EQUAL), of_heads))

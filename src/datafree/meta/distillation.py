@@ -36,9 +36,9 @@ def train(
     # Sorted, so that the order is that of the pool if all of it is used.
     used_rows = [torch.cat([rows[: arm.images_per_class] for rows in class_rows(pool)]).sort().values for pool in ensemble.pools]
 
-    def terms(views: Tensor, predictions: Tensor, queried: list[int]) -> tuple[dict[str, Tensor], Tensor]:
+    def terms(views: Tensor, predictions: Tensor, relations: Tensor | None, queried: list[int]) -> tuple[dict[str, Tensor], Tensor]:
         features, logits = learner(views, queried)
-        return distillation_terms(features, logits, predictions, arm.temperature, arm.relational), logits
+        return distillation_terms(features, logits, predictions, arm.temperature, arm.relational, relations), logits
 
     def task_loss(task: int, rng: torch.Generator) -> Tensor:
         queried = episodes.teacher[task].unique().tolist()
@@ -52,8 +52,8 @@ def train(
         pools, rows = sample_images(ensemble, used_rows, arm, rng)
         queried = ensemble.reliable if arm.queried is Queried.all else pools.unique().tolist()
         mixed = arm.mixup and step % 2 == 1
-        views, predictions = ensemble.queried_views(pools, rows, queried, rng, augment=arm.augment, mixed=mixed)
-        losses, logits = terms(views, predictions, queried)
+        views, predictions, relations = ensemble.queried_views(pools, rows, queried, rng, augment=arm.augment, mixed=mixed)
+        losses, logits = terms(views, predictions, relations, queried)
         optimiser.zero_grad(set_to_none=True)
         total(losses).backward()
         optimiser.step()

@@ -22,21 +22,23 @@ Network = Callable[[Tensor, Sequence[int]], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class EpisodeBatch:
-    """``views`` [B = way · (shot + query), C, H, W], class by class; ``predictions`` [B, queried, most classes] of the queried teachers."""
+    """``views`` [B = way · (shot + query), C, H, W], class by class; ``predictions`` [B, queried, most classes] of the queried teachers;
+    ``relations`` [B, F] as in ``ReinforcedPools``, if there are any."""
 
     views: Tensor
     queried: list[int]
     predictions: Tensor
     way: int
     shot: int
+    relations: Tensor | None = None
 
 
 def episode_batch(
     ensemble: TeacherEnsemble, episodes: Episodes, task: int, queried: Sequence[int], augment: bool, rng: torch.Generator
 ) -> EpisodeBatch:  # fmt: skip
     """The views of episode ``task`` with the predictions of the queried teachers for them."""
-    views, predictions = ensemble.queried_views(episodes.teacher[task], episodes.index[task], queried, rng, augment=augment)
-    return EpisodeBatch(views, list(queried), predictions, episodes.index.shape[1], episodes.shot)
+    views, predictions, relations = ensemble.queried_views(episodes.teacher[task], episodes.index[task], queried, rng, augment=augment)
+    return EpisodeBatch(views, list(queried), predictions, episodes.index.shape[1], episodes.shot, relations)
 
 
 def queried_teachers(ensemble: TeacherEnsemble, episodes: Episodes, tasks: Sequence[int], queried: Queried) -> list[list[int]]:
@@ -70,7 +72,7 @@ def episode_losses(network: Network, batch: EpisodeBatch, arm: BellArm | IgrArm)
     episode = episode_loss(by_class[:, : batch.shot], by_class[:, batch.shot :], EPISODE_SCALE)
     if isinstance(arm, BellArm) and arm.divergence is Divergence.released:
         return episode, released_divergence(logits, batch.predictions)
-    terms = distillation_terms(features, logits, batch.predictions, arm.temperature, arm.relational)
+    terms = distillation_terms(features, logits, batch.predictions, arm.temperature, arm.relational, batch.relations)
     return episode, total(terms)
 
 

@@ -30,9 +30,13 @@ def run(job: Job) -> None:
     with devices.use(job.config["device"]) as device, devices.autocast(device, job.config["precision"]):
         ensemble = read_ensemble(job, device)
         reinforced = reinforce(ensemble, config, devices.derive_seed(job.config["seed"], "reinforce"), checkpoint)
-    tensors = {"views": reinforced.views, "predictions": reinforced.predictions}
-    metadata = {"plain": reinforced.plain, "images": list(reinforced.images), "classes": list(reinforced.classes)}
-    artifacts.write_tensors(job.output("views"), tensors, **metadata)
+    metadata = {
+        "plain": reinforced.plain,
+        "images": list(reinforced.images),
+        "classes": list(reinforced.classes),
+        "tensors": list(reinforced.tensors),
+    }
+    artifacts.write_tensors(job.output("views"), reinforced.tensors, **metadata)
     artifacts.write_image(job.output("preview"), contact_sheet(_preview(ensemble, reinforced), SHOWN))
     count, images = reinforced.views.shape[:2]
     teachers = sum(classes > 0 for classes in reinforced.classes)
