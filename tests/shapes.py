@@ -198,6 +198,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "evaluation.representations.root_features": {**READ_OUT, "return": Float[Tensor, "b d"]},
     "evaluation.representations.probabilities": READ_OUT,
     "evaluation.representations.joined": READ_OUT,
+    "evaluation.representations.side_by_side_factors": {"return": Float[Tensor, "r"]},
     "evaluation.representations.join_weights": {"features": Float[Tensor, "b d"], "logits": HEADS},
     "evaluation.classifiers.weighted": {"columns": Float[Tensor, "d"]},
     "evaluation.nearest_centroid.centroids": {
