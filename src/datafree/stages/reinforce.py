@@ -34,7 +34,7 @@ def run(job: Job) -> None:
         "plain": reinforced.plain,
         "images": list(reinforced.images),
         "classes": list(reinforced.classes),
-        "tensors": list(reinforced.tensors),
+        "stored": list(reinforced.tensors),
     }
     artifacts.write_tensors(job.output("views"), reinforced.tensors, **metadata)
     artifacts.write_image(job.output("preview"), contact_sheet(_preview(ensemble, reinforced), SHOWN))

@@ -36,5 +36,5 @@ def read_reinforced(job: Job) -> ReinforcedPools:
     """The reinforced pools of the input ``reinforced`` of a job, on the CPU."""
     path = job.input("reinforced")
     metadata = artifacts.read_metadata(path)
-    tensors = artifacts.read_tensors(path, *metadata["tensors"])
+    tensors = artifacts.read_tensors(path, *metadata["stored"])
     return ReinforcedPools(**tensors, plain=metadata["plain"], images=tuple(metadata["images"]), classes=tuple(metadata["classes"]))
