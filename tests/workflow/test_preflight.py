@@ -127,7 +127,7 @@ GLYPHS = SMALL["data"]["glyphs"]
         ),
         (
             {"reinforcement": {"megabytes": 6}},
-            "reinforcement.megabytes: got 6; 2040 views of 32 pixels with predictions of 17 classes take 7; raise it, or lower views",
+            "reinforcement.megabytes: got 6; 2040 views of 32 pixels with predictions of 17 classes take 9; raise it, or lower views",
         ),
         ({"evaluation": {"oracle_backbone": {"name": "vgg"}}}, "evaluation.oracle_backbone.name: got 'vgg'; allowed: .*conv4"),
         ({"nas": {"algorithms": {"spos": {"space": "trees"}}}}, "nas.algorithms.spos.space: got 'trees'; allowed: nasbench201, darts"),

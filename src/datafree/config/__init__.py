@@ -47,6 +47,8 @@ from datafree.config.inversions import (
 )
 from datafree.config.references import ClassifierReference, LearnerReference, references
 from datafree.config.schema import (
+    FEW_CLASSES,
+    MOST_FEATURES,
     BackboneConfig,
     Config,
     DataConfig,
@@ -64,7 +66,9 @@ from datafree.config.validation import as_tree, as_written, load, merge, resolve
 __all__ = [
     "ALGORITHM_TYPES",
     "ARM_TYPES",
+    "FEW_CLASSES",
     "INVERSION_TYPES",
+    "MOST_FEATURES",
     "PROXIES",
     "AdaptationConfig",
     "AdaptedPart",

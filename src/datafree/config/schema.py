@@ -87,6 +87,11 @@ class ReinforcementConfig:
     megabytes: int = 1024  # largest size of the stored views and predictions of one inversion method
 
 
+# With fewer classes of all teachers together, whose predictions then say little about other classes, the views have the teachers' features
+# too: at most so many numbers per view, of more a random projection, which keeps cosines to about 1 / √512.
+FEW_CLASSES, MOST_FEATURES = 100, 512
+
+
 # Architectures of datafree.zoo.backbones and their usual widths. `*` stands for a model of that library, which has its own width.
 BACKBONES = {
     "conv4": 32, "conv4_strided": 32, "resnet8": 16, "resnet10": 64, "resnet12": 64, "resnet18": 64,

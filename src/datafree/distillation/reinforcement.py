@@ -9,7 +9,7 @@ from torch import Tensor
 
 from datafree import devices
 from datafree.checkpoints import Checkpoint, SavedState
-from datafree.config import ReinforcementConfig
+from datafree.config import FEW_CLASSES, MOST_FEATURES, ReinforcementConfig
 from datafree.distillation.ensemble import TeacherEnsemble, mixup_shares
 from datafree.distillation.reinforced_pools import ReinforcedPools
 from datafree.progress import progress
@@ -19,8 +19,6 @@ from datafree.zoo.teacher_passes import passes
 from datafree.zoo.teachers import Teacher
 from datafree.zoo.training import logits_of
 
-FEW_CLASSES = 100  # of all teachers: with fewer, their features are stored too, since their predictions say little about other classes
-MOST_FEATURES = 512  # stored per view; more are reduced by a random projection, which keeps cosines to about 1 / √512
 CHUNK = 64  # views that are made, or predicted by one teacher, together: few enough for the caches of a CPU
 LOWEST = -60.0  # log-probability; float16 holds smaller ones, but a softmax in float32 may be 0
 

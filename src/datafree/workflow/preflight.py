@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from datafree.config import Config, Source, Views
+from datafree.config import FEW_CLASSES, MOST_FEATURES, Config, Source, Views
 from datafree.config.combinations import as_text, refuse_changed
 from datafree.config.schema import BACKBONES, BackboneConfig, Precision, backbone_family
 from datafree.data import SPLITS
@@ -141,7 +141,8 @@ def _check_reinforcement(config: Config, teachers: list[Entry]) -> None:
         return
     settings, classes = config.reinforcement, sum(teacher.class_count for teacher in teachers)
     count = classes * config.inversion.images_per_class * (settings.views + settings.mixed_views)
-    megabytes = -(-count * (3 * config.data.image_size**2 + 2 * classes) // 2**20)
+    numbers = classes + (MOST_FEATURES if classes < FEW_CLASSES else 0)  # float16 per view
+    megabytes = -(-count * (3 * config.data.image_size**2 + 2 * numbers) // 2**20)
     if megabytes > settings.megabytes:
         raise UserError(
             f"reinforcement.megabytes: got {settings.megabytes}; {count} views of {config.data.image_size} pixels with predictions of "
