@@ -2,7 +2,7 @@
 # What is measured on a GPU, each part under its own time limit, in the order of its worth. Usage:
 #   benchmarks/on_gpu.sh FOLDER [PART...]
 # FOLDER receives the log, the results and the wall time of every part, and the utilisation of the GPUs while it ran (once per second).
-# Parts: tests engine learners smoke default student study. `student` needs CIFAR10_CHECKPOINTS and CIFAR10_IMAGES, the folders that
+# Parts: tests engine learners classify smoke default student study. `student` needs CIFAR10_CHECKPOINTS and CIFAR10_IMAGES, the folders that
 # benchmarks/cifar10_student.py takes, `study` needs CIFAR_FS, the folder that presets/cifar-fs.yaml takes, and the published zoo; without
 # them they are left out. SMALL=1 tries the script with small numbers, also without a GPU.
 set -uo pipefail
@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 folder=$(mkdir -p "$1" && cd "$1" && pwd) || exit 2
 shift
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(tests engine learners smoke default student study)
+[ ${#parts[@]} -gt 0 ] || parts=(tests engine learners classify smoke default student study)
 python=${PYTHON:-.venv/bin/python}
 small=${SMALL:-}
 
@@ -48,6 +48,10 @@ for part in "${parts[@]}"; do
 		options=()
 		[ -z "$small" ] || options=(--teachers 4 --steps 2 --repeats 1)
 		run learners 180 "$python" benchmarks/learner_steps.py --output "$folder/learners.json" "${options[@]}" ;;
+	classify)
+		options=(--threads "$(nproc)")
+		[ -z "$small" ] || options=(--images 20 --repeats 1)
+		run classify 120 "$python" benchmarks/classify_speed.py --output "$folder/classify.json" "${options[@]}" ;;
 	smoke) run smoke 240 snakemake smoke "$PWD/presets/smoke.yaml" ;;
 	default)
 		options=()
@@ -64,6 +68,6 @@ for part in "${parts[@]}"; do
 		options=("$PWD/presets/cifar-fs-study.yaml")
 		[ -z "$small" ] || options+=("$PWD/presets/cifar-fs-study-small.yaml")
 		run study 1200 snakemake study "$PWD/presets/cifar-fs.yaml" "${options[@]}" --config "data={folder: $CIFAR_FS}" ;;
-	*) echo "on_gpu.sh: expected tests, engine, learners, smoke, default, student or study, got $part" >&2; exit 2 ;;
+	*) echo "on_gpu.sh: expected tests, engine, learners, classify, smoke, default, student or study, got $part" >&2; exit 2 ;;
 	esac
 done
