@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import datafree
-from datafree import artifacts
+from datafree import artifacts, devices
 from datafree.cli import app
 from datafree.config import BackboneConfig, EvaluationConfig
 from datafree.errors import UserError
@@ -127,7 +127,8 @@ def test_every_network_is_compared_on_the_validation_classes_as_it_is_used(finis
     config = finished.settings.evaluation
     for (kind, name), row in rows.items():
         learner = trained.load_learner(name, finished.root) if kind == "learner" else trained.load_teacher(name, finished.root)
-        values = learner.represent(data.images)
+        with devices.autocast(torch.device("cpu"), finished.plan.hardware.precision):
+            values = learner.represent(data.images)
         for shot in config.shots:
             counts = {"way": config.way, "shot": shot, "query": config.query, "episodes": config.episodes}
             expected = mean_interval(episode_accuracies(values, episode_rows(data.labels, **counts, seed=0), shot))
