@@ -62,14 +62,16 @@ def _relations(teachers: Sequence[Teacher], views: Tensor, device: torch.device,
     """The teachers' root features of views uint8 [V, C, H, W], weighted as in their read-out side by side: float16 [V, F] on the CPU."""
     weight = features_weight(sum(len(teacher.classes) for teacher in teachers))
     total = sum(teacher.network.backbone.feature_size for teacher in teachers)
-    mixing = torch.randn(total, MOST_FEATURES, generator=devices.generator(seed, "projection")) / MOST_FEATURES**0.5
+    mixing = None
+    if total > MOST_FEATURES:
+        mixing = torch.randn(total, MOST_FEATURES, generator=devices.generator(seed, "projection")) / MOST_FEATURES**0.5
     relations = torch.empty(len(views), min(total, MOST_FEATURES), dtype=torch.float16)
     for part, stored in zip(views.split(CHUNK), relations.split(CHUNK), strict=True):
         images = devices.moved(part, device)
         features = [at_least_float32(teacher.network.backbone(teacher.normalise(images))) for teacher in teachers]
         joined = weight * torch.cat([root_of(values) for values in features], 1).float().cpu()
         with torch.autocast("cpu", enabled=False):  # the precision of the networks is none for a projection
-            stored.copy_(joined @ mixing if total > MOST_FEATURES else joined)
+            stored.copy_(joined if mixing is None else joined @ mixing)
     return relations
 
 

@@ -56,6 +56,11 @@ class RepresentationNetwork(nn.Module):
         logits = at_least_float32(logits)
         return join(root_features(values, logits, self.weights), probabilities_at(logits, self.columns), self.weights)
 
+    @property
+    def size(self) -> int:
+        """R, the length of a representation."""
+        return self.backbone.feature_size + len(self.columns)
+
 
 class SideBySide(nn.Module):
     """Several networks as one: the representations of its ``members``, each of unit length, weighted and concatenated, float32 [B, Σ R].
@@ -73,6 +78,11 @@ class SideBySide(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return joined_side_by_side([member(images) for member in self.members], self.factors)
+
+    @property
+    def size(self) -> int:
+        """Σ R, the length of a representation."""
+        return len(self.factors)
 
 
 def factors_of(members: Sequence[RepresentationNetwork]) -> Tensor:

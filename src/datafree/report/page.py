@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from datafree import __version__
 from datafree.nas.search_result import COSTS
+from datafree.predict.comparison import TEACHER
 from datafree.report import plots, tables
 
 Curve = Sequence[Mapping[str, float]]  # rows of a history file: `step` and one value per column
@@ -151,9 +152,8 @@ def _few_shot(results: tables.Results) -> dict[str, Any]:
 def _networks(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The networks that can learn new classes: a table of learners, groups and the best teachers, and one of the other teachers."""
     names = tables.network_shots(rows)
-    singles = [row["name"] for row in rows if row["kind"] == "teacher"]
-    main = [row for row in rows if row["kind"] != "teacher" or row["name"] in singles[:TEACHERS_RANKED]]
-    others = [row for row in rows if row["kind"] == "teacher" and row["name"] in singles[TEACHERS_RANKED:]]
+    others = [row for row in rows if row["kind"] == TEACHER][TEACHERS_RANKED:]
+    main = [row for row in rows if row not in others]
     shown = [[[row["name"], *tables.network_cells(row, names)] for row in part] for part in (main, others) if part]
     return {"shots": names, "tables": shown, "sentence": tables.network_sentence(rows) if rows else ""}
 

@@ -73,6 +73,4 @@ def side_by_side(members: list[TrainedLearner], name: str) -> TrainedLearner:
 
 
 def _learner(network: RepresentationNetwork | SideBySide, card: dict[str, Any]) -> TrainedLearner:
-    with torch.no_grad():
-        size = network(torch.zeros(1, *card["input"])).shape[1]
-    return TrainedLearner(network, torch.empty(0, size), card)
+    return TrainedLearner(network, torch.empty(0, network.size), card)

@@ -58,10 +58,8 @@ def load_teacher(name: str, project: Path = Path()) -> TrainedLearner:
     known, groups = sorted(path.parent.name for path in (project / ZOO).glob("*/card.json")), _groups(project)
     if name not in known and name not in groups:
         raise UserError(f"{name} is no teacher of this project; allowed: {_listed(known + list(groups))}")
-    members = []
-    for teacher in groups.get(name, [name]):
-        folder = project / ZOO / teacher
-        members.append(deployable.of_teacher(folder / "weights.safetensors", folder / "card.json", mirrored=_mirrored(project)))
+    folders, mirrored = [project / ZOO / teacher for teacher in groups.get(name, [name])], _mirrored(project)
+    members = [deployable.of_teacher(folder / "weights.safetensors", folder / "card.json", mirrored=mirrored) for folder in folders]
     learner = deployable.side_by_side(members, name) if name in groups else members[0]
     described = {**learner.card, "accuracy": _compared_accuracy(project, TEACHERS if name in groups else TEACHER, name)}
     if name in groups:
