@@ -78,8 +78,8 @@ class TeacherEnsemble:
         """Views of the images at ``rows`` int64 [G, n] of the ``pools`` int64 [G], and the queried teachers' predictions for them.
 
         The views [G · n, C, H, W] are the learner's input; for the predictions see ``predict``; the third are the stored ``relations``
-        [G · n, F], if there are any. All are stored ones, without a query, if
-        there are reinforced pools; ``augment`` is then that of these pools. ``mixed``: each view is a mixture with another (mixup).
+        [G · n, F], if there are any. All are stored ones, without a query, if there are reinforced pools; ``augment`` is then that of these
+        pools. ``mixed``: each view is a mixture with another (mixup).
         """
         if self.reinforced is not None:
             positions = self.reinforced.positions(pools, rows)

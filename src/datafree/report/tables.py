@@ -26,11 +26,7 @@ def plain_table(results: Results) -> str:
     for title, rows in groups(results):
         body.append([title])
         body.extend(_cells(row, names, indent="  ") for row in rows)
-    widths = [max(_width(line[column]) for line in [header, *body] if column < len(line)) for column in range(len(header))]
-    lines = [f"{caption(results)}, mean ± half-width of the 95 % interval", ""]
-    for line in [header, *body]:
-        padded = [_pad(line[0], widths[0]), *(_pad(cell, -width) for cell, width in zip(line[1:], widths[1:], strict=False))]
-        lines.append("  ".join(padded).rstrip())
+    lines = [f"{caption(results)}, mean ± half-width of the 95 % interval", "", *_aligned([header, *body])]
     named = best_teachers(results)
     return "\n".join(lines) + "\n" + (f"\n{named}\n" if named else "") + _plain_domains(results)
 
@@ -39,11 +35,7 @@ def _plain_domains(results: Results) -> str:
     table = domain_table(results)
     if not table:
         return ""
-    widths = [max(_width(line[column]) for line in table) for column in range(len(table[0]))]
-    lines = [
-        "  ".join([_pad(line[0], widths[0]), *(_pad(cell, -w) for cell, w in zip(line[1:], widths[1:], strict=True))]) for line in table
-    ]
-    return "\n" + "\n".join(line.rstrip() for line in lines) + "\n"
+    return "\n" + "\n".join(_aligned(table)) + "\n"
 
 
 def domain_table(results: Results) -> list[list[str]]:
@@ -108,11 +100,8 @@ def networks_table(rows: Sequence[Row]) -> str:
     names = network_shots(rows)
     header = ["", "kind", "networks", "parameters", "multiply-adds", "ms", *map(_shot_label, names)]
     body = [[_printable(row["name"]), *network_cells(row, names)] for row in rows]
-    widths = [max(_width(line[column]) for line in [header, *body]) for column in range(len(header))]
-    signs = [1, 1, *[-1] * (len(header) - 2)]
-    lines = ["  ".join(_pad(cell, sign * width) for cell, sign, width in zip(line, signs, widths, strict=True)) for line in [header, *body]]
     title = "accuracy in % on the validation classes; parameters, multiply-adds and milliseconds of one image"
-    return "\n".join([title, "", *(line.rstrip() for line in lines), "", network_sentence(rows)]) + "\n"
+    return "\n".join([title, "", *_aligned([header, *body], left=2), "", network_sentence(rows)]) + "\n"
 
 
 def network_sentence(rows: Sequence[Row]) -> str:
@@ -246,6 +235,13 @@ def _markdown_text(text: str) -> str:
     for character in "\\`*_[]<>|":
         text = text.replace(character, "\\" + character)
     return text
+
+
+def _aligned(table: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Lines of fixed-width text: the first ``left`` columns flush left, the others right. A row may have fewer cells than the header."""
+    widths = [max(_width(line[column]) for line in table if column < len(line)) for column in range(len(table[0]))]
+    signed = [width if column < left else -width for column, width in enumerate(widths)]
+    return ["  ".join(_pad(cell, width) for cell, width in zip(line, signed, strict=False)).rstrip() for line in table]
 
 
 def _width(text: str) -> int:
